@@ -1,0 +1,1 @@
+"""Network in, model folder out: the deployable graph, ONNX, TensorRT and the parity gate."""

@@ -1,0 +1,1 @@
+"""Medical images in, label maps out: find, read, order, geometry, write."""

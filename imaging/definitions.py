@@ -1,0 +1,53 @@
+"""What a trained model and a served model must agree on: intensities, classes, ratios."""
+
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, model_validator
+
+IMAGE = "image"
+FOREGROUND = "foreground"
+
+
+class Frozen(BaseModel):
+    """A closed, immutable record: an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Window(Frozen):
+    """How raw intensities become 0..1 before the network.
+
+    `fixed`: low..high in the image's own units (HU, grey value) map to 0..1, clipped.
+    `image`: each image's mean - 3 sd .. mean + 3 sd map to 0..1, clipped; for modalities without
+    units, such as MR. The values low and high are then ignored.
+    """
+
+    kind: Literal["fixed", "image"] = "fixed"
+    low: float = 0.0
+    high: float = 255.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.low < self.high:
+            raise ValueError(f"window low {self.low} must be below high {self.high}")
+        return self
+
+
+class RatioDefinition(Frozen):
+    """One area ratio: pixels of class `numerator` over pixels of `denominator`.
+
+    `denominator` is "image" (every pixel of the slice), "foreground" (every pixel that carries any
+    class, i.e. is not background) or the name of another class.
+    """
+
+    name: str
+    numerator: str
+    denominator: str = IMAGE
+
+
+def luminance(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Grey value of an RGB image (..., 3), by ITU-R BT.601 weights, in the image's own units."""
+    grey: NDArray[np.float32] = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
+    return grey

@@ -1,0 +1,44 @@
+"""Errors a user can act on. Anything else that is raised is a bug and keeps its traceback."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+
+class WssegError(Exception):
+    """Something a user can fix: the message names what was found, expected, and what to do."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class NothingToDoError(WssegError):
+    """The input holds nothing that this command works on."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class AllFailedError(WssegError):
+    """There was work, and none of it succeeded."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class ReadError(WssegError):
+    """An image file that cannot be read; `reason` is a short stable code for machines."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that gave no result, as a value, so that it costs no other file its result.
+
+    `source` is the path as the report shows it; `status` tells what was passed over on purpose
+    (a report, a segmentation, a text file) from what should have been read and could not.
+    """
+
+    source: str
+    reason: str
+    message: str
+    status: Literal["skipped", "failed"] = "failed"

@@ -1,0 +1,87 @@
+"""A scan: pixels in physical units with the geometry and identifiers they came with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.errors import Failure
+
+Kind = Literal["dicom", "nifti", "picture"]
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file to read, and the name under which reports show it.
+
+    `source` is the path relative to the input the user named, or `archive.zip/member`.
+    """
+
+    path: Path
+    source: str
+
+
+@dataclass(frozen=True)
+class ScanRef:
+    """A scan that was found by headers only: enough to read it later.
+
+    `files` are in slice order for DICOM and single otherwise. `volume` is the 0-based time volume
+    of a 4-D NIfTI file. `part` numbers the scans that one series was split into (0-based).
+    """
+
+    kind: Kind
+    files: tuple[FileRef, ...]
+    volume: int | None = None
+    part: int = 0
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SliceId:
+    """Where one slice came from; empty text and None where the source does not say.
+
+    `frame` is 1-based within a multi-frame DICOM object, 0-based time volume for 4-D NIfTI.
+    """
+
+    source: str
+    instance_uid: str = ""
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels lie in the patient, in LPS millimetres.
+
+    affine: (4, 4), maps (column, row, slice, 1) index to LPS mm; None where the source has no
+    patient coordinates. pixel_mm: (row, column) distance between neighbouring pixels; None where
+    the source gives no length (then mm2 are unknown, ratios are not). positions_mm: (slice,)
+    position of each slice along the normal; None for unrelated frames. Uneven positions and a
+    missing slice keep their true positions here, and a flag on the scan.
+    """
+
+    affine: NDArray[np.float64] | None = None
+    pixel_mm: tuple[float, float] | None = None
+    positions_mm: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """pixels (slice, row, column) or (slice, row, column, 3), float32, in physical units.
+
+    Physical units are HU for CT, otherwise the modality's own values after rescale; 0..255 for
+    8-bit grey and RGB. Rows and columns are in display order: a NIfTI plane is turned to the
+    orientation in which DICOM would store it, so that a network sees both alike; writers turn
+    label maps back. `failures` are files of this scan that could not be read while others could.
+    """
+
+    pixels: NDArray[np.float32]
+    geometry: Geometry
+    slices: tuple[SliceId, ...]
+    ref: ScanRef
+    modality: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    flags: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()

@@ -1,0 +1,1 @@
+"""Model folder and scans in, areas and ratios out: engines, pipeline, measuring, reports."""

@@ -1,0 +1,96 @@
+"""model.json: everything about a model folder that is not the network itself."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from wsseg.imaging.definitions import FOREGROUND, IMAGE, Frozen, RatioDefinition, Window
+
+FILE_NAME = "model.json"
+SCHEMA_VERSION = 1
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Parity(Frozen):
+    """How one engine file agreed with PyTorch on real slices, on the machine that exported it.
+
+    mask_agreement: smallest fraction of equal mask pixels over the slices.
+    probability_difference: largest absolute difference of any pixel's probability.
+    ratio_difference: largest absolute difference of any slice's area ratio.
+    """
+
+    slices: int
+    provider: str
+    mask_agreement: Fraction
+    probability_difference: float
+    ratio_difference: float
+
+
+class Profile(Frozen):
+    """Input shapes an engine was built for: (batch, height, width) at least, best and at most."""
+
+    minimum: tuple[int, int, int]
+    optimum: tuple[int, int, int]
+    maximum: tuple[int, int, int]
+
+
+class EngineFile(Frozen):
+    """One runnable file of the model folder.
+
+    `gpu` is the CUDA architecture an engine was built for (such as "sm_89"); None runs anywhere.
+    `parity` is None only for an engine that could not run on the exporting machine.
+    """
+
+    file: str
+    runtime: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
+    precision: Literal["fp32", "fp16"]
+    sha256: str
+    parity: Parity | None = None
+    gpu: str | None = None
+    builder: str | None = None
+    profile: Profile | None = None
+
+
+class Training(Frozen):
+    """Where the network came from: enough to tell two models apart and to train one again."""
+
+    preset: str
+    network: str
+    weights: str
+    cases: int
+    cases_sha256: str
+    epochs: int
+    seed: int
+    metrics: dict[str, float] = {}
+
+
+class Manifest(Frozen):
+    """The contract between export, which writes it, and serve, which reads nothing else.
+
+    `thresholds` has one probability per class: a pixel belongs to a class where its probability
+    is at least that. `network_size` is the square that slices are resized to inside the graph.
+    """
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    ratios: Annotated[tuple[RatioDefinition, ...], Field(min_length=1)]
+    channels: Literal[1, 3]
+    window: Window
+    network_size: Annotated[int, Field(ge=16)]
+    thresholds: tuple[Fraction, ...]
+    training: Training
+    engines: Annotated[tuple[EngineFile, ...], Field(min_length=1)]
+    wsseg_version: str
+    created: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        known = {*self.classes, IMAGE, FOREGROUND}
+        for ratio in self.ratios:
+            if ratio.numerator not in self.classes or ratio.denominator not in known:
+                raise ValueError(f"ratio {ratio.name} names a class that is not in {self.classes}")
+        if len(self.thresholds) != len(self.classes):
+            raise ValueError("thresholds must have one value per class")
+        return self

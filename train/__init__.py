@@ -1,0 +1,1 @@
+"""Supervision in, network out: cases, marks, loss terms, networks and the training loop."""
