@@ -1,0 +1,45 @@
+# Every target sets up what it needs: a newcomer types `make demo` in an empty clone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The tests run in two processes; one computing thread each keeps them from fighting over cores.
+TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
+
+.PHONY: demo test lint types check wheel bench clean
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	touch $@
+
+demo: $(VENV)/.ready
+	$(BIN)/wsseg demo --out demo-out
+
+test: lint types $(VENV)/.ready
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(MAKE) wheel
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.ready
+	$(BIN)/mypy
+
+# What a user installs: the wheel alone, without torch, in an environment of its own.
+wheel: $(VENV)/.ready
+	rm -rf build/wheel build/installed
+	$(BIN)/python -m build --quiet --wheel --outdir build/wheel .
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/python -m pip install --quiet build/wheel/*.whl
+	cd build && installed/bin/wsseg --help > /dev/null && installed/bin/wsseg-infer --help > /dev/null
+	cd build && installed/bin/wsseg doctor
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m bench.engines
+	$(BIN)/python -m bench.reading
+
+clean:
+	rm -rf $(VENV) build dist demo-out *.egg-info
