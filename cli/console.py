@@ -1,0 +1,69 @@
+"""What every command does the same way: errors to exit codes, logs to the terminal or to JSON."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import typer
+
+from wsseg.imaging.errors import WssegError
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+INTERRUPTED = 130
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, and whatever `extra` brought."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line."""
+        fields = {k: v for k, v in vars(record).items() if k not in _STANDARD}
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields,
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def start_logging(*, as_json: bool = False, verbose: bool = False) -> None:
+    """Send wsseg's log to stderr: for people, or one JSON object a line for machines."""
+    handler: logging.Handler
+    if as_json:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines())
+    else:
+        from rich.console import Console
+        from rich.logging import RichHandler
+
+        handler = RichHandler(
+            console=Console(stderr=True), show_path=False, show_time=verbose, markup=False
+        )
+    log = logging.getLogger("wsseg")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.propagate = False
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Turn what a user can fix into one line and its exit code; let bugs keep their traceback."""
+    try:
+        yield
+    except WssegError as error:
+        log = logging.getLogger("wsseg")
+        if any(isinstance(h.formatter, JsonLines) for h in log.handlers):
+            log.error(str(error), extra={"event": "error", "exit_code": error.exit_code})
+        else:
+            typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as interrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from interrupt

@@ -1,0 +1,98 @@
+"""The demo's data: a brain MRI template that nilearn ships, with its tissue maps.
+
+The MNI152 2009a template (Fonov et al., NeuroImage 2011) is an average of 152 young adults at
+1 mm: one volume, so the demo shows that the whole way works, not how a network generalises.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsseg.imaging.nifti import nifti_refs, read_nifti
+from wsseg.imaging.scan import FileRef, Scan
+
+CLASSES = ("white_matter", "grey_matter")
+BRAIN = range(28, 148)  # axial slices that hold a useful amount of both tissues
+HELD_OUT = range(84, 104)
+VALIDATION = range(112, 120)
+GAP = 4  # slices left out around the held-out block: neighbours look alike
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """scan: the template, slices axial, in display order. labels: 0, 1 white, 2 grey matter."""
+
+    scan: Scan
+    labels: NDArray[np.uint8]
+
+
+def load(folder: Path) -> DemoData:
+    """Bring template and tissue maps through wsseg's own reader, so that all share one grid."""
+    from nilearn import datasets
+
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "t1": datasets.load_mni152_template(resolution=1),
+        "white": datasets.load_mni152_wm_template(resolution=1),
+        "grey": datasets.load_mni152_gm_template(resolution=1),
+    }
+    scans = {}
+    for name, image in parts.items():
+        path = folder / f"{name}.nii.gz"
+        nib.save(image, path)
+        scans[name] = read_nifti(nifti_refs(FileRef(path, path.name))[0])
+    white, grey = scans["white"].pixels, scans["grey"].pixels
+    labels = np.zeros(white.shape, np.uint8)
+    labels[(white >= 0.5) & (white >= grey)] = 1
+    labels[(grey >= 0.5) & (grey > white)] = 2
+    return DemoData(scans["t1"], labels)
+
+
+def training_slices() -> list[int]:
+    """Axial slices to train and validate on: none within GAP of the held-out block."""
+    near = range(HELD_OUT.start - GAP, HELD_OUT.stop + GAP)
+    return [index for index in BRAIN if index not in near]
+
+
+def write_cases(data: DemoData, folder: Path) -> Path:
+    """Write the training slices as PNG pictures with a table of their ratios and masks."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "masks").mkdir(exist_ok=True)
+    table = folder / "outlined.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "mask", *(f"ratio:{name}" for name in CLASSES), "split"])
+        for index in training_slices():
+            name = f"slice{index:03d}.png"
+            pixels = data.scan.pixels[index].clip(0, 255).round().astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / name)
+            Image.fromarray(data.labels[index]).save(folder / "masks" / name)
+            ratios = [float((data.labels[index] == k).mean()) for k in (1, 2)]
+            split = "val" if index in VALIDATION else "train"
+            writer.writerow([f"images/{name}", f"masks/{name}", *ratios, split])
+    return table
+
+
+def write_scans(data: DemoData, folder: Path) -> None:
+    """Write the held-out slices twice: as one NIfTI file and as a DICOM series."""
+    from wsseg.cli.demo_dicom import write_series
+
+    folder.mkdir(parents=True, exist_ok=True)
+    block = slice(HELD_OUT.start, HELD_OUT.stop)
+    pixels = data.scan.pixels[block].clip(0, 255).round().astype(np.uint8)
+    affine = data.scan.geometry.affine
+    if affine is None:
+        raise AssertionError("the template has patient coordinates")
+    start = affine.copy()
+    start[:3, 3] += HELD_OUT.start * affine[:3, 2]
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    image = nib.Nifti1Image(pixels.transpose(2, 1, 0), to_ras @ start)
+    image.set_sform(to_ras @ start, code=4)  # MNI space
+    image.set_qform(to_ras @ start, code=4)
+    nib.save(image, folder / "held-out.nii.gz")
+    write_series(pixels, start, folder / "dicom")

@@ -1,0 +1,131 @@
+"""What works on this machine: packages, engines, devices, decoders."""
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from rich.console import Console
+from rich.table import Table
+
+# module, distributions that may bring it, extra of wsseg
+_PACKAGES = (
+    ("torch", ("torch",), "train"),
+    ("torchvision", ("torchvision",), "train"),
+    ("lightning", ("lightning",), "train"),
+    ("onnx", ("onnx",), "export"),
+    ("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), None),
+    ("tensorrt", ("tensorrt",), "trt"),
+    ("tensorrt_rtx", ("tensorrt-rtx",), "trt-rtx"),
+    ("highdicom", ("highdicom",), None),
+    ("nilearn", ("nilearn",), "demo"),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report."""
+
+    subject: str
+    works: bool
+    finding: str
+
+
+def checks() -> list[Check]:
+    """Look at everything; nothing here downloads or writes."""
+    return [
+        Check("machine", True, f"Python {platform.python_version()}, {platform.system()} "
+              f"{platform.machine()}, {os.cpu_count()} cores"),
+        *_packages(),
+        *_onnx_runtime(),
+        *_torch(),
+        *_decoders(),
+    ]
+
+
+def show(found: Iterable[Check], *, as_json: bool) -> None:
+    """Print the checks as a table, or as JSON for machines."""
+    console = Console(highlight=False)
+    if as_json:
+        console.print_json(json.dumps([asdict(check) for check in found]))
+        return
+    table = Table("subject", "works", "finding", box=None, pad_edge=False)
+    for check in found:
+        table.add_row(check.subject, "yes" if check.works else "no", check.finding)
+    console.print(table)
+
+
+def _packages() -> list[Check]:
+    return [_package(*package) for package in _PACKAGES]
+
+
+def _package(module: str, distributions: tuple[str, ...], extra: str | None) -> Check:
+    if find_spec(module) is None:
+        remedy = f"pip install 'wsseg[{extra}]'" if extra else "reinstall wsseg"
+        return Check(f"package {module}", False, f"not installed: {remedy}")
+    for name in distributions:
+        try:
+            return Check(f"package {module}", True, f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return Check(f"package {module}", True, "version unknown")
+
+
+def _onnx_runtime() -> list[Check]:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return [Check("engine onnxruntime", False, str(error))]
+    offered = onnxruntime.get_available_providers()
+    found = [Check("engine onnxruntime on CPU", "CPUExecutionProvider" in offered, "always there")]
+    if "CUDAExecutionProvider" not in offered:
+        return [*found, Check("engine onnxruntime on CUDA", False, "this build has no CUDA")]
+    works, finding = _nvidia_driver()
+    return [*found, Check("engine onnxruntime on CUDA", works, finding)]
+
+
+def _nvidia_driver() -> tuple[bool, str]:
+    from ctypes import CDLL, byref, c_int
+
+    try:
+        driver = CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
+    except OSError:
+        return False, "no NVIDIA driver on this machine"
+    count = c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(byref(count))
+    if status or not count.value:
+        return False, f"NVIDIA driver answers with CUDA error {status}, {count.value} devices"
+    return True, f"{count.value} CUDA device(s)"
+
+
+def _torch() -> list[Check]:
+    if find_spec("torch") is None:
+        return []
+    import torch
+
+    cuda = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if cuda else "no CUDA device: training runs on the CPU"
+    from wsseg.train.precision import hardware_has_bf16
+
+    bf16 = hardware_has_bf16(torch.device("cuda" if cuda else "cpu"))
+    reason = "used by --precision auto" if bf16 else "this hardware lacks it: training uses fp32"
+    return [Check("training on CUDA", cuda, device), Check("bf16 training", bf16, reason)]
+
+
+def _decoders() -> list[Check]:
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    names = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57",
+             "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90",
+             "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.5")
+    found = []
+    for name in names:
+        decoder = get_decoder(UID(name))
+        plugins = decoder.available_plugins
+        finding = ", ".join(plugins) if plugins else "no decoder: pip install 'wsseg[codecs]'"
+        found.append(Check(f"DICOM {UID(name).name}", bool(plugins), finding))
+    return found

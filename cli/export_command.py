@@ -1,0 +1,63 @@
+"""`wsseg-export`: a run folder to a model folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsseg.cli.console import guarded, start_logging
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder that wsseg-train wrote.")],
+    out: Annotated[Path, typer.Option(help="Model folder to write.")],
+    trt: Annotated[
+        bool, typer.Option("--trt", help="Build TensorRT engines beside the ONNX files.")
+    ] = False,
+    gpu_arch: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="GPU architecture to build ahead of time for; repeat for several. "
+            "[default: sm_86, sm_89, sm_120]"
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="ONNX precisions: fp32, fp16; repeat for several. [default: both]"),
+    ] = None,
+    batch: Annotated[
+        str, typer.Option(help="TensorRT batch sizes: least,best,most.")
+    ] = "1,8,32",
+    image_size: Annotated[
+        str, typer.Option(help="TensorRT slice sides in pixels: least,best,most.")
+    ] = "64,512,1024",
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="Probability from which a pixel belongs to a class; one per class."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in reports. [default: the folder's]")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
+) -> None:
+    """Export a trained network as self-contained files.
+
+    The exported graph takes raw pixels of any size and returns masks and areas on the original
+    grid. Every engine that can run on this machine is compared with PyTorch on real slices of the
+    run; one that disagrees is not published. A failed export leaves an existing model as it was.
+    """
+    start_logging(verbose=verbose)
+    with guarded():
+        from wsseg.cli.exporting import run_export
+
+        run_export(
+            run,
+            out,
+            trt=trt,
+            gpu_arch=gpu_arch,
+            precision=precision,
+            batch=batch,
+            image_size=image_size,
+            threshold=threshold,
+            name=name,
+        )

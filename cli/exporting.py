@@ -1,0 +1,71 @@
+"""Run an export and say what was written."""
+
+from pathlib import Path
+
+import typer
+
+from wsseg.export.publish import ExportOptions, export_run
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.manifest import EngineFile, Profile
+
+
+def run_export(
+    run: Path,
+    out: Path,
+    *,
+    trt: bool,
+    gpu_arch: list[str] | None,
+    precision: list[str] | None,
+    batch: str,
+    image_size: str,
+    threshold: list[float] | None,
+    name: str | None,
+) -> None:
+    """Export `run` to `out` and print one line per engine file."""
+    given = {
+        "gpu_arch": tuple(gpu_arch) if gpu_arch else None,
+        "precisions": tuple(precision) if precision else None,
+        "thresholds": tuple(threshold) if threshold else None,
+        "name": name,
+    }
+    options = ExportOptions(
+        trt=trt,
+        profile=parse_profile(batch, image_size),
+        **{key: value for key, value in given.items() if value is not None},
+    )
+    manifest = export_run(run, out, options)
+    for engine in manifest.engines:
+        typer.echo(describe(engine))
+    typer.echo(f"wrote {out}")
+
+
+def parse_profile(batch: str, image_size: str) -> Profile:
+    """Read `least,best,most` of batch and side into TensorRT shapes."""
+    batches, sides = _three(batch, "--batch"), _three(image_size, "--image-size")
+    low, best, high = ((n, side, side) for n, side in zip(batches, sides, strict=True))
+    return Profile(minimum=low, optimum=best, maximum=high)
+
+
+def describe(engine: EngineFile) -> str:
+    """One line on an engine file: what it runs on and how it agreed with PyTorch."""
+    place = f" for {engine.gpu}" if engine.gpu else ""
+    if engine.parity is None:
+        proof = "not run here: needs that GPU"
+    else:
+        proof = (
+            f"{engine.parity.slices} slices on {engine.parity.provider}: "
+            f"masks agree {engine.parity.mask_agreement:.6f}, "
+            f"probability within {engine.parity.probability_difference:.1e}, "
+            f"ratio within {engine.parity.ratio_difference:.1e}"
+        )
+    return f"{engine.file}: {engine.runtime} {engine.precision}{place}; {proof}"
+
+
+def _three(text: str, option: str) -> tuple[int, int, int]:
+    try:
+        low, best, high = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise WssegError(f"{option} {text}: expected three whole numbers, such as 1,8,32") from error
+    if not 0 < low <= best <= high:
+        raise WssegError(f"{option} {text}: expected least <= best <= most, all above 0")
+    return low, best, high

@@ -1,0 +1,66 @@
+"""`wsseg-infer`: scans to ratios.csv."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsseg.cli.console import guarded, start_logging
+
+
+def infer(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Files, folders or zip archives: DICOM, NIfTI, pictures.")
+    ],
+    model: Annotated[
+        Path, typer.Option(envvar="WSSEG_MODEL", help="Model folder that wsseg-export wrote.")
+    ],
+    report: Annotated[
+        Path, typer.Option(help="Table to write: .csv, .jsonl or .parquet.")
+    ] = Path("ratios.csv"),
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder for label maps: NIfTI on the scan's own grid, PNG for pictures."),
+    ] = None,
+    overlays: Annotated[
+        Path | None, typer.Option(help="Folder for PNG pictures with the regions drawn in.")
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda (an error where it fails)."),
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto (fp32 on a CPU, fp16 on a GPU), fp32 or fp16.")
+    ] = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Slices the network sees at once.")] = 8,
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads of the network; 0: all cores.")
+    ] = 0,
+    json_log: Annotated[
+        bool, typer.Option("--json-log", help="Log one JSON object a line to stderr.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
+) -> None:
+    """Measure area ratios on folders of scans.
+
+    Writes REPORT with one row per slice and ratio, a .series table with one row per series and a
+    .failures table with every file that gave no result, and why. One bad scan never costs another
+    its result.
+    """
+    start_logging(as_json=json_log, verbose=verbose)
+    with guarded():
+        from wsseg.cli.inferring import run_inference
+
+        code = run_inference(
+            inputs,
+            model=model,
+            report=report,
+            masks=masks,
+            overlays=overlays,
+            device=device,
+            precision=precision,
+            batch=batch,
+            threads=threads,
+            quiet=json_log,
+        )
+    raise typer.Exit(code)

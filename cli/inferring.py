@@ -1,0 +1,61 @@
+"""Run inference and show its progress."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from wsseg.cli.settings import settings
+from wsseg.serve.infer import InferOptions, Summary, infer
+
+
+def run_inference(inputs: list[Path], *, quiet: bool, **flags: Any) -> int:
+    """Measure `inputs`; print a closing line unless `quiet`; return the exit code."""
+    options = settings(InferOptions, None, flags)
+    hidden = quiet or not sys.stderr.isatty()
+    with _progress(hidden=hidden) as progress:
+        task = progress.add_task("measuring", total=None, rate=0.0)
+
+        def show(done: int, known: int, rate: float) -> None:
+            progress.update(task, completed=done, total=known, rate=rate)
+
+        summary = infer(inputs, options, on_progress=show)
+    if not quiet:
+        typer.echo(closing_line(summary), err=True)
+    return summary.exit_code
+
+
+def closing_line(summary: Summary) -> str:
+    """Say what was measured, what failed and where the tables are."""
+    rate = summary.slices / summary.seconds if summary.seconds else 0.0
+    return (
+        f"{summary.scans} scans, {summary.slices} slices in {summary.seconds:.1f} s "
+        f"({rate:.1f} slices/s, {summary.engine}); {summary.failed} failed, "
+        f"{summary.skipped} passed over; wrote {summary.report}"
+    )
+
+
+def _progress(*, hidden: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]:.1f} slices/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=hidden,
+    )

@@ -1,0 +1,68 @@
+"""The commands: `wsseg` with subcommands, and the three short names a pipeline calls."""
+
+import typer
+
+from wsseg.cli.demo_command import demo
+from wsseg.cli.doctor_command import doctor
+from wsseg.cli.export_command import export
+from wsseg.cli.infer_command import infer
+from wsseg.cli.marks_command import marks
+from wsseg.cli.train_command import train
+
+_HELP = """From area ratios and a few marked pixels to a segmenter that a hospital can run.
+
+Train on a table of images and ratios, export the network, turn folders of scans into ratios.csv.
+
+Exit codes: 0 all done, 2 wrong usage or unusable input, 3 nothing to do, 4 all failed,
+8 some failed, 130 interrupted.
+"""
+
+app = typer.Typer(
+    name="wsseg",
+    help=_HELP,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # its tracebacks print local variables: patient data
+)
+for _command in (train, export, infer, marks, doctor, demo):
+    app.command()(_command)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),  # noqa: FBT001, FBT003
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"wsseg {installed('wsseg')}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of `wsseg`."""
+    app()
+
+
+def train_main() -> None:
+    """Entry point of `wsseg-train`."""
+    _alone(train)()
+
+
+def export_main() -> None:
+    """Entry point of `wsseg-export`."""
+    _alone(export)()
+
+
+def infer_main() -> None:
+    """Entry point of `wsseg-infer`."""
+    _alone(infer)()
+
+
+def _alone(command: object) -> typer.Typer:
+    single = typer.Typer(
+        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
+    single.command()(command)  # type: ignore[type-var]
+    return single

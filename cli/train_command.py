@@ -1,0 +1,109 @@
+"""`wsseg-train`: cases.csv to a run folder."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wsseg.cli.console import guarded, start_logging
+
+_SUPERVISION = "Supervision"
+_OPTIMISATION = "Optimisation"
+_MACHINE = "Machine"
+
+
+def train(
+    cases: Annotated[Path, typer.Argument(help="Table of images, ratios and marks (CSV).")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with any setting; flags win over it.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Loss terms: paper (the literal recipe), paper-size-only, paper-mark-only, or "
+            "full (needs masks). [default: paper]"
+        ),
+    ] = None,
+    mark_average: Annotated[
+        str | None,
+        typer.Option(
+            help="Divide the mark term by all pixels (image, the paper's reading) or by the marked "
+            "ones (mark, about 100 times stronger). [default: image]"
+        ),
+    ] = None,
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Ratio definition NAME=CLASS/DENOMINATOR; the denominator is image, foreground or "
+            "another class. Repeat for several. [default: every class over the image]"
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="resnet50, resnet101, mobilenet_v3_large or mobilenet_v2. [default: resnet50]"
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Starting weights: none, imagenet or coco (both downloaded by torchvision), or a "
+            "local .safetensors file. [default: none]"
+        ),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the square the network sees. [default: 256]")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="[default: 60]")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images a step, over all processes. [default: 8]")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: 3e-4]")] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            help="How the best epoch is chosen: mask (validation IoU), weak (marks and ratios "
+            "only), last, or auto (mask where masks are given). [default: auto]"
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: 0]")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes or GPUs. [default: 1]")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto (bf16 where the hardware has it), fp32 or bf16.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
+) -> None:
+    """Train a segmenter from area ratios and weak marks.
+
+    CASES has a row per image with the columns image, ratio (0 to 1), marks (label image: 0 not
+    marked, 1 the first class, 255 marked as background), and optionally mask, group, split,
+    points, volume, slice. The whole table is checked before the first step.
+
+    The run folder gets weights.safetensors, run.json, metrics.csv, curves.png, examples.png and
+    TensorBoard events; `wsseg-export` takes it from there.
+    """
+    flags: dict[str, Any] = {
+        "preset": preset,
+        "network": network,
+        "weights": weights,
+        "size": size,
+        "epochs": epochs,
+        "batch": batch,
+        "learning_rate": learning_rate,
+        "select": select,
+        "seed": seed,
+        "accelerator": accelerator,
+        "devices": devices,
+        "precision": precision,
+    }
+    start_logging(verbose=verbose)
+    with guarded():
+        from wsseg.cli.training import run_training
+
+        run_training(
+            cases, out, config=config, flags=flags, ratios=ratio or [], mark_average=mark_average,
+            resume=resume,
+        )

@@ -1,0 +1,93 @@
+"""Run a training and show its progress."""
+
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from wsseg.cli.settings import settings
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging.errors import WssegError
+from wsseg.train.config import PRESETS, TrainConfig, WeakMark
+from wsseg.train.run import train
+
+_RATIO = re.compile(r"^(?P<name>[^=]+)=(?P<numerator>[^/]+)/(?P<denominator>[^/]+)$")
+
+
+def run_training(
+    cases: Path,
+    out: Path,
+    *,
+    config: Path | None,
+    flags: dict[str, Any],
+    ratios: list[str],
+    mark_average: str | None,
+    resume: bool,
+) -> None:
+    """Train with settings from file and flags; progress goes to stderr when it is a terminal."""
+    if ratios:
+        flags["ratios"] = [parse_ratio(text).model_dump() for text in ratios]
+    chosen = settings(TrainConfig, config, flags)
+    if mark_average is not None:
+        chosen = with_mark_average(chosen, mark_average)
+    with _progress() as progress:
+        task = progress.add_task("training", total=None)
+
+        def show(report: Any) -> None:
+            progress.update(task, total=report.steps, completed=report.step)
+
+        record = train(cases, out, chosen, resume=resume, on_step=show)
+    logging.getLogger("wsseg").info(
+        "finished: epoch %d of %d chosen by %s; %s",
+        record.chosen_epoch,
+        record.epochs,
+        record.chosen_by,
+        ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items()),
+    )
+
+
+def with_mark_average(config: TrainConfig, average: str) -> TrainConfig:
+    """Return the settings with L_ws averaged over the image or the mark."""
+    if average not in ("image", "mark"):
+        raise WssegError(f"--mark-average {average}: expected image or mark")
+    terms = config.terms or PRESETS.get(config.preset, ())
+    changed = tuple(
+        term.model_copy(update={"average": average}) if isinstance(term, WeakMark) else term
+        for term in terms
+    )
+    return config.model_copy(update={"terms": changed})
+
+
+def parse_ratio(text: str) -> RatioDefinition:
+    """Read `NAME=CLASS/DENOMINATOR`."""
+    match = _RATIO.match(text)
+    if not match:
+        raise WssegError(
+            f"--ratio {text}: expected NAME=CLASS/DENOMINATOR, such as fat=fat/muscle"
+        )
+    return RatioDefinition(**{key: value.strip() for key, value in match.groupdict().items()})
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
