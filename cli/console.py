@@ -60,7 +60,9 @@ def guarded() -> Iterator[None]:
     except WssegError as error:
         log = logging.getLogger("wsseg")
         if any(isinstance(h.formatter, JsonLines) for h in log.handlers):
-            log.error(str(error), extra={"event": "error", "exit_code": error.exit_code})
+            log.error(  # noqa: TRY400 - a user's mistake needs no traceback
+                "%s", error, extra={"event": "error", "exit_code": error.exit_code}
+            )
         else:
             typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

@@ -57,22 +57,14 @@ def _train(cases: Path, run: Path, epochs: int) -> None:
         "accelerator": "cpu",
     }
     # Averaged over the mark: over the image, the term is too weak to teach in a short training.
-    run_training(
-        cases, run, config=None, flags=flags, ratios=[], mark_average="mark", resume=False
-    )
+    run_training(cases, run, config=None, flags=flags, ratios=[], mark_average="mark", resume=False)
 
 
 def _export(run: Path, model: Path) -> None:
     run_export(
         run,
         model,
-        trt=True,
-        gpu_arch=None,
-        precision=None,
-        batch="1,8,32",
-        image_size="64,256,512",
-        threshold=None,
-        name="mni152-tissues",
+        {"trt": True, "batch": "1,8,32", "image_size": "64,256,512", "name": "mni152-tissues"},
     )
 
 

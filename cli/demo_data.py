@@ -69,13 +69,17 @@ def write_cases(data: DemoData, folder: Path) -> Path:
         writer.writerow(["image", "mask", *(f"ratio:{name}" for name in CLASSES), "split"])
         for index in training_slices():
             name = f"slice{index:03d}.png"
-            pixels = data.scan.pixels[index].clip(0, 255).round().astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "images" / name)
+            Image.fromarray(as_bytes(data.scan.pixels[index])).save(folder / "images" / name)
             Image.fromarray(data.labels[index]).save(folder / "masks" / name)
             ratios = [float((data.labels[index] == k).mean()) for k in (1, 2)]
             split = "val" if index in VALIDATION else "train"
             writer.writerow([f"images/{name}", f"masks/{name}", *ratios, split])
     return table
+
+
+def as_bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The template's 0..1 intensities as 8-bit grey."""
+    return (pixels.clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def write_scans(data: DemoData, folder: Path) -> None:
@@ -84,7 +88,7 @@ def write_scans(data: DemoData, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     block = slice(HELD_OUT.start, HELD_OUT.stop)
-    pixels = data.scan.pixels[block].clip(0, 255).round().astype(np.uint8)
+    pixels = as_bytes(data.scan.pixels[block])
     affine = data.scan.geometry.affine
     if affine is None:
         raise AssertionError("the template has patient coordinates")

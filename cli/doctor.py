@@ -37,8 +37,12 @@ class Check:
 def checks() -> list[Check]:
     """Look at everything; nothing here downloads or writes."""
     return [
-        Check("machine", True, f"Python {platform.python_version()}, {platform.system()} "
-              f"{platform.machine()}, {os.cpu_count()} cores"),
+        Check(
+            "machine",
+            True,
+            f"Python {platform.python_version()}, {platform.system()} "
+            f"{platform.machine()}, {os.cpu_count()} cores",
+        ),
         *_packages(),
         *_onnx_runtime(),
         *_torch(),
@@ -119,9 +123,17 @@ def _decoders() -> list[Check]:
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
-    names = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57",
-             "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.90",
-             "1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.5")
+    names = (
+        "1.2.840.10008.1.2.4.50",
+        "1.2.840.10008.1.2.4.51",
+        "1.2.840.10008.1.2.4.57",
+        "1.2.840.10008.1.2.4.70",
+        "1.2.840.10008.1.2.4.80",
+        "1.2.840.10008.1.2.4.90",
+        "1.2.840.10008.1.2.4.91",
+        "1.2.840.10008.1.2.4.201",
+        "1.2.840.10008.1.2.5",
+    )
     found = []
     for name in names:
         decoder = get_decoder(UID(name))

@@ -25,9 +25,7 @@ def export(
         list[str] | None,
         typer.Option(help="ONNX precisions: fp32, fp16; repeat for several. [default: both]"),
     ] = None,
-    batch: Annotated[
-        str, typer.Option(help="TensorRT batch sizes: least,best,most.")
-    ] = "1,8,32",
+    batch: Annotated[str, typer.Option(help="TensorRT batch sizes: least,best,most.")] = "1,8,32",
     image_size: Annotated[
         str, typer.Option(help="TensorRT slice sides in pixels: least,best,most.")
     ] = "64,512,1024",
@@ -50,14 +48,13 @@ def export(
     with guarded():
         from wsseg.cli.exporting import run_export
 
-        run_export(
-            run,
-            out,
-            trt=trt,
-            gpu_arch=gpu_arch,
-            precision=precision,
-            batch=batch,
-            image_size=image_size,
-            threshold=threshold,
-            name=name,
-        )
+        flags = {
+            "trt": trt,
+            "gpu_arch": tuple(gpu_arch) if gpu_arch else None,
+            "precisions": tuple(precision) if precision else None,
+            "thresholds": tuple(threshold) if threshold else None,
+            "batch": batch,
+            "image_size": image_size,
+            "name": name,
+        }
+        run_export(run, out, flags)

@@ -1,6 +1,7 @@
 """Run an export and say what was written."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -9,30 +10,14 @@ from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import EngineFile, Profile
 
 
-def run_export(
-    run: Path,
-    out: Path,
-    *,
-    trt: bool,
-    gpu_arch: list[str] | None,
-    precision: list[str] | None,
-    batch: str,
-    image_size: str,
-    threshold: list[float] | None,
-    name: str | None,
-) -> None:
-    """Export `run` to `out` and print one line per engine file."""
-    given = {
-        "gpu_arch": tuple(gpu_arch) if gpu_arch else None,
-        "precisions": tuple(precision) if precision else None,
-        "thresholds": tuple(threshold) if threshold else None,
-        "name": name,
-    }
-    options = ExportOptions(
-        trt=trt,
-        profile=parse_profile(batch, image_size),
-        **{key: value for key, value in given.items() if value is not None},
-    )
+def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
+    """Export `run` to `out` and print one line per engine file.
+
+    flags: fields of ExportOptions, None where not given; `batch` and `image_size` as text.
+    """
+    profile = parse_profile(flags.pop("batch"), flags.pop("image_size"))
+    given = {name: value for name, value in flags.items() if value is not None}
+    options = ExportOptions(profile=profile, **given)
     manifest = export_run(run, out, options)
     for engine in manifest.engines:
         typer.echo(describe(engine))
@@ -65,7 +50,9 @@ def _three(text: str, option: str) -> tuple[int, int, int]:
     try:
         low, best, high = (int(part) for part in text.split(","))
     except ValueError as error:
-        raise WssegError(f"{option} {text}: expected three whole numbers, such as 1,8,32") from error
+        raise WssegError(
+            f"{option} {text}: expected three whole numbers, such as 1,8,32"
+        ) from error
     if not 0 < low <= best <= high:
         raise WssegError(f"{option} {text}: expected least <= best <= most, all above 0")
     return low, best, high

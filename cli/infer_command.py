@@ -15,9 +15,9 @@ def infer(
     model: Annotated[
         Path, typer.Option(envvar="WSSEG_MODEL", help="Model folder that wsseg-export wrote.")
     ],
-    report: Annotated[
-        Path, typer.Option(help="Table to write: .csv, .jsonl or .parquet.")
-    ] = Path("ratios.csv"),
+    report: Annotated[Path, typer.Option(help="Table to write: .csv, .jsonl or .parquet.")] = Path(
+        "ratios.csv"
+    ),
     masks: Annotated[
         Path | None,
         typer.Option(help="Folder for label maps: NIfTI on the scan's own grid, PNG for pictures."),

@@ -31,7 +31,7 @@ for _command in (train, export, infer, marks, doctor, demo):
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop."),  # noqa: FBT001, FBT003
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
 ) -> None:
     if version:
         from importlib.metadata import version as installed

@@ -7,10 +7,6 @@ import typer
 
 from wsseg.cli.console import guarded, start_logging
 
-_SUPERVISION = "Supervision"
-_OPTIMISATION = "Optimisation"
-_MACHINE = "Machine"
-
 
 def train(
     cases: Annotated[Path, typer.Argument(help="Table of images, ratios and marks (CSV).")],
@@ -98,12 +94,12 @@ def train(
         "accelerator": accelerator,
         "devices": devices,
         "precision": precision,
+        "ratios": ratio or None,
     }
     start_logging(verbose=verbose)
     with guarded():
         from wsseg.cli.training import run_training
 
         run_training(
-            cases, out, config=config, flags=flags, ratios=ratio or [], mark_average=mark_average,
-            resume=resume,
+            cases, out, config=config, flags=flags, mark_average=mark_average, resume=resume
         )

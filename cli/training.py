@@ -31,13 +31,12 @@ def run_training(
     *,
     config: Path | None,
     flags: dict[str, Any],
-    ratios: list[str],
-    mark_average: str | None,
-    resume: bool,
+    mark_average: str | None = None,
+    resume: bool = False,
 ) -> None:
     """Train with settings from file and flags; progress goes to stderr when it is a terminal."""
-    if ratios:
-        flags["ratios"] = [parse_ratio(text).model_dump() for text in ratios]
+    if flags.get("ratios"):
+        flags["ratios"] = [parse_ratio(text).model_dump() for text in flags["ratios"]]
     chosen = settings(TrainConfig, config, flags)
     if mark_average is not None:
         chosen = with_mark_average(chosen, mark_average)
@@ -73,9 +72,7 @@ def parse_ratio(text: str) -> RatioDefinition:
     """Read `NAME=CLASS/DENOMINATOR`."""
     match = _RATIO.match(text)
     if not match:
-        raise WssegError(
-            f"--ratio {text}: expected NAME=CLASS/DENOMINATOR, such as fat=fat/muscle"
-        )
+        raise WssegError(f"--ratio {text}: expected NAME=CLASS/DENOMINATOR, such as fat=fat/muscle")
     return RatioDefinition(**{key: value.strip() for key, value in match.groupdict().items()})
 
 

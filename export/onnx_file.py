@@ -1,0 +1,68 @@
+"""The deployable graph as an ONNX model that carries its own description."""
+
+import copy
+import logging
+from pathlib import Path
+
+import onnx
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+from wsseg.export.graph import DeployGraph
+
+INPUT = "pixels"
+OUTPUTS = ("mask", "pixel_area", "soft_area")
+PROBABILITY = "probability"
+# Known to ONNX Runtime and TensorRT for years, and the newest that every node used here needs.
+OPSET = 18
+# Key of the model's own description (JSON) in the file's metadata_props.
+METADATA = "wsseg"
+
+# Batch of 2 and an oblong size that is not the network's: the exporter takes a 1, or two equal
+# numbers, for a property of the network rather than of this example.
+EXAMPLE = (2, 72, 88)
+
+logger = logging.getLogger(__name__)
+
+
+def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.ModelProto:
+    """The graph as ONNX, optimised and checked, with batch, height and width left open.
+
+    channels: of the input. description: JSON, kept in the file's metadata under `wsseg`. The model
+    still has the output `probability`, which `without_probability` takes away. Notes that the
+    exporter leaves on every node (source lines, paths of this machine) are removed.
+    """
+    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
+    example = torch.zeros(EXAMPLE[0], channels, *EXAMPLE[1:])
+    program = torch.onnx.export(
+        graph.eval(),
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=[*OUTPUTS, PROBABILITY],
+        dynamic_shapes={INPUT: {0: batch, 2: height, 3: width}},
+        verbose=False,
+    )
+    if program is None:
+        raise AssertionError("the dynamo exporter returns its program")
+    ClearMetadataAndDocStringPass()(program.model)
+    model: onnx.ModelProto = program.model_proto
+    onnx.helper.set_model_props(model, {METADATA: description})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def without_probability(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model that is published: the same nodes, with masks and areas as only outputs."""
+    published = copy.deepcopy(model)
+    del published.graph.output[:]
+    published.graph.output.extend(o for o in model.graph.output if o.name in OUTPUTS)
+    onnx.checker.check_model(published, full_check=True)
+    return published
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write one file with the weights inside; ValueError past 2 GiB, which no network here nears."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    logger.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)

@@ -1,0 +1,85 @@
+"""A DICOM file, opened without trusting it: bounded, its transfer syntax settled."""
+
+import zlib
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.filereader import read_file_meta_info, read_partial
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from wsseg.imaging.errors import ReadError
+
+# A deflated data set of 1 MB can hold 1 GB of zeros: inflating stops here.
+MAX_INFLATED_BYTES = 2**30
+
+PREAMBLE_BYTES = 128
+MAGIC = b"DICM"
+_META_GROUP = b"\x02\x00"
+_GROUP_LENGTH_BYTES = 12
+# File meta information fits in far less, whatever the implementation writes.
+_META_HEAD_BYTES = 4096
+
+Stop = Callable[[BaseTag, str | None, int], bool]
+
+
+def open_dicom(
+    path: Path, source: str, *, tags: list[int], stop: Stop | None = None
+) -> tuple[FileDataset, bool]:
+    """Parse the elements `tags` of a DICOM file, with or without preamble, up to `stop`.
+
+    The data set's file_meta always has a transfer syntax; the flag tells that it was guessed
+    from the encoding because the file names none. Raises whatever pydicom raises on damage, and
+    ReadError for a deflated file that grows beyond MAX_INFLATED_BYTES.
+    """
+    with path.open("rb") as file:
+        head = file.read(_META_HEAD_BYTES)
+        file.seek(0)
+        plain = head[PREAMBLE_BYTES : PREAMBLE_BYTES + len(MAGIC)] == MAGIC
+        if plain and DeflatedExplicitVRLittleEndian.encode() in head:
+            meta = read_file_meta_info(path)
+            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                return _inflated(file, source, meta, tags, stop), False
+        stream: BinaryIO = file
+        if not plain and head.startswith(_META_GROUP):
+            stream = BytesIO(bytes(PREAMBLE_BYTES) + MAGIC + file.read())
+        dataset = read_partial(stream, stop_when=stop, force=True, specific_tags=list(tags))
+    return dataset, _settle_syntax(dataset)
+
+
+def _inflated(
+    file: BinaryIO, source: str, meta: FileMetaDataset, tags: list[int], stop: Stop | None
+) -> FileDataset:
+    length = int(meta.FileMetaInformationGroupLength)
+    file.seek(PREAMBLE_BYTES + len(MAGIC) + _GROUP_LENGTH_BYTES + length)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    body = inflater.decompress(file.read(), MAX_INFLATED_BYTES)
+    if inflater.unconsumed_tail:
+        raise ReadError(
+            "too_large",
+            f"{source} inflates beyond {MAX_INFLATED_BYTES >> 30} GiB: convert it to an "
+            "uncompressed transfer syntax first, e.g. with dcmconv",
+        )
+    dataset = read_partial(BytesIO(body), stop_when=stop, force=True, specific_tags=list(tags))
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta = meta
+    return dataset
+
+
+def _settle_syntax(dataset: FileDataset) -> bool:
+    """Give the data set a transfer syntax where it names none; True if it was guessed."""
+    if dataset.file_meta.get("TransferSyntaxUID"):
+        return False
+    implicit, little_endian = dataset.original_encoding
+    syntax: UID = ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else syntax
+    return True

@@ -1,0 +1,65 @@
+"""Values of a DICOM data set, read with suspicion: absent and malformed both become nothing."""
+
+import math
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+
+def tags_of(keywords: tuple[str, ...]) -> list[int]:
+    """The tags of DICOM keywords such as "PixelSpacing"."""
+    return [tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None]
+
+
+def value_of(dataset: Dataset, keyword: str) -> object:
+    """The element's value, or None where it is absent, empty or cannot be parsed."""
+    try:
+        return dataset.get(keyword)
+    except Exception:  # pydicom converts on access and raises many kinds on malformed values
+        return None
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """The element as text, "" where there is none; several values are joined by backslashes."""
+    value = value_of(dataset, keyword)
+    if isinstance(value, (MultiValue, list)):
+        value = "\\".join(map(str, value))
+    return "" if value is None else str(value).strip("\0 ")
+
+
+def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Exactly `count` finite numbers, or None."""
+    value = value_of(dataset, keyword)
+    items = list(value) if isinstance(value, (MultiValue, list)) else [value]
+    if len(items) != count:
+        return None
+    try:
+        found = tuple(float(str(item)) for item in items)
+    except ValueError:
+        return None
+    return found if all(map(math.isfinite, found)) else None
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """One finite number, or None."""
+    found = numbers(dataset, keyword, 1)
+    return found[0] if found else None
+
+
+def integer(dataset: Dataset, keyword: str) -> int | None:
+    """One whole number, or None."""
+    found = number(dataset, keyword)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def lengths(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
+    """Two positive lengths (row distance, column distance), or None."""
+    found = numbers(dataset, keyword, 2)
+    return (found[0], found[1]) if found and min(found) > 0 else None
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence, none where it is absent or malformed."""
+    value = value_of(dataset, keyword)
+    return list(value) if isinstance(value, (MultiValue, list)) else []

@@ -1,0 +1,65 @@
+"""NIfTI scans: one per time volume, each plane turned to display order."""
+
+import math
+
+import numpy as np
+
+from wsseg.imaging.guard import reading
+from wsseg.imaging.nifti_file import NiftiFile, open_nifti
+from wsseg.imaging.nifti_header import millimetres
+from wsseg.imaging.nonfinite import fill_nonfinite
+from wsseg.imaging.orientation import RAS_TO_LPS, lps_geometry, skew_flags
+from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
+
+
+def nifti_refs(file: FileRef) -> tuple[ScanRef, ...]:
+    """The scans in a .nii, .nii.gz or .hdr/.img file, one per time volume, by its header only.
+
+    Raises ReadError for a header that is broken or promises more than the file can hold.
+    """
+    with reading(file.source):
+        volumes = open_nifti(file).layout.volumes
+    if volumes == 1:
+        return (ScanRef("nifti", (file,)),)
+    return tuple(ScanRef("nifti", (file,), volume=volume) for volume in range(volumes))
+
+
+def read_nifti(ref: ScanRef) -> Scan:
+    """Read one time volume, slices along the third axis, planes in display order.
+
+    Values that are not finite become the lowest finite value of their slice (or, where it has
+    none, of the volume), with the flag NONFINITE. Raises ReadError.
+    """
+    file = ref.files[0]
+    with reading(file.source):
+        opened = open_nifti(file)
+        slices = opened.layout.shape[2]
+        volume = ref.volume or 0
+        first = opened.plane(0, volume)
+        pixels = np.empty((slices, *first.shape), np.float32)
+        for index in range(slices):
+            pixels[index] = opened.plane(index, volume)
+        mended = fill_nonfinite(pixels, file.source)
+        flags = (*ref.flags, *opened.flags, *shape_flags(opened))
+        flags = (*flags, "NONFINITE") if mended else flags
+        slice_id = SliceId(file.source, frame=ref.volume)
+        return Scan(pixels, nifti_geometry(opened), (slice_id,) * slices, ref, flags=flags)
+
+
+def nifti_geometry(opened: NiftiFile) -> Geometry:
+    """Where the turned pixels lie; without an affine only the header's voxel lengths are known."""
+    size_i, size_j, slices = opened.layout.shape
+    if opened.affine is not None:
+        turned = RAS_TO_LPS @ opened.affine @ opened.turn.to_stored((size_i, size_j))
+        return lps_geometry(turned, slices)
+    lengths = [float(x) * millimetres(opened.header) for x in opened.header["pixdim"][1:4]]
+    edge_i, edge_j, edge_k = (x if math.isfinite(x) and x > 0 else None for x in lengths)
+    pixel_mm = (edge_j, edge_i) if edge_i and edge_j else None
+    positions = np.arange(slices, dtype=np.float64) * edge_k if edge_k else None
+    return Geometry(None, pixel_mm, positions)
+
+
+def shape_flags(opened: NiftiFile) -> tuple[str, ...]:
+    """What a reader should know about the grid and the pixels beside the affine's flags."""
+    alpha = ("ALPHA_DROPPED",) if "A" in (opened.layout.dtype.names or ()) else ()
+    return alpha if opened.affine is None else (*skew_flags(opened.affine), *alpha)

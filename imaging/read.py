@@ -1,0 +1,24 @@
+"""Any scan that was found, read."""
+
+from collections.abc import Callable
+
+from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.guard import reading
+from wsseg.imaging.nifti import read_nifti
+from wsseg.imaging.picture import read_picture
+from wsseg.imaging.scan import Kind, Scan, ScanRef
+
+_READERS: dict[Kind, Callable[[ScanRef], Scan]] = {
+    "dicom": read_dicom,
+    "nifti": read_nifti,
+    "picture": read_picture,
+}
+
+
+def read(ref: ScanRef) -> Scan:
+    """Read the pixels and geometry of one scan.
+
+    Raises ReadError, and nothing else that a file could cause.
+    """
+    with reading(ref.files[0].source):
+        return _READERS[ref.kind](ref)

@@ -1,0 +1,219 @@
+"""Single slices, for training: images and label maps of any format in one display order."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import dcmread
+
+from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.errors import ReadError
+from wsseg.imaging.guard import reading
+from wsseg.imaging.nifti import nifti_geometry
+from wsseg.imaging.nifti_file import open_nifti
+from wsseg.imaging.nonfinite import fill_nonfinite
+from wsseg.imaging.orientation import grid_distance, voxel_mm
+from wsseg.imaging.picture import grey_if_equal, open_picture, page_count, page_values
+from wsseg.imaging.scan import FileRef, Geometry, Kind, ScanRef
+
+# Corners of two grids may lie this part of the smallest voxel edge apart: above the rounding of
+# float32 headers, below what moves a label to another pixel.
+GRID_TOLERANCE = 0.1
+
+_NIFTI_NAME = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
+_DICOM_MARK = b"DICM"
+_DICOM_MARK_AT = 128
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Size in display order, and for NIfTI files the place in the patient; None elsewhere."""
+
+    shape: tuple[int, int]
+    slices: int
+    volumes: int = 1
+    geometry: Geometry | None = None
+
+
+def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[np.float32]:
+    """One slice (row, column) or (row, column, 3), in physical units and display order.
+
+    It has the values and the orientation that reading the whole scan gives. slice_index counts
+    the slices of a volume, the pages of a TIFF or the frames of a DICOM file; volume the time
+    volumes of a 4-D NIfTI file. Raises ReadError.
+    """
+    with reading(path.name):
+        plane = _PLANES[_kind(path)](path, slice_index, volume)
+        fill_nonfinite(plane[np.newaxis], path.name)
+        return grey_if_equal(plane, axes=2)
+
+
+def read_label_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[np.uint8]:
+    """One slice (row, column) of a label map: the stored whole numbers 0..255.
+
+    A palette picture gives its palette indices, a 1-bit picture 0 and 1. A NIfTI file with one
+    volume serves every volume. Raises ReadError for colours, fractions, negative or large values.
+    """
+    with reading(path.name):
+        return _as_labels(_LABELS[_kind(path)](path, slice_index, volume), path.name)
+
+
+def slice_shape(path: Path, *, slice_index: int = 0, volume: int = 0) -> tuple[int, int]:
+    """(rows, columns) of a slice in display order, by the file's header. Raises ReadError."""
+    grid = _read_grid(path)
+    _check_index(path, slice_index, grid.slices, "slice")
+    _check_index(path, volume, grid.volumes, "volume")
+    return grid.shape
+
+
+def slice_count(path: Path) -> int:
+    """Slices of a volume, pages of a TIFF, frames of a DICOM file. Raises ReadError."""
+    return _read_grid(path).slices
+
+
+def grid_difference(first: Path, second: Path) -> str:
+    """How the pixel grids of an image and its label map differ, in words; "" when they do not.
+
+    Sizes are compared for all formats, places in the patient for two NIfTI files. Raises
+    ReadError.
+    """
+    one, other = (_read_grid(path) for path in (first, second))
+    if (one.shape, one.slices) != (other.shape, other.slices):
+        return (
+            f"{first.name} has {one.slices} slices of {one.shape} (rows, columns), "
+            f"{second.name} {other.slices} of {other.shape}"
+        )
+    if one.geometry is None or other.geometry is None:
+        return ""
+    return _apart(one.geometry, other.geometry, (*one.shape[::-1], one.slices))
+
+
+def _apart(one: Geometry, other: Geometry, size: tuple[int, int, int]) -> str:
+    if one.affine is None or other.affine is None:
+        same = one.affine is other.affine
+        return "" if same else "only one of the two files says how it is oriented"
+    apart = grid_distance(one.affine, other.affine, size)
+    if apart <= GRID_TOLERANCE * voxel_mm(one.affine).min():
+        return ""
+    return f"the two grids lie up to {apart:.3g} mm apart in the patient"
+
+
+def _read_grid(path: Path) -> _Grid:
+    with reading(path.name):
+        return _GRIDS[_kind(path)](path)
+
+
+def _kind(path: Path) -> Kind:
+    if _NIFTI_NAME.search(path.name):
+        return "nifti"
+    with path.open("rb") as file:
+        file.seek(_DICOM_MARK_AT)
+        marked = file.read(len(_DICOM_MARK)) == _DICOM_MARK
+    return "dicom" if marked or path.suffix.lower() == ".dcm" else "picture"
+
+
+def _check_index(path: Path, index: int, count: int, what: str) -> None:
+    if not 0 <= index < count:
+        raise ReadError(
+            f"NO_SUCH_{what.upper()}",
+            f"{path.name} has {count} {what}s, counted from 0; there is no {what} {index}",
+        )
+
+
+def _nifti_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    opened = open_nifti(FileRef(path, path.name))
+    _check_index(path, slice_index, opened.layout.shape[2], "slice")
+    _check_index(path, volume, opened.layout.volumes, "volume")
+    return opened.plane(slice_index, volume)
+
+
+def _nifti_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    volumes = open_nifti(FileRef(path, path.name)).layout.volumes
+    return _nifti_plane(path, slice_index, volume if volumes > 1 else 0)
+
+
+def _nifti_grid(path: Path) -> _Grid:
+    opened = open_nifti(FileRef(path, path.name))
+    layout = opened.layout
+    return _Grid(opened.plane_shape, layout.shape[2], layout.volumes, nifti_geometry(opened))
+
+
+def _dicom_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float32]:
+    pixels = read_dicom(ScanRef("dicom", (FileRef(path, path.name),))).pixels
+    _check_index(path, slice_index, len(pixels), "slice")
+    plane: NDArray[np.float32] = pixels[slice_index]
+    return plane
+
+
+def _dicom_grid(path: Path) -> _Grid:
+    tags = ["Rows", "Columns", "NumberOfFrames"]
+    header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    return _Grid((header.Rows, header.Columns), int(header.get("NumberOfFrames") or 1))
+
+
+def _seek(picture: Image.Image, path: Path, slice_index: int) -> None:
+    _check_index(path, slice_index, page_count(picture), "slice")
+    picture.seek(slice_index)
+
+
+def _picture_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float32]:
+    with open_picture(path, path.name) as picture:
+        _seek(picture, path, slice_index)
+        return page_values(picture)
+
+
+def _picture_labels(path: Path, slice_index: int, _volume: int) -> NDArray[np.float32]:
+    with open_picture(path, path.name) as picture:
+        _seek(picture, path, slice_index)
+        if picture.format == "JPEG":
+            raise ReadError(
+                "LOSSY_LABELS",
+                f"{path.name} is a JPEG, which changes label numbers: save it as PNG",
+            )
+        return np.asarray(picture, np.float32) if picture.mode in "1P" else page_values(picture)
+
+
+def _picture_grid(path: Path) -> _Grid:
+    with open_picture(path, path.name) as picture:
+        return _Grid((picture.height, picture.width), page_count(picture))
+
+
+def _as_labels(plane: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
+    plane = grey_if_equal(plane, axes=2)
+    if plane.ndim != 2:
+        raise ReadError(
+            "COLOUR_LABELS", f"{name} holds colours, not class numbers: save it as grey"
+        )
+    with np.errstate(invalid="ignore"):
+        labels = plane.astype(np.uint8)
+    wrong = plane[labels != plane]
+    if wrong.size:
+        raise ReadError(
+            "NOT_LABELS",
+            f"{name} holds {wrong[0]:g}, a label map has whole numbers from 0 to 255: save class "
+            "numbers, without interpolation",
+        )
+    return labels
+
+
+_Planes = Callable[[Path, int, int], NDArray[np.float32]]
+
+_PLANES: dict[Kind, _Planes] = {
+    "nifti": _nifti_plane,
+    "dicom": _dicom_plane,
+    "picture": _picture_plane,
+}
+_LABELS: dict[Kind, _Planes] = {
+    "nifti": _nifti_labels,
+    "dicom": _dicom_plane,
+    "picture": _picture_labels,
+}
+_GRIDS: dict[Kind, Callable[[Path], _Grid]] = {
+    "nifti": _nifti_grid,
+    "dicom": _dicom_grid,
+    "picture": _picture_grid,
+}

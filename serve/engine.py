@@ -1,0 +1,44 @@
+"""What runs a network: anything that turns slices into masks and areas."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class EngineError(Exception):
+    """One batch could not be computed; the engine may still work for other batches."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the exported graph answers for n slices and k classes.
+
+    masks: (n, k, H, W), 0 or 1, one map a class at the slice's own grid; classes may overlap.
+    pixel_areas: (n, k), pixels of each mask. soft_areas: (n, k), sum of the probabilities over the
+    slice, in pixels.
+    """
+
+    masks: NDArray[np.uint8]
+    pixel_areas: NDArray[np.int64]
+    soft_areas: NDArray[np.float32]
+
+
+class Engine(Protocol):
+    """Turns slices (n, c, H, W) in physical units into a Prediction, or raises EngineError.
+
+    name: runtime and device that really run, such as "onnxruntime-cpu". file: the engine file in
+    the model folder.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+
+    @property
+    def file(self) -> str: ...  # noqa: D102
+
+    def __call__(self, pixels: NDArray[np.float32], /) -> Prediction: ...  # noqa: D102

@@ -1,0 +1,154 @@
+"""cases.csv as cases: read, divided into splits and checked as a whole before anything trains."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.train.case import Case, CaseTable
+from wsseg.train.case_cells import (
+    CellError,
+    parse_index,
+    parse_points,
+    parse_ratio,
+    parse_split,
+)
+from wsseg.train.case_checks import check_files, check_table
+from wsseg.train.case_columns import Columns, read_columns
+from wsseg.train.case_faults import CasesError, Fault
+from wsseg.train.case_table import Row, TextTable, read_table
+from wsseg.train.ratios import Denominator, class_denominators
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What the cells of every row are read by."""
+
+    folder: Path
+    columns: Columns
+    denominators: tuple[Denominator, ...]
+
+
+def read_cases(
+    path: Path,
+    *,
+    classes: tuple[str, ...] | None = None,
+    ratios: tuple[RatioDefinition, ...] = (),
+    seed: int = 0,
+    val_fraction: float = 0.15,
+) -> CaseTable:
+    """Read and check a table of cases; paths in it are relative to its own folder.
+
+    classes: names in class-number order; without them the columns ratio:<class> name the classes,
+    or there is one, called roi. ratios: what the ratio columns are fractions of, the whole image
+    by default. Without a split column, `val_fraction` of the groups (at least one, and never all)
+    go to val, chosen by `seed`; a row without a group is grouped by its image file.
+
+    Every file is looked at before this returns: the headers of images, the pixels of marks and
+    masks. Raises CasesError, one report with all faults; WssegError for a file that is no table.
+    """
+    table = read_table(path)
+    columns, header_faults = read_columns(table.header, classes)
+    if header_faults:
+        raise CasesError(path.name, [*header_faults, *table.faults])
+    reading = _Reading(path.parent, columns, class_denominators(columns.classes, ratios))
+    cases, faults = _read_rows(table, reading)
+    if "split" not in table.header:
+        cases = _divide(cases, seed=seed, val_fraction=val_fraction)
+    faults += check_table(cases, faulty={fault.line for fault in faults})
+    unsliced = {row.line for row in table.rows if not row.cells.get("slice")}
+    faults += check_files(cases, columns.classes, reading.denominators, unsliced=unsliced)
+    if faults:
+        raise CasesError(path.name, faults)
+    _warn(columns, cases)
+    return CaseTable(path, table.sha256, columns.classes, cases)
+
+
+def _read_rows(table: TextTable, reading: _Reading) -> tuple[tuple[Case, ...], list[Fault]]:
+    """The cases of all rows that name an image, and the faults of the cells."""
+    cases, faults = [], list(table.faults)
+    for row in table.rows:
+        case, found = _read_row(row, reading)
+        faults += found
+        if case is not None:
+            cases.append(case)
+    return tuple(cases), faults
+
+
+def _read_row(row: Row, reading: _Reading) -> tuple[Case | None, list[Fault]]:
+    """A cell that cannot be read counts as empty, so that the rest of its row is checked too."""
+    faults: list[Fault] = []
+
+    def cell(column: str, parse: Callable[[str], T], otherwise: T) -> T:
+        try:
+            return parse(row.cells.get(column, ""))
+        except CellError as error:
+            faults.append(Fault(row.line, f"{column}: {error}"))
+            return otherwise
+
+    names = reading.columns.classes
+    path = partial(_path, reading.folder)
+    image = path(row.cells["image"])
+    if image is None:
+        return None, [Fault(row.line, "image: the cell is empty; it holds the path of the picture")]
+    case = Case(
+        row=row.line,
+        image=image,
+        ratios=tuple(
+            cell(column, partial(parse_ratio, bounded=isinstance(denominator, str)), None)
+            for column, denominator in zip(
+                reading.columns.ratio, reading.denominators, strict=True
+            )
+        ),
+        marks=cell("marks", path, None),
+        points=cell("points", partial(parse_points, classes=len(names)), ()),
+        mask=cell("mask", path, None),
+        group=row.cells.get("group", ""),
+        split=cell("split", parse_split, "train") if "split" in row.cells else "train",
+        slice_index=cell("slice", parse_index, 0),
+        volume=cell("volume", parse_index, 0),
+    )
+    return case, faults
+
+
+def _path(folder: Path, text: str) -> Path | None:
+    return folder / text if text else None
+
+
+def _divide(cases: Sequence[Case], *, seed: int, val_fraction: float) -> tuple[Case, ...]:
+    """Put whole groups into val, the same ones for the same groups, seed and fraction."""
+    groups = sorted({_group(case) for case in cases})
+    count = min(max(1, round(val_fraction * len(groups))), len(groups) - 1)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    val = {groups[place] for place in order[: max(count, 0)]}
+    return tuple(
+        replace(case, split="val" if _group(case) in val else "train") for case in cases
+    )
+
+
+def _group(case: Case) -> tuple[str, str]:
+    """Slices of one file belong together even where no group says so."""
+    return ("group", case.group) if case.group else ("image", str(case.image))
+
+
+def _warn(columns: Columns, cases: Sequence[Case]) -> None:
+    """Say once what is allowed in a table but may not be what its writer expects."""
+    if columns.unused:
+        log.warning("columns that no loss term uses yet: %s", ", ".join(columns.unused))
+    splits: dict[tuple[str, str], set[str]] = {}
+    for case in cases:
+        splits.setdefault(_group(case), set()).add(case.split)
+    shared = sum(len(found) > 1 for found in splits.values())
+    if shared:
+        log.warning("%d image files have slices in more than one split", shared)
+    if all(case.split == "train" for case in cases):
+        log.warning("no case is in val: the best epoch cannot be told from the last")

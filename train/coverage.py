@@ -1,0 +1,73 @@
+"""Label maps on the network's grid: by the area they cover there, so that nothing vanishes."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from wsseg.train.batch import NOT_MARKED
+
+# A cell belongs to what covers at least this share of it.
+HALF = 0.5
+# A mark too thin to cover half of any cell keeps the cells that come this near to its best one:
+# a one-pixel scribble stays a line, a single pixel stays in the cell or two it really lies in.
+NEAR_BEST = 0.75
+
+
+def coverage(mask: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
+    """Share 0..1 of every cell of a size x size grid over the mask (row, column), exactly.
+
+    The mean of the result is the mask's share of its own image, for larger and smaller grids.
+    """
+    rows, columns = mask.shape
+    share: NDArray[np.float32] = (
+        _overlap(size, rows) @ mask.astype(np.float32) @ _overlap(size, columns).T
+    )
+    return share
+
+
+def _overlap(cells: int, pixels: int) -> NDArray[np.float32]:
+    """Share of each cell (row) that each pixel (column) covers along one axis."""
+    starts = np.arange(cells)[:, None] * (pixels / cells)
+    ends = starts + pixels / cells
+    place = np.arange(pixels)[None]
+    common = np.minimum(ends, place + 1) - np.maximum(starts, place)
+    return (np.clip(common, 0, None) * (cells / pixels)).astype(np.float32)
+
+
+def shrink_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """Full masks (k, row, column) on a size x size grid: cells covered by at least half."""
+    # float32 sums of a half may end just below it.
+    return np.stack([coverage(layer, size) >= HALF - 1e-5 for layer in mask])
+
+
+def shrink_marks(marks: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Weak marks (row, column) on a size x size grid.
+
+    A cell carries the label that covers at least half of it; a connected mark that covers half of
+    no cell keeps its best-covered ones. Where two labels claim a cell, the better covered wins.
+    """
+    smaller = np.full((size, size), NOT_MARKED, np.uint8)
+    best = np.zeros((size, size), np.float32)
+    for label in np.unique(marks[marks != NOT_MARKED]):
+        share = coverage(marks == label, size)
+        claimed = ((share >= HALF - 1e-5) | _thin(marks == label, share)) & (share > best)
+        smaller[claimed] = label
+        best[claimed] = share[claimed]
+    return smaller
+
+
+def _thin(mark: NDArray[np.bool_], share: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Cells that connected pieces of a mark keep, each by its own best coverage."""
+    pieces, count = ndimage.label(mark, np.ones((3, 3)))
+    rows, columns = np.nonzero(mark)
+    cells = tuple(
+        ((place + 0.5) * (len(share) / extent)).astype(int)
+        for place, extent in zip((rows, columns), mark.shape, strict=True)
+    )
+    piece, covered = pieces[rows, columns] - 1, share[cells]
+    best = np.zeros(count, np.float32)
+    np.maximum.at(best, piece, covered)
+    kept = covered >= np.minimum(HALF, NEAR_BEST * best)[piece]
+    thin = np.zeros(share.shape, bool)
+    thin[cells[0][kept], cells[1][kept]] = True
+    return thin

@@ -1,0 +1,62 @@
+"""The label maps of a case as arrays: one meaning for the checks, the data and the marks."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.slices import read_label_slice, slice_count, slice_shape
+from wsseg.train.case import Case
+
+WHITE = 255
+
+
+def case_mask(case: Case, classes: int) -> NDArray[np.uint8] | None:
+    """The full mask (row, column), 0 background, class number otherwise; None without a mask.
+
+    With one class, a black and white picture (0 and 255 only) means background and class 1.
+    Values are not checked here. Raises ReadError for a file that cannot be read.
+    """
+    if case.mask is None:
+        return None
+    labels = _labels(case.mask, case)
+    if classes == 1 and not np.any((labels != 0) & (labels != WHITE)):
+        labels = (labels == WHITE).astype(np.uint8)
+    return labels
+
+
+def case_marks(case: Case) -> NDArray[np.uint8] | None:
+    """The weak marks (row, column) of a checked case; None without marks and points.
+
+    0 not marked, class number, 255 marked as background. Points are drawn over the marks file as
+    one pixel each. Raises ReadError for a file that cannot be read.
+    """
+    marks = marks_file(case)
+    if not case.points:
+        return marks
+    if marks is None:
+        shape = slice_shape(case.image, slice_index=case.slice_index, volume=case.volume)
+        marks = np.zeros(shape, np.uint8)
+    return draw_points(marks, case.points)
+
+
+def draw_points(
+    marks: NDArray[np.uint8], points: tuple[tuple[int, int, int], ...]
+) -> NDArray[np.uint8]:
+    """A copy of the marks (row, column) with the class number at each (row, column, number)."""
+    drawn = marks.copy()
+    for row, column, number in points:
+        drawn[row, column] = number
+    return drawn
+
+
+def marks_file(case: Case) -> NDArray[np.uint8] | None:
+    """The label map in the marks file alone, without the points; None without such a file."""
+    return None if case.marks is None else _labels(case.marks, case)
+
+
+def _labels(path: Path, case: Case) -> NDArray[np.uint8]:
+    # A label file with one slice is that slice, whichever slice of a volume the case is: marks
+    # drawn or simulated for a slice of a NIfTI file are stored as a picture.
+    index = case.slice_index if slice_count(path) > 1 else 0
+    return read_label_slice(path, slice_index=index, volume=case.volume)

@@ -1,0 +1,130 @@
+"""One loss curve whatever the number of processes: batch norm and dropout of the global batch.
+
+The global batch is cut contiguously: process r of w holds the samples r * n to (r + 1) * n.
+Every process must hold the same number of samples, and the loss of a process must be the mean over
+its samples, so that averaging gradients over processes gives the gradient of the global mean.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """Number of training processes, 1 outside of distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, 0 outside of distributed training."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+class _ProcessMean(torch.autograd.Function):
+    """Mean of a tensor over all processes; its gradient is again the mean of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        del ctx
+        total = local.contiguous().clone()
+        dist.all_reduce(total)
+        return total / world_size()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        del ctx
+        return _ProcessMean.forward(None, gradient)
+
+
+class GlobalBatchNorm(nn.BatchNorm2d):
+    """BatchNorm2d whose training statistics are those of the batch over all processes.
+
+    Same parameters, buffers and names as BatchNorm2d, so checkpoints are the same. On a GPU,
+    torch's own SyncBatchNorm does this; that one refuses CPU tensors.
+    """
+
+    def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Features normalised per channel, with running statistics moved as BatchNorm2d does."""
+        if not self.training or world_size() == 1:
+            return super().forward(features)
+        # Statistics in float32 also where autocast made the features bfloat16.
+        wide = features.float()
+        mean = _mean_over_processes(wide.mean((0, 2, 3), keepdim=True))
+        centred = wide - mean
+        variance = _mean_over_processes(centred.square().mean((0, 2, 3), keepdim=True))
+        self._track(mean.detach().flatten(), variance.detach().flatten(), wide)
+        scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(variance + self.eps)
+        return (centred * scale + self.bias.view(1, -1, 1, 1)).to(features.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, features: Tensor) -> None:
+        count = world_size() * features.numel() // features.shape[1]
+        unbiased = variance * (count / max(count - 1, 1))
+        if self.running_mean is None or self.running_var is None or self.momentum is None:
+            raise AssertionError("every batch norm of our networks keeps running statistics")
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(unbiased, self.momentum)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+
+
+def _mean_over_processes(local: Tensor) -> Tensor:
+    mean: Tensor = _ProcessMean.apply(local)
+    return mean
+
+
+def convert(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with batch norms that see the global batch; unchanged for one process.
+
+    Call it after the process group exists and before the optimiser is made. On a CPU our own
+    layer is used, elsewhere torch's SyncBatchNorm.
+    """
+    if world_size() == 1:
+        return network
+    if device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for name, module in list(network.named_modules()):
+        if type(module) is nn.BatchNorm2d:
+            twin = GlobalBatchNorm(module.num_features, module.eps, module.momentum)
+            twin.load_state_dict(module.state_dict())
+            network.set_submodule(name, twin.train(module.training))
+    return network
+
+
+class SeededDropout(nn.Module):
+    """Dropout whose masks depend on seed, step and place in the global batch, on nothing else.
+
+    So one and two processes, and a run resumed at a step, drop the same values. The first step's
+    masks are used until `set_step` names another step.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.key: tuple[int, int, int] = (0, 0, 0)
+
+    def forward(self, features: Float[Tensor, "n *rest"]) -> Float[Tensor, "n *rest"]:
+        """Features with a share of `probability` set to 0 and the others scaled up."""
+        if not self.training or self.probability == 0:
+            return features
+        keep = 1 - self.probability
+        return features * (self._draws(features) < keep) / keep
+
+    def _draws(self, features: Tensor) -> Tensor:
+        first = rank() * len(features)
+        draws = torch.empty(features.shape, device=features.device)
+        for place, sample in enumerate(draws, start=first):
+            seed = np.random.SeedSequence((*self.key, place)).generate_state(1, np.uint64)[0]
+            sample.uniform_(generator=torch.Generator(features.device).manual_seed(int(seed)))
+        return draws
+
+
+def set_step(network: nn.Module, step: int, *, seed: int = 0) -> None:
+    """Choose the dropout masks of one training step, for every dropout layer of the network."""
+    layers = (module for module in network.modules() if isinstance(module, SeededDropout))
+    for number, layer in enumerate(layers):
+        layer.key = (seed, step, number)
