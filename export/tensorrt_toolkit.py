@@ -1,0 +1,114 @@
+"""Which TensorRT is here, what it can build for, and its messages in our log."""
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+
+from wsseg.imaging.errors import WssegError
+
+# Architectures of the GPUs clinics buy: RTX 30 and A-series, RTX 40 and L-series, RTX 50.
+DEFAULT_ARCHITECTURES = ("sm_86", "sm_89", "sm_120")
+
+logger = logging.getLogger(__name__)
+
+
+class TensorRTMissingError(WssegError):
+    """No TensorRT is installed; everything else of the export is done without it."""
+
+
+class EngineBuildError(WssegError):
+    """TensorRT is there and could not build or load an engine; the message quotes it."""
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """A TensorRT that can build here, and for which architectures it was asked to."""
+
+    module: Any
+    runtime: Literal["tensorrt", "tensorrt_rtx"]
+    architectures: tuple[str, ...]
+
+    @property
+    def builder(self) -> str:
+        """Name and version, for the manifest: an engine runs only in the version that built it."""
+        return f"{self.runtime} {self.module.__version__}"
+
+
+def find_toolkit(architectures: tuple[str, ...] = ()) -> Toolkit:
+    """The TensorRT to build with; `architectures` such as "sm_89", empty for the usual ones.
+
+    `tensorrt` builds only on and for the GPU it finds, so it is taken where there is one and no
+    other was asked for; `tensorrt_rtx` builds for a fixed list without any GPU. Raises
+    TensorRTMissingError where neither is installed, WssegError for an unknown architecture.
+    """
+    here = this_gpu()
+    if here and architectures in ((), (here,)):
+        module = _installed("tensorrt")
+        if module:
+            return Toolkit(module, "tensorrt", (here,))
+    module = _installed("tensorrt_rtx")
+    if module is None:
+        raise TensorRTMissingError(
+            "TensorRT is not installed, so no engine was built: pip install 'wsseg[trt-rtx]'"
+        )
+    wanted = architectures or DEFAULT_ARCHITECTURES
+    known = known_architectures(module)
+    for architecture in wanted:
+        if architecture not in known:
+            raise WssegError(
+                f"TensorRT-RTX {module.__version__} does not build for {architecture!r}: choose "
+                f"from {', '.join(known)}, or install tensorrt on a machine with that GPU"
+            )
+    return Toolkit(module, "tensorrt_rtx", wanted)
+
+
+def this_gpu() -> str | None:
+    """Architecture of the first GPU of this machine, such as "sm_89"; None without one."""
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"sm_{major}{minor}"
+
+
+def known_architectures(trt: Any) -> dict[str, Any]:
+    """Architectures that TensorRT-RTX can build for, by the name nvcc gives them."""
+    members = trt.ComputeCapability.__members__
+    return {f"sm_{n.removeprefix('SM')}": m for n, m in members.items() if n.startswith("SM")}
+
+
+@cache
+def listener_of(trt: Any) -> Any:
+    """TensorRT's messages in our log; one per library, which keeps to the first it was given."""
+    severity = trt.ILogger.Severity
+    # Its warnings are about how a network is written, and nothing a user of wsseg can change.
+    levels = {
+        severity.INTERNAL_ERROR: logging.ERROR,
+        severity.ERROR: logging.ERROR,
+        severity.WARNING: logging.INFO,
+    }
+
+    class Listener(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last_error = "it gave no reason"
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+                self.last_error = message
+            logger.log(levels.get(level, logging.DEBUG), "%s", message)
+
+    return Listener()
+
+
+def _installed(name: str) -> ModuleType | None:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise  # present but broken: its own cause is what helps
+        return None

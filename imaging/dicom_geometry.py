@@ -1,0 +1,119 @@
+"""From the planes of slices to one geometry, and what is wrong with their arrangement."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.dicom_frames import Plane
+from wsseg.imaging.scan import Geometry
+
+# Positions are rounded by scanners: differences below either bound are no fault of the series.
+SPACING_TOLERANCE = 0.01
+SPACING_TOLERANCE_MM = 0.01
+# Millimetres that a stack may lean sideways per millimetre along its normal (0.3 degrees).
+TILT_TOLERANCE = 0.005
+# Direction cosines are written with as few as four decimals.
+ORIENTATION_TOLERANCE = 2e-3
+# Spacings that agree to this are equal, written differently.
+_SAME_SPACING = 1e-3
+
+FloatArray = NDArray[np.float64]
+
+
+def heights_of(planes: Sequence[Plane]) -> FloatArray | None:
+    """Position of each plane along the common normal, in mm; None unless all are parallel."""
+    first = planes[0].orientation
+    if first is None or any(p.position is None or p.orientation is None for p in planes):
+        return None
+    directions = np.array([p.orientation for p in planes], np.float64)
+    if np.abs(directions - directions[0]).max() > ORIENTATION_TOLERANCE:
+        return None
+    normal = _normal(directions[0])
+    if normal is None:
+        return None
+    heights: FloatArray = np.array([p.position for p in planes], np.float64) @ normal
+    return heights
+
+
+def stack_order(planes: Sequence[Plane]) -> list[int] | None:
+    """The order of the planes along their normal; None where they are no single stack."""
+    heights = heights_of(planes)
+    if heights is None:
+        return None
+    order = np.argsort(heights, kind="stable")
+    if len(planes) > 1 and np.diff(heights[order]).min() <= SPACING_TOLERANCE_MM:
+        return None
+    return [int(index) for index in order]
+
+
+def stack_geometry(planes: Sequence[Plane], step_mm: float) -> tuple[Geometry, set[str]]:
+    """Geometry of slices in their order, and flags.
+
+    The third column of the affine is the mean step from slice to slice, shear of a tilted gantry
+    included; `step_mm` along the normal where there is one slice only. TILT: slices are shifted
+    sideways. GAP: slices are missing. NONUNIFORM: they are unevenly spaced. MIXED_SPACING:
+    pixel sizes differ, so that none is given.
+    """
+    size, flags = _common_size(planes)
+    heights = heights_of(planes)
+    if heights is None:
+        return Geometry(None, size, None), flags
+    flags |= _spacing_flags(np.diff(heights))
+    first, last = (np.array(planes[end].position, np.float64) for end in (0, -1))
+    directions = np.array(planes[0].orientation, np.float64).reshape(2, 3)
+    normal = np.cross(*directions)
+    normal /= np.linalg.norm(normal)
+    step = (last - first) / (len(planes) - 1) if len(planes) > 1 else normal * step_mm
+    along = float(step @ normal)
+    if np.linalg.norm(step - along * normal) > TILT_TOLERANCE * abs(along):
+        flags |= {"TILT"}
+    return Geometry(_affine(first, directions, size, step), size, heights), flags
+
+
+def _affine(
+    origin: FloatArray, directions: FloatArray, size: tuple[float, float] | None, step: FloatArray
+) -> FloatArray | None:
+    if size is None:
+        return None
+    affine = np.eye(4)
+    # The row distance separates rows, hence it scales the direction in which a column runs.
+    affine[:3, 0] = directions[0] * size[1]
+    affine[:3, 1] = directions[1] * size[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = origin
+    return affine
+
+
+def _normal(orientation: FloatArray) -> FloatArray | None:
+    row, column = orientation.reshape(2, 3)
+    normal: FloatArray = np.cross(row, column)
+    length = float(np.linalg.norm(normal))
+    # Direction cosines that are no right-angled unit vectors describe no plane.
+    return normal / length if abs(length - 1) <= 10 * ORIENTATION_TOLERANCE else None
+
+
+def _common_size(planes: Sequence[Plane]) -> tuple[tuple[float, float] | None, set[str]]:
+    sizes = [plane.pixel_mm for plane in planes]
+    first = sizes[0]
+    if first is None or any(size is None for size in sizes):
+        return None, {"PX_ONLY"}
+    if np.allclose(np.array(sizes, np.float64), first, rtol=_SAME_SPACING, atol=0):
+        return first, set()
+    return None, {"PX_ONLY", "MIXED_SPACING"}
+
+
+def _spacing_flags(steps: FloatArray) -> set[str]:
+    if len(steps) < 2:
+        return set()
+    # The lower of two middle values: of two steps, one may span a missing slice.
+    usual = float(np.quantile(steps, 0.5, method="lower"))
+    if usual <= 0:
+        return {"NONUNIFORM"}
+    tolerance = max(SPACING_TOLERANCE * usual, SPACING_TOLERANCE_MM)
+    odd = steps[np.abs(steps - usual) > tolerance]
+    if not len(odd):
+        return set()
+    spans = np.round(odd / usual)
+    missing = (spans >= 2) & (np.abs(odd - spans * usual) <= spans * tolerance)
+    return {"GAP"} if missing.all() else {"NONUNIFORM"}

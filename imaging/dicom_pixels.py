@@ -1,0 +1,201 @@
+"""Stored pixels of one DICOM object as physical values or RGB, frame by frame."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset
+
+from wsseg.imaging.dicom_frames import Rescale
+from wsseg.imaging.dicom_values import integer, items, number, numbers, text
+from wsseg.imaging.errors import ReadError
+
+Stored = NDArray[np.generic]
+Pixels = NDArray[np.float32]
+
+# Pixels of one object in memory as float32: more than any scanner writes, less than kills a host.
+MAX_PIXEL_BYTES = 4 * 2**30
+_EIGHT_BIT = 255
+_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The pixel grid a header promises. bits are those of one stored sample."""
+
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    bits: int
+    photometric: str
+
+    @property
+    def colour(self) -> bool:
+        """True where a frame becomes (row, column, 3)."""
+        return self.samples == 3 or self.photometric == "PALETTE COLOR"
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all frames, uncompressed, at least."""
+        bits = self.rows * self.columns * self.samples * self.bits * self.frames
+        # Chroma at half resolution stores two samples a pixel instead of three.
+        return bits // 8 * 2 // 3 if self.photometric == "YBR_FULL_422" else bits // 8
+
+
+def read_layout(dataset: FileDataset, source: str) -> Layout:
+    """The grid, checked against the file before anything is allocated. Raises ReadError."""
+    found = {
+        "Rows": integer(dataset, "Rows"),
+        "Columns": integer(dataset, "Columns"),
+        "BitsAllocated": integer(dataset, "BitsAllocated"),
+        "NumberOfFrames": (integer(dataset, "NumberOfFrames") if "NumberOfFrames" in dataset else 1)
+        or 1,
+        "SamplesPerPixel": integer(dataset, "SamplesPerPixel") or 1,
+    }
+    for keyword, value in found.items():
+        if value is None or value <= 0:
+            what = f"its header gives no usable {keyword}"
+            raise ReadError("broken_header", f"{source} is damaged, {what}: export it again")
+    rows, columns, bits, frames, samples = (int(value or 0) for value in found.values())
+    layout = Layout(
+        rows, columns, frames, samples, bits, text(dataset, "PhotometricInterpretation")
+    )
+    _check(layout, dataset, source)
+    return layout
+
+
+def _check(layout: Layout, dataset: FileDataset, source: str) -> None:
+    if layout.samples not in (1, 3):
+        raise ReadError(
+            "unsupported_colour",
+            f"{source} has {layout.samples} values a pixel, grey or RGB was expected: convert it",
+        )
+    stored = next((dataset[key].value for key in _PIXEL_KEYWORDS if key in dataset), None)
+    if not stored:
+        raise ReadError("no_pixels", f"{source} has a header but no pixels: export it again")
+    compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    if not compressed and len(stored) < layout.stored_bytes:
+        raise ReadError(
+            "truncated",
+            f"{source} holds {len(stored)} bytes of pixels, its header promises "
+            f"{layout.stored_bytes}: copy or export it again",
+        )
+    size = layout.rows * layout.columns * layout.frames * (3 if layout.colour else 1) * 4
+    if size > MAX_PIXEL_BYTES:
+        raise ReadError(
+            "too_large",
+            f"{source} promises {size / 2**30:.1f} GiB of pixels, at most "
+            f"{MAX_PIXEL_BYTES >> 30} GiB are read: split it into smaller files",
+        )
+
+
+def read_pixels(
+    dataset: FileDataset, layout: Layout, rescales: tuple[Rescale, ...]
+) -> tuple[Pixels, set[str]]:
+    """Pixels (frame, row, column[, 3]) float32 and flags about how they were made.
+
+    Grey values are rescaled, MONOCHROME1 inverted within the stored range, padding replaced by
+    the lowest real value of its frame. RGB and palette colours become 0..255. Raises whatever
+    the decoders raise on damage.
+    """
+    shape = (layout.frames, layout.rows, layout.columns, *((3,) if layout.colour else ()))
+    pixels = np.empty(shape, np.float32)
+    flags: set[str] = set()
+    done = 0
+    convert = _colour if layout.colour else _grey
+    for index, stored in enumerate(_decoded(dataset, layout.frames)):
+        pixels[index], found = convert(stored, dataset, rescales[index])
+        flags |= found
+        done += 1
+    if done < layout.frames:
+        raise EOFError
+    return pixels, flags
+
+
+def _decoded(dataset: FileDataset, frames: int) -> Iterator[Stored]:
+    from pydicom.pixels import iter_pixels  # lazily: it looks for every codec there is
+
+    for _, stored in zip(range(frames), iter_pixels(dataset), strict=False):
+        yield stored
+
+
+def _grey(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, set[str]]:
+    flags: set[str] = set()
+    padding = _padding(stored, dataset)
+    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+        stored = _inverted(stored, dataset)
+        flags.add("MONOCHROME1")
+    if items(dataset, "ModalityLUTSequence"):
+        pixels = _looked_up(stored, dataset)
+    else:
+        pixels = stored.astype(np.float32)
+        pixels *= np.float32(rescale.slope)
+        pixels += np.float32(rescale.intercept)
+    if padding.any() and not padding.all():
+        pixels[padding] = pixels[~padding].min()
+        flags.add("PADDING_REPLACED")
+    return pixels, flags
+
+
+def _inverted(stored: Stored, dataset: Dataset) -> Stored:
+    """Mirror values within the range that the header gives them, so that bright means much."""
+    if stored.dtype.kind == "f":
+        return np.negative(stored)
+    bits = integer(dataset, "BitsStored") or stored.dtype.itemsize * 8
+    ends = -1 if stored.dtype.kind == "i" else 2**bits - 1
+    return ends - stored.astype(np.int64)
+
+
+def _looked_up(stored: Stored, dataset: Dataset) -> Pixels:
+    from pydicom.pixels import apply_modality_lut
+
+    table = items(dataset, "ModalityLUTSequence")[0]
+    entries, first, bits = numbers(table, "LUTDescriptor", 3) or (0, 0, 0)
+    # Entries of 9 to 15 bits are stored in 16.
+    table.LUTDescriptor = [int(entries), int(first), 8 if bits <= 8 else 16]
+    return np.asarray(apply_modality_lut(stored.astype(np.int64), dataset)).astype(np.float32)
+
+
+def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_]:
+    """Where pixels lie outside the field of view, by the values the header keeps for that."""
+    value = number(dataset, "PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    limit = number(dataset, "PixelPaddingRangeLimit")
+    ends = [_as_stored(end, stored) for end in (value, value if limit is None else limit)]
+    padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
+    return padding
+
+
+def _as_stored(value: float, stored: Stored) -> float:
+    """A padding value in the pixels' own sign: headers often write -2000 as 63536 and back."""
+    if stored.dtype.kind == "f":
+        return value
+    span = 2 ** (stored.dtype.itemsize * 8)
+    unsigned = value % span
+    return unsigned - span if stored.dtype.kind == "i" and unsigned >= span / 2 else unsigned
+
+
+def _colour(stored: Stored, dataset: Dataset, _: Rescale) -> tuple[Pixels, set[str]]:
+    if stored.ndim == 2:
+        stored = _painted(stored, dataset)
+        bits = 16 if stored.dtype.itemsize > 1 and stored.max() > _EIGHT_BIT else 8
+    else:
+        bits = integer(dataset, "BitsStored") or stored.dtype.itemsize * 8
+    pixels = stored.astype(np.float32)
+    if bits == 8:
+        return pixels, set()
+    pixels *= np.float32(_EIGHT_BIT / (2**bits - 1))
+    return pixels, {"SCALED_TO_8_BIT"}
+
+
+def _painted(stored: Stored, dataset: Dataset) -> Stored:
+    from pydicom.pixels import apply_color_lut
+
+    entries, first, _ = numbers(dataset, "RedPaletteColorLookupTableDescriptor", 3) or (0, 0, 0)
+    # Values beyond the table take its last colour; pydicom would let 8-bit tables wrap around.
+    last = int(first) + (int(entries) or 2**16) - 1
+    painted: Stored = apply_color_lut(np.minimum(stored.astype(np.int64), last), dataset)
+    return painted[..., :3]
