@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsseg.export.graph import Precision
 from wsseg.export.onnx_file import INPUT, OUTPUTS
-from wsseg.export.parity import Candidate, Standard, check, within
-from wsseg.export.rejected import EngineRejectedError
+from wsseg.export.parity import Candidate, Standard, judge, within
 from wsseg.export.tensorrt_toolkit import (
     EngineBuildError,
     Toolkit,
@@ -20,6 +21,7 @@ from wsseg.export.tensorrt_toolkit import (
     listener_of,
     this_gpu,
 )
+from wsseg.imaging.errors import WssegError
 from wsseg.serve.engine import Prediction
 from wsseg.serve.manifest import EngineFile, Parity, Profile
 
@@ -29,10 +31,50 @@ SHORT_NAMES = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 logger = logging.getLogger(__name__)
 
 
-def make_tensorrt_engine(
-    toolkit: Toolkit, architecture: str, source: Path, entry: EngineFile, profile: Profile
-) -> EngineFile:
-    pass
+@dataclass(frozen=True)
+class TensorRTJob:
+    """What all TensorRT engines of one export share. folder: where the ONNX files already lie."""
+
+    toolkit: Toolkit
+    profile: Profile
+    standard: Standard
+    folder: Path
+
+
+def make_tensorrt_engine(job: TensorRTJob, architecture: str, source: EngineFile) -> EngineFile:
+    """Build, judge where this machine's GPU allows it, and write one engine beside its ONNX file.
+
+    source: the ONNX file to build from; the engine has its precision. Raises EngineBuildError, and
+    EngineRejectedError where the engine ran and disagreed with PyTorch.
+    """
+    content = (job.folder / source.file).read_bytes()
+    plan = build_engine(job.toolkit, content, architecture, job.profile)
+    parity = None
+    if architecture == this_gpu():
+        parity = _judge(job, source.precision, open_engine(job.toolkit, plan))
+    file = job.folder / f"model.{SHORT_NAMES[job.toolkit.runtime]}.{architecture}.engine"
+    file.write_bytes(plan)
+    logger.info("%s: %.1f MB, %s", file.name, len(plan) / 1e6, job.toolkit.builder)
+    return EngineFile(
+        file=file.name,
+        runtime=job.toolkit.runtime,
+        precision=source.precision,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        parity=parity,
+        gpu=architecture,
+        builder=job.toolkit.builder,
+        profile=job.profile,
+    )
+
+
+def check_profile(profile: Profile) -> None:
+    """Raises WssegError for shapes that no engine can be built for."""
+    ordered = zip(profile.minimum, profile.optimum, profile.maximum, strict=True)
+    if not all(1 <= low <= best <= high for low, best, high in ordered):
+        raise WssegError(
+            f"TensorRT profile {profile.minimum} / {profile.optimum} / {profile.maximum}: give "
+            "(batch, height, width) at least 1 and ascending from least to best to most"
+        )
 
 
 def build_engine(toolkit: Toolkit, model: bytes, architecture: str, profile: Profile) -> bytes:
@@ -61,9 +103,7 @@ def build_engine(toolkit: Toolkit, model: bytes, architecture: str, profile: Pro
     return bytes(plan)
 
 
-def open_engine(
-    toolkit: Toolkit, plan: bytes
-) -> Callable[[NDArray[np.float32]], Prediction]:
+def open_engine(toolkit: Toolkit, plan: bytes) -> Callable[[NDArray[np.float32]], Prediction]:
     """The engine as a function of raw pixels (n, c, H, W), run on this machine's first GPU."""
     listener = listener_of(toolkit.module)
     runtime = toolkit.module.Runtime(listener)
@@ -102,6 +142,19 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
 
 def _shapes(builder: Any, channels: int, profile: Profile) -> Any:
     shapes = builder.create_optimization_profile()
-    bounds = [(n, channels, h, w) for n, h, w in (profile.minimum, profile.optimum, profile.maximum)]
+    bounds = [
+        (n, channels, h, w) for n, h, w in (profile.minimum, profile.optimum, profile.maximum)
+    ]
     shapes.set_shape(INPUT, *bounds)
     return shapes
+
+
+def _judge(
+    job: TensorRTJob, precision: Precision, run: Callable[[NDArray[np.float32]], Prediction]
+) -> Parity | None:
+    """Figures of an engine that agrees; None where no sample slice fits into its profile."""
+    standard = within(job.standard, job.profile)
+    if not standard.references:
+        logger.warning("no sample slice fits the profile: the TensorRT engine was not compared")
+        return None
+    return judge(Candidate(run, f"{job.toolkit.runtime}-cuda", precision), standard)

@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 
 from wsseg.export.graph import Precision
 from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
+from wsseg.imaging.errors import WssegError
 from wsseg.serve.engine import Prediction
 from wsseg.serve.manifest import Parity, Profile
 from wsseg.train.predictor import Predictor
 
 Pixels = NDArray[np.float32]
+
+
+class EngineRejectedError(WssegError):
+    """An engine that was built and disagrees with PyTorch: it must not be published."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,17 @@ def check(candidate: Candidate, standard: Standard) -> Verdict:
     return Verdict(
         _parity(_worst(measured), candidate, standard), flaw or _shortfall(worst, tolerance)
     )
+
+
+def judge(candidate: Candidate, standard: Standard) -> Parity:
+    """The figures of an engine that agrees; raises EngineRejectedError for one that does not."""
+    verdict = check(candidate, standard)
+    if verdict.failure:
+        raise EngineRejectedError(
+            f"{candidate.precision} on {candidate.provider} disagrees with PyTorch: "
+            f"{verdict.failure}"
+        )
+    return verdict.parity
 
 
 def area_ratios(

@@ -1,0 +1,136 @@
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import blob, call
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_marks_train_and_export_leave_what_their_help_promises(job: Path):
+    assert {
+        "weights.safetensors", "run.json", "metrics.csv", "curves.png", "examples.png", "tb"
+    } <= {path.name for path in (job / "run").iterdir()}  # fmt: skip
+    assert {"model.json", "model.onnx", "model.fp16.onnx"} <= {
+        path.name for path in (job / "model").iterdir()
+    }
+    assert len(rows(job / "run" / "metrics.csv")) == 2
+
+
+def test_infer_writes_a_row_for_every_picture_and_masks_on_its_grid(job: Path, tmp_path: Path):
+    report = tmp_path / "ratios.csv"
+    call(
+        "infer", job / "image0.png", job / "image1.png", "--model", job / "model",
+        "--report", report, "--masks", tmp_path / "masks", "--overlays", tmp_path / "overlays",
+    )  # fmt: skip
+    found = rows(report)
+    assert [row["source"] for row in found] == ["image0.png", "image1.png"]
+    assert all(0 <= float(row["ratio"]) <= 1 for row in found)
+    assert len(list((tmp_path / "masks").iterdir())) == 2
+    assert len(list((tmp_path / "overlays").iterdir())) == 2
+
+
+def test_a_broken_file_costs_only_its_own_result(job: Path, tmp_path: Path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for name in ("image0.png", "image1.png"):
+        (scans / name).write_bytes((job / name).read_bytes())
+    whole = tmp_path / "whole.csv"
+    call("infer", scans, "--model", job / "model", "--report", whole)
+    (scans / "image05.png").write_bytes((job / "image2.png").read_bytes()[:200])
+    part = tmp_path / "part.csv"
+    call("infer", scans, "--model", job / "model", "--report", part, code=8)
+    assert part.read_bytes() == whole.read_bytes()
+    failures = rows(tmp_path / "part.failures.csv")
+    assert [(row["source"], row["status"]) for row in failures] == [("image05.png", "failed")]
+
+
+def test_an_empty_folder_is_nothing_to_do(job: Path, tmp_path: Path):
+    (tmp_path / "scans").mkdir()
+    call(
+        "infer", tmp_path / "scans", "--model", job / "model", "--report", tmp_path / "r.csv",
+        code=3,
+    )  # fmt: skip
+
+
+def test_asking_for_a_gpu_that_is_not_there_is_an_error(job: Path, tmp_path: Path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    said = call(
+        "infer", job / "image0.png", "--model", job / "model", "--report", tmp_path / "r.csv",
+        "--device", "cuda", code=2,
+    )  # fmt: skip
+    assert "cuda" in said.lower()
+    assert not (tmp_path / "r.csv").exists()
+
+
+def test_a_run_that_exists_is_not_overwritten(job: Path):
+    said = call("train", job / "cases" / "cases.csv", "--out", job / "run", code=2)
+    assert "--resume" in said
+
+
+def test_every_fault_of_a_table_is_told_at_once(tmp_path: Path):
+    picture, _ = blob(0)
+    from PIL import Image
+
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    (tmp_path / "cases.csv").write_text("image,ratio\na.png,8.3\nmissing.png,0.1\n")
+    said = call("train", tmp_path / "cases.csv", "--out", tmp_path / "run", code=2)
+    assert "row 2" in said
+    assert "row 3" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_setting_names_its_nearest_neighbour(tmp_path: Path):
+    (tmp_path / "run.toml").write_text("epoch = 3\n")
+    (tmp_path / "cases.csv").write_text("image,ratio\n")
+    said = call(
+        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--config",
+        tmp_path / "run.toml", code=2,
+    )  # fmt: skip
+    assert "did you mean epochs?" in said
+
+
+def test_doctor_tells_what_works_as_json():
+    found = json.loads(call("doctor", "--json"))
+    works = {check["subject"]: check["works"] for check in found}
+    assert works["engine onnxruntime on CPU"]
+    assert works["DICOM JPEG Lossless, Non-Hierarchical, First-Order Prediction "
+                 "(Process 14 [Selection Value 1])"]  # fmt: skip
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from wsseg.cli.main import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "heavy = {'torch', 'numpy', 'pydicom', 'nibabel', 'onnxruntime', 'pydantic', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_json_log_is_one_object_a_line(job: Path, tmp_path: Path):
+    command = (
+        "from wsseg.cli.main import infer_main; import sys; "
+        f"sys.argv = ['wsseg-infer', {str(job / 'image0.png')!r}, '--model', "
+        f"{str(job / 'model')!r}, '--report', {str(tmp_path / 'r.csv')!r}, '--json-log']; "
+        "infer_main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert lines
+    assert all({"time", "level", "message"} <= set(line) for line in lines)

@@ -1,0 +1,289 @@
+"""NIfTI files as nibabel and the world write them, and as they break."""
+
+import gzip
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
+from nibabel.nifti2 import Nifti2Image
+from nibabel.testing import data_path as nibabel_data
+
+from wsseg.imaging import nifti_header
+from wsseg.imaging.errors import ReadError
+from wsseg.imaging.nifti import nifti_refs, read_nifti
+from wsseg.imaging.scan import FileRef
+
+AFFINE = np.diag([-0.5, -0.8, 3.0, 1.0])  # axial, already in display order
+VOXELS = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3)
+
+
+def save(path, voxels=VOXELS, affine=AFFINE, kind=Nifti1Image, **fields):
+    image = kind(voxels, affine)
+    image.header["descrip"] = b""
+    for name, value in fields.items():
+        image.header[name] = value
+    image.to_filename(path)
+    return FileRef(Path(path), Path(path).name)
+
+
+def patch(file, **fields):
+    """Change header fields of an uncompressed file in place, past all of nibabel's checks."""
+    content = bytearray(file.path.read_bytes())
+    header = Nifti1Header(bytes(content[:348]), check=False)
+    for name, value in fields.items():
+        header[name] = value
+    content[:348] = header.binaryblock
+    file.path.write_bytes(content)
+    return file
+
+
+def read(file):
+    return [read_nifti(ref) for ref in nifti_refs(file)]
+
+
+def reason(file):
+    with pytest.raises(ReadError) as caught:
+        read(file)
+    assert file.source in str(caught.value)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nii.bz2", "A.NII.GZ"])
+def test_single_files_are_read_plain_and_compressed(tmp_path, name):
+    (scan,) = read(save(tmp_path / name))
+    assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
+    assert scan.pixels.dtype == np.float32
+    assert scan.geometry.pixel_mm == pytest.approx((0.8, 0.5))
+    assert [s.source for s in scan.slices] == [name] * 3
+    assert scan.flags == ()
+
+
+@pytest.mark.parametrize("asked", ["a.hdr", "a.img"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_pair_is_read_by_either_of_its_files(tmp_path, asked, suffix):
+    save(tmp_path / f"a.img{suffix}", kind=Nifti1Pair)
+    (scan,) = read(FileRef(tmp_path / f"{asked}{suffix}", "a"))
+    assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
+
+
+def test_a_header_without_its_voxels_says_so(tmp_path):
+    file = save(tmp_path / "a.hdr", kind=Nifti1Pair)
+    (tmp_path / "a.img").unlink()
+    assert reason(file) == "NO_IMG_FILE"
+
+
+def test_big_endian_and_nifti_2_files_read_like_others(tmp_path):
+    header = Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
+    image = Nifti1Image(VOXELS, AFFINE, header)
+    image.to_filename(tmp_path / "big.nii")
+    assert (tmp_path / "big.nii").read_bytes()[:4] == b"\x00\x00\x01\x5c"
+    for file in (
+        FileRef(tmp_path / "big.nii", "big.nii"),
+        save(tmp_path / "two.nii", kind=Nifti2Image),
+    ):
+        (scan,) = read(file)
+        assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
+
+
+def test_each_time_volume_is_a_scan_of_its_own(tmp_path):
+    voxels = np.stack([VOXELS, VOXELS + 100], axis=-1)
+    for name in ("t.nii", "t.nii.gz"):
+        scans = read(save(tmp_path / name, voxels))
+        assert [scan.ref.volume for scan in scans] == [0, 1]
+        assert np.array_equal(scans[1].pixels, scans[0].pixels + 100)
+        assert scans[1].slices[0].frame == 1
+
+
+def test_two_dimensions_are_one_slice_and_empty_dimensions_are_dropped(tmp_path):
+    (flat,) = read(save(tmp_path / "flat.nii", VOXELS[:, :, 0]))
+    assert flat.pixels.shape == (1, 5, 4)
+    five = VOXELS[:, :, :, None, None]
+    (scan,) = read(save(tmp_path / "five.nii", np.concatenate([five] * 1, axis=-1)))
+    assert scan.pixels.shape == (3, 5, 4)
+    assert scan.ref.volume is None
+    assert len(nifti_refs(save(tmp_path / "vector.nii", np.repeat(five, 3, axis=4)))) == 3
+
+
+def test_colour_voxels_become_rgb_and_alpha_is_dropped(tmp_path):
+    for letters in ("RGB", "RGBA"):
+        voxels = np.zeros((4, 5, 2), [(letter, "u1") for letter in letters])
+        voxels["R"], voxels["B"] = 7, 9
+        (scan,) = read(save(tmp_path / f"{letters}.nii", voxels))
+        assert scan.pixels.shape == (2, 5, 4, 3)
+        assert scan.pixels[0, 0, 0].tolist() == [7, 0, 9]
+        assert ("ALPHA_DROPPED" in scan.flags) == (letters == "RGBA")
+
+
+@pytest.mark.parametrize(("slope", "inter", "expected"), [(2, -1024, -1022), (0, 5, 1), (np.nan, 5, 1)])
+def test_stored_values_are_scaled_unless_the_slope_means_none(tmp_path, slope, inter, expected):
+    file = patch(save(tmp_path / "a.nii"), scl_slope=slope, scl_inter=inter)
+    (scan,) = read(file)
+    assert scan.pixels[1, 0, 0] == VOXELS[0, 0, 1] * (slope or 1) + inter if slope == 2 else expected
+
+
+def test_scaling_keeps_large_stored_values_exact(tmp_path):
+    voxels = np.full((2, 2, 1), 2**24 + 1, np.int32)
+    (scan,) = read(patch(save(tmp_path / "a.nii", voxels), scl_slope=1, scl_inter=-(2.0**24)))
+    assert (scan.pixels == 1).all()
+
+
+def test_sform_goes_before_qform_and_a_disagreement_is_flagged(tmp_path):
+    image = Nifti1Image(VOXELS, AFFINE)
+    image.set_sform(AFFINE, 2)
+    other = AFFINE.copy()
+    other[0, 3] = 20
+    image.set_qform(other, 1)
+    image.to_filename(tmp_path / "a.nii")
+    (scan,) = read(FileRef(tmp_path / "a.nii", "a"))
+    assert scan.flags == ("AFFINES_DIFFER",)
+    assert scan.geometry.affine[0, 3] == 0
+    image.set_sform(None, 0)
+    image.to_filename(tmp_path / "b.nii")
+    (scan,) = read(FileRef(tmp_path / "b.nii", "b"))
+    assert scan.flags == ()
+    assert scan.geometry.affine[0, 3] == -20
+
+
+def test_without_orientation_lengths_are_kept_and_places_are_not(tmp_path):
+    file = save(tmp_path / "a.nii")
+    (scan,) = read(patch(file, qform_code=0, sform_code=0))
+    assert scan.flags == ("NO_ORIENTATION",)
+    assert scan.geometry.affine is None
+    assert scan.geometry.pixel_mm == pytest.approx((0.8, 0.5))
+    assert scan.geometry.positions_mm == pytest.approx([0, 3, 6])
+    assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
+    (scan,) = read(patch(file, pixdim=[1, 0, -1, np.nan, 0, 0, 0, 0]))
+    assert scan.geometry.pixel_mm is None
+    assert scan.geometry.positions_mm is None
+
+
+@pytest.mark.parametrize(("unit", "factor"), [(0, 1), (1, 1000), (2, 1), (3, 0.001)])
+def test_lengths_in_metres_and_microns_become_millimetres(tmp_path, unit, factor):
+    (scan,) = read(save(tmp_path / "a.nii", xyzt_units=unit))
+    assert scan.geometry.pixel_mm == pytest.approx((0.8 * factor, 0.5 * factor))
+
+
+def test_a_zero_qfac_reads_as_one(tmp_path):
+    image = Nifti1Image(VOXELS, None)
+    image.set_qform(np.diag([0.5, 0.8, 3, 1]), 1)
+    image.to_filename(tmp_path / "a.nii")
+    file = patch(FileRef(tmp_path / "a.nii", "a"), pixdim=[0, 0.5, 0.8, 3, 0, 0, 0, 0])
+    (scan,) = read(file)
+    assert scan.geometry.pixel_mm == pytest.approx((0.8, 0.5))
+
+
+def test_values_that_are_not_finite_become_the_lowest_of_their_slice(tmp_path):
+    voxels = VOXELS.astype(np.float32)
+    voxels[0, 0, 1], voxels[1, 1, 1], voxels[..., 2] = np.nan, np.inf, np.nan
+    (scan,) = read(save(tmp_path / "a.nii", voxels))
+    assert scan.flags == ("NONFINITE",)
+    lowest = np.nanmin(np.where(np.isinf(voxels), np.nan, voxels)[..., 1])
+    assert scan.pixels[1, 0, 0] == scan.pixels[1, 1, 1] == lowest
+    assert (scan.pixels[2] == voxels[..., 0].min()).all()
+
+
+def test_voxels_beyond_float32_count_as_not_finite(tmp_path):
+    voxels = np.ones((2, 2, 1))
+    voxels[0, 0, 0] = 1e300
+    (scan,) = read(save(tmp_path / "a.nii", voxels))
+    assert scan.flags == ("NONFINITE",)
+    assert (scan.pixels == 1).all()
+
+
+def test_a_scan_without_any_finite_value_is_refused(tmp_path):
+    file = save(tmp_path / "a.nii", np.full((2, 2, 2), np.nan, np.float32))
+    assert reason(file) == "NO_FINITE_VALUES"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"dim": [3, -4, 5, 3, 1, 1, 1, 1]}, "BAD_HEADER"),
+        ({"dim": [0, 4, 5, 3, 1, 1, 1, 1]}, "BAD_HEADER"),
+        ({"dim": [9, 4, 5, 3, 1, 1, 1, 1]}, "BAD_HEADER"),
+        ({"dim": [1, 60, 1, 1, 1, 1, 1, 1]}, "NOT_AN_IMAGE"),
+        ({"dim": [5, 4, 5, 1, 2, 2, 1, 1]}, "TOO_MANY_DIMENSIONS"),
+        ({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, "TOO_LARGE"),
+        ({"dim": [3, 512, 512, 512, 1, 1, 1, 1]}, "TRUNCATED"),
+        ({"datatype": 999}, "BAD_HEADER"),
+        ({"datatype": 32}, "UNSUPPORTED_TYPE"),
+        ({"vox_offset": -5}, "BAD_HEADER"),
+        ({"vox_offset": np.nan}, "BAD_HEADER"),
+        ({"srow_x": [np.nan] * 4}, "BAD_AFFINE"),
+        ({"srow_x": [0] * 4}, "BAD_AFFINE"),
+        ({"scl_slope": 1, "scl_inter": np.inf}, "BAD_HEADER"),
+        ({"magic": b"zzz"}, "NOT_NIFTI"),
+    ],
+)
+def test_a_broken_header_is_one_clear_error(tmp_path, fields, expected):
+    assert reason(patch(save(tmp_path / "a.nii"), **fields)) == expected
+
+
+def test_a_compressed_file_cannot_promise_what_deflate_cannot_hold(tmp_path):
+    file = patch(save(tmp_path / "a.nii"), dim=[3, 1000, 1000, 500, 1, 1, 1, 1])
+    packed = tmp_path / "a.nii.gz"
+    packed.write_bytes(gzip.compress(file.path.read_bytes()))
+    assert reason(FileRef(packed, "a.nii.gz")) == "TRUNCATED"
+
+
+def test_the_number_of_volumes_has_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(nifti_header, "MAX_VOLUMES", 1)
+    assert reason(save(tmp_path / "a.nii", np.stack([VOXELS] * 2, axis=-1))) == "TOO_LARGE"
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_truncated_files_are_refused(tmp_path, name):
+    noise = np.random.default_rng(0).integers(-999, 999, (30, 30, 9)).astype(np.int16)
+    file = save(tmp_path / name, noise)
+    file.path.write_bytes(file.path.read_bytes()[: file.path.stat().st_size * 6 // 10])
+    assert reason(file) == "TRUNCATED"
+
+
+def test_a_compressed_file_with_too_few_voxels_is_refused(tmp_path):
+    file = save(tmp_path / "a.nii", np.zeros((64, 64, 9), np.uint8))
+    packed = tmp_path / "a.nii.gz"
+    packed.write_bytes(gzip.compress(file.path.read_bytes()[:-5000]))
+    assert reason(FileRef(packed, "a.nii.gz")) == "TRUNCATED"
+
+
+@pytest.mark.parametrize(("true", "false"), [("a.nii", "a.nii.gz"), ("a.nii.gz", "b.nii")])
+def test_a_name_that_belies_its_compression_is_told(tmp_path, true, false):
+    save(tmp_path / true).path.rename(tmp_path / false)
+    assert reason(FileRef(tmp_path / false, false)) == "WRONG_SUFFIX"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8b", bytes(400), b"\x5c\x01\x00\x00" * 90])
+def test_other_content_is_not_nifti(tmp_path, content):
+    for name in ("a.nii", "a.nii.gz", "a.hdr"):
+        (tmp_path / name).write_bytes(content)
+        assert reason(FileRef(tmp_path / name, name))
+
+
+def test_a_file_that_is_gone_is_a_read_error(tmp_path):
+    assert reason(FileRef(tmp_path / "no.nii", "no.nii")) == "FILE_GONE"
+
+
+def test_a_replaced_file_is_not_read_from_memory_of_the_old_one(tmp_path):
+    for value in (1, 2):
+        (scan,) = read(save(tmp_path / "a.nii.gz", np.full((9, 9, value), value, np.int16)))
+        assert scan.pixels.shape[0] == scan.pixels.max() == value
+
+
+@pytest.mark.parametrize(
+    "name", ["anatomical.nii", "example4d.nii.gz", "example_nifti2.nii.gz", "standard.nii.gz"]
+)
+def test_nibabels_own_files_have_its_values_at_its_places(name):
+    path = Path(nibabel_data, name)
+    reference = nibabel.load(path)
+    scan = read(FileRef(path, name))[-1]
+    values = reference.get_fdata(dtype=np.float32)
+    values = values[..., -1] if values.ndim == 4 else values
+    lps = np.diag([-1, -1, 1, 1]) @ reference.affine
+    to_stored = np.linalg.inv(lps) @ scan.geometry.affine
+    for index in np.ndindex(*(size // 2 for size in scan.pixels.shape)):
+        k, row, column = index
+        i, j, slice_index = np.rint(to_stored @ [column, row, k, 1])[:3].astype(int)
+        assert scan.pixels[index] == pytest.approx(values[i, j, slice_index], rel=1e-6)
