@@ -57,7 +57,7 @@ def _train(cases: Path, run: Path, epochs: int) -> None:
         "accelerator": "cpu",
     }
     # Averaged over the mark: over the image, the term is too weak to teach in a short training.
-    run_training(cases, run, config=None, flags=flags, ratios=[], mark_average="mark", resume=False)
+    run_training(cases, run, config=None, flags=flags, mark_average="mark")
 
 
 def _export(run: Path, model: Path) -> None:

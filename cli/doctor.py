@@ -112,15 +112,15 @@ def _torch() -> list[Check]:
 
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else "no CUDA device: training runs on the CPU"
-    from wsseg.train.precision import hardware_has_bf16
+    from wsseg.train.precision import has_bf16
 
-    bf16 = hardware_has_bf16(torch.device("cuda" if cuda else "cpu"))
+    bf16 = has_bf16(torch.device("cuda" if cuda else "cpu"))
     reason = "used by --precision auto" if bf16 else "this hardware lacks it: training uses fp32"
     return [Check("training on CUDA", cuda, device), Check("bf16 training", bf16, reason)]
 
 
 def _decoders() -> list[Check]:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     names = (

@@ -14,7 +14,7 @@ from wsseg.export.half_range import LARGEST, largest_value
 from wsseg.export.onnx_file import INPUT, PROBABILITY, save_onnx, to_onnx, without_probability
 from wsseg.export.parity import Candidate, EngineRejectedError, Standard, judge
 from wsseg.serve.manifest import EngineFile, Manifest
-from wsseg.serve.onnx_engine import EngineOptions, OnnxEngine, open_onnx
+from wsseg.serve.onnx_engine import Device, EngineOptions, OnnxEngine, open_onnx
 from wsseg.train.predictor import Predictor
 
 FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
@@ -79,7 +79,7 @@ def _open(folder: Path, manifest: Manifest) -> OnnxEngine:
     fp32 is judged on the CPU, which has one float32; a GPU's may be rounded to TF32.
     """
     precision = manifest.engines[0].precision
-    device = "cpu" if precision == "fp32" else "auto"
+    device: Device = "cpu" if precision == "fp32" else "auto"
     return open_onnx(folder, manifest, EngineOptions(device=device, precision=precision))
 
 

@@ -125,7 +125,7 @@ def open_engine(toolkit: Toolkit, plan: bytes) -> Callable[[NDArray[np.float32]]
         for name, tensor in tensors.items():
             context.set_tensor_address(name, tensor.data_ptr())
         torch.cuda.synchronize()
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         if not context.execute_async_v3(stream.cuda_stream):
             raise EngineBuildError(f"{toolkit.builder} cannot run: {listener.last_error}")
         stream.synchronize()

@@ -63,6 +63,6 @@ def without_probability(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write one file with the weights inside; ValueError past 2 GiB, which no network here nears."""
+    """Write one file with the weights inside; ValueError past 2 GiB, which none comes near."""
     path.write_bytes(model.SerializeToString(deterministic=True))
     logger.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 
 from wsseg.imaging.dicom_spacing import PixelSize, pixel_size
-from wsseg.imaging.dicom_values import items, lengths, number, numbers, value_of
+from wsseg.imaging.dicom_values import cosines, items, lengths, number, numbers, value_of
 from wsseg.imaging.errors import ReadError
 
 
@@ -66,7 +66,7 @@ def _plain(
 ) -> Frames:
     # One position cannot serve several frames: where the others lie is then unknown.
     position = numbers(dataset, "ImagePositionPatient", 3) if count == 1 else None
-    plane = Plane(position, numbers(dataset, "ImageOrientationPatient", 6), size)
+    plane = Plane(position, cosines(dataset), size)
     rescale = _rescale(dataset, Rescale(), source)
     return Frames((plane,) * count, (rescale,) * count, flags)
 
@@ -77,7 +77,7 @@ def _plane(group: Dataset, shared: Dataset, size: PixelSize | None) -> Plane:
     measures = _macro(group, shared, "PixelMeasuresSequence")
     return Plane(
         numbers(position, "ImagePositionPatient", 3),
-        numbers(orientation, "ImageOrientationPatient", 6),
+        cosines(orientation),
         lengths(measures, "PixelSpacing") or size,
     )
 

@@ -21,18 +21,27 @@ _SAME_SPACING = 1e-3
 FloatArray = NDArray[np.float64]
 
 
+def normal_of(orientation: Sequence[float]) -> FloatArray:
+    """Unit vector across a plane, given the direction cosines of its rows and columns."""
+    normal: FloatArray = np.cross(orientation[:3], orientation[3:])
+    return normal / np.linalg.norm(normal)
+
+
+def agree(first: Sequence[float], second: Sequence[float]) -> bool:
+    """True where two planes are parallel and turned alike, by their direction cosines."""
+    pairs = zip(first, second, strict=True)
+    return all(abs(a - b) <= ORIENTATION_TOLERANCE for a, b in pairs)
+
+
 def heights_of(planes: Sequence[Plane]) -> FloatArray | None:
     """Position of each plane along the common normal, in mm; None unless all are parallel."""
     first = planes[0].orientation
-    if first is None or any(p.position is None or p.orientation is None for p in planes):
+    if first is None or any(plane.position is None for plane in planes):
         return None
-    directions = np.array([p.orientation for p in planes], np.float64)
-    if np.abs(directions - directions[0]).max() > ORIENTATION_TOLERANCE:
+    if not all(plane.orientation and agree(plane.orientation, first) for plane in planes):
         return None
-    normal = _normal(directions[0])
-    if normal is None:
-        return None
-    heights: FloatArray = np.array([p.position for p in planes], np.float64) @ normal
+    positions = np.array([p.position for p in planes], np.float64)
+    heights: FloatArray = positions @ normal_of(first)
     return heights
 
 
@@ -47,8 +56,10 @@ def stack_order(planes: Sequence[Plane]) -> list[int] | None:
     return [int(index) for index in order]
 
 
-def stack_geometry(planes: Sequence[Plane], step_mm: float) -> tuple[Geometry, set[str]]:
-    """Geometry of slices in their order, and flags.
+def stack_geometry(
+    planes: Sequence[Plane], step_mm: float, *, placed: bool
+) -> tuple[Geometry, set[str]]:
+    """Geometry of slices in their order, and flags; without positions unless `placed`.
 
     The third column of the affine is the mean step from slice to slice, shear of a tilted gantry
     included; `step_mm` along the normal where there is one slice only. TILT: slices are shifted
@@ -56,26 +67,29 @@ def stack_geometry(planes: Sequence[Plane], step_mm: float) -> tuple[Geometry, s
     pixel sizes differ, so that none is given.
     """
     size, flags = _common_size(planes)
-    heights = heights_of(planes)
+    heights = heights_of(planes) if placed else None
     if heights is None:
         return Geometry(None, size, None), flags
     flags |= _spacing_flags(np.diff(heights))
     first, last = (np.array(planes[end].position, np.float64) for end in (0, -1))
-    directions = np.array(planes[0].orientation, np.float64).reshape(2, 3)
-    normal = np.cross(*directions)
-    normal /= np.linalg.norm(normal)
+    orientation = planes[0].orientation or ()
+    normal = normal_of(orientation)
     step = (last - first) / (len(planes) - 1) if len(planes) > 1 else normal * step_mm
     along = float(step @ normal)
     if np.linalg.norm(step - along * normal) > TILT_TOLERANCE * abs(along):
         flags |= {"TILT"}
-    return Geometry(_affine(first, directions, size, step), size, heights), flags
+    return Geometry(_affine(first, orientation, size, step), size, heights), flags
 
 
 def _affine(
-    origin: FloatArray, directions: FloatArray, size: tuple[float, float] | None, step: FloatArray
+    origin: FloatArray,
+    orientation: Sequence[float],
+    size: tuple[float, float] | None,
+    step: FloatArray,
 ) -> FloatArray | None:
     if size is None:
         return None
+    directions = np.reshape(orientation, (2, 3))
     affine = np.eye(4)
     # The row distance separates rows, hence it scales the direction in which a column runs.
     affine[:3, 0] = directions[0] * size[1]
@@ -83,14 +97,6 @@ def _affine(
     affine[:3, 2] = step
     affine[:3, 3] = origin
     return affine
-
-
-def _normal(orientation: FloatArray) -> FloatArray | None:
-    row, column = orientation.reshape(2, 3)
-    normal: FloatArray = np.cross(row, column)
-    length = float(np.linalg.norm(normal))
-    # Direction cosines that are no right-angled unit vectors describe no plane.
-    return normal / length if abs(length - 1) <= 10 * ORIENTATION_TOLERANCE else None
 
 
 def _common_size(planes: Sequence[Plane]) -> tuple[tuple[float, float] | None, set[str]]:

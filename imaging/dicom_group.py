@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from wsseg.imaging.dicom_classes import sort_of
+from wsseg.imaging.dicom_geometry import agree, normal_of
 from wsseg.imaging.dicom_header import Header
 from wsseg.imaging.dicom_repeats import (
     drop_copies,
@@ -18,8 +19,6 @@ from wsseg.imaging.dicom_repeats import (
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import ScanRef
 
-# Direction cosines are written with as few as four decimals.
-ORIENTATION_TOLERANCE = 2e-3
 # Scanners repeat a table position to a few micrometres; slices are never that near.
 SAME_PLACE_MM = 0.01
 # Spacings of one series that agree to this are one spacing, written differently.
@@ -109,17 +108,10 @@ class _Clusters:
 
     def index(self, orientation: _Plane) -> int:
         for number, seen in enumerate(self._seen):
-            if _agree(orientation, seen):
+            if orientation is seen or (orientation and seen and agree(orientation, seen)):
                 return number
         self._seen.append(orientation)
         return len(self._seen) - 1
-
-
-def _agree(first: _Plane, second: _Plane) -> bool:
-    if first is None or second is None:
-        return first is second
-    pairs = zip(first, second, strict=True)
-    return all(abs(a - b) <= ORIENTATION_TOLERANCE for a, b in pairs)
 
 
 def _scans_of_stack(
@@ -144,8 +136,8 @@ def _scans_of_stack(
 
 def _places(stack: Sequence[Header]) -> list[list[Header]]:
     """The images of each position along the normal, in the order of the positions."""
-    row, column = np.reshape(stack[0].orientation, (2, 3))
-    heights = [float(np.dot(h.position or (0, 0, 0), np.cross(row, column))) for h in stack]
+    normal = normal_of(stack[0].orientation or ())
+    heights = [float(np.dot(header.position or (), normal)) for header in stack]
     places: list[list[Header]] = []
     last = -np.inf
     for height, header in sorted(zip(heights, stack, strict=True), key=lambda pair: pair[0]):

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from wsseg.imaging.dicom_classes import NoImage, no_image, sort_of
+from wsseg.imaging.dicom_classes import NoImage, no_image
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_values import integer, lengths, numbers, tags_of, text
+from wsseg.imaging.dicom_values import cosines, integer, lengths, numbers, tags_of, text
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import FileRef
 
@@ -147,7 +147,7 @@ def _judge(file: FileRef, dataset: Dataset, stopped_at: int) -> Header | Failure
         columns=columns,
         frames=max(frames, 1),
         colour=text(dataset, "PhotometricInterpretation") not in _GREY,
-        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        orientation=cosines(dataset),
         position=numbers(dataset, "ImagePositionPatient", 3),
         spacing=lengths(dataset, "PixelSpacing"),
         instance_number=integer(dataset, "InstanceNumber"),

@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import iter_pixels
 
 from wsseg.imaging.dicom_frames import Rescale
 from wsseg.imaging.dicom_values import integer, items, number, numbers, text
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.nonfinite import fill_nonfinite
 
-Stored = NDArray[np.generic]
+Stored = NDArray[np.integer[Any] | np.floating[Any]]
 Pixels = NDArray[np.float32]
 
 # Pixels of one object in memory as float32: more than any scanner writes, less than kills a host.
@@ -92,13 +96,13 @@ def _check(layout: Layout, dataset: FileDataset, source: str) -> None:
 
 
 def read_pixels(
-    dataset: FileDataset, layout: Layout, rescales: tuple[Rescale, ...]
+    dataset: FileDataset, layout: Layout, rescales: tuple[Rescale, ...], source: str
 ) -> tuple[Pixels, set[str]]:
     """Pixels (frame, row, column[, 3]) float32 and flags about how they were made.
 
     Grey values are rescaled, MONOCHROME1 inverted within the stored range, padding replaced by
-    the lowest real value of its frame. RGB and palette colours become 0..255. Raises whatever
-    the decoders raise on damage.
+    the lowest real value of its frame. RGB and palette colours become 0..255. Raises ReadError
+    and whatever the decoders raise on damage.
     """
     shape = (layout.frames, layout.rows, layout.columns, *((3,) if layout.colour else ()))
     pixels = np.empty(shape, np.float32)
@@ -111,12 +115,12 @@ def read_pixels(
         done += 1
     if done < layout.frames:
         raise EOFError
+    if fill_nonfinite(pixels, source):
+        flags.add("NONFINITE")
     return pixels, flags
 
 
 def _decoded(dataset: FileDataset, frames: int) -> Iterator[Stored]:
-    from pydicom.pixels import iter_pixels  # lazily: it looks for every codec there is
-
     for _, stored in zip(range(frames), iter_pixels(dataset), strict=False):
         yield stored
 
@@ -149,8 +153,6 @@ def _inverted(stored: Stored, dataset: Dataset) -> Stored:
 
 
 def _looked_up(stored: Stored, dataset: Dataset) -> Pixels:
-    from pydicom.pixels import apply_modality_lut
-
     table = items(dataset, "ModalityLUTSequence")[0]
     entries, first, bits = numbers(table, "LUTDescriptor", 3) or (0, 0, 0)
     # Entries of 9 to 15 bits are stored in 16.
@@ -173,7 +175,7 @@ def _as_stored(value: float, stored: Stored) -> float:
     """A padding value in the pixels' own sign: headers often write -2000 as 63536 and back."""
     if stored.dtype.kind == "f":
         return value
-    span = 2 ** (stored.dtype.itemsize * 8)
+    span = float(2 ** (stored.dtype.itemsize * 8))
     unsigned = value % span
     return unsigned - span if stored.dtype.kind == "i" and unsigned >= span / 2 else unsigned
 
@@ -192,8 +194,6 @@ def _colour(stored: Stored, dataset: Dataset, _: Rescale) -> tuple[Pixels, set[s
 
 
 def _painted(stored: Stored, dataset: Dataset) -> Stored:
-    from pydicom.pixels import apply_color_lut
-
     entries, first, _ = numbers(dataset, "RedPaletteColorLookupTableDescriptor", 3) or (0, 0, 0)
     # Values beyond the table take its last colour; pydicom would let 8-bit tables wrap around.
     last = int(first) + (int(entries) or 2**16) - 1

@@ -1,41 +1,14 @@
 """DICOM scans: the files of one scan, read into one array with one geometry."""
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from pydicom.dataset import FileDataset
-from pydicom.uid import UID
 
-from wsseg.imaging.dicom_classes import is_capture, is_ct, sort_of
-from wsseg.imaging.dicom_file import open_dicom
-from wsseg.imaging.dicom_frames import Frames, Plane, read_frames
-from wsseg.imaging.dicom_geometry import stack_geometry, stack_order
-from wsseg.imaging.dicom_pixels import Pixels, read_layout, read_pixels
-from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_tags import READ_TAGS
-from wsseg.imaging.dicom_values import items, number, text
+from wsseg.imaging.dicom_geometry import stack_geometry
+from wsseg.imaging.dicom_object import Part, read_object
+from wsseg.imaging.dicom_pixels import Pixels
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.scan import FileRef, Scan, ScanRef, SliceId
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Image:
-    """One file: pixels (frame, row, column[, 3]) and planes in slice order."""
-
-    pixels: Pixels
-    planes: tuple[Plane, ...]
-    slices: tuple[SliceId, ...]
-    flags: set[str]
-    modality: str
-    study_uid: str
-    series_uid: str
-    tomographic: bool
-    step_mm: float
+from wsseg.imaging.scan import Scan, ScanRef, SliceId
 
 
 def read_dicom(ref: ScanRef) -> Scan:
@@ -43,24 +16,83 @@ def read_dicom(ref: ScanRef) -> Scan:
 
     Files that cannot be read become `failures` of the scan, with the flag GAP; ReadError is
     raised only if none can. Other flags: MONOCHROME1 (was inverted), PADDING_REPLACED,
-    SCALED_TO_8_BIT, NOT_HU (CT values without their unit), PX_ONLY, DETECTOR_PLANE,
+    SCALED_TO_8_BIT, NOT_HU (CT values without their unit), NONFINITE, PX_ONLY, DETECTOR_PLANE,
     MIXED_SPACING, TILT, GAP, NONUNIFORM, NO_POSITION (slices of a body that do not say where
     they lie), MIXED_FRAMES (frames of several stacks, volumes or time points, in stored order),
     GUESSED_SYNTAX, UNKNOWN_CLASS, LOCALIZER, PHI_RISK (may show a name), beside those of `ref`.
     """
-    images: list[_Image] = []
+    parts: list[Part] = []
     failures: list[Failure] = []
-    stack: NDArray[np.float32] | None = None
+    stack: Pixels | None = None
     for file in ref.files:
         try:
-            image = _read_file(file)
+            part, pixels = read_object(file)
             if stack is None:
-                stack = np.empty((len(ref.files), *image.pixels.shape[1:]), np.float32)
-            stack = _place(image, file, stack, len(images), alone=len(ref.files) == 1)
+                # Copying one file's pixels into a stack of their own would double its memory.
+                stack = pixels if len(ref.files) == 1 else _room_for(len(ref.files), pixels)
+            if len(ref.files) > 1:
+                stack[len(parts)] = _only_frame(pixels, stack, file.source)
         except ReadError as error:
             failures.append(Failure(file.source, error.reason, str(error)))
-            continue
-        images.append(image)
-    if stack is None:
-        raise ReadError(failures[0].reason, _none_readable(failures))
-    return _scan(ref, images, stack[: sum(len(image.slices) for image in images)], failures)
+        else:
+            parts.append(part)
+    if stack is None or not parts:
+        raise ReadError(failures[0].reason, _summary(failures))
+    return _scan(ref, parts, stack, failures)
+
+
+def _room_for(count: int, pixels: Pixels) -> Pixels:
+    return np.empty((count, *pixels.shape[1:]), np.float32)
+
+
+def _only_frame(pixels: Pixels, stack: Pixels, source: str) -> Pixels:
+    if pixels.shape != (1, *stack.shape[1:]):
+        raise ReadError(
+            "broken_header",
+            f"{source} has pixels of shape {pixels.shape}, {(1, *stack.shape[1:])} was expected: "
+            "export the series again",
+        )
+    return pixels[0]
+
+
+def _summary(failures: Sequence[Failure]) -> str:
+    if len(failures) == 1:
+        return failures[0].message
+    return f"none of {len(failures)} files of the scan can be read; the first: " + (
+        failures[0].message
+    )
+
+
+def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure]) -> Scan:
+    planes = [plane for part in parts for plane in part.planes]
+    slices: tuple[SliceId, ...] = tuple(found for part in parts for found in part.slices)
+    flags = set(ref.flags).union(*(part.flags for part in parts))
+    mixed = "MIXED_FRAMES" in flags
+    geometry, found = stack_geometry(planes, parts[0].step_mm, placed=not mixed)
+    flags |= found
+    if failures:
+        flags.add("GAP")
+    if geometry.positions_mm is None and parts[0].tomographic and not mixed:
+        flags.add("NO_POSITION")
+    return Scan(
+        pixels=_grey_if_equal(stack[: len(slices)]),
+        geometry=geometry,
+        slices=slices,
+        ref=ref,
+        modality=parts[0].modality,
+        study_uid=parts[0].study_uid,
+        series_uid=parts[0].series_uid,
+        flags=tuple(sorted(flags)),
+        failures=tuple(failures),
+    )
+
+
+def _grey_if_equal(pixels: Pixels) -> Pixels:
+    """One channel where red, green and blue are the same everywhere: a grey image in disguise."""
+    if pixels.ndim == 3:
+        return pixels
+    for frame in pixels:
+        if (frame[..., :1] != frame[..., 1:]).any():
+            return pixels
+    grey: Pixels = pixels[..., 0].copy()
+    return grey

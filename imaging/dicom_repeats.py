@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from wsseg.imaging.dicom_file import open_dicom
@@ -118,10 +119,8 @@ def _digest(header: Header) -> str:
 
 
 def _decodable(syntax: str) -> bool:
-    from pydicom.pixels import get_decoder  # lazily: it looks for every codec there is
-
     try:
-        return get_decoder(UID(syntax)).is_available
+        return bool(get_decoder(UID(syntax)).is_available)
     except NotImplementedError:
         return False
 

@@ -6,6 +6,9 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+# Scanners round direction cosines; beyond this they describe no plane at all.
+_RIGHT_ANGLE_TOLERANCE = 0.02
+
 
 def tags_of(keywords: tuple[str, ...]) -> list[int]:
     """The tags of DICOM keywords such as "PixelSpacing"."""
@@ -57,6 +60,21 @@ def lengths(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     """Two positive lengths (row distance, column distance), or None."""
     found = numbers(dataset, keyword, 2)
     return (found[0], found[1]) if found and min(found) > 0 else None
+
+
+def cosines(dataset: Dataset) -> tuple[float, ...] | None:
+    """Direction cosines of a row and a column; None unless they are right-angled unit vectors."""
+    found = numbers(dataset, "ImageOrientationPatient", 6)
+    if found is None:
+        return None
+    row, column = found[:3], found[3:]
+    products = (_dot(row, row) - 1, _dot(column, column) - 1)
+    faults = (*products, _dot(row, column))
+    return found if max(map(abs, faults)) <= _RIGHT_ANGLE_TOLERANCE else None
+
+
+def _dot(first: tuple[float, ...], second: tuple[float, ...]) -> float:
+    return sum(a * b for a, b in zip(first, second, strict=True))
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:

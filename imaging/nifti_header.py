@@ -1,5 +1,6 @@
 """What a NIfTI header says, checked against what the file can hold."""
 
+import gzip
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
-from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from wsseg.imaging.errors import ReadError
@@ -60,7 +60,7 @@ def read_header(path: Path, source: str) -> tuple[Nifti1Header, bool]:
             f"{source} {found} gzip-compressed, its name says otherwise: rename it so that it "
             f"does {wanted}end in .gz",
         )
-    with ImageOpener(str(path)) as stream:
+    with gzip.open(path) if zipped else path.open("rb") as stream:
         block = stream.read(HEADER_BYTES)
     for kind in _HEADER_KINDS:
         if len(block) >= kind.sizeof_hdr and kind.may_contain_header(block):

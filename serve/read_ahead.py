@@ -45,25 +45,29 @@ def ahead(
     """
     source = iter(items)
     pending: deque[_Ahead[A, B]] = deque()
-    pool = ThreadPoolExecutor(room.threads, thread_name_prefix="wsseg")
-    try:
-        drained = False
-        while pending or not drained:
-            while not drained and _has_room(pending, room, weigh):
-                drained = True
+    ready: list[B] = []  # emptied as it is handed over: a result must not live on in this frame
+    with ThreadPoolExecutor(room.threads, thread_name_prefix="wsseg") as pool:
+
+        def fill() -> None:
+            while _has_room(pending, room, weigh):
                 for item in source:
                     pending.append(_Ahead(item, pool.submit(work, item)))
-                    drained = False
                     break
-            if pending:
-                yield pending.popleft().result.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+                else:
+                    return
+
+        try:
+            fill()
+            while pending:
+                ready.append(pending.popleft().result.result())
+                fill()
+                yield ready.pop()
+        finally:
+            for waiting in pending:
+                waiting.result.cancel()
 
 
-def _has_room(
-    pending: deque[_Ahead[A, B]], room: Room, weigh: Callable[[A | B], int]
-) -> bool:
-    if len(pending) < 1:
+def _has_room(pending: deque[_Ahead[A, B]], room: Room, weigh: Callable[[A | B], int]) -> bool:
+    if not pending:
         return True
     return len(pending) < room.results and sum(p.nbytes(weigh) for p in pending) < room.nbytes

@@ -74,7 +74,9 @@ def parse_points(text: str, classes: int) -> tuple[tuple[int, int, int], ...]:
     except (json.JSONDecodeError, RecursionError):
         points = None
     if not isinstance(points, list):
-        raise CellError("not a JSON list: write [[row, column], ...] or [[row, column, class], ...]")
+        raise CellError(
+            "not a JSON list: write [[row, column], ...] or [[row, column, class], ...]"
+        )
     return tuple(_point(point, classes) for point in points)
 
 

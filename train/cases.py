@@ -105,9 +105,7 @@ def _read_row(row: Row, reading: _Reading) -> tuple[Case | None, list[Fault]]:
         image=image,
         ratios=tuple(
             cell(column, partial(parse_ratio, bounded=isinstance(denominator, str)), None)
-            for column, denominator in zip(
-                reading.columns.ratio, reading.denominators, strict=True
-            )
+            for column, denominator in zip(reading.columns.ratio, reading.denominators, strict=True)
         ),
         marks=cell("marks", path, None),
         points=cell("points", partial(parse_points, classes=len(names)), ()),
@@ -130,9 +128,7 @@ def _divide(cases: Sequence[Case], *, seed: int, val_fraction: float) -> tuple[C
     count = min(max(1, round(val_fraction * len(groups))), len(groups) - 1)
     order = np.random.default_rng(seed).permutation(len(groups))
     val = {groups[place] for place in order[: max(count, 0)]}
-    return tuple(
-        replace(case, split="val" if _group(case) in val else "train") for case in cases
-    )
+    return tuple(replace(case, split="val" if _group(case) in val else "train") for case in cases)
 
 
 def _group(case: Case) -> tuple[str, str]:

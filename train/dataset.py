@@ -14,11 +14,12 @@ from torch import Tensor
 
 from wsseg.imaging.definitions import RatioDefinition, luminance
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.slices import read_label_slice, read_slice
-from wsseg.train.batch import MARKED_BACKGROUND, Batch
+from wsseg.imaging.slices import read_slice
+from wsseg.train.batch import NOT_MARKED, Batch
 from wsseg.train.case import Case
 from wsseg.train.coverage import shrink_marks, shrink_mask
 from wsseg.train.front import Front
+from wsseg.train.label_files import case_marks, case_mask
 from wsseg.train.ratios import class_denominators
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Native(NamedTuple):
 
 
 class CaseDataset:
-    """The cases of a split; each is read once and kept at the network's size.
+    """The checked cases of a split; each is read once and kept at the network's size.
 
     ratios: definitions that tell which ratios are shares of the whole image (`of_image`, one per
     class): only those change when the picture shrinks. front: gives channels, window and size.
@@ -105,14 +106,13 @@ class CaseDataset:
         """One case at its raw grid, read from disk each time."""
         case = self.cases[index]
         image = _read_image(case, self._front.channels)
-        shape = (image.shape[1], image.shape[2])
-        mask = None if case.mask is None else torch.from_numpy(_read_mask(case, shape, self._k))
-        marks = torch.from_numpy(_read_marks(case, shape, self._k))
-        return Native(torch.from_numpy(image), mask, marks.long())
-
-    @property
-    def _k(self) -> int:
-        return len(self.classes)
+        mask = _read_mask(case, len(self.classes))
+        marks = _read_marks(case, image.shape[1:])
+        return Native(
+            torch.from_numpy(image),
+            None if mask is None else torch.from_numpy(mask),
+            torch.from_numpy(marks).long(),
+        )
 
     def _compact(self, index: int) -> Sample:
         if index in self._kept:
@@ -123,16 +123,13 @@ class CaseDataset:
         return sample
 
     def _read(self, index: int) -> Sample:
-        case, size = self.cases[index], self._front.size
+        case, size, classes = self.cases[index], self._front.size, len(self.classes)
         raw = _read_image(case, self._front.channels)
-        shape = (raw.shape[1], raw.shape[2])
         with torch.no_grad():
             image = self._front.prepare(torch.from_numpy(raw)[None])[0]
-        if case.mask is None:
-            mask = np.zeros((self._k, size, size), bool)
-        else:
-            mask = shrink_mask(_read_mask(case, shape, self._k), size)
-        marks = shrink_marks(_read_marks(case, shape, self._k), size)
+        full = _read_mask(case, classes)
+        mask = np.zeros((classes, size, size), bool) if full is None else shrink_mask(full, size)
+        marks = shrink_marks(_read_marks(case, raw.shape[1:]), size)
         ratio = [float("nan") if ratio is None else ratio for ratio in case.ratios]
         return Sample(
             # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
@@ -140,7 +137,7 @@ class CaseDataset:
             torch.tensor(ratio, dtype=torch.float32),
             torch.from_numpy(marks),
             torch.from_numpy(mask),
-            case.mask is not None,
+            full is not None,
             index,
         )
 
@@ -194,47 +191,13 @@ def _read_image(case: Case, channels: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _read_mask(case: Case, shape: tuple[int, int], classes: int) -> NDArray[np.bool_]:
-    assert case.mask is not None
-    labels = read_label_slice(case.mask, slice_index=case.slice_index, volume=case.volume)
-    _check_shape(case, "mask", labels.shape, shape)
-    # Pictures of one structure are often stored as 0 and 255.
-    if classes == 1 and set(np.unique(labels)) <= {0, 255}:
-        labels = (labels > 0).astype(np.uint8)
-    _check_labels(case, "mask", labels, classes)
+def _read_mask(case: Case, classes: int) -> NDArray[np.bool_] | None:
+    labels = case_mask(case, classes)
+    if labels is None:
+        return None
     return labels[None] == np.arange(1, classes + 1, dtype=np.uint8)[:, None, None]
 
 
-def _read_marks(case: Case, shape: tuple[int, int], classes: int) -> NDArray[np.uint8]:
-    if case.marks is None:
-        marks = np.zeros(shape, np.uint8)
-    else:
-        marks = read_label_slice(case.marks, slice_index=case.slice_index, volume=case.volume)
-        _check_shape(case, "marks", marks.shape, shape)
-        marks = marks.copy()
-    for row, column, label in case.points:
-        if not (0 <= row < shape[0] and 0 <= column < shape[1]):
-            raise WssegError(
-                f"row {case.row}: the point ({row}, {column}) is outside of the image of "
-                f"{shape[0]} rows and {shape[1]} columns; give points as row, column, 0-based"
-            )
-        marks[row, column] = label
-    _check_labels(case, "marks", marks[marks != MARKED_BACKGROUND], classes)
-    return marks
-
-
-def _check_shape(case: Case, what: str, found: tuple[int, ...], image: tuple[int, int]) -> None:
-    if found != image:
-        raise WssegError(
-            f"row {case.row}: the {what} has (rows, columns) {found}, the image {image}; "
-            f"give a {what} drawn on this image"
-        )
-
-
-def _check_labels(case: Case, what: str, labels: NDArray[np.uint8], classes: int) -> None:
-    highest = int(labels.max(initial=0))
-    if highest > classes:
-        raise WssegError(
-            f"row {case.row}: the {what} holds the value {highest}, but the table has {classes} "
-            f"classes; use 0 for what belongs to none and 1 to {classes} for the classes"
-        )
+def _read_marks(case: Case, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    marks = case_marks(case)
+    return np.full(shape, NOT_MARKED, np.uint8) if marks is None else marks

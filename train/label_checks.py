@@ -11,7 +11,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.slices import grid_difference, slice_count, slice_shape
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Case
-from wsseg.train.label_files import case_mask, draw_points, marks_file
+from wsseg.train.label_files import draw_points, label_slice, mask_slice
 from wsseg.train.ratios import Denominator, mask_ratios
 
 ROUNDING = 0.005
@@ -25,7 +25,7 @@ T = TypeVar("T")
 Labels = NDArray[np.uint8]
 
 
-class _Fault(Exception):
+class _FileError(Exception):
     """What is wrong with one file, for the report."""
 
 
@@ -59,13 +59,13 @@ def _attempt(
         return None
     try:
         if not path.is_file():
-            raise _Fault(
+            raise _FileError(
                 f"{path} is a folder: name one file"
                 if path.is_dir()
                 else f"there is no file {path}: paths are relative to the folder of the table"
             )
         return read(path)
-    except (WssegError, _Fault) as error:
+    except (WssegError, _FileError) as error:
         messages.append(f"{column}: {error}")
         return None
 
@@ -73,7 +73,7 @@ def _attempt(
 def _image_shape(path: Path, case: Case, sliced: bool) -> tuple[int, int]:
     count = slice_count(path)
     if count > 1 and not sliced:
-        raise _Fault(f"{path.name} has {count} slices: give one, from 0, in a column named slice")
+        raise _FileError(f"{path.name} has {count} slices: give one, from 0, in a column named slice")
     return slice_shape(path, slice_index=case.slice_index, volume=case.volume)
 
 
@@ -81,7 +81,7 @@ def _mask(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
 ) -> Labels | None:
     """The mask; None without an image to compare it with."""
-    labels = case_mask(case, len(classes))
+    labels = mask_slice(path, case, len(classes))
     _check_values(labels, len(classes), ())
     return _on_grid(path, case, labels, shape)
 
@@ -89,24 +89,25 @@ def _mask(
 def _marks(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
 ) -> Labels | None:
-    labels = marks_file(case)
+    labels = label_slice(path, case)
     _check_values(labels, len(classes), (MARKED_BACKGROUND,))
     # White paint is the common mistake, and would train on nothing without a word.
-    only_background = np.array_equal(np.unique(labels), [0, MARKED_BACKGROUND])
+    marked = labels[labels != 0]
+    only_background = marked.size > 0 and bool(np.all(marked == MARKED_BACKGROUND))
     if only_background and any(ratio != 0 for ratio in case.ratios):
-        raise _Fault(
+        raise _FileError(
             f"{path.name} marks no class, only {MARKED_BACKGROUND}, which means background: "
             f"paint marked pixels with the class number, {_range(len(classes))}"
         )
     return _on_grid(path, case, labels, shape)
 
 
-def _check_values(labels: Labels | None, classes: int, further: tuple[int, ...]) -> None:
+def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> None:
     values = np.unique(labels)
     wrong = values[~np.isin(values, [*range(classes + 1), *further])]
     if wrong.size:
         shown = ", ".join(str(value) for value in wrong[:VALUES_SHOWN])
-        raise _Fault(
+        raise _FileError(
             f"pixel values {shown}{' ...' if wrong.size > VALUES_SHOWN else ''} are no class "
             f"numbers: expected {_range(classes)}, and 0 elsewhere"
         )
@@ -117,12 +118,12 @@ def _range(classes: int) -> str:
 
 
 def _on_grid(
-    path: Path, case: Case, labels: Labels | None, shape: tuple[int, int] | None
+    path: Path, case: Case, labels: Labels, shape: tuple[int, int] | None
 ) -> Labels | None:
-    if shape is None or labels is None:
+    if shape is None:
         return None
     if labels.shape != shape:
-        raise _Fault(
+        raise _FileError(
             f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, the image "
             f"{shape[0]} and {shape[1]}: draw it on the image's own pixels"
         )
@@ -130,7 +131,7 @@ def _on_grid(
     drawn_on_slice = slice_count(path) == 1 < slice_count(case.image)
     difference = "" if drawn_on_slice else grid_difference(case.image, path)
     if difference:
-        raise _Fault(f"{difference}: draw it on the image's own grid")
+        raise _FileError(f"{difference}: draw it on the image's own grid")
     return labels
 
 

@@ -14,15 +14,9 @@ WHITE = 255
 def case_mask(case: Case, classes: int) -> NDArray[np.uint8] | None:
     """The full mask (row, column), 0 background, class number otherwise; None without a mask.
 
-    With one class, a black and white picture (0 and 255 only) means background and class 1.
-    Values are not checked here. Raises ReadError for a file that cannot be read.
+    Raises ReadError for a file that cannot be read.
     """
-    if case.mask is None:
-        return None
-    labels = _labels(case.mask, case)
-    if classes == 1 and not np.any((labels != 0) & (labels != WHITE)):
-        labels = (labels == WHITE).astype(np.uint8)
-    return labels
+    return None if case.mask is None else mask_slice(case.mask, case, classes)
 
 
 def case_marks(case: Case) -> NDArray[np.uint8] | None:
@@ -31,7 +25,7 @@ def case_marks(case: Case) -> NDArray[np.uint8] | None:
     0 not marked, class number, 255 marked as background. Points are drawn over the marks file as
     one pixel each. Raises ReadError for a file that cannot be read.
     """
-    marks = marks_file(case)
+    marks = None if case.marks is None else label_slice(case.marks, case)
     if not case.points:
         return marks
     if marks is None:
@@ -50,13 +44,22 @@ def draw_points(
     return drawn
 
 
-def marks_file(case: Case) -> NDArray[np.uint8] | None:
-    """The label map in the marks file alone, without the points; None without such a file."""
-    return None if case.marks is None else _labels(case.marks, case)
+def mask_slice(path: Path, case: Case, classes: int) -> NDArray[np.uint8]:
+    """The slice of a mask file that belongs to a case, values not checked.
+
+    With one class, a black and white picture (0 and 255 only) means background and class 1.
+    """
+    labels = label_slice(path, case)
+    if classes == 1 and not np.any((labels != 0) & (labels != WHITE)):
+        return np.minimum(labels, 1)
+    return labels
 
 
-def _labels(path: Path, case: Case) -> NDArray[np.uint8]:
-    # A label file with one slice is that slice, whichever slice of a volume the case is: marks
-    # drawn or simulated for a slice of a NIfTI file are stored as a picture.
+def label_slice(path: Path, case: Case) -> NDArray[np.uint8]:
+    """The slice of a label file (row, column) that belongs to a case, values as stored.
+
+    A file with one slice is that slice, whichever slice of a volume the case is: marks drawn or
+    simulated for a slice of a NIfTI file are stored as a picture.
+    """
     index = case.slice_index if slice_count(path) > 1 else 0
     return read_label_slice(path, slice_index=index, volume=case.volume)

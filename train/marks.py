@@ -2,7 +2,6 @@
 
 import csv
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,11 @@ from scipy import ndimage
 
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.errors import NothingToDoError, WssegError
-from wsseg.train.case import Case, CaseTable
-from wsseg.train.case_table import Row, TextTable, read_table
+from wsseg.train.case_columns import DEFAULT_CLASS, read_columns
+from wsseg.train.case_table import read_table
 from wsseg.train.cases import read_cases
 from wsseg.train.label_files import case_mask
-from wsseg.train.ratios import mask_ratios
+from wsseg.train.ratios import Denominator, mask_ratios
 
 TABLE = "cases.csv"
 PATH_COLUMNS = ("image", "marks", "mask")
@@ -105,11 +104,44 @@ def simulate_marks(
     if all(case.mask is None for case in table.cases):
         raise NothingToDoError(f"{cases_csv.name} has no mask to make marks of: add a column mask")
     text = read_table(cases_csv)
-    with atomic_folder(out) as folder:
+    whole: tuple[Denominator, ...] = ("image",) * len(table.classes)
+    ratio_columns = _ratio_columns(text.header, table.classes)
+    names = dict.fromkeys((*text.header, *ratio_columns, "marks"))
+    header = [name for name in names if keep_mask or name != "mask"]
+    with atomic_folder(out) as folder, (folder / TABLE).open("w", encoding="utf-8") as file:
         (folder / "marks").mkdir()
-        rows = [
-            _new_row(row, case, table, _Target(folder, out, erosion))
-            for row, case in zip(text.rows, table.cases, strict=True)
-        ]
-        _write(folder / TABLE, _new_header(text, table, keep_mask=keep_mask), rows)
+        writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for number, (row, case) in enumerate(zip(text.rows, table.cases, strict=True), 1):
+            cells = _moved(row.cells, cases_csv.parent, out)
+            labels = case_mask(case, len(table.classes))
+            if labels is not None:
+                name = f"marks/{number:04d}.png"
+                Image.fromarray(erosion.marks(labels)).save(folder / name)
+                ratios = mask_ratios(labels, whole)
+                filled = dict(zip(ratio_columns, map(str, ratios), strict=True))
+                cells = {**filled, **cells, "marks": name}
+            writer.writerow(cells)
     return out / TABLE
+
+
+def _ratio_columns(header: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Each class's ratio column: the one that the table has, or what it would be called."""
+    columns, _ = read_columns(header, classes)
+    if classes == (DEFAULT_CLASS,) and columns.ratio[0] not in header:
+        return ("ratio",)
+    return columns.ratio
+
+
+def _moved(cells: dict[str, str], before: Path, after: Path) -> dict[str, str]:
+    """The cells with their relative paths, which began in one folder, beginning in another."""
+    # Links are followed in the folders only: the file's own name may say what kind it is.
+    home = after.resolve()
+    moved = dict(cells)
+    for column in PATH_COLUMNS:
+        cell = cells.get(column, "")
+        if cell and not Path(cell).is_absolute():
+            path = before / cell
+            real = path.parent.resolve() / path.name
+            moved[column] = Path(os.path.relpath(real, home)).as_posix()
+    return moved

@@ -37,11 +37,18 @@ class Network(nn.Module):
     """Backbone with two heads: the classifier, and one that gives the input image back.
 
     The names `backbone` and `classifier` and everything below them are torchvision's, so its
-    published weights fit.
+    published weights fit. name: of the backbone.
     """
 
-    def __init__(self, backbone: nn.Module, classifier: nn.Module, reconstruction: nn.Module):
+    def __init__(
+        self,
+        name: NetworkName,
+        backbone: nn.Module,
+        classifier: nn.Module,
+        reconstruction: nn.Module,
+    ) -> None:
         super().__init__()
+        self.name = name
         self.backbone = backbone
         self.classifier = classifier
         self.reconstruction = reconstruction
@@ -82,7 +89,7 @@ def build_network(
     for path, module in list(classifier.named_modules()):
         if isinstance(module, nn.Dropout):
             classifier.set_submodule(path, SeededDropout(dropout))
-    return Network(backbone, classifier, _reconstruction_head(width, channels))
+    return Network(name, backbone, classifier, _reconstruction_head(width, channels))
 
 
 def set_prior(network: Network, ratios: Sequence[float]) -> None:
@@ -119,9 +126,7 @@ def _reconstruction_head(width: int, channels: int) -> nn.Sequential:
     )
 
 
-def _torchvision(
-    build: Callable[..., DeepLabV3], classes: int
-) -> tuple[nn.Module, nn.Module, int]:
+def _torchvision(build: Callable[..., DeepLabV3], classes: int) -> tuple[nn.Module, nn.Module, int]:
     model = build(weights=None, weights_backbone=None, num_classes=classes, aux_loss=True)
     first = next(m for m in model.aux_classifier.modules() if isinstance(m, nn.Conv2d))
     return model.backbone, model.classifier, first.in_channels

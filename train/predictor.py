@@ -20,9 +20,7 @@ class Predictor(nn.Module):
         self.front = front
         self.network = network
 
-    def forward(
-        self, raw: Float[Tensor, "n c rows columns"]
-    ) -> Float[Tensor, "n k rows columns"]:
+    def forward(self, raw: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n k rows columns"]:
         """Probability 0..1 of every class at every raw pixel, float32; classes are independent.
 
         raw: pixels in physical units, any size. Put the module in `eval()` before.

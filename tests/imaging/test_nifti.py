@@ -50,7 +50,7 @@ def reason(file):
     return caught.value.reason
 
 
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nii.bz2", "A.NII.GZ"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
 def test_single_files_are_read_plain_and_compressed(tmp_path, name):
     (scan,) = read(save(tmp_path / name))
     assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
@@ -101,7 +101,7 @@ def test_two_dimensions_are_one_slice_and_empty_dimensions_are_dropped(tmp_path)
     (flat,) = read(save(tmp_path / "flat.nii", VOXELS[:, :, 0]))
     assert flat.pixels.shape == (1, 5, 4)
     five = VOXELS[:, :, :, None, None]
-    (scan,) = read(save(tmp_path / "five.nii", np.concatenate([five] * 1, axis=-1)))
+    (scan,) = read(save(tmp_path / "five.nii", five))
     assert scan.pixels.shape == (3, 5, 4)
     assert scan.ref.volume is None
     assert len(nifti_refs(save(tmp_path / "vector.nii", np.repeat(five, 3, axis=4)))) == 3
@@ -117,11 +117,15 @@ def test_colour_voxels_become_rgb_and_alpha_is_dropped(tmp_path):
         assert ("ALPHA_DROPPED" in scan.flags) == (letters == "RGBA")
 
 
-@pytest.mark.parametrize(("slope", "inter", "expected"), [(2, -1024, -1022), (0, 5, 1), (np.nan, 5, 1)])
+@pytest.mark.parametrize(
+    ("slope", "inter", "expected"), [(2, -1024, -1022), (0, 5, 1), (np.nan, 5, 1)]
+)
 def test_stored_values_are_scaled_unless_the_slope_means_none(tmp_path, slope, inter, expected):
     file = patch(save(tmp_path / "a.nii"), scl_slope=slope, scl_inter=inter)
     (scan,) = read(file)
-    assert scan.pixels[1, 0, 0] == VOXELS[0, 0, 1] * (slope or 1) + inter if slope == 2 else expected
+    assert VOXELS[0, 0, 0] == 0
+    assert VOXELS[0, 0, 1] == 1
+    assert scan.pixels[1, 0, 0] == expected
 
 
 def test_scaling_keeps_large_stored_values_exact(tmp_path):

@@ -91,7 +91,7 @@ def test_pixel_lengths_follow_rows_and_columns_not_file_axes():
     turned = RAS_TO_LPS @ affine @ display_turn(affine).to_stored(SHAPE[:2])
     geometry = lps_geometry(turned, 3)
     assert geometry.pixel_mm == pytest.approx((0.5, 0.8))
-    assert np.diff(geometry.positions_mm) == pytest.approx([-3, -3])
+    assert np.diff(geometry.positions_mm) == pytest.approx([3, 3])
 
 
 def test_a_tilted_stack_keeps_pixel_lengths_and_true_slice_distances():

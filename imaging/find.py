@@ -1,0 +1,123 @@
+"""Finds scans in whatever a user names: files, folders, zip archives, with or without suffix."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from wsseg.imaging.archive import unpack
+from wsseg.imaging.dicom_group import group
+from wsseg.imaging.dicom_header import Header, read_header
+from wsseg.imaging.errors import Failure, ReadError, WssegError
+from wsseg.imaging.find_content import HEAD_BYTES, Content, Head, content_of, header_beside
+from wsseg.imaging.find_files import list_files
+from wsseg.imaging.nifti import nifti_refs
+from wsseg.imaging.scan import FileRef, ScanRef
+
+
+def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]:
+    """Every scan in files, folders and zip archives, by headers and first bytes only.
+
+    Each file ends in exactly one scan or Failure (a NIfTI .img in that of its .hdr): what is no
+    image is "skipped", what should have been one is "failed". Pictures and NIfTI files come as
+    they are met, DICOM scans at the end, because their files may lie anywhere. Archives are
+    unpacked into `scratch`, which must outlive the reading of the scans.
+
+    Raises WssegError at once if a path does not exist.
+    """
+    for path in paths:
+        if not path.exists():
+            raise WssegError(f"{path} does not exist: check the path")
+    return _find([header_beside(path) or path for path in paths], scratch)
+
+
+def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
+    headers: list[Header] = []
+    files = _unpacked(_once(paths), scratch)
+    for found in files:
+        if isinstance(found, Failure):
+            yield found
+            continue
+        file, content = found
+        if content == "dicom":
+            header = read_header(file)
+            if isinstance(header, Failure):
+                yield header
+            else:
+                headers.append(header)
+        elif content == "nifti":
+            yield from _nifti(file)
+        else:
+            yield ScanRef("picture", (file,))
+    yield from group(headers)
+
+
+def _once(paths: Sequence[Path]) -> Iterator[FileRef | Failure]:
+    """The files under all paths; one that several of them reach counts once."""
+    seen: set[Path] = set()
+    for root in paths:
+        for found in list_files(root):
+            if isinstance(found, FileRef):
+                if header_beside(found.path):
+                    continue
+                target = found.path.resolve()
+                if target in seen:
+                    yield _repeated(found)
+                    continue
+                seen.add(target)
+            yield found
+
+
+def _repeated(file: FileRef) -> Failure:
+    message = f"{file.source} was named or linked before"
+    return Failure(file.source, "duplicate", message, status="skipped")
+
+
+def _unpacked(
+    files: Iterable[FileRef | Failure], scratch: Path
+) -> Iterator[tuple[FileRef, Content] | Failure]:
+    """Files with their content, archives replaced by their members."""
+    for file in files:
+        content = _content(file) if isinstance(file, FileRef) else file
+        if isinstance(file, Failure) or isinstance(content, Failure):
+            yield content
+        elif content == "zip":
+            yield from _members(file, scratch)
+        else:
+            yield file, content
+
+
+def _content(file: FileRef) -> Content | Failure:
+    try:
+        with file.path.open("rb") as stream:
+            head = Head(file, stream.read(HEAD_BYTES), file.path.stat().st_size)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        return Failure(file.source, "unreadable", f"{file.source} cannot be opened: {why}")
+    return content_of(head)
+
+
+def _members(archive: FileRef, scratch: Path) -> Iterator[tuple[FileRef, Content] | Failure]:
+    """The members of a zip archive; hidden ones are passed over, nested archives refused."""
+    empty = True
+    for member in unpack(archive, scratch):
+        empty = False
+        inside = member.source.removeprefix(f"{archive.source}/")
+        if any(part.startswith((".", "__MACOSX")) for part in inside.split("/")):
+            continue
+        content = _content(member) if isinstance(member, FileRef) else member
+        if isinstance(member, Failure) or isinstance(content, Failure):
+            yield content
+        elif content == "zip":
+            message = f"{member.source} is an archive inside an archive: unpack it yourself"
+            yield Failure(member.source, "nested_archive", message, status="skipped")
+        else:
+            yield member, content
+    if empty:
+        message = f"{archive.source} is an empty archive"
+        yield Failure(archive.source, "empty_archive", message, status="skipped")
+
+
+def _nifti(file: FileRef) -> Iterator[ScanRef | Failure]:
+    try:
+        yield from nifti_refs(file)
+    except ReadError as error:
+        yield Failure(file.source, error.reason, str(error))

@@ -1,0 +1,238 @@
+"""Batches of equal-sized slices across scans, and each scan put together again, in order."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.definitions import luminance
+from wsseg.imaging.errors import Failure
+from wsseg.imaging.scan import Scan
+from wsseg.serve.engine import Engine, EngineError, Prediction
+
+LUMINANCE = "LUMINANCE"
+GREY_AS_RGB = "GREY_AS_RGB"
+
+# 16 million pixels of float32 are 64 MiB a channel: enough to fill any processor.
+MOST_PIXELS = 1 << 24
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """slices: in one batch, at most. scans, nbytes: that may wait for a batch to fill.
+
+    Batches are formed by these numbers alone, never by the clock: the same scans in the same order
+    make the same batches.
+    """
+
+    slices: int = 8
+    scans: int = 64
+    nbytes: int = 1 << 29
+
+
+@dataclass(frozen=True)
+class Areas:
+    """pixel, soft, border: (slice, class); foreground: (slice,) pixels that carry any class.
+
+    pixel is in pixels, soft is the sum of the probabilities in pixels, border tells whether the
+    mask touches the edge of the picture.
+    """
+
+    pixel: NDArray[np.int64]
+    soft: NDArray[np.float32]
+    border: NDArray[np.bool_]
+    foreground: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A scan with all of its slices measured.
+
+    labels: (slice, row, column) class number 1..k or 0; where classes overlap the later one wins,
+    while `areas` come from each class's own mask. None where nobody asked for them.
+    """
+
+    scan: Scan
+    areas: Areas
+    labels: NDArray[np.uint8] | None
+
+
+@dataclass
+class _Job:
+    scan: Scan
+    areas: Areas
+    labels: NDArray[np.uint8] | None
+    left: int
+    failure: Failure | None = None
+
+    def nbytes(self) -> int:
+        return self.scan.pixels.nbytes + (0 if self.labels is None else self.labels.nbytes)
+
+    def fail(self, reason: str, message: str) -> None:
+        source = self.scan.ref.files[0].source
+        self.failure = self.failure or Failure(source, reason, message)
+
+
+Place = tuple[_Job, int]
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Segmenter:
+    """Runs an engine over scans; `on_slices` hears how many slices each batch finished."""
+
+    engine: Engine
+    classes: int
+    channels: int
+    limits: Limits
+    keep_labels: bool
+    on_slices: Callable[[int], None] = lambda _: None
+    _groups: dict[Shape, list[Place]] = field(default_factory=dict, init=False)
+    _jobs: deque[_Job | Failure] = field(default_factory=deque, init=False)
+
+    def __call__(self, scans: Iterable[Scan | Failure]) -> Iterator[Segmented | Failure]:
+        """Scans measured, in their order; what failed before or here stays a Failure in its place.
+
+        A batch that the engine cannot compute is halved until only the slices at fault are left:
+        they cost their own scan its result and no other.
+        """
+        for item in scans:
+            self._add(item)
+            while self._waiting_too_long():
+                self._flush(self._oldest())
+            yield from self._finished()
+        for shape in list(self._groups):
+            self._flush(shape)
+        yield from self._finished()
+
+    def _add(self, item: Scan | Failure) -> None:
+        if isinstance(item, Failure):
+            self._jobs.append(item)
+            return
+        job = self._job(item)
+        self._jobs.append(job)
+        shape = job.scan.pixels.shape[1:]
+        rows, columns = shape[:2]
+        size = max(1, min(self.limits.slices, MOST_PIXELS // (rows * columns)))
+        group = self._groups.setdefault(shape, [])
+        for index in range(job.left):
+            group.append((job, index))
+            if len(group) == size:
+                self._flush(shape)
+                group = self._groups.setdefault(shape, [])
+
+    def _job(self, scan: Scan) -> _Job:
+        count, *grid = scan.pixels.shape[:3]
+        per_class = (count, self.classes)
+        areas = Areas(
+            pixel=np.zeros(per_class, np.int64),
+            soft=np.zeros(per_class, np.float32),
+            border=np.zeros(per_class, np.bool_),
+            foreground=np.zeros(count, np.int64),
+        )
+        labels = np.zeros((count, *grid), np.uint8) if self.keep_labels else None
+        adapted = channel_flags(scan, self.channels)
+        if adapted:
+            scan = replace(scan, flags=(*scan.flags, *adapted))
+        return _Job(scan, areas, labels, count)
+
+    def _waiting_too_long(self) -> bool:
+        """Whether the oldest unfinished scan holds back more than the limits allow."""
+        if not self._groups:
+            return False
+        waiting = [job for job in self._jobs if isinstance(job, _Job)]
+        return (
+            len(waiting) > self.limits.scans
+            or sum(job.nbytes() for job in waiting) > self.limits.nbytes
+        )
+
+    def _oldest(self) -> Shape:
+        job = next(job for job in self._jobs if isinstance(job, _Job) and job.left)
+        return job.scan.pixels.shape[1:]
+
+    def _flush(self, shape: Shape) -> None:
+        places = self._groups.pop(shape, [])
+        self._run([place for place in places if place[0].failure is None])
+        for job, _ in places:
+            job.left -= 1
+        self.on_slices(len(places))
+
+    def _run(self, places: list[Place]) -> None:
+        if not places:
+            return
+        slices = [to_channels(job.scan.pixels[index], self.channels) for job, index in places]
+        try:
+            prediction = self.engine(np.stack(slices))
+        except (EngineError, MemoryError) as error:
+            self._run_apart(places, error)
+            return
+        _store(places, prediction)
+
+    def _run_apart(self, places: list[Place], error: Exception) -> None:
+        reason = str(error) or "out of memory"
+        if len(places) == 1:
+            job, index = places[0]
+            job.fail("ENGINE", f"slice {index} could not be computed: {reason}")
+            return
+        logger.warning(
+            "a batch of %d slices failed (%s): trying it in halves",
+            len(places),
+            reason,
+            extra={"event": "batch_failed", "slices": len(places)},
+        )
+        middle = len(places) // 2
+        self._run(places[:middle])
+        self._run([place for place in places[middle:] if place[0].failure is None])
+
+    def _finished(self) -> Iterator[Segmented | Failure]:
+        while self._jobs:
+            job = self._jobs[0]
+            if isinstance(job, _Job) and job.left:
+                return
+            self._jobs.popleft()
+            if isinstance(job, Failure):
+                yield job
+            else:
+                yield job.failure or Segmented(job.scan, job.areas, job.labels)
+
+
+def _store(places: list[Place], prediction: Prediction) -> None:
+    """Put each slice's part of a prediction where it belongs."""
+    masks = prediction.masks
+    edges = (masks[..., 0, :], masks[..., -1, :], masks[..., :, 0], masks[..., :, -1])
+    border = np.logical_or.reduce([edge.any(-1) for edge in edges])
+    foreground = masks.any(1).sum((1, 2), dtype=np.int64)
+    numbers = np.arange(1, masks.shape[1] + 1, dtype=np.uint8)[:, None, None]
+    for place, (job, index) in enumerate(places):
+        if not np.isfinite(prediction.soft_areas[place]).all():
+            job.fail("NOT_FINITE", f"slice {index}: the network's answer is not a number")
+            continue
+        job.areas.pixel[index] = prediction.pixel_areas[place]
+        job.areas.soft[index] = prediction.soft_areas[place]
+        job.areas.border[index] = border[place]
+        job.areas.foreground[index] = foreground[place]
+        if job.labels is not None:
+            job.labels[index] = (masks[place] * numbers).max(0)
+
+
+def channel_flags(scan: Scan, channels: int) -> tuple[str, ...]:
+    """What `to_channels` does to a scan, as a flag of the report; nothing where it fits."""
+    rgb = scan.pixels.ndim == 4
+    if rgb and channels == 1:
+        return (LUMINANCE,)
+    return (GREY_AS_RGB,) if not rgb and channels == 3 else ()
+
+
+def to_channels(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """One slice, (row, column) or (row, column, 3), as the (channel, row, column) of a network.
+
+    RGB becomes its luminance for a grey network; grey is repeated for an RGB network.
+    """
+    if pixels.ndim == 3:
+        return luminance(pixels)[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
+    return np.broadcast_to(pixels, (channels, *pixels.shape))

@@ -1,0 +1,193 @@
+"""Areas to ratios, square and cubic millimetres, per slice and per scan."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
+from wsseg.imaging.scan import Geometry, Scan
+from wsseg.serve.batching import Segmented
+from wsseg.serve.manifest import Manifest
+from wsseg.serve.rows import (
+    Provenance,
+    SeriesOrigin,
+    SeriesRatio,
+    SeriesRow,
+    SliceOrigin,
+    SliceRatio,
+    SliceRow,
+)
+
+EMPTY = "EMPTY"
+BORDER = "BORDER"
+EMPTY_DENOMINATOR = "EMPTY_DENOMINATOR"
+# Between the slices on both sides of a gap nothing was seen: a volume would be a guess.
+NO_VOLUME = frozenset({"GAP"})
+
+Counts = NDArray[np.int64]
+
+
+def slice_rows(found: Segmented, manifest: Manifest, provenance: Provenance) -> list[SliceRow]:
+    """One row for each slice and ratio, slices first.
+
+    Areas are counted on each class's own mask, also where masks overlap. mm2 are unknown where the
+    source gives no pixel size, a ratio where its denominator has no pixel.
+    """
+    ratios = [slice_ratios(found, manifest, definition) for definition in manifest.ratios]
+    return [
+        SliceRow(_slice_origin(found.scan, index), of_ratio[index], provenance)
+        for index in range(len(found.scan.slices))
+        for of_ratio in ratios
+    ]
+
+
+def slice_ratios(
+    found: Segmented, manifest: Manifest, definition: RatioDefinition
+) -> list[SliceRatio]:
+    """One ratio on every slice of a scan."""
+    numerator, denominator = pixel_counts(found, manifest, definition)
+    touching = found.areas.border[:, manifest.classes.index(definition.numerator)]
+    pixel_mm2 = _pixel_mm2(found.scan.geometry)
+    rows = []
+    for above, below, border in zip(
+        numerator.tolist(), denominator.tolist(), touching.tolist(), strict=True
+    ):
+        flags = _flags(found.scan, above, below, border=border)
+        rows.append(
+            SliceRatio(
+                ratio_name=definition.name,
+                numerator=definition.numerator,
+                denominator=definition.denominator,
+                numerator_px=above,
+                denominator_px=below,
+                numerator_mm2=_times(above, pixel_mm2),
+                denominator_mm2=_times(below, pixel_mm2),
+                ratio=above / below if below else None,
+                ratio_low=None,
+                ratio_high=None,
+                confidence=None,
+                flags=";".join(flags),
+                status=_status(flags),
+            )
+        )
+    return rows
+
+
+def series_rows(found: Segmented, manifest: Manifest, provenance: Provenance) -> list[SeriesRow]:
+    """One row for each ratio, over all slices of a scan."""
+    scan = found.scan
+    origin = SeriesOrigin(
+        source=scan.ref.files[0].source,
+        modality=scan.modality,
+        study_uid=scan.study_uid,
+        series_uid=scan.series_uid,
+        frame=scan.ref.volume,
+        part=scan.ref.part,
+    )
+    return [
+        SeriesRow(origin, series_ratio(found, manifest, definition), provenance)
+        for definition in manifest.ratios
+    ]
+
+
+def series_ratio(
+    found: Segmented, manifest: Manifest, definition: RatioDefinition
+) -> SeriesRatio:
+    """One ratio over all slices.
+
+    The volumes are unknown without a pixel size or slice positions, for a single slice, and where
+    a slice is missing. Flags of the scan, and of the slices: EMPTY if no slice has the class.
+    """
+    numerator, denominator = pixel_counts(found, manifest, definition)
+    touching = found.areas.border[:, manifest.classes.index(definition.numerator)]
+    thickness = slice_thickness_mm(found.scan.geometry)
+    weights = np.ones(len(numerator)) if thickness is None else thickness
+    above, below = float(numerator @ weights), float(denominator @ weights)
+    known = thickness is not None and NO_VOLUME.isdisjoint(found.scan.flags)
+    pixel_mm2 = _pixel_mm2(found.scan.geometry) if known else None
+    flags = _flags(
+        found.scan, int(numerator.sum()), int(denominator.sum()), border=bool(touching.any())
+    )
+    return SeriesRatio(
+        ratio_name=definition.name,
+        numerator=definition.numerator,
+        denominator=definition.denominator,
+        slices=len(numerator),
+        numerator_px=int(numerator.sum()),
+        denominator_px=int(denominator.sum()),
+        numerator_mm3=_times(above, pixel_mm2),
+        denominator_mm3=_times(below, pixel_mm2),
+        volume_ratio=above / below if below else None,
+        mean_ratio=_mean_ratio(numerator, denominator),
+        flags=";".join(flags),
+        status=_status(flags),
+    )
+
+
+def pixel_counts(
+    found: Segmented, manifest: Manifest, definition: RatioDefinition
+) -> tuple[Counts, Counts]:
+    """Pixels of numerator and denominator on each slice, both (slice,)."""
+    areas = found.areas
+    numerator = areas.pixel[:, manifest.classes.index(definition.numerator)]
+    if definition.denominator == IMAGE:
+        rows, columns = found.scan.pixels.shape[1:3]
+        return numerator, np.full_like(numerator, rows * columns)
+    if definition.denominator == FOREGROUND:
+        return numerator, areas.foreground
+    return numerator, areas.pixel[:, manifest.classes.index(definition.denominator)]
+
+
+def slice_thickness_mm(geometry: Geometry) -> NDArray[np.float64] | None:
+    """How much of the patient each slice stands for, in mm along the normal, from its position.
+
+    A slice reaches to the midpoints between it and its neighbours; the first and last reach as far
+    outwards as inwards. None where positions are unknown, single or repeated.
+    """
+    positions = geometry.positions_mm
+    if positions is None or len(positions) < 2:
+        return None
+    gaps = np.abs(np.diff(positions))
+    if not (np.isfinite(gaps) & (gaps > 0)).all():
+        return None
+    widths: NDArray[np.float64] = (np.append(gaps[:1], gaps) + np.append(gaps, gaps[-1:])) / 2
+    return widths
+
+
+def _mean_ratio(numerator: Counts, denominator: Counts) -> float | None:
+    known = denominator > 0
+    return float(np.mean(numerator[known] / denominator[known])) if known.any() else None
+
+
+def _pixel_mm2(geometry: Geometry) -> float | None:
+    if geometry.pixel_mm is None:
+        return None
+    row, column = geometry.pixel_mm
+    return float(row * column)
+
+
+def _times(count: float, size: float | None) -> float | None:
+    return None if size is None else count * size
+
+
+def _flags(scan: Scan, numerator: int, denominator: int, *, border: bool) -> tuple[str, ...]:
+    own = {EMPTY: not numerator, BORDER: border, EMPTY_DENOMINATOR: not denominator}
+    return (*scan.flags, *(flag for flag, holds in own.items() if holds))
+
+
+def _status(flags: Iterable[str]) -> str:
+    return "ok_flagged" if any(flags) else "ok"
+
+
+def _slice_origin(scan: Scan, index: int) -> SliceOrigin:
+    identity = scan.slices[index]
+    return SliceOrigin(
+        source=identity.source,
+        modality=scan.modality,
+        study_uid=scan.study_uid,
+        series_uid=scan.series_uid,
+        instance_uid=identity.instance_uid,
+        frame=identity.frame,
+        slice=index,
+    )

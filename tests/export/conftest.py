@@ -1,0 +1,104 @@
+"""One small network with decided answers, and the folder of a run that holds it."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from wsseg.export.onnx_file import to_onnx
+from wsseg.export.graph import DeployGraph
+from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.train.front import Front
+from wsseg.train.networks import build_network, last_layer
+from wsseg.train.predictor import Predictor
+from wsseg.train.record import RECORD, SAMPLES, WEIGHTS, RunRecord
+
+CLASSES = ("organ", "tumour")
+RATIOS = (
+    RatioDefinition(name="organ", numerator="organ"),
+    RatioDefinition(name="tumour in organ", numerator="tumour", denominator="organ"),
+)
+SIZE = 64
+THRESHOLDS = (0.5, 0.4)
+
+
+def raw_slices(seed=0):
+    """Smooth slices of several sizes with Hounsfield-like values, some outside the window."""
+    random = np.random.default_rng(seed)
+    shapes = [(64, 64), (75, 96), (130, 70), (64, 200)]
+    coarse = [torch.from_numpy(random.normal(50, 150, (1, 1, 6, 6))) for _ in shapes]
+    return tuple(
+        nn.functional.interpolate(grid, size=shape, mode="bicubic")[0].float().numpy()
+        for grid, shape in zip(coarse, shapes, strict=True)
+    )
+
+
+def make_predictor():
+    """A network whose batch norms have moved and whose logits spread over both signs."""
+    torch.manual_seed(0)
+    network = build_network("mobilenet_v2", classes=2, channels=1).eval()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 2)
+            layer.weight.data.uniform_(0.5, 1.5)
+            layer.bias.data.normal_(0, 0.1)
+    predictor = Predictor(Front(Window(low=-100, high=240), SIZE, 1), network).eval()
+    head = last_layer(network)
+    with torch.no_grad():
+        logits = torch.cat(
+            [predictor.logits(torch.from_numpy(x[None])).flatten(2) for x in raw_slices()], 2
+        )
+        scale = 3 / logits.std((0, 2))
+        head.weight *= scale[:, None, None, None]
+        head.bias.copy_((head.bias - logits.mean((0, 2))) * scale)
+    return predictor
+
+
+@pytest.fixture(scope="session")
+def predictor():
+    return make_predictor()
+
+
+@pytest.fixture(scope="session")
+def slices():
+    return raw_slices()
+
+
+@pytest.fixture(scope="session")
+def models(predictor):
+    """ONNX models of both precisions; exporting takes seconds, so every test shares them."""
+    return {
+        precision: to_onnx(
+            DeployGraph(predictor, THRESHOLDS, precision), channels=1, description='{"a": 1}'
+        )
+        for precision in ("fp32", "fp16")
+    }
+
+
+@pytest.fixture(scope="session")
+def run(predictor, slices, tmp_path_factory):
+    """The folder that training leaves behind."""
+    folder = tmp_path_factory.mktemp("run")
+    record = RunRecord(
+        classes=CLASSES,
+        ratios=RATIOS,
+        channels=1,
+        window=predictor.front.window,
+        size=SIZE,
+        network="mobilenet_v2",
+        preset="paper",
+        initial_weights="none",
+        cases=12,
+        cases_sha256="ab" * 32,
+        epochs=2,
+        chosen_epoch=1,
+        chosen_by="last",
+        seed=0,
+        metrics={"iou": 0.5},
+        wsseg_version="0.1.0",
+    )
+    (folder / RECORD).write_text(record.model_dump_json())
+    save_file(predictor.network.state_dict(), folder / WEIGHTS)
+    np.savez(folder / SAMPLES, *slices)
+    return folder

@@ -1,0 +1,33 @@
+import copy
+
+import torch
+from torch import nn
+from wsseg.export.graph import DeployGraph
+from wsseg.export.half_range import LARGEST, largest_value
+
+
+def test_an_ordinary_network_fits_into_half_precision(predictor, slices):
+    assert 1 < largest_value(DeployGraph(predictor, (0.5, 0.5), "fp32"), slices) < LARGEST
+
+
+def test_large_values_between_layers_are_seen_though_the_answer_is_small(predictor, slices):
+    stretched = copy.deepcopy(predictor)
+    layers = [m for m in stretched.network.classifier.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        norm = next(
+            m for m in reversed(list(stretched.network.classifier)) if isinstance(m, nn.BatchNorm2d)
+        )
+        norm.weight *= 1e5
+        norm.bias *= 1e5
+        layers[-1].weight /= 1e5
+    graph = DeployGraph(stretched, (0.5, 0.5), "fp32")
+    with torch.inference_mode():
+        raw = torch.from_numpy(slices[0][None])
+        assert torch.allclose(graph(raw)[3], predictor(raw), atol=1e-3)
+    assert largest_value(graph, slices) > LARGEST
+
+
+def test_looking_leaves_no_hooks_behind(predictor, slices):
+    graph = DeployGraph(predictor, (0.5, 0.5), "fp32")
+    largest_value(graph, slices)
+    assert not any(module._forward_hooks for module in graph.modules())

@@ -1,0 +1,80 @@
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from wsseg.export.onnx_file import OPSET, save_onnx, without_probability
+
+
+@pytest.fixture(scope="module")
+def sessions(models):
+    return {
+        precision: onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        for precision, model in models.items()
+    }
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 33, 120), (2, 250, 180), (5, 64, 31)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 2e-2)])
+def test_onnx_runtime_answers_as_pytorch_at_any_size_and_batch(
+    sessions, predictor, shape, precision, tolerance
+):
+    count, rows, columns = shape
+    pixels = np.random.default_rng(0).normal(50, 150, (count, 1, rows, columns))
+    pixels = pixels.astype(np.float32)
+    mask, pixel_area, soft_area, probability = sessions[precision].run(None, {"pixels": pixels})
+    with torch.inference_mode():
+        expected = predictor(torch.from_numpy(pixels)).numpy()
+    assert mask.shape == (count, 2, rows, columns)
+    assert np.abs(probability - expected).max() < tolerance
+    assert np.array_equal(mask[:, 0], probability[:, 0] >= 0.5)
+    assert np.array_equal(pixel_area, mask.sum((2, 3), dtype=np.int64))
+    assert np.allclose(soft_area, expected.sum((2, 3)), atol=tolerance * rows * columns)
+
+
+def test_a_pixel_that_is_no_number_does_not_spoil_its_slice(sessions):
+    pixels = np.full((1, 1, 64, 64), 40, np.float32)
+    pixels[..., :5, :5] = np.nan
+    _, _, soft_area, probability = sessions["fp32"].run(None, {"pixels": pixels})
+    assert np.isfinite(soft_area).all()
+    assert np.isfinite(probability).all()
+
+
+def test_the_file_states_names_types_and_open_sizes(models):
+    model = without_probability(models["fp16"])
+    found = {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
+        )
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    sizes = ["height", "width"]
+    assert found == {
+        "pixels": (onnx.TensorProto.FLOAT, ["batch", 1, *sizes]),
+        "mask": (onnx.TensorProto.UINT8, ["batch", 2, *sizes]),
+        "pixel_area": (onnx.TensorProto.INT64, ["batch", 2]),
+        "soft_area": (onnx.TensorProto.FLOAT, ["batch", 2]),
+    }
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
+
+
+def test_the_file_stands_alone_and_tells_nothing_of_this_machine(models, tmp_path):
+    save_onnx(without_probability(models["fp32"]), tmp_path / "model.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    content = (tmp_path / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content
+    model = onnx.load(tmp_path / "model.onnx")
+    assert {p.key: json.loads(p.value) for p in model.metadata_props} == {"wsseg": {"a": 1}}
+    assert not any(onnx.external_data_helper.uses_external_data(t) for t in model.graph.initializer)
+
+
+def test_half_precision_weights_take_half_the_room(models):
+    assert models["fp16"].ByteSize() < 0.55 * models["fp32"].ByteSize()
+    operators = {node.op_type for node in models["fp32"].graph.node}
+    assert "BatchNormalization" not in operators

@@ -1,0 +1,174 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from wsseg.export.graph import DeployGraph
+from wsseg.export.parity import (
+    TOLERANCES,
+    Candidate,
+    EngineRejectedError,
+    area_ratios,
+    check,
+    judge,
+    make_standard,
+    within,
+)
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.serve.engine import Prediction
+from wsseg.serve.manifest import Profile
+
+CLASSES = ("organ", "tumour")
+RATIOS = (
+    RatioDefinition(name="organ", numerator="organ"),
+    RatioDefinition(name="tumour in organ", numerator="tumour", denominator="organ"),
+)
+THRESHOLDS = (0.5, 0.4)
+
+
+@pytest.fixture(scope="module")
+def standard(predictor, slices):
+    return make_standard(predictor, slices, THRESHOLDS, CLASSES, RATIOS)
+
+
+def engine(predictor):
+    """A PyTorch module as an engine, with its probability left visible."""
+    graph = DeployGraph(predictor, THRESHOLDS, "fp32")
+
+    def answers(pixels):
+        with torch.inference_mode():
+            return [answer.numpy() for answer in graph(torch.from_numpy(pixels))]
+
+    return Candidate(
+        run=lambda pixels: Prediction(*answers(pixels)[:3]),
+        provider="pytorch-cpu",
+        precision="fp32",
+        probability=lambda pixels: answers(pixels)[3],
+    )
+
+
+def altered(candidate, change):
+    return replace(candidate, run=lambda pixels: change(candidate.run(pixels)))
+
+
+def test_an_equal_engine_passes_with_figures_for_every_slice(predictor, standard, slices):
+    parity = judge(engine(predictor), standard)
+    assert parity.slices == len(slices)
+    assert parity.provider == "pytorch-cpu"
+    assert parity.mask_agreement > 0.9999
+    assert parity.probability_difference < 1e-5
+    assert parity.ratio_difference < 1e-4
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_an_engine_with_perturbed_weights_is_rejected(predictor, standard, precision):
+    wrong = copy.deepcopy(predictor)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for layer in wrong.network.backbone.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight *= 1 + 0.2 * torch.randn_like(layer.weight)
+    with pytest.raises(EngineRejectedError, match="a probability differs by"):
+        judge(replace(engine(wrong), precision=precision), standard)
+
+
+def test_an_engine_without_visible_probability_is_rejected_by_its_masks(predictor, standard):
+    def shift(found):
+        masks = np.roll(found.masks, 1, axis=3)
+        return replace(found, masks=masks, pixel_areas=masks.sum((2, 3), dtype=np.int64))
+
+    blind = replace(altered(engine(predictor), shift), probability=None)
+    with pytest.raises(EngineRejectedError, match="masks agree in"):
+        judge(blind, standard)
+
+
+def test_an_engine_that_fails_only_in_a_batch_is_rejected(predictor, standard):
+    def second_slice_lost(found):
+        masks = found.masks.copy()
+        masks[1:] = 0
+        return replace(found, masks=masks, pixel_areas=masks.sum((2, 3), dtype=np.int64))
+
+    with pytest.raises(EngineRejectedError, match="masks agree in"):
+        judge(altered(engine(predictor), second_slice_lost), standard)
+
+
+def test_a_value_that_is_no_number_is_rejected(predictor, standard):
+    def broken(found):
+        return replace(found, soft_areas=found.soft_areas * np.float32("nan"))
+
+    assert (
+        check(altered(engine(predictor), broken), standard).failure == "soft areas are not finite"
+    )
+
+    def nowhere(pixels):
+        probability = engine(predictor).probability(pixels).copy()
+        probability[0, 0, 0, 0] = np.nan
+        return probability
+
+    hidden = replace(engine(predictor), probability=nowhere)
+    assert "a probability differs by inf" in check(hidden, standard).failure
+
+
+def test_pixel_areas_that_contradict_the_masks_are_rejected(predictor, standard):
+    def one_more(found):
+        return replace(found, pixel_areas=found.pixel_areas + 1)
+
+    verdict = check(altered(engine(predictor), one_more), standard)
+    assert verdict.failure == "pixel areas are not the number of mask pixels"
+
+
+def test_pixels_on_the_threshold_itself_do_not_fail_a_float32_engine(predictor, slices):
+    flat = copy.deepcopy(predictor)
+    head = [m for m in flat.network.classifier.modules() if isinstance(m, nn.Conv2d)][-1]
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    undecided = make_standard(flat, slices, (0.5, 0.5), CLASSES, RATIOS)
+
+    def last_bit(found):
+        masks = 1 - found.masks
+        return replace(found, masks=masks, pixel_areas=masks.sum((2, 3), dtype=np.int64))
+
+    verdict = check(altered(engine(flat), last_bit), undecided)
+    assert verdict.failure is None
+    assert verdict.parity.mask_agreement < 1
+    half = replace(altered(engine(flat), last_bit), precision="fp16")
+    assert check(half, undecided).failure is not None
+
+
+def test_half_precision_is_given_more_room_than_float32():
+    full, half = TOLERANCES["fp32"], TOLERANCES["fp16"]
+    assert full.probability < half.probability
+    assert full.agreement > half.agreement
+    assert full.ratio < half.ratio
+
+
+def test_slices_outside_an_engines_profile_are_not_asked_of_it(standard):
+    tall = Profile(minimum=(1, 64, 64), optimum=(1, 64, 64), maximum=(1, 80, 100))
+    shapes = [reference.pixels.shape for reference in within(standard, tall).references]
+    assert shapes == [(1, 1, 64, 64), (1, 1, 75, 96)]
+
+
+@given(st.data())
+def test_ratios_follow_their_definitions(data):
+    masks = np.array(
+        data.draw(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=2, max_size=2))
+    )
+    masks = masks.reshape(1, 2, 2, 3).astype(np.uint8)
+    definitions = (
+        RatioDefinition(name="a", numerator="organ"),
+        RatioDefinition(name="b", numerator="organ", denominator="foreground"),
+        RatioDefinition(name="c", numerator="tumour", denominator="organ"),
+    )
+    found = area_ratios(masks, CLASSES, definitions)[0]
+    organ, tumour = (int(mask.sum()) for mask in masks[0])
+    either = int((masks[0, 0] | masks[0, 1]).sum())
+    wanted = [
+        organ / 6,
+        organ / either if either else np.nan,
+        tumour / organ if organ else np.nan,
+    ]
+    assert np.array_equal(found, wanted, equal_nan=True)

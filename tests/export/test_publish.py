@@ -1,0 +1,175 @@
+import hashlib
+import json
+import logging
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from wsseg.export import engine_onnx
+from wsseg.export.onnx_file import METADATA
+from wsseg.export.publish import ExportOptions, export_run
+from wsseg.export.tensorrt_toolkit import TensorRTMissingError
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging.errors import AllFailedError, WssegError
+from wsseg.serve.model_folder import engine_bytes, load_model
+from wsseg.serve.onnx_engine import EngineOptions, open_onnx
+
+OPTIONS = ExportOptions(thresholds=(0.5, 0.4), name="two organs")
+
+
+@pytest.fixture(scope="session")
+def published(run, tmp_path_factory):
+    """A model folder made by the whole export, TensorRT for one architecture included."""
+    out = tmp_path_factory.mktemp("published") / "model"
+    options = OPTIONS.model_copy(update={"trt": True, "gpu_arch": ("sm_89",)})
+    return export_run(run, out, options), out
+
+
+@pytest.fixture
+def made(models, monkeypatch):
+    """Exports that take the models of this session in place of tracing the network again."""
+
+    def reuse(graph, *, channels, description):
+        half = next(graph.predictor.network.parameters()).dtype == torch.float16
+        return models["fp16" if half else "fp32"]
+
+    monkeypatch.setattr(engine_onnx, "to_onnx", reuse)
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def spoilt(model):
+    """The model with its first convolution turned over."""
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(model)
+    weight = max(wrong.graph.initializer, key=lambda tensor: tensor.ByteSize())
+    weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
+    return wrong
+
+
+def spoil(monkeypatch, models, precisions):
+    def build(graph, *, channels, description):
+        half = next(graph.predictor.network.parameters()).dtype == torch.float16
+        name = "fp16" if half else "fp32"
+        return spoilt(models[name]) if name in precisions else models[name]
+
+    monkeypatch.setattr(engine_onnx, "to_onnx", build)
+
+
+def test_the_folder_holds_what_its_manifest_says(published):
+    manifest, out = published
+    read, _ = load_model(out)
+    assert read == manifest
+    names = ["model.onnx", "model.fp16.onnx", "model.rtx.sm_89.engine"]
+    assert [engine.file for engine in manifest.engines] == names
+    assert sorted(content(out)) == sorted([*names, "model.json"])
+    for engine in manifest.engines:
+        assert engine.sha256 == hashlib.sha256(engine_bytes(out, engine)).hexdigest()
+    full, half, rtx = manifest.engines
+    assert full.parity.slices == half.parity.slices == 4
+    assert full.parity.probability_difference < half.parity.probability_difference
+    assert (rtx.runtime, rtx.precision, rtx.gpu) == ("tensorrt_rtx", "fp16", "sm_89")
+    assert rtx.profile == OPTIONS.profile
+
+
+def test_the_manifest_tells_where_the_network_came_from(published):
+    manifest, _ = published
+    assert manifest.name == "two organs"
+    assert manifest.training.cases_sha256 == "ab" * 32
+    assert manifest.training.metrics == {"iou": 0.5}
+    assert manifest.thresholds == (0.5, 0.4)
+    assert manifest.network_size == 64
+
+
+def test_the_onnx_file_alone_says_what_it_measures(published):
+    manifest, out = published
+    for name in ("model.onnx", "model.fp16.onnx"):
+        (entry,) = onnx.load(out / name).metadata_props
+        assert entry.key == METADATA
+        described = json.loads(entry.value)
+        whole = json.loads(manifest.model_dump_json())
+        assert described == {k: whole[k] for k in whole if k not in {"engines", "created"}}
+
+
+def test_serving_runs_what_was_published(published, predictor, slices):
+    manifest, out = published
+    engine = open_onnx(out, manifest, EngineOptions(device="cpu", precision="fp32"))
+    found = engine(slices[1][None])
+    with torch.inference_mode():
+        expected = predictor(torch.from_numpy(slices[1][None])).numpy()
+    limits = np.array([0.5, 0.4], np.float32)[:, None, None]
+    assert (found.masks == (expected >= limits)).mean() > 0.9999
+
+
+def test_a_failed_export_leaves_the_old_folder_as_it_was(run, models, tmp_path, made, monkeypatch):
+    out = tmp_path / "model"
+    export_run(run, out, OPTIONS)
+    before = content(out)
+    spoil(monkeypatch, models, {"fp32"})
+    with pytest.raises(AllFailedError, match="nothing was exported: fp32 on onnxruntime-cpu"):
+        export_run(run, out, OPTIONS)
+    assert content(out) == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_fp16_engine_that_disagrees_is_left_out(run, models, tmp_path, monkeypatch, caplog):
+    spoil(monkeypatch, models, {"fp16"})
+    with caplog.at_level(logging.WARNING, "wsseg.export"):
+        manifest = export_run(run, tmp_path / "model", OPTIONS)
+    assert [engine.precision for engine in manifest.engines] == ["fp32"]
+    assert sorted(content(tmp_path / "model")) == ["model.json", "model.onnx"]
+    assert "model.fp16.onnx is left out: fp16 on" in caplog.text
+
+
+def test_a_network_too_large_for_half_precision_is_published_as_fp32(
+    run, tmp_path, made, monkeypatch, caplog
+):
+    monkeypatch.setattr(engine_onnx, "largest_value", lambda graph, slices: 1e5)
+    manifest = export_run(run, tmp_path / "model", OPTIONS)
+    assert [engine.file for engine in manifest.engines] == ["model.onnx"]
+    assert "no room in half precision" in caplog.text
+
+
+def test_without_tensorrt_the_onnx_engines_are_published_and_the_error_says_so(
+    run, tmp_path, made, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    out = tmp_path / "model"
+    with pytest.raises(TensorRTMissingError) as caught:
+        export_run(run, out, OPTIONS.model_copy(update={"trt": True}))
+    assert caught.value.exit_code == 2
+    manifest, _ = load_model(out)
+    assert [engine.file for engine in manifest.engines] == ["model.onnx", "model.fp16.onnx"]
+
+
+def test_an_unknown_architecture_stops_before_anything_is_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = OPTIONS.model_copy(update={"trt": True, "gpu_arch": ("sm_1",)})
+    with pytest.raises(WssegError, match="sm_1"):
+        export_run(run, tmp_path / "model", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(run, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(WssegError, match="no model folder"):
+        export_run(run, tmp_path, OPTIONS)
+    with pytest.raises(WssegError, match="is a file"):
+        export_run(run, tmp_path / "thesis.txt", OPTIONS)
+    assert content(tmp_path) == {"thesis.txt": b"years of work"}
+
+
+def test_ratios_can_be_defined_anew_but_only_over_known_classes(run, tmp_path, made):
+    burden = (RatioDefinition(name="burden", numerator="tumour", denominator="foreground"),)
+    options = OPTIONS.model_copy(update={"ratios": burden, "precisions": ("fp32",)})
+    assert export_run(run, tmp_path / "model", options).ratios == burden
+    unknown = (RatioDefinition(name="burden", numerator="lesion"),)
+    with pytest.raises(WssegError, match="burden names a class"):
+        export_run(run, tmp_path / "other", OPTIONS.model_copy(update={"ratios": unknown}))
+    assert not (tmp_path / "other").exists()
