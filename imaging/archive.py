@@ -38,7 +38,7 @@ def unpack(archive: FileRef, scratch: Path) -> Iterator[FileRef | Failure]:
         kind = type(error).__name__
         yield Failure(
             archive.source,
-            "BROKEN_ARCHIVE",
+            "broken_archive",
             f"{archive.source} cannot be opened as a zip archive ({kind}): pack it again",
         )
         return
@@ -50,7 +50,7 @@ def _members(opened: zipfile.ZipFile, source: str, scratch: Path) -> Iterator[Fi
     if len(members) > MAX_ENTRIES:
         yield Failure(
             source,
-            "TOO_MANY_ENTRIES",
+            "too_many_entries",
             f"{source} holds {len(members)} files, at most {MAX_ENTRIES} are unpacked: split it",
         )
         return
@@ -72,17 +72,17 @@ def _refusal(member: zipfile.ZipInfo, shown: str, inflated: int) -> Failure | No
     """Why a member must not be unpacked, judged by its directory entry alone."""
     large = member.file_size > RATIO_FLOOR_BYTES
     rules = (
-        (_escapes(member.filename), "UNSAFE_PATH", "its path leaves the archive"),
-        (_is_link(member), "UNSAFE_PATH", "it is a link, not a file"),
-        (bool(member.flag_bits & _ENCRYPTED), "ENCRYPTED", "it is encrypted: unpack it yourself"),
+        (_escapes(member.filename), "unsafe_path", "its path leaves the archive"),
+        (_is_link(member), "unsafe_path", "it is a link, not a file"),
+        (bool(member.flag_bits & _ENCRYPTED), "encrypted", "it is encrypted: unpack it yourself"),
         (
             large and member.file_size > MAX_RATIO * max(member.compress_size, 1),
-            "ARCHIVE_BOMB",
+            "archive_bomb",
             f"it would grow more than {MAX_RATIO}-fold: unpack it yourself if you trust it",
         ),
         (
             inflated + member.file_size > MAX_INFLATED_BYTES,
-            "ARCHIVE_TOO_LARGE",
+            "archive_too_large",
             f"the archive grows beyond {MAX_INFLATED_BYTES >> 30} GiB: unpack it yourself",
         ),
     )
@@ -115,7 +115,7 @@ def _nested(opened: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) -> Fai
     if not inner:
         return None
     message = f"{shown} is an archive inside an archive: unpack it yourself"
-    return Failure(shown, "NESTED_ARCHIVE", message, status="skipped")
+    return Failure(shown, "nested_archive", message, status="skipped")
 
 
 def _place(folder: Path, name: str, numbers: dict[str, int]) -> Path:
@@ -144,6 +144,6 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, to: FileRef) -> F
 def _damaged(shown: str, error: Exception) -> Failure:
     return Failure(
         shown,
-        "BROKEN_ARCHIVE",
+        "broken_archive",
         f"{shown} cannot be unpacked ({type(error).__name__}): pack it again, check the disk",
     )

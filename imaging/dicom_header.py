@@ -97,11 +97,11 @@ def read_header(file: FileRef) -> Header | Failure:
             return _judge(file, dataset, stopped_at)
         except ReadError as error:
             return Failure(file.source, error.reason, str(error))
-        except OSError as error:
-            why = error.strerror or type(error).__name__
-            return Failure(file.source, "unreadable", f"{file.source} cannot be opened: {why}")
         except Exception as error:  # pydicom raises many kinds on malformed files
             logger.debug("%s while scanning a header", type(error).__name__)
+            if isinstance(error, OSError) and error.errno is not None:
+                message = f"{file.source} cannot be opened: {error.strerror}"
+                return Failure(file.source, "unreadable", message)
             return _broken(file, f"parsing its header stopped with {type(error).__name__}")
 
 

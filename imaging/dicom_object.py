@@ -135,7 +135,8 @@ def _header_flags(dataset: FileDataset, frames: int) -> set[str]:
     rules = {
         "PHI_RISK": text(dataset, "BurnedInAnnotation") == "YES"
         or is_capture(sop_class)
-        or any(mark in image_type for mark in ("SAVE", "MPR")),
+        or "SAVE" in image_type
+        or ("DERIVED" in image_type and "MPR" in image_type),
         "LOCALIZER": "LOCALIZER" in image_type,
         "UNKNOWN_CLASS": sort_of(sop_class) == "unknown",
         "NOT_HU": is_ct(sop_class) and not in_units,
@@ -150,9 +151,8 @@ def _no_memory(source: str) -> ReadError:
 def _unreadable(source: str, error: Exception) -> ReadError:
     # The library's own message may quote header values, hence patient data.
     logger.debug("%s while opening a file", type(error).__name__)
-    if isinstance(error, OSError):
-        why = error.strerror or type(error).__name__
-        return ReadError("unreadable", f"{source} cannot be opened: {why}")
+    if isinstance(error, OSError) and error.errno is not None:
+        return ReadError("unreadable", f"{source} cannot be opened: {error.strerror}")
     return ReadError(
         "broken_header",
         f"{source} is damaged, parsing it stopped with {type(error).__name__}: export it again",

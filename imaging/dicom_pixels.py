@@ -1,6 +1,6 @@
 """Stored pixels of one DICOM object as physical values or RGB, frame by frame."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,12 @@ def read_layout(dataset: FileDataset, source: str) -> Layout:
 
 
 def _check(layout: Layout, dataset: FileDataset, source: str) -> None:
+    if layout.bits not in (1, 8, 16, 32, 64):
+        raise ReadError(
+            "unsupported_bits",
+            f"{source} packs {layout.bits} bits a pixel, as retired standards did: convert it to "
+            "16 bits first, e.g. with gdcmconv",
+        )
     if layout.samples not in (1, 3):
         raise ReadError(
             "unsupported_colour",
@@ -108,13 +114,18 @@ def read_pixels(
     pixels = np.empty(shape, np.float32)
     flags: set[str] = set()
     done = 0
-    convert = _colour if layout.colour else _grey
+    paint = _painter(dataset, layout) if layout.colour else None
     for index, stored in enumerate(_decoded(dataset, layout.frames)):
-        pixels[index], found = convert(stored, dataset, rescales[index])
-        flags |= found
+        if paint:
+            pixels[index] = paint(stored)
+        else:
+            pixels[index], found = _grey(stored, dataset, rescales[index])
+            flags |= found
         done += 1
     if done < layout.frames:
         raise EOFError
+    if layout.colour and _colour_depth(dataset, layout) > 8:
+        flags.add("SCALED_TO_8_BIT")
     if fill_nonfinite(pixels, source):
         flags.add("NONFINITE")
     return pixels, flags
@@ -180,22 +191,31 @@ def _as_stored(value: float, stored: Stored) -> float:
     return unsigned - span if stored.dtype.kind == "i" and unsigned >= span / 2 else unsigned
 
 
-def _colour(stored: Stored, dataset: Dataset, _: Rescale) -> tuple[Pixels, set[str]]:
-    if stored.ndim == 2:
-        stored = _painted(stored, dataset)
-        bits = 16 if stored.dtype.itemsize > 1 and stored.max() > _EIGHT_BIT else 8
-    else:
-        bits = integer(dataset, "BitsStored") or stored.dtype.itemsize * 8
-    pixels = stored.astype(np.float32)
-    if bits == 8:
-        return pixels, set()
-    pixels *= np.float32(_EIGHT_BIT / (2**bits - 1))
-    return pixels, {"SCALED_TO_8_BIT"}
+def _painter(dataset: Dataset, layout: Layout) -> Callable[[Stored], Pixels]:
+    """What turns stored frames, of palette indices or RGB values, into RGB 0..255."""
+    depth = _colour_depth(dataset, layout)
+    scale = np.float32(_EIGHT_BIT / (2**depth - 1))
+    if layout.samples == 3:
+        return lambda stored: stored.astype(np.float32) * scale
+    first, table = _palette(dataset)
+    # Indices beyond the table take its nearest colour (PS3.3 C.7.6.3.1.5).
+    last = len(table) - 1
+    colours = table.astype(np.float32) * scale
+    return lambda stored: colours[np.clip(stored.astype(np.int64) - first, 0, last)]
 
 
-def _painted(stored: Stored, dataset: Dataset) -> Stored:
+def _colour_depth(dataset: Dataset, layout: Layout) -> int:
+    """Bits of one colour value: of the palette's entries, or of the pixels themselves."""
+    if layout.samples == 3:
+        return integer(dataset, "BitsStored") or layout.bits
+    _, table = _palette(dataset)
+    # Palettes of 8-bit colours are often written in 16 bits.
+    return 16 if table.max() > _EIGHT_BIT else 8
+
+
+def _palette(dataset: Dataset) -> tuple[int, NDArray[np.integer[Any]]]:
+    """The first index that the palette maps, and its colours (index, 3)."""
     entries, first, _ = numbers(dataset, "RedPaletteColorLookupTableDescriptor", 3) or (0, 0, 0)
-    # Values beyond the table take its last colour; pydicom would let 8-bit tables wrap around.
-    last = int(first) + (int(entries) or 2**16) - 1
-    painted: Stored = apply_color_lut(np.minimum(stored.astype(np.int64), last), dataset)
-    return painted[..., :3]
+    indices = int(first) + np.arange(int(entries) or 2**16)
+    table: NDArray[np.integer[Any]] = apply_color_lut(indices, dataset)[:, :3]
+    return int(first), table

@@ -52,7 +52,8 @@ def _only_frame(pixels: Pixels, stack: Pixels, source: str) -> Pixels:
             f"{source} has pixels of shape {pixels.shape}, {(1, *stack.shape[1:])} was expected: "
             "export the series again",
         )
-    return pixels[0]
+    frame: Pixels = pixels[0]
+    return frame
 
 
 def _summary(failures: Sequence[Failure]) -> str:
@@ -91,8 +92,7 @@ def _grey_if_equal(pixels: Pixels) -> Pixels:
     """One channel where red, green and blue are the same everywhere: a grey image in disguise."""
     if pixels.ndim == 3:
         return pixels
-    for frame in pixels:
-        if (frame[..., :1] != frame[..., 1:]).any():
-            return pixels
+    if any((frame[..., :1] != frame[..., 1:]).any() for frame in pixels):
+        return pixels
     grey: Pixels = pixels[..., 0].copy()
     return grey

@@ -76,41 +76,40 @@ def _unpacked(
 ) -> Iterator[tuple[FileRef, Content] | Failure]:
     """Files with their content, archives replaced by their members."""
     for file in files:
-        content = _content(file) if isinstance(file, FileRef) else file
-        if isinstance(file, Failure) or isinstance(content, Failure):
-            yield content
-        elif content == "zip":
-            yield from _members(file, scratch)
+        found = _with_content(file)
+        if isinstance(found, tuple) and found[1] == "zip":
+            yield from _members(found[0], scratch)
         else:
-            yield file, content
+            yield found
 
 
-def _content(file: FileRef) -> Content | Failure:
+def _hidden(member: FileRef, archive: FileRef) -> bool:
+    inside = member.source.removeprefix(f"{archive.source}/")
+    return any(part.startswith((".", "__MACOSX")) for part in inside.split("/"))
+
+
+def _with_content(file: FileRef | Failure) -> tuple[FileRef, Content] | Failure:
+    if isinstance(file, Failure):
+        return file
     try:
         with file.path.open("rb") as stream:
             head = Head(file, stream.read(HEAD_BYTES), file.path.stat().st_size)
     except OSError as error:
         why = error.strerror or type(error).__name__
         return Failure(file.source, "unreadable", f"{file.source} cannot be opened: {why}")
-    return content_of(head)
+    content = content_of(head)
+    return content if isinstance(content, Failure) else (file, content)
 
 
 def _members(archive: FileRef, scratch: Path) -> Iterator[tuple[FileRef, Content] | Failure]:
-    """The members of a zip archive; hidden ones are passed over, nested archives refused."""
+    """The members of a zip archive, hidden ones passed over; none is an archive itself."""
     empty = True
     for member in unpack(archive, scratch):
         empty = False
-        inside = member.source.removeprefix(f"{archive.source}/")
-        if any(part.startswith((".", "__MACOSX")) for part in inside.split("/")):
-            continue
-        content = _content(member) if isinstance(member, FileRef) else member
-        if isinstance(member, Failure) or isinstance(content, Failure):
-            yield content
-        elif content == "zip":
-            message = f"{member.source} is an archive inside an archive: unpack it yourself"
-            yield Failure(member.source, "nested_archive", message, status="skipped")
-        else:
-            yield member, content
+        if isinstance(member, Failure):
+            yield member
+        elif not _hidden(member, archive) and not header_beside(member.path):
+            yield _with_content(member)
     if empty:
         message = f"{archive.source} is an empty archive"
         yield Failure(archive.source, "empty_archive", message, status="skipped")

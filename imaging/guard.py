@@ -30,17 +30,17 @@ def reading(source: str) -> Iterator[None]:
 def _translated(source: str, error: Exception) -> ReadError:
     match error:
         case FileNotFoundError():
-            return ReadError("FILE_GONE", f"{source} is not there: check the path")
+            return ReadError("file_gone", f"{source} is not there: check the path")
         case PermissionError():
-            return ReadError("NO_PERMISSION", f"{source} may not be read: change its permissions")
+            return ReadError("no_permission", f"{source} may not be read: change its permissions")
         case MemoryError():
             return ReadError(
-                "OUT_OF_MEMORY", f"{source} needs more memory than there is: crop or split it"
+                "out_of_memory", f"{source} needs more memory than there is: crop or split it"
             )
         case _:
             kind = type(error).__name__
             return ReadError(
-                "UNREADABLE",
+                "unreadable",
                 f"{source} cannot be read ({kind}): it is damaged or of an unknown form; "
                 "export it again",
             )

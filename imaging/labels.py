@@ -125,7 +125,7 @@ def _on_source_grid(
     with reading(file.source):
         source = open_nifti(file)
     if (source.layout.shape[2], *source.plane_shape) != labels.shape:
-        raise ReadError("CHANGED", f"{file.source} changed while it was used: run it again")
+        raise ReadError("changed", f"{file.source} changed while it was used: run it again")
     stored = np.empty(source.layout.shape, np.uint8, order="F")
     for index, plane in enumerate(labels):
         stored[:, :, index] = source.turn.undo(plane)

@@ -60,7 +60,7 @@ class NiftiFile:
             return np.asarray(self.voxels[:, :, slice_index, volume])
         except (EOFError, OSError, TypeError, ValueError) as error:
             raise ReadError(
-                "TRUNCATED",
+                "truncated",
                 f"{self.source} ends or breaks before slice {slice_index} of volume {volume}: "
                 "copy or export it again",
             ) from error

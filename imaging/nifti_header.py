@@ -56,7 +56,7 @@ def read_header(path: Path, source: str) -> tuple[Nifti1Header, bool]:
     if zipped != (path.suffix.lower() == ".gz"):
         found, wanted = ("is", "") if zipped else ("is not", "not ")
         raise ReadError(
-            "WRONG_SUFFIX",
+            "wrong_suffix",
             f"{source} {found} gzip-compressed, its name says otherwise: rename it so that it "
             f"does {wanted}end in .gz",
         )
@@ -67,7 +67,7 @@ def read_header(path: Path, source: str) -> tuple[Nifti1Header, bool]:
             header = kind(block[: kind.sizeof_hdr], check=False)
             return header, header["magic"].item() == kind.single_magic
     raise ReadError(
-        "NOT_NIFTI", f"{source} has no NIfTI-1 or NIfTI-2 header: convert it with dcm2niix"
+        "not_nifti", f"{source} has no NIfTI-1 or NIfTI-2 header: convert it with dcm2niix"
     )
 
 
@@ -75,7 +75,7 @@ def data_path(path: Path, source: str) -> Path:
     """The file with the voxels of a .hdr/.img pair. Raises ReadError when it is not there."""
     found = _sibling(path, ".img")
     if found is None:
-        raise ReadError("NO_IMG_FILE", f"{source} has no .img file beside it: copy both files")
+        raise ReadError("no_img_file", f"{source} has no .img file beside it: copy both files")
     return found
 
 
@@ -100,7 +100,7 @@ def read_layout(header: Nifti1Header, data: Path, source: str) -> Layout:
         raise _bad_header(source, f"data type code {int(header['datatype'])}") from error
     if dtype.names is None and dtype.kind not in _PIXEL_KINDS:
         raise ReadError(
-            "UNSUPPORTED_TYPE", f"{source} holds {dtype} voxels: save its magnitude instead"
+            "unsupported_type", f"{source} holds {dtype} voxels: save its magnitude instead"
         )
     start = float(header["vox_offset"])
     if not 0 <= start < 2**40:
@@ -109,7 +109,7 @@ def read_layout(header: Nifti1Header, data: Path, source: str) -> Layout:
     held = data.stat().st_size * (DEFLATE_LIMIT if data.suffix.lower() == ".gz" else 1)
     if needed > held:
         raise ReadError(
-            "TRUNCATED",
+            "truncated",
             f"{source} promises {needed} bytes (shape {shape}, {volumes} volumes) and can hold "
             f"at most {held}: copy or export it again",
         )
@@ -123,18 +123,18 @@ def _shape(header: Nifti1Header, source: str) -> tuple[tuple[int, int, int], int
     if not 1 <= count <= 7 or min(sizes) < 1:
         raise _bad_header(source, f"dimensions {[int(size) for size in header['dim']]}")
     if count == 1:
-        raise ReadError("NOT_AN_IMAGE", f"{source} holds a row of {sizes[0]} values, no image")
+        raise ReadError("not_an_image", f"{source} holds a row of {sizes[0]} values, no image")
     further = [size for size in sizes[3:] if size > 1]
     if len(further) > 1:
         raise ReadError(
-            "TOO_MANY_DIMENSIONS",
+            "too_many_dimensions",
             f"{source} has shape {tuple(sizes)}, at most four may exceed 1: save the volumes apart",
         )
     shape = (sizes[0], sizes[1], sizes[2] if count > 2 else 1)
     volumes = math.prod(further)
     if math.prod(shape) > MAX_VOXELS or volumes > MAX_VOLUMES:
         raise ReadError(
-            "TOO_LARGE",
+            "too_large",
             f"{source} has {volumes} volumes of shape {shape}, at most {MAX_VOLUMES} of "
             f"{MAX_VOXELS} voxels are read: crop or split it",
         )
@@ -170,7 +170,7 @@ def placement(
     for affine in (sform, qform):
         if affine is not None and not _usable(affine):
             raise ReadError(
-                "BAD_AFFINE",
+                "bad_affine",
                 f"{source} has an affine that is not finite or not invertible: repair its "
                 "sform and qform or convert the scan again",
             )
@@ -205,5 +205,5 @@ def _usable(affine: Affine) -> bool:
 
 def _bad_header(source: str, what: str) -> ReadError:
     return ReadError(
-        "BAD_HEADER", f"{source} has an impossible {what} in its header: export it again"
+        "broken_header", f"{source} has an impossible {what} in its header: export it again"
     )

@@ -19,7 +19,7 @@ def fill_nonfinite(pixels: NDArray[np.float32], source: str) -> bool:
         return False
     lowest = min((_lowest(plane) for plane in pixels), default=math.inf)
     if not math.isfinite(lowest):
-        raise ReadError("NO_FINITE_VALUES", f"{source} holds only NaN or infinity: export it again")
+        raise ReadError("no_finite_values", f"{source} holds only NaN or infinity: export it again")
     for index in damaged:
         plane = pixels[index]
         own = _lowest(plane)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
 from wsseg.imaging.nonfinite import fill_nonfinite
@@ -46,21 +47,22 @@ def open_picture(path: Path, source: str) -> Iterator[Image.Image]:
     Raises ReadError for more pixels than Pillow holds to be safe.
     """
     too_large = ReadError(
-        "TOO_LARGE",
+        "too_large",
         f"{source} has more than {Image.MAX_IMAGE_PIXELS} pixels: crop it or make it smaller",
     )
-    try:
-        picture = Image.open(path, formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise too_large from error
-    except UnidentifiedImageError as error:
-        known = ", ".join(FORMATS)
-        raise ReadError("NOT_A_PICTURE", f"{source} is none of {known}: convert it") from error
-    with picture:
-        # Pillow only warns up to twice its limit; where warnings are not errors, this is the limit.
-        if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_PIXELS):
-            raise too_large
-        yield picture
+    with quiet:
+        try:
+            picture = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise too_large from error
+        except UnidentifiedImageError as error:
+            known = ", ".join(FORMATS)
+            raise ReadError("not_a_picture", f"{source} is none of {known}: convert it") from error
+        with picture:
+            # Pillow itself only warns between its limit and twice that.
+            if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_PIXELS):
+                raise too_large
+            yield picture
 
 
 def page_count(picture: Image.Image) -> int:
@@ -92,13 +94,13 @@ def grey_if_equal(pixels: NDArray[np.float32], *, axes: int) -> NDArray[np.float
 def _stack(picture: Image.Image, source: str) -> NDArray[np.float32]:
     size, count = picture.size, page_count(picture)
     if picture.width * picture.height * count > MAX_STACK_PIXELS:
-        raise ReadError("TOO_LARGE", f"{source} has {count} pages of {size} pixels: split it")
+        raise ReadError("too_large", f"{source} has {count} pages of {size} pixels: split it")
     pages = []
     for index in range(count):
         picture.seek(index)
         if picture.size != size:
             raise ReadError(
-                "PAGES_DIFFER",
+                "pages_differ",
                 f"page {index + 1} of {source} has {picture.size} pixels, page 1 has {size}: "
                 "save pages of equal size, or one file each",
             )

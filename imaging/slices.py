@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom import dcmread
 
+from wsseg.imaging.dicom_file import open_dicom
+from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.dicom_values import tags_of
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
 from wsseg.imaging.guard import reading
 from wsseg.imaging.nifti import nifti_geometry
 from wsseg.imaging.nifti_file import open_nifti
@@ -25,8 +28,8 @@ from wsseg.imaging.scan import FileRef, Geometry, Kind, ScanRef
 GRID_TOLERANCE = 0.1
 
 _NIFTI_NAME = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
-_DICOM_MARK = b"DICM"
-_DICOM_MARK_AT = 128
+_SIZE_TAGS = tags_of(("Rows", "Columns", "NumberOfFrames"))
+_PIXELS_FROM = 0x7FE00008
 
 
 @dataclass(frozen=True)
@@ -111,15 +114,13 @@ def _kind(path: Path) -> Kind:
     if _NIFTI_NAME.search(path.name):
         return "nifti"
     with path.open("rb") as file:
-        file.seek(_DICOM_MARK_AT)
-        marked = file.read(len(_DICOM_MARK)) == _DICOM_MARK
-    return "dicom" if marked or path.suffix.lower() == ".dcm" else "picture"
+        return "dicom" if is_dicom(file.read(HEAD_BYTES)) else "picture"
 
 
 def _check_index(path: Path, index: int, count: int, what: str) -> None:
     if not 0 <= index < count:
         raise ReadError(
-            f"NO_SUCH_{what.upper()}",
+            f"no_such_{what}",
             f"{path.name} has {count} {what}s, counted from 0; there is no {what} {index}",
         )
 
@@ -150,9 +151,11 @@ def _dicom_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float
 
 
 def _dicom_grid(path: Path) -> _Grid:
-    tags = ["Rows", "Columns", "NumberOfFrames"]
-    header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    return _Grid((header.Rows, header.Columns), int(header.get("NumberOfFrames") or 1))
+    with quiet:
+        header, _ = open_dicom(
+            path, path.name, tags=_SIZE_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
+        )
+        return _Grid((header.Rows, header.Columns), int(header.get("NumberOfFrames") or 1))
 
 
 def _seek(picture: Image.Image, path: Path, slice_index: int) -> None:
@@ -171,7 +174,7 @@ def _picture_labels(path: Path, slice_index: int, _volume: int) -> NDArray[np.fl
         _seek(picture, path, slice_index)
         if picture.format == "JPEG":
             raise ReadError(
-                "LOSSY_LABELS",
+                "lossy_labels",
                 f"{path.name} is a JPEG, which changes label numbers: save it as PNG",
             )
         return np.asarray(picture, np.float32) if picture.mode in "1P" else page_values(picture)
@@ -186,14 +189,14 @@ def _as_labels(plane: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
     plane = grey_if_equal(plane, axes=2)
     if plane.ndim != 2:
         raise ReadError(
-            "COLOUR_LABELS", f"{name} holds colours, not class numbers: save it as grey"
+            "colour_labels", f"{name} holds colours, not class numbers: save it as grey"
         )
     with np.errstate(invalid="ignore"):
         labels = plane.astype(np.uint8)
     wrong = plane[labels != plane]
     if wrong.size:
         raise ReadError(
-            "NOT_LABELS",
+            "not_labels",
             f"{name} holds {wrong[0]:g}, a label map has whole numbers from 0 to 255: save class "
             "numbers, without interpolation",
         )

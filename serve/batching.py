@@ -119,12 +119,11 @@ class Segmenter:
         shape = job.scan.pixels.shape[1:]
         rows, columns = shape[:2]
         size = max(1, min(self.limits.slices, MOST_PIXELS // (rows * columns)))
-        group = self._groups.setdefault(shape, [])
         for index in range(job.left):
+            group = self._groups.setdefault(shape, [])
             group.append((job, index))
             if len(group) == size:
                 self._flush(shape)
-                group = self._groups.setdefault(shape, [])
 
     def _job(self, scan: Scan) -> _Job:
         count, *grid = scan.pixels.shape[:3]
@@ -145,11 +144,8 @@ class Segmenter:
         """Whether the oldest unfinished scan holds back more than the limits allow."""
         if not self._groups:
             return False
-        waiting = [job for job in self._jobs if isinstance(job, _Job)]
-        return (
-            len(waiting) > self.limits.scans
-            or sum(job.nbytes() for job in waiting) > self.limits.nbytes
-        )
+        held = sum(job.nbytes() for job in self._jobs if isinstance(job, _Job))
+        return len(self._jobs) > self.limits.scans or held > self.limits.nbytes
 
     def _oldest(self) -> Shape:
         job = next(job for job in self._jobs if isinstance(job, _Job) and job.left)

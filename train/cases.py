@@ -73,49 +73,54 @@ def read_cases(
     return CaseTable(path, table.sha256, columns.classes, cases)
 
 
+class _Cells:
+    """The cells of one row. A cell that cannot be read leaves a fault and counts as empty, so that
+    the rest of its row is checked too."""
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.faults: list[Fault] = []
+
+    def value(self, column: str, parse: Callable[[str], T], otherwise: T) -> T:
+        try:
+            return parse(self.row.cells.get(column, ""))
+        except CellError as error:
+            self.faults.append(Fault(self.row.line, f"{column}: {error}"))
+            return otherwise
+
+
 def _read_rows(table: TextTable, reading: _Reading) -> tuple[tuple[Case, ...], list[Fault]]:
     """The cases of all rows that name an image, and the faults of the cells."""
     cases, faults = [], list(table.faults)
     for row in table.rows:
-        case, found = _read_row(row, reading)
-        faults += found
-        if case is not None:
-            cases.append(case)
+        if not row.cells["image"]:
+            faults.append(Fault(row.line, "image: empty; it holds the path of the picture"))
+            continue
+        cells = _Cells(row)
+        cases.append(_case(cells, reading))
+        faults += cells.faults
     return tuple(cases), faults
 
 
-def _read_row(row: Row, reading: _Reading) -> tuple[Case | None, list[Fault]]:
-    """A cell that cannot be read counts as empty, so that the rest of its row is checked too."""
-    faults: list[Fault] = []
-
-    def cell(column: str, parse: Callable[[str], T], otherwise: T) -> T:
-        try:
-            return parse(row.cells.get(column, ""))
-        except CellError as error:
-            faults.append(Fault(row.line, f"{column}: {error}"))
-            return otherwise
-
-    names = reading.columns.classes
+def _case(cells: _Cells, reading: _Reading) -> Case:
+    row, classes = cells.row, len(reading.columns.classes)
     path = partial(_path, reading.folder)
-    image = path(row.cells["image"])
-    if image is None:
-        return None, [Fault(row.line, "image: the cell is empty; it holds the path of the picture")]
-    case = Case(
+    columns = zip(reading.columns.ratio, reading.denominators, strict=True)
+    return Case(
         row=row.line,
-        image=image,
+        image=reading.folder / row.cells["image"],
         ratios=tuple(
-            cell(column, partial(parse_ratio, bounded=isinstance(denominator, str)), None)
-            for column, denominator in zip(reading.columns.ratio, reading.denominators, strict=True)
+            cells.value(column, partial(parse_ratio, bounded=isinstance(below, str)), None)
+            for column, below in columns
         ),
-        marks=cell("marks", path, None),
-        points=cell("points", partial(parse_points, classes=len(names)), ()),
-        mask=cell("mask", path, None),
+        marks=cells.value("marks", path, None),
+        points=cells.value("points", partial(parse_points, classes=classes), ()),
+        mask=cells.value("mask", path, None),
         group=row.cells.get("group", ""),
-        split=cell("split", parse_split, "train") if "split" in row.cells else "train",
-        slice_index=cell("slice", parse_index, 0),
-        volume=cell("volume", parse_index, 0),
+        split=cells.value("split", parse_split, "train") if "split" in row.cells else "train",
+        slice_index=cells.value("slice", parse_index, 0),
+        volume=cells.value("volume", parse_index, 0),
     )
-    return case, faults
 
 
 def _path(folder: Path, text: str) -> Path | None:

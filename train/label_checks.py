@@ -73,7 +73,9 @@ def _attempt(
 def _image_shape(path: Path, case: Case, sliced: bool) -> tuple[int, int]:
     count = slice_count(path)
     if count > 1 and not sliced:
-        raise _FileError(f"{path.name} has {count} slices: give one, from 0, in a column named slice")
+        raise _FileError(
+            f"{path.name} has {count} slices: give one, from 0, in a column named slice"
+        )
     return slice_shape(path, slice_index=case.slice_index, volume=case.volume)
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+
+from wsseg.export import engine_onnx
 from wsseg.export.onnx_file import to_onnx
-from wsseg.export.graph import DeployGraph
+from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.train.front import Front
 from wsseg.train.networks import build_network, last_layer
@@ -66,17 +68,6 @@ def slices():
 
 
 @pytest.fixture(scope="session")
-def models(predictor):
-    """ONNX models of both precisions; exporting takes seconds, so every test shares them."""
-    return {
-        precision: to_onnx(
-            DeployGraph(predictor, THRESHOLDS, precision), channels=1, description='{"a": 1}'
-        )
-        for precision in ("fp32", "fp16")
-    }
-
-
-@pytest.fixture(scope="session")
 def run(predictor, slices, tmp_path_factory):
     """The folder that training leaves behind."""
     folder = tmp_path_factory.mktemp("run")
@@ -102,3 +93,45 @@ def run(predictor, slices, tmp_path_factory):
     save_file(predictor.network.state_dict(), folder / WEIGHTS)
     np.savez(folder / SAMPLES, *slices)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(run, tmp_path_factory):
+    """The whole export, TensorRT included: manifest, folder, and the ONNX models it made.
+
+    Tracing a network takes seconds, so every test shares this one.
+    """
+    out = tmp_path_factory.mktemp("exported") / "model"
+    options = ExportOptions(name="two organs", thresholds=THRESHOLDS, trt=True, gpu_arch=("sm_89",))
+    models = {}
+
+    def record(graph, **settings):
+        return models.setdefault(precision_of(graph), to_onnx(graph, **settings))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_onnx, "to_onnx", record)
+        manifest = export_run(run, out, options)
+    return manifest, out, models
+
+
+@pytest.fixture(scope="session")
+def models(exported):
+    """The ONNX models of both precisions, with the probability as an output."""
+    return exported[2]
+
+
+def precision_of(graph):
+    half = next(graph.predictor.network.parameters()).dtype == torch.float16
+    return "fp16" if half else "fp32"
+
+
+@pytest.fixture
+def serve_models(monkeypatch):
+    """Puts ready models, by precision, in place of tracing the network."""
+
+    def serve(ready):
+        monkeypatch.setattr(
+            engine_onnx, "to_onnx", lambda graph, **settings: ready[precision_of(graph)]
+        )
+
+    return serve

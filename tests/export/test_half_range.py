@@ -2,6 +2,7 @@ import copy
 
 import torch
 from torch import nn
+
 from wsseg.export.graph import DeployGraph
 from wsseg.export.half_range import LARGEST, largest_value
 

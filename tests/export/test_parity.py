@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+
 from wsseg.export.graph import DeployGraph
 from wsseg.export.parity import (
     TOLERANCES,

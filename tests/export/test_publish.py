@@ -1,6 +1,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+
 from wsseg.export import engine_onnx
 from wsseg.export.onnx_file import METADATA
 from wsseg.export.publish import ExportOptions, export_run
@@ -20,23 +22,10 @@ from wsseg.serve.onnx_engine import EngineOptions, open_onnx
 OPTIONS = ExportOptions(thresholds=(0.5, 0.4), name="two organs")
 
 
-@pytest.fixture(scope="session")
-def published(run, tmp_path_factory):
-    """A model folder made by the whole export, TensorRT for one architecture included."""
-    out = tmp_path_factory.mktemp("published") / "model"
-    options = OPTIONS.model_copy(update={"trt": True, "gpu_arch": ("sm_89",)})
-    return export_run(run, out, options), out
-
-
 @pytest.fixture
-def made(models, monkeypatch):
-    """Exports that take the models of this session in place of tracing the network again."""
-
-    def reuse(graph, *, channels, description):
-        half = next(graph.predictor.network.parameters()).dtype == torch.float16
-        return models["fp16" if half else "fp32"]
-
-    monkeypatch.setattr(engine_onnx, "to_onnx", reuse)
+def made(models, serve_models):
+    """Exports take the session's models."""
+    serve_models(models)
 
 
 def content(folder):
@@ -52,17 +41,8 @@ def spoilt(model):
     return wrong
 
 
-def spoil(monkeypatch, models, precisions):
-    def build(graph, *, channels, description):
-        half = next(graph.predictor.network.parameters()).dtype == torch.float16
-        name = "fp16" if half else "fp32"
-        return spoilt(models[name]) if name in precisions else models[name]
-
-    monkeypatch.setattr(engine_onnx, "to_onnx", build)
-
-
-def test_the_folder_holds_what_its_manifest_says(published):
-    manifest, out = published
+def test_the_folder_holds_what_its_manifest_says(exported):
+    manifest, out, _ = exported
     read, _ = load_model(out)
     assert read == manifest
     names = ["model.onnx", "model.fp16.onnx", "model.rtx.sm_89.engine"]
@@ -77,8 +57,8 @@ def test_the_folder_holds_what_its_manifest_says(published):
     assert rtx.profile == OPTIONS.profile
 
 
-def test_the_manifest_tells_where_the_network_came_from(published):
-    manifest, _ = published
+def test_the_manifest_tells_where_the_network_came_from(exported):
+    manifest, *_ = exported
     assert manifest.name == "two organs"
     assert manifest.training.cases_sha256 == "ab" * 32
     assert manifest.training.metrics == {"iou": 0.5}
@@ -86,8 +66,8 @@ def test_the_manifest_tells_where_the_network_came_from(published):
     assert manifest.network_size == 64
 
 
-def test_the_onnx_file_alone_says_what_it_measures(published):
-    manifest, out = published
+def test_the_onnx_file_alone_says_what_it_measures(exported):
+    manifest, out, _ = exported
     for name in ("model.onnx", "model.fp16.onnx"):
         (entry,) = onnx.load(out / name).metadata_props
         assert entry.key == METADATA
@@ -96,8 +76,8 @@ def test_the_onnx_file_alone_says_what_it_measures(published):
         assert described == {k: whole[k] for k in whole if k not in {"engines", "created"}}
 
 
-def test_serving_runs_what_was_published(published, predictor, slices):
-    manifest, out = published
+def test_serving_runs_what_was_published(exported, predictor, slices):
+    manifest, out, _ = exported
     engine = open_onnx(out, manifest, EngineOptions(device="cpu", precision="fp32"))
     found = engine(slices[1][None])
     with torch.inference_mode():
@@ -106,19 +86,21 @@ def test_serving_runs_what_was_published(published, predictor, slices):
     assert (found.masks == (expected >= limits)).mean() > 0.9999
 
 
-def test_a_failed_export_leaves_the_old_folder_as_it_was(run, models, tmp_path, made, monkeypatch):
+def test_a_failed_export_leaves_the_old_folder_as_it_was(
+    run, models, tmp_path, exported, serve_models
+):
     out = tmp_path / "model"
-    export_run(run, out, OPTIONS)
+    shutil.copytree(exported[1], out)
     before = content(out)
-    spoil(monkeypatch, models, {"fp32"})
+    serve_models({"fp32": spoilt(models["fp32"])})
     with pytest.raises(AllFailedError, match="nothing was exported: fp32 on onnxruntime-cpu"):
         export_run(run, out, OPTIONS)
     assert content(out) == before
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_an_fp16_engine_that_disagrees_is_left_out(run, models, tmp_path, monkeypatch, caplog):
-    spoil(monkeypatch, models, {"fp16"})
+def test_an_fp16_engine_that_disagrees_is_left_out(run, models, tmp_path, serve_models, caplog):
+    serve_models({**models, "fp16": spoilt(models["fp16"])})
     with caplog.at_level(logging.WARNING, "wsseg.export"):
         manifest = export_run(run, tmp_path / "model", OPTIONS)
     assert [engine.precision for engine in manifest.engines] == ["fp32"]

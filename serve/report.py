@@ -1,0 +1,58 @@
+"""ratios.csv and the two tables beside it, which appear together when a run has ended."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsseg.imaging.atomic import atomic
+from wsseg.imaging.errors import Failure
+from wsseg.serve.rows import FailureRow, Row, SeriesRow, SliceRow
+from wsseg.serve.tables import Write, table_writer
+
+
+@dataclass(frozen=True)
+class Report:
+    """Takes rows as they come: of slices, of series, of files that gave no result."""
+
+    slices: Write
+    series: Write
+    failures: Write
+
+    def fail(self, failure: Failure) -> None:
+        """Write one file that gave no result."""
+        row = FailureRow(failure.source, failure.status, failure.reason, failure.message)
+        self.failures([row])
+
+
+def report_paths(path: Path) -> tuple[Path, Path, Path]:
+    """The report's three files: slices, series, failures, all in the format of its suffix.
+
+    Raises WssegError for a suffix that no table has, or whose package is missing.
+    """
+    table_writer(path)
+    return (
+        path,
+        path.with_name(f"{path.stem}.series{path.suffix}"),
+        path.with_name(f"{path.stem}.failures{path.suffix}"),
+    )
+
+
+@contextmanager
+def open_report(path: Path) -> Iterator[Report]:
+    """Write the three tables to scratch files that take their places only if the block succeeds.
+
+    The tables of an earlier run stay until then. All three are written, if only with a header, so
+    that none is left over from another run.
+    """
+    kinds: tuple[type[Row], ...] = (SliceRow, SeriesRow, FailureRow)
+    opened = table_writer(path)
+    with ExitStack() as placed:
+        scratch = [placed.enter_context(atomic(target)) for target in report_paths(path)]
+        with ExitStack() as written:
+            yield Report(
+                *(
+                    written.enter_context(opened(file, kind))
+                    for file, kind in zip(scratch, kinds, strict=True)
+                )
+            )

@@ -1,0 +1,68 @@
+"""Small DICOM files made on the spot."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+WriteDicom = Callable[..., Path]
+STUDY, SERIES, SPACE = (generate_uid(entropy_srcs=[name]) for name in ("study", "series", "space"))
+
+
+@pytest.fixture
+def write_dicom() -> WriteDicom:
+    """Write a CT slice; keywords set elements, None removes them."""
+    return _write_dicom
+
+
+def _write_dicom(
+    path: Path,
+    pixels: Any = None,
+    *,
+    syntax: UID = ExplicitVRLittleEndian,
+    **elements: Any,
+) -> Path:
+    stored = np.zeros((16, 16), np.int16) if pixels is None else np.asarray(pixels)
+    dataset = FileDataset(str(path), {}, preamble=bytes(128), file_meta=FileMetaDataset())
+    dataset.file_meta.TransferSyntaxUID = syntax
+    bits = stored.dtype.itemsize * 8
+    defaults = {
+        "SOPClassUID": CTImageStorage,
+        "SOPInstanceUID": generate_uid(entropy_srcs=[str(path)]),
+        "StudyInstanceUID": STUDY,
+        "SeriesInstanceUID": SERIES,
+        "FrameOfReferenceUID": SPACE,
+        "Modality": "CT",
+        "PatientName": "Canary^Patient",
+        "PatientID": "CANARY-1",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "ImagePositionPatient": [-10.0, -20.0, 0.0],
+        "ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+        "PixelSpacing": [0.8, 0.5],
+        "SliceThickness": 2.0,
+        "SamplesPerPixel": 3 if stored.shape[-1] == 3 else 1,
+        "PhotometricInterpretation": "RGB" if stored.shape[-1] == 3 else "MONOCHROME2",
+        "PlanarConfiguration": 0 if stored.shape[-1] == 3 else None,
+        "Rows": 16,
+        "Columns": 16,
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": int(stored.dtype.kind == "i"),
+        "RescaleSlope": 1,
+        "RescaleIntercept": 0,
+        "PixelData": stored.tobytes(),
+    }
+    for keyword, value in (defaults | elements).items():
+        if value is not None:
+            setattr(dataset, keyword, value)
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", "1.2.3")
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset["PixelData"].VR = "OW" if bits > 8 else "OB"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+    return path

@@ -1,0 +1,167 @@
+"""Zip archives from friends and strangers."""
+
+import stat
+import struct
+import zipfile
+
+import pytest
+
+from wsseg.imaging import archive as archive_module
+from wsseg.imaging.archive import unpack
+from wsseg.imaging.errors import Failure
+from wsseg.imaging.scan import FileRef
+
+
+def packed(path, members, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as opened:
+        for name, content in members:
+            opened.writestr(name, content)
+    return FileRef(path, path.name)
+
+
+def unpacked(archive, scratch):
+    """Contents by source, and failures by source."""
+    found = list(unpack(archive, scratch))
+    files = [each for each in found if isinstance(each, FileRef)]
+    for file in files:
+        assert file.path.resolve().is_relative_to(scratch.resolve())
+    contents = {file.source: file.path.read_bytes() for file in files}
+    return contents, {each.source: each for each in found if isinstance(each, Failure)}
+
+
+def test_members_come_with_their_content_and_the_archives_name(tmp_path):
+    archive = packed(
+        tmp_path / "a.zip", [("one/x.dcm", b"1"), ("two/x.dcm", b"2"), ("empty/", b"")]
+    )
+    contents, failures = unpacked(archive, tmp_path / "scratch")
+    assert contents == {"a.zip/one/x.dcm": b"1", "a.zip/two/x.dcm": b"2"}
+    assert not failures
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "1.2.840.5.dcm", "IM0001", "b.PNG", "é ü.tif"])
+def test_files_keep_their_suffix_and_nothing_else_of_their_name(tmp_path, name):
+    archive = packed(tmp_path / "a.zip", [(name, b"x")])
+    (file,) = unpack(archive, tmp_path / "scratch")
+    suffix = {"a.nii.gz": ".nii.gz", "IM0001": ""}.get(name, "." + name.rpartition(".")[2])
+    assert file.path.name == f"000000{suffix}"
+
+
+def test_a_nifti_pair_stays_a_pair(tmp_path):
+    members = [("x/a.img", b"i"), ("y/a.hdr", b"other"), ("x/a.hdr", b"h")]
+    archive = packed(tmp_path / "a.zip", members)
+    files = {file.source: file.path for file in unpack(archive, tmp_path / "scratch")}
+    assert files["a.zip/x/a.hdr"].with_suffix(".img") == files["a.zip/x/a.img"]
+    assert files["a.zip/y/a.hdr"].stem != files["a.zip/x/a.hdr"].stem
+
+
+def test_members_of_one_name_do_not_overwrite_each_other(tmp_path):
+    with pytest.warns(UserWarning, match="Duplicate"):
+        archive = packed(tmp_path / "a.zip", [("a.dcm", b"1"), ("a.dcm", b"2"), ("b.dcm", b"3")])
+    contents = [file.path.read_bytes() for file in unpack(archive, tmp_path / "scratch")]
+    assert contents == [b"1", b"2", b"3"]
+
+
+def test_two_archives_share_a_scratch_folder(tmp_path):
+    scratch = tmp_path / "scratch"
+    for name in ("a.zip", "b.zip"):
+        contents, _ = unpacked(packed(tmp_path / name, [("x.dcm", name)]), scratch)
+        assert contents == {f"{name}/x.dcm": name.encode()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../out.dcm", "a/../../out.dcm", "/etc/out.dcm", "..\\out.dcm", "C:\\out.dcm", "C:out.dcm"],
+)
+def test_paths_that_leave_the_archive_are_refused(tmp_path, name):
+    archive = packed(tmp_path / "a.zip", [(name, b"x"), ("good.dcm", b"y")])
+    contents, failures = unpacked(archive, tmp_path / "scratch")
+    assert contents == {"a.zip/good.dcm": b"y"}
+    assert [failure.reason for failure in failures.values()] == ["unsafe_path"]
+    assert not list(tmp_path.rglob("out.dcm"))
+
+
+def test_links_are_refused(tmp_path):
+    link = zipfile.ZipInfo("link.dcm")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive = packed(tmp_path / "a.zip", [(link, "/etc/passwd"), ("good.dcm", b"y")])
+    contents, failures = unpacked(archive, tmp_path / "scratch")
+    assert contents == {"a.zip/good.dcm": b"y"}
+    assert failures["a.zip/link.dcm"].reason == "unsafe_path"
+
+
+def test_encrypted_members_are_refused(tmp_path):
+    archive = packed(tmp_path / "a.zip", [("a.dcm", b"x"), ("b.dcm", b"y")])
+    content = bytearray(archive.path.read_bytes())
+    for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + at] |= 1
+    archive.path.write_bytes(content)
+    contents, failures = unpacked(archive, tmp_path / "scratch")
+    assert contents == {"a.zip/b.dcm": b"y"}
+    assert failures["a.zip/a.dcm"].reason == "encrypted"
+
+
+def test_an_archive_in_an_archive_is_skipped_whatever_its_name(tmp_path):
+    inner = packed(tmp_path / "inner.zip", [("x.dcm", b"x")]).path.read_bytes()
+    archive = packed(tmp_path / "a.zip", [("inner.dcm", inner), ("good.dcm", b"y")])
+    contents, failures = unpacked(archive, tmp_path / "scratch")
+    assert contents == {"a.zip/good.dcm": b"y"}
+    (failure,) = failures.values()
+    assert (failure.reason, failure.status) == ("nested_archive", "skipped")
+
+
+def test_a_member_that_grows_too_much_is_refused_and_an_empty_label_map_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(archive_module, "RATIO_FLOOR_BYTES", 100_000)
+    members = [("bomb.dcm", bytes(1_000_000)), ("labels.nii", bytes(100_000))]
+    contents, failures = unpacked(packed(tmp_path / "a.zip", members), tmp_path / "scratch")
+    assert list(contents) == ["a.zip/labels.nii"]
+    assert failures["a.zip/bomb.dcm"].reason == "archive_bomb"
+
+
+def test_what_would_pass_the_limit_of_all_members_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "MAX_INFLATED_BYTES", 25)
+    members = [(f"{index}.dcm", bytes(10)) for index in range(3)] + [("small.dcm", bytes(5))]
+    contents, failures = unpacked(packed(tmp_path / "a.zip", members), tmp_path / "scratch")
+    assert list(contents) == ["a.zip/0.dcm", "a.zip/1.dcm", "a.zip/small.dcm"]
+    assert failures["a.zip/2.dcm"].reason == "archive_too_large"
+
+
+def test_an_archive_of_too_many_files_is_one_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "MAX_ENTRIES", 2)
+    archive = packed(tmp_path / "a.zip", [(f"{index}.dcm", b"") for index in range(3)])
+    contents, failures = unpacked(archive, tmp_path / "scratch")
+    assert not contents
+    assert failures["a.zip"].reason == "too_many_entries"
+
+
+def test_a_member_that_lies_about_its_size_yields_no_more_than_it_promised(tmp_path):
+    archive = packed(tmp_path / "a.zip", [("a.dcm", bytes(5000)), ("b.dcm", b"y")])
+    content = bytearray(archive.path.read_bytes())
+    at = content.index(b"PK\x01\x02") + 24
+    content[at : at + 4] = struct.pack("<I", 10)
+    archive.path.write_bytes(content)
+    contents, failures = unpacked(archive, tmp_path / "scratch")
+    assert contents == {"a.zip/b.dcm": b"y"}
+    assert failures["a.zip/a.dcm"].reason == "broken_archive"
+    assert len(list((tmp_path / "scratch").rglob("*.dcm"))) == 1
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_costs_no_other_its_place(tmp_path, compression):
+    members = [("a.dcm", bytes(range(256)) * 20), ("b.dcm", b"y")]
+    archive = packed(tmp_path / "a.zip", members, compression)
+    content = bytearray(archive.path.read_bytes())
+    content[60:70] = bytes(10)
+    archive.path.write_bytes(content)
+    contents, failures = unpacked(archive, tmp_path / "scratch")
+    assert contents == {"a.zip/b.dcm": b"y"}
+    assert failures["a.zip/a.dcm"].reason == "broken_archive"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"PK\x03\x04" + bytes(500)])
+def test_a_broken_archive_is_one_failure(tmp_path, content):
+    (tmp_path / "a.zip").write_bytes(content)
+    contents, failures = unpacked(FileRef(tmp_path / "a.zip", "a.zip"), tmp_path / "scratch")
+    assert not contents
+    assert failures["a.zip"].reason == "broken_archive"
