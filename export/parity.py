@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsseg.export.graph import Precision
+from wsseg.export.tolerance import TOLERANCES, Tolerance
 from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engine import Prediction
@@ -21,31 +22,6 @@ class EngineRejectedError(WssegError):
     """An engine that was built and disagrees with PyTorch: it must not be published."""
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an engine may be from PyTorch on any slice.
-
-    probability: largest difference of any pixel's probability. agreement: smallest fraction of
-    equal mask pixels. ratio: largest difference of an area ratio. border: a pixel whose PyTorch
-    probability is that close to its threshold is left out of agreement and ratio, for its class
-    hangs on rounding alone.
-    """
-
-    probability: float
-    agreement: float
-    ratio: float
-    border: float
-
-
-TOLERANCES: dict[Precision, Tolerance] = {
-    # Another order of float32 sums moves a probability by 1e-7 to 1e-5 in networks this deep
-    # (measured): a difference of 1e-3 is a wrong graph. The border, ten times that noise, keeps a
-    # hardly trained network, flat around its threshold, from failing on its last bits.
-    "fp32": Tolerance(probability=1e-3, agreement=0.9999, ratio=1e-4, border=1e-4),
-    # Half precision has 11 bits; 1e-5 to 1e-2 was measured. The whole difference counts, without
-    # a border: where a ratio is that sensitive, float32 is the engine to use.
-    "fp16": Tolerance(probability=2e-2, agreement=0.995, ratio=5e-3, border=0.0),
-}
 # A ratio that one side has and the other has not (its denominator is empty) counts as all of 0..1.
 UNKNOWN = 1.0
 

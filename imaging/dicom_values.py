@@ -5,6 +5,7 @@ import math
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 
 # Scanners round direction cosines; beyond this they describe no plane at all.
 _RIGHT_ANGLE_TOLERANCE = 0.02
@@ -80,4 +81,4 @@ def _dot(first: tuple[float, ...], second: tuple[float, ...]) -> float:
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, none where it is absent or malformed."""
     value = value_of(dataset, keyword)
-    return list(value) if isinstance(value, (MultiValue, list)) else []
+    return list(value) if isinstance(value, Sequence) else []

@@ -173,7 +173,7 @@ class Segmenter:
         reason = str(error) or "out of memory"
         if len(places) == 1:
             job, index = places[0]
-            job.fail("ENGINE", f"slice {index} could not be computed: {reason}")
+            job.fail("engine", f"slice {index} could not be computed: {reason}")
             return
         logger.warning(
             "a batch of %d slices failed (%s): trying it in halves",
@@ -206,7 +206,7 @@ def _store(places: list[Place], prediction: Prediction) -> None:
     numbers = np.arange(1, masks.shape[1] + 1, dtype=np.uint8)[:, None, None]
     for place, (job, index) in enumerate(places):
         if not np.isfinite(prediction.soft_areas[place]).all():
-            job.fail("NOT_FINITE", f"slice {index}: the network's answer is not a number")
+            job.fail("not_finite", f"slice {index}: the network's answer is not a number")
             continue
         job.areas.pixel[index] = prediction.pixel_areas[place]
         job.areas.soft[index] = prediction.soft_areas[place]

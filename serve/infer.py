@@ -1,9 +1,10 @@
-"""Scans in, ratios out: find, read, segment, measure and write as one stream."""
+"""Scans in, ratios out: the run as a whole, its options, its counts and its exit code."""
 
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,28 +12,21 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveInt
 
 from wsseg.imaging.definitions import Frozen
-from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, ReadError, WssegError
+from wsseg.imaging.errors import AllFailedError, NothingToDoError, WssegError
 from wsseg.imaging.find import find
-from wsseg.imaging.labels import write_labels
-from wsseg.imaging.read import read
-from wsseg.imaging.scan import Scan, ScanRef
-from wsseg.serve.batching import Limits, Segmented, Segmenter
+from wsseg.serve.batching import Limits
 from wsseg.serve.engine import Engine
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import series_rows, slice_rows
 from wsseg.serve.model_folder import load_model
 from wsseg.serve.onnx_engine import Device, EngineOptions, Precision, open_onnx
-from wsseg.serve.overlay import write_overlays
-from wsseg.serve.read_ahead import Room, ahead
+from wsseg.serve.pipeline import Counts, OnProgress, Outcome, Pictures, Pipeline
+from wsseg.serve.read_ahead import Room
 from wsseg.serve.report import Report, open_report, report_paths
 from wsseg.serve.rows import Provenance
 
-PHI_RISK = "PHI_RISK"
 SOME_FAILED = 8
-# Stored pixels of 16 bits, packed about 2:1 by a lossless codec, become float32.
-UNPACKED = 4
-
-OnProgress = Callable[[int, int, float], None]
+MIB = 1 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +36,8 @@ class InferOptions(Frozen):
 
     masks, overlays: folders for label maps and for pictures with the regions drawn in. batch:
     slices the network sees at once. threads: of the engine on a CPU, 0 leaves it to the runtime.
-    readers: threads that read scans ahead. memory_mb: pixels held at once, in MiB, besides the
-    engine's own; a scan that is larger is still read, alone.
+    readers, read_ahead: threads that read, and scans they read ahead. memory_mb: pixels held at
+    once, in MiB, besides the engine's own; a larger scan is still read, with no other beside it.
     """
 
     model: Path
@@ -69,8 +63,12 @@ class Summary:
     skipped: int
     seconds: float
     engine: str
-    report: Path
     tables: tuple[Path, Path, Path]
+
+    @property
+    def report(self) -> Path:
+        """The table of slices; the others lie beside it."""
+        return self.tables[0]
 
     @property
     def exit_code(self) -> int:
@@ -91,61 +89,80 @@ def infer(
     second).
 
     Raises WssegError, before any scan is read, for inputs, options and models that cannot be used,
-    and AllFailedError if the report itself cannot be written.
+    and AllFailedError if the report cannot be written.
     """
     started = time.monotonic()
-    _require_inputs(inputs)
     tables = report_paths(options.report)
     manifest, folder = load_model(options.model)
     asked = EngineOptions(options.device, options.precision, options.threads)
     engine = open_onnx(folder, manifest, asked)
-    logger.info(
-        "measuring with %s, %s", engine.name, engine.precision,
-        extra={"event": "run_started", "engine": engine.name, "precision": engine.precision},
-    )  # fmt: skip
-    run = _Run(manifest, engine, options, _Progress(on_progress or (lambda *_: None)))
+    _make_folders(options)
+    logger.info("measuring with %s in %s", engine.name, engine.precision, extra=_start(engine))
+    pipeline = _pipeline(engine, manifest, options)
+    counts = Counts(on_progress or (lambda *_: None))
     try:
-        with (
-            tempfile.TemporaryDirectory(prefix="wsseg-") as scratch,
-            open_report(options.report) as report,
-        ):
-            run.measure(find(inputs, scratch=Path(scratch)), report)
+        with tempfile.TemporaryDirectory(prefix="wsseg-") as scratch:
+            refs = find(inputs, scratch=Path(scratch))
+            with open_report(options.report) as report, closing(pipeline(refs, counts)) as outcomes:
+                for outcome in outcomes:
+                    _write(outcome, report, manifest, _provenance(manifest, engine))
     except OSError as error:
-        raise AllFailedError(f"the report {options.report} could not be written: {error}") from error
-    counts = run.counts
-    summary = Summary(
-        counts.scans, counts.slices, counts.failed, counts.skipped,
-        time.monotonic() - started, engine.name, options.report, tables,
-    )  # fmt: skip
-    _log_end(summary)
+        raise AllFailedError(
+            f"{options.report} could not be written: {error}; check the space and the permissions "
+            "of its folder and of the temporary folder"
+        ) from error
+    seconds = time.monotonic() - started
+    found = (counts.scans, counts.slices, counts.failed, counts.skipped)
+    summary = Summary(*found, seconds, engine.name, tables)
+    logger.info("measured %d scans, %d slices", *found[:2], extra=_end(summary))
     return summary
 
 
-@dataclass
-class _Counts:
-    scans: int = 0
-    slices: int = 0
-    failed: int = 0
-    skipped: int = 0
+def _make_folders(options: InferOptions) -> None:
+    for folder in (options.masks, options.overlays):
+        try:
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WssegError(f"folder {folder} cannot be made: {error.strerror}") from error
 
 
-@dataclass
-class _Progress:
-    """Tells how many slices are done of those met so far, and how fast."""
+def _pipeline(engine: Engine, manifest: Manifest, options: InferOptions) -> Pipeline:
+    share = options.memory_mb * MIB // 4
+    return Pipeline(
+        engine=engine,
+        manifest=manifest,
+        limits=Limits(slices=options.batch, nbytes=share),
+        reading=Room(options.readers, options.read_ahead, 2 * share),
+        writing=Room(options.readers, options.read_ahead, share),
+        pictures=Pictures(options.masks, options.overlays, manifest.window),
+    )
 
-    tell: OnProgress
-    done: int = 0
-    met: int = 0
-    began: float | None = None
 
-    def meet(self, scans: Iterable[Scan | Failure]) -> Iterator[Scan | Failure]:
-        for item in scans:
-            if isinstance(item, Scan):
-                self.began = self.began or time.monotonic()
-                self.met += len(item.slices)
-            yield item
+def _provenance(manifest: Manifest, engine: Engine) -> Provenance:
+    sha256 = next(e.sha256 for e in manifest.engines if e.file == engine.file)
+    return Provenance(manifest.name, sha256, engine.name, engine.precision, version("wsseg"))
 
-    def finish(self, slices: int) -> None:
-        self.done += slices
-        spent = time.monotonic() - (self.began or time.monotonic())
-        self.tell(self.done, self.met, self.done / spent if spent else 0.0)
+
+def _write(outcome: Outcome, report: Report, manifest: Manifest, provenance: Provenance) -> None:
+    if outcome.found:
+        report.slices(slice_rows(outcome.found, manifest, provenance))
+        report.series(series_rows(outcome.found, manifest, provenance))
+    for failure in outcome.failures:
+        report.fail(failure)
+
+
+def _start(engine: Engine) -> dict[str, object]:
+    return {"event": "run_started", "engine": engine.name, "precision": engine.precision}
+
+
+def _end(summary: Summary) -> dict[str, object]:
+    return {
+        "event": "run_ended",
+        "scans": summary.scans,
+        "slices": summary.slices,
+        "failed": summary.failed,
+        "skipped": summary.skipped,
+        "seconds": round(summary.seconds, 3),
+        "exit_code": summary.exit_code,
+    }

@@ -1,13 +1,13 @@
 """model.json: everything about a model folder that is not the network itself."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from wsseg.imaging.definitions import FOREGROUND, IMAGE, Frozen, RatioDefinition, Window
 
 FILE_NAME = "model.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -62,7 +62,7 @@ class Training(Frozen):
     cases_sha256: str
     epochs: int
     seed: int
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 class Manifest(Frozen):

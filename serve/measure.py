@@ -91,9 +91,7 @@ def series_rows(found: Segmented, manifest: Manifest, provenance: Provenance) ->
     ]
 
 
-def series_ratio(
-    found: Segmented, manifest: Manifest, definition: RatioDefinition
-) -> SeriesRatio:
+def series_ratio(found: Segmented, manifest: Manifest, definition: RatioDefinition) -> SeriesRatio:
     """One ratio over all slices.
 
     The volumes are unknown without a pixel size or slice positions, for a single slice, and where

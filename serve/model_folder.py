@@ -57,7 +57,9 @@ def engine_bytes(folder: Path, entry: EngineFile) -> bytes:
     WssegError for a missing, altered or misplaced file.
     """
     if Path(entry.file).name != entry.file:
-        raise WssegError(f"{folder}: engine file {entry.file!r} must lie in the model folder itself")
+        raise WssegError(
+            f"{folder}: engine file {entry.file!r} must lie in the model folder itself"
+        )
     try:
         content = (folder / entry.file).read_bytes()
     except OSError as error:
@@ -69,6 +71,6 @@ def engine_bytes(folder: Path, entry: EngineFile) -> bytes:
     if found != entry.sha256.lower():
         raise WssegError(
             f"{folder}: engine file {entry.file} has SHA-256 {found[:12]}..., the manifest says "
-            f"{entry.sha256[:12]}...: the file was altered or cut; copy the whole model folder again"
+            f"{entry.sha256[:12]}...: it was altered or cut; copy the whole model folder again"
         )
     return content

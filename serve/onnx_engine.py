@@ -149,7 +149,7 @@ def _library_missing(onnxruntime: ModuleType) -> str | None:
     name = "onnxruntime_providers_cuda"
     file = f"{name}.dll" if sys.platform == "win32" else f"lib{name}.so"
     try:
-        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / file))
+        ctypes.CDLL(str(Path(str(onnxruntime.__file__)).parent / "capi" / file))
     except OSError as error:
         return f"a CUDA library does not load ({error})"
     return None

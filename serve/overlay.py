@@ -53,7 +53,8 @@ def overlay(
     colour = COLOURS[(labels.astype(np.intp) - 1) % len(COLOURS)]
     weight = np.where(outline(labels), 1.0, TINT) * (labels > 0)
     mixed = shown + weight[..., None] * (colour - shown)
-    return np.rint(mixed).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
+    return drawn
 
 
 def windowed(pixels: NDArray[np.float32], window: Window) -> NDArray[np.float32]:
@@ -63,8 +64,10 @@ def windowed(pixels: NDArray[np.float32], window: Window) -> NDArray[np.float32]
     if window.kind == "image":
         middle, reach = float(finite.mean()), SPREAD * float(finite.std())
         low, high = middle - reach, middle + reach
-    scaled = (finite - low) / max(high - low, np.finfo(np.float32).tiny)
-    return np.clip(scaled, 0, 1).astype(np.float32) * np.float32(255)
+    # A picture of one value has no spread: any width shows it as one grey.
+    scaled = (finite - low) / ((high - low) or 1.0)
+    shown: NDArray[np.float32] = np.clip(scaled, 0, 1).astype(np.float32) * np.float32(255)
+    return shown
 
 
 def outline(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

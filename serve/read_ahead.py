@@ -1,7 +1,7 @@
 """Work ahead of the consumer in threads, in order, within a bound on memory."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -36,7 +36,7 @@ class _Ahead(Generic[A, B]):
 
 def ahead(
     work: Callable[[A], B], items: Iterable[A], room: Room, weigh: Callable[[A | B], int]
-) -> Iterator[B]:
+) -> Generator[B, None, None]:
     """map(work, items), in order, with `work` running in threads ahead of the consumer.
 
     `weigh` gives the bytes of a result, and for an item whose result is not there yet an estimate.

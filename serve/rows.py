@@ -120,7 +120,7 @@ class FailureRow:
 Row = SliceRow | SeriesRow | FailureRow
 
 
-def columns(row_type: type[Any]) -> dict[str, type]:
+def columns(row_type: Any) -> dict[str, type]:
     """Column names of a row type, in order, with the type of their known values."""
     found: dict[str, type] = {}
     for name, kind in get_type_hints(row_type).items():

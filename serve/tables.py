@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,12 +65,10 @@ def json_lines(path: Path, row_type: type[Row]) -> Iterator[Write]:
 def parquet_table(path: Path, row_type: type[Row]) -> Iterator[Write]:
     """Typed columns, unknown is null, text exactly as it is; rows are written in groups."""
     arrow = _pyarrow()
-    from pyarrow import parquet
-
     kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in columns(row_type).items()])
     waiting: list[dict[str, Cell]] = []
-    with parquet.ParquetWriter(path, schema) as writer:
+    with arrow.parquet.ParquetWriter(path, schema) as writer:
 
         def flush() -> None:
             writer.write_table(arrow.Table.from_pylist(waiting, schema=schema))
@@ -99,12 +98,11 @@ def _inert(cell: Cell) -> Cell:
 
 def _pyarrow() -> ModuleType:
     try:
-        import pyarrow
+        import_module("pyarrow.parquet")
+        return import_module("pyarrow")
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise  # present but broken
         raise WssegError(
             "a .parquet report needs pyarrow: pip install 'wsseg[parquet]', or give a .csv"
         ) from error
-    module: ModuleType = pyarrow
-    return module

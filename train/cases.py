@@ -57,9 +57,7 @@ def read_cases(
     masks. Raises CasesError, one report with all faults; WssegError for a file that is no table.
     """
     table = read_table(path)
-    columns, header_faults = read_columns(table.header, classes)
-    if header_faults:
-        raise CasesError(path.name, [*header_faults, *table.faults])
+    columns = _checked_columns(table, classes)
     reading = _Reading(path.parent, columns, class_denominators(columns.classes, ratios))
     cases, faults = _read_rows(table, reading)
     if "split" not in table.header:
@@ -121,6 +119,13 @@ def _case(cells: _Cells, reading: _Reading) -> Case:
         slice_index=cells.value("slice", parse_index, 0),
         volume=cells.value("volume", parse_index, 0),
     )
+
+
+def _checked_columns(table: TextTable, classes: tuple[str, ...] | None) -> Columns:
+    columns, faults = read_columns(table.header, classes)
+    if faults:
+        raise CasesError(table.path.name, [*faults, *table.faults])
+    return columns
 
 
 def _path(folder: Path, text: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from scipy import ndimage
 
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.errors import NothingToDoError, WssegError
+from wsseg.train.case import CaseTable
 from wsseg.train.case_columns import DEFAULT_CLASS, read_columns
-from wsseg.train.case_table import read_table
+from wsseg.train.case_table import TextTable, read_table
 from wsseg.train.cases import read_cases
 from wsseg.train.label_files import case_mask
 from wsseg.train.ratios import Denominator, mask_ratios
@@ -104,25 +106,33 @@ def simulate_marks(
     if all(case.mask is None for case in table.cases):
         raise NothingToDoError(f"{cases_csv.name} has no mask to make marks of: add a column mask")
     text = read_table(cases_csv)
-    whole: tuple[Denominator, ...] = ("image",) * len(table.classes)
-    ratio_columns = _ratio_columns(text.header, table.classes)
-    names = dict.fromkeys((*text.header, *ratio_columns, "marks"))
+    names = dict.fromkeys((*text.header, *_ratio_columns(text.header, table.classes), "marks"))
     header = [name for name in names if keep_mask or name != "mask"]
     with atomic_folder(out) as folder, (folder / TABLE).open("w", encoding="utf-8") as file:
-        (folder / "marks").mkdir()
         writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        for number, (row, case) in enumerate(zip(text.rows, table.cases, strict=True), 1):
-            cells = _moved(row.cells, cases_csv.parent, out)
-            labels = case_mask(case, len(table.classes))
-            if labels is not None:
-                name = f"marks/{number:04d}.png"
-                Image.fromarray(erosion.marks(labels)).save(folder / name)
-                ratios = mask_ratios(labels, whole)
-                filled = dict(zip(ratio_columns, map(str, ratios), strict=True))
-                cells = {**filled, **cells, "marks": name}
-            writer.writerow(cells)
+        writer.writerows(_marked_rows(text, table, erosion, scratch=folder, out=out))
     return out / TABLE
+
+
+def _marked_rows(
+    text: TextTable, table: CaseTable, erosion: Erosion, *, scratch: Path, out: Path
+) -> Iterator[dict[str, str]]:
+    """The rows of the new table, each after its marks were written under `scratch`."""
+    (scratch / "marks").mkdir()
+    columns = _ratio_columns(text.header, table.classes)
+    share: Denominator = "image"
+    for number, (row, case) in enumerate(zip(text.rows, table.cases, strict=True), 1):
+        cells = _moved(row.cells, table.path.parent, out)
+        labels = case_mask(case, len(table.classes))
+        if labels is not None:
+            name = f"marks/{number:04d}.png"
+            Image.fromarray(erosion.marks(labels)).save(scratch / name)
+            ratios = mask_ratios(labels, (share,) * len(table.classes))
+            filled = dict(zip(columns, map(str, ratios), strict=True))
+            # A ratio that the table states stays, even where it says that it is unknown.
+            cells = {**filled, **cells, "marks": name}
+        yield cells
 
 
 def _ratio_columns(header: tuple[str, ...], classes: tuple[str, ...]) -> tuple[str, ...]:

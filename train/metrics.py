@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
+from wsseg.train.ratios import Denominator
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,13 @@ def mark_masks(marks: Int[Tensor, "h w"], classes: int) -> Bool[Tensor, "k h w"]
 
 
 def area_ratios(
-    mask: Bool[Tensor, "k h w"], classes: tuple[str, ...], ratios: Sequence[RatioDefinition]
+    mask: Bool[Tensor, "k h w"], denominators: tuple[Denominator, ...]
 ) -> NDArray[np.float64]:
-    """Area ratio of each definition, in 0..1 or above for class over class; NaN for x / 0."""
-    area = dict(zip(classes, pixels(mask), strict=True))
-    whole = float(mask.shape[1] * mask.shape[2])
-    area |= {IMAGE: np.float64(whole), FOREGROUND: np.float64(mask.any(0).sum().item())}
-    return np.array(
-        [
-            area[ratio.numerator] / area[ratio.denominator] if area[ratio.denominator] else np.nan
-            for ratio in ratios
-        ]
-    )
+    """Area ratio of each class over its denominator, NaN where that has no pixel."""
+    area = pixels(mask)
+    whole = {"image": float(mask[0].numel()), "foreground": float(mask.any(0).sum().item())}
+    below = [whole[d] if isinstance(d, str) else area[d] for d in denominators]
+    return np.array([a / b if b else np.nan for a, b in zip(area, below, strict=True)])
 
 
 def iou(

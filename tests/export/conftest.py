@@ -1,6 +1,7 @@
 """One small network with decided answers, and the folder of a run that holds it."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -41,19 +42,20 @@ def make_predictor():
     network = build_network("mobilenet_v2", classes=2, channels=1).eval()
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.normal_(0, 0.1)
-            layer.running_var.uniform_(0.5, 2)
+            running = dict(layer.named_buffers())
+            running["running_mean"].normal_(0, 0.1)
+            running["running_var"].uniform_(0.5, 2)
             layer.weight.data.uniform_(0.5, 1.5)
             layer.bias.data.normal_(0, 0.1)
     predictor = Predictor(Front(Window(low=-100, high=240), SIZE, 1), network).eval()
-    head = last_layer(network)
+    weight, bias = last_layer(network).parameters()
     with torch.no_grad():
         logits = torch.cat(
             [predictor.logits(torch.from_numpy(x[None])).flatten(2) for x in raw_slices()], 2
         )
         scale = 3 / logits.std((0, 2))
-        head.weight *= scale[:, None, None, None]
-        head.bias.copy_((head.bias - logits.mean((0, 2))) * scale)
+        weight.mul_(scale[:, None, None, None])
+        bias.copy_((bias - logits.mean((0, 2))) * scale)
     return predictor
 
 
@@ -103,7 +105,7 @@ def exported(run, tmp_path_factory):
     """
     out = tmp_path_factory.mktemp("exported") / "model"
     options = ExportOptions(name="two organs", thresholds=THRESHOLDS, trt=True, gpu_arch=("sm_89",))
-    models = {}
+    models: dict[str, onnx.ModelProto] = {}
 
     def record(graph, **settings):
         return models.setdefault(precision_of(graph), to_onnx(graph, **settings))

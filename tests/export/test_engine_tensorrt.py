@@ -81,9 +81,11 @@ def test_shapes_that_do_not_ascend_are_refused():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_an_engine_for_this_gpu_agrees_with_pytorch(models, predictor, slices):
-    toolkit = find_toolkit((this_gpu(),))
+    gpu = this_gpu()
+    assert gpu is not None
+    toolkit = find_toolkit((gpu,))
     model = without_probability(models["fp32"]).SerializeToString()
-    engine = open_engine(toolkit, build_engine(toolkit, model, this_gpu(), DEFAULT_PROFILE))
+    engine = open_engine(toolkit, build_engine(toolkit, model, gpu, DEFAULT_PROFILE))
     ratios = (RatioDefinition(name="organ", numerator="organ"),)
     standard = make_standard(predictor, slices, (0.5, 0.4), ("organ", "tumour"), ratios)
     parity = judge(Candidate(engine, f"{toolkit.runtime}-cuda", "fp32"), standard)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from wsseg.export.graph import DeployGraph
+from wsseg.train.networks import last_layer
 
 THRESHOLDS = (0.5, 0.4)
 
@@ -37,9 +38,8 @@ def test_the_deployed_graph_answers_what_the_training_predictor_answers(graph, p
 
 def test_a_probability_equal_to_the_threshold_belongs_to_the_class(predictor, slices):
     certain = copy.deepcopy(predictor)
-    head = [m for m in certain.network.classifier.modules() if isinstance(m, nn.Conv2d)][-1]
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
+    for weight in last_layer(certain.network).parameters():
+        nn.init.zeros_(weight)
     mask, *_ = answers(DeployGraph(certain, (0.5, 0.51), "fp32"), slices[0][None])
     assert mask[:, 0].all()
     assert not mask[:, 1].any()

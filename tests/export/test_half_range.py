@@ -5,6 +5,7 @@ from torch import nn
 
 from wsseg.export.graph import DeployGraph
 from wsseg.export.half_range import LARGEST, largest_value
+from wsseg.train.networks import last_layer
 
 
 def test_an_ordinary_network_fits_into_half_precision(predictor, slices):
@@ -13,14 +14,11 @@ def test_an_ordinary_network_fits_into_half_precision(predictor, slices):
 
 def test_large_values_between_layers_are_seen_though_the_answer_is_small(predictor, slices):
     stretched = copy.deepcopy(predictor)
-    layers = [m for m in stretched.network.classifier.modules() if isinstance(m, nn.Conv2d)]
+    norm = [m for m in stretched.network.classifier.modules() if isinstance(m, nn.BatchNorm2d)][-1]
     with torch.no_grad():
-        norm = next(
-            m for m in reversed(list(stretched.network.classifier)) if isinstance(m, nn.BatchNorm2d)
-        )
-        norm.weight *= 1e5
-        norm.bias *= 1e5
-        layers[-1].weight /= 1e5
+        for weight in norm.parameters():
+            weight.mul_(1e5)
+        last_layer(stretched.network).weight.div_(1e5)
     graph = DeployGraph(stretched, (0.5, 0.5), "fp32")
     with torch.inference_mode():
         raw = torch.from_numpy(slices[0][None])

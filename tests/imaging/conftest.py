@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 WriteDicom = Callable[..., Path]
@@ -27,7 +27,8 @@ def _write_dicom(
     **elements: Any,
 ) -> Path:
     stored = np.zeros((16, 16), np.int16) if pixels is None else np.asarray(pixels)
-    dataset = FileDataset(str(path), {}, preamble=bytes(128), file_meta=FileMetaDataset())
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     bits = stored.dtype.itemsize * 8
     defaults = {
@@ -62,7 +63,8 @@ def _write_dicom(
             setattr(dataset, keyword, value)
     dataset.file_meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID", "1.2.3")
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset["PixelData"].VR = "OW" if bits > 8 else "OB"
+    if "PixelData" in dataset:
+        dataset["PixelData"].VR = "OW" if bits > 8 and not UID(syntax).is_compressed else "OB"
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path

@@ -1,7 +1,7 @@
-"""NIfTI files as nibabel and the world write them, and as they break."""
+"""NIfTI files as nibabel and the world write them."""
 
-import gzip
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -10,8 +10,6 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image
 from nibabel.testing import data_path as nibabel_data
 
-from wsseg.imaging import nifti_header
-from wsseg.imaging.errors import ReadError
 from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.scan import FileRef
 
@@ -43,13 +41,6 @@ def read(file):
     return [read_nifti(ref) for ref in nifti_refs(file)]
 
 
-def reason(file):
-    with pytest.raises(ReadError) as caught:
-        read(file)
-    assert file.source in str(caught.value)
-    return caught.value.reason
-
-
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
 def test_single_files_are_read_plain_and_compressed(tmp_path, name):
     (scan,) = read(save(tmp_path / name))
@@ -66,12 +57,6 @@ def test_a_pair_is_read_by_either_of_its_files(tmp_path, asked, suffix):
     save(tmp_path / f"a.img{suffix}", kind=Nifti1Pair)
     (scan,) = read(FileRef(tmp_path / f"{asked}{suffix}", "a"))
     assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
-
-
-def test_a_header_without_its_voxels_says_so(tmp_path):
-    file = save(tmp_path / "a.hdr", kind=Nifti1Pair)
-    (tmp_path / "a.img").unlink()
-    assert reason(file) == "no_img_file"
 
 
 def test_big_endian_and_nifti_2_files_read_like_others(tmp_path):
@@ -197,81 +182,6 @@ def test_voxels_beyond_float32_count_as_not_finite(tmp_path):
     assert (scan.pixels == 1).all()
 
 
-def test_a_scan_without_any_finite_value_is_refused(tmp_path):
-    file = save(tmp_path / "a.nii", np.full((2, 2, 2), np.nan, np.float32))
-    assert reason(file) == "no_finite_values"
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"dim": [3, -4, 5, 3, 1, 1, 1, 1]}, "broken_header"),
-        ({"dim": [0, 4, 5, 3, 1, 1, 1, 1]}, "broken_header"),
-        ({"dim": [9, 4, 5, 3, 1, 1, 1, 1]}, "broken_header"),
-        ({"dim": [1, 60, 1, 1, 1, 1, 1, 1]}, "not_an_image"),
-        ({"dim": [5, 4, 5, 1, 2, 2, 1, 1]}, "too_many_dimensions"),
-        ({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, "too_large"),
-        ({"dim": [3, 512, 512, 512, 1, 1, 1, 1]}, "truncated"),
-        ({"datatype": 999}, "broken_header"),
-        ({"datatype": 32}, "unsupported_type"),
-        ({"vox_offset": -5}, "broken_header"),
-        ({"vox_offset": np.nan}, "broken_header"),
-        ({"srow_x": [np.nan] * 4}, "bad_affine"),
-        ({"srow_x": [0] * 4}, "bad_affine"),
-        ({"scl_slope": 1, "scl_inter": np.inf}, "broken_header"),
-        ({"magic": b"zzz"}, "not_nifti"),
-    ],
-)
-def test_a_broken_header_is_one_clear_error(tmp_path, fields, expected):
-    assert reason(patch(save(tmp_path / "a.nii"), **fields)) == expected
-
-
-def test_a_compressed_file_cannot_promise_what_deflate_cannot_hold(tmp_path):
-    file = patch(save(tmp_path / "a.nii"), dim=[3, 1000, 1000, 500, 1, 1, 1, 1])
-    packed = tmp_path / "a.nii.gz"
-    packed.write_bytes(gzip.compress(file.path.read_bytes()))
-    assert reason(FileRef(packed, "a.nii.gz")) == "truncated"
-
-
-def test_the_number_of_volumes_has_a_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(nifti_header, "MAX_VOLUMES", 1)
-    assert reason(save(tmp_path / "a.nii", np.stack([VOXELS] * 2, axis=-1))) == "too_large"
-
-
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_truncated_files_are_refused(tmp_path, name):
-    noise = np.random.default_rng(0).integers(-999, 999, (30, 30, 9)).astype(np.int16)
-    file = save(tmp_path / name, noise)
-    file.path.write_bytes(file.path.read_bytes()[: file.path.stat().st_size * 6 // 10])
-    assert reason(file) == "truncated"
-
-
-def test_a_compressed_file_with_too_few_voxels_is_refused(tmp_path):
-    file = save(tmp_path / "a.nii", np.zeros((64, 64, 9), np.uint8))
-    packed = tmp_path / "a.nii.gz"
-    packed.write_bytes(gzip.compress(file.path.read_bytes()[:-5000]))
-    assert reason(FileRef(packed, "a.nii.gz")) == "truncated"
-
-
-@pytest.mark.parametrize(("true", "false"), [("a.nii", "a.nii.gz"), ("a.nii.gz", "b.nii")])
-def test_a_name_that_belies_its_compression_is_told(tmp_path, true, false):
-    save(tmp_path / true).path.rename(tmp_path / false)
-    assert reason(FileRef(tmp_path / false, false)) == "wrong_suffix"
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"hello", b"\x1f\x8b", bytes(400), b"\x5c\x01\x00\x00" * 90]
-)
-def test_other_content_is_not_nifti(tmp_path, content):
-    for name in ("a.nii", "a.nii.gz", "a.hdr"):
-        (tmp_path / name).write_bytes(content)
-        assert reason(FileRef(tmp_path / name, name))
-
-
-def test_a_file_that_is_gone_is_a_read_error(tmp_path):
-    assert reason(FileRef(tmp_path / "no.nii", "no.nii")) == "file_gone"
-
-
 def test_a_replaced_file_is_not_read_from_memory_of_the_old_one(tmp_path):
     for value in (1, 2):
         (scan,) = read(save(tmp_path / "a.nii.gz", np.full((9, 9, value), value, np.int16)))
@@ -282,8 +192,8 @@ def test_a_replaced_file_is_not_read_from_memory_of_the_old_one(tmp_path):
     "name", ["anatomical.nii", "example4d.nii.gz", "example_nifti2.nii.gz", "standard.nii.gz"]
 )
 def test_nibabels_own_files_have_its_values_at_its_places(name):
-    path = Path(nibabel_data, name)
-    reference = nibabel.load(path)
+    path = Path(str(nibabel_data), name)
+    reference: Any = nibabel.load(path)
     scan = read(FileRef(path, name))[-1]
     values = reference.get_fdata(dtype=np.float32)
     values = values[..., -1] if values.ndim == 4 else values

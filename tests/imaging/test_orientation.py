@@ -1,6 +1,7 @@
 """The law of turning: display order changes, the place in the patient does not."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_pixel_lengths_follow_rows_and_columns_not_file_axes():
     # i runs to the feet with 0.5 mm, j to the front with 0.8 mm: a sagittal plane.
     affine = affine_of(np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]))
     turned = RAS_TO_LPS @ affine @ display_turn(affine).to_stored(SHAPE[:2])
-    geometry = lps_geometry(turned, 3)
+    geometry: Any = lps_geometry(turned, 3)
     assert geometry.pixel_mm == pytest.approx((0.5, 0.8))
     assert np.diff(geometry.positions_mm) == pytest.approx([3, 3])
 
@@ -97,7 +98,7 @@ def test_pixel_lengths_follow_rows_and_columns_not_file_axes():
 def test_a_tilted_stack_keeps_pixel_lengths_and_true_slice_distances():
     affine = affine_of(np.eye(3))
     affine[1, 2] = 1.0
-    geometry = lps_geometry(affine, 2)
+    geometry: Any = lps_geometry(affine, 2)
     assert skew_flags(affine) == ("TILT",)
     assert geometry.pixel_mm == pytest.approx((0.8, 0.5))
     assert np.diff(geometry.positions_mm) == pytest.approx([3.0])

@@ -1,17 +1,19 @@
 """One slice of any file equals that slice of the whole scan; labels are whole numbers."""
 
-import nibabel
+from pathlib import Path
+
 import numpy as np
 import pytest
+from nibabel import openers
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from wsseg.imaging import slices as slices_module
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.find import find
 from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
+from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.slices import (
     grid_difference,
     read_label_slice,
@@ -20,51 +22,216 @@ from wsseg.imaging.slices import (
     slice_shape,
 )
 
-AFFINE = np.array([[0, 0, -3, 5], [0.5, 0, 0, 6], [0, 0.8, 0, 7], [0, 0, 0, 1.0]])  # sagittal
+# Sagittal, stored feet to head and back to front: display order turns every axis.
+AFFINE = np.array([[0, 0, -3, 5], [0.5, 0, 0, 6], [0, 0.8, 0, 7], [0, 0, 0, 1.0]])
+RANDOM = np.random.default_rng(1)
 
 
-def save_nifti(path, voxels, affine=AFFINE):
+def nifti(path, voxels, affine=AFFINE):
     Nifti1Image(voxels, affine).to_filename(path)
     return path
 
 
-def volume(path, **kwargs):
-    values = np.random.default_rng(1).integers(-500, 500, (4, 5, 3)).astype(np.int16)
-    return save_nifti(path, values, **kwargs)
-
-
-def make(folder, name):
-    path = folder / name
-    if ".nii" in name:
-        values = np.random.default_rng(1).normal(size=(4, 5, 3, 2)).astype(np.float32)
-        values[1, 1, 1, 1] = np.nan
-        return save_nifti(path, values)
-    if name.endswith(".dcm"):
-        return get_testdata_file(name, download=False) and path_of(name)
-    colours = np.random.default_rng(1).integers(0, 255, (3, 4, 5, 3), np.uint8)
-    pages = [Image.fromarray(plane) for plane in colours]
-    tiff = name.endswith(".tif")
-    pages[0].save(path, **({"save_all": True, "append_images": pages[1:]} if tiff else {}))
+def picture(path, values, **options):
+    Image.fromarray(values).save(path, **options)
     return path
 
 
-def path_of(name):
-    from pathlib import Path
+def make(folder, name):
+    if name.endswith(".dcm"):
+        return Path(str(get_testdata_file(name, download=False)))
+    if ".nii" in name:
+        values = RANDOM.normal(size=(4, 5, 3, 2)).astype(np.float32)
+        values[1, 1, 1, 1] = np.nan
+        return nifti(folder / name, values)
+    first, *others = (
+        Image.fromarray(plane) for plane in RANDOM.integers(0, 255, (3, 4, 5, 3), np.uint8)
+    )
+    if name.endswith(".tif"):
+        first.save(folder / name, save_all=True, append_images=others)
+    else:
+        first.save(folder / name)
+    return folder / name
 
-    return Path(get_testdata_file(name, download=False))
+
+def reason(function, *arguments, **options):
+    with pytest.raises(ReadError) as caught:
+        function(*arguments, **options)
+    return caught.value.reason
 
 
 @pytest.mark.parametrize(
-    "name", ["a.nii", "a.nii.gz", "a.png", "a.tif", "CT_small.dcm", "rtdose.dcm"]
+    "name",
+    ["a.nii", "a.nii.gz", "a.png", "a.tif", "CT_small.dcm", "SC_rgb_rle_2frame.dcm"],
 )
 def test_a_slice_read_alone_is_that_slice_of_the_scan(tmp_path, name):
     path = make(tmp_path, name)
-    scans = [read(ref) for ref in find([path], scratch=tmp_path / "scratch")]
-    for volume_index, scan in enumerate(scans):
+    found_refs = list(find([path], scratch=tmp_path / "scratch"))
+    scans = [read(ref) for ref in found_refs if isinstance(ref, ScanRef)]
+    assert len(scans) == len(found_refs) > 0
+    for volume, scan in enumerate(scans):
         assert slice_count(path) == len(scan.pixels)
         for index, plane in enumerate(scan.pixels):
-            found = read_slice(path, slice_index=index, volume=volume_index)
+            found = read_slice(path, slice_index=index, volume=volume)
             assert np.array_equal(found, plane)
             assert found.dtype == np.float32
-            shape = slice_shape(path, slice_index=index, volume=volume_index)
-            assert shape == plane.shape[:2]
+            assert slice_shape(path, slice_index=index, volume=volume) == plane.shape[:2]
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.png", "a.tif", "CT_small.dcm"])
+@pytest.mark.parametrize("index", [-1, 999])
+def test_a_slice_that_is_not_there_is_told(tmp_path, name, index):
+    path = make(tmp_path, name)
+    for function in (read_slice, slice_shape, read_label_slice):
+        assert reason(function, path, slice_index=index) == "no_such_slice"
+
+
+def test_a_volume_that_is_not_there_is_told(tmp_path):
+    path = make(tmp_path, "a.nii")
+    assert reason(read_slice, path, volume=2) == "no_such_volume"
+    assert reason(slice_shape, path, volume=2) == "no_such_volume"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".nii.gz"])
+def test_labels_written_for_a_scan_come_back_in_the_order_of_its_pixels(tmp_path, suffix):
+    values = RANDOM.integers(0, 255, (4, 5) if suffix == ".png" else (4, 5, 3), np.uint8)
+    source = tmp_path / f"a{suffix}"
+    _ = picture(source, values) if suffix == ".png" else nifti(source, values)
+    (ref,) = find([source], scratch=tmp_path / "scratch")
+    assert isinstance(ref, ScanRef)
+    scan = read(ref)
+    path = write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out")
+    assert grid_difference(source, path) == ""
+    for index in range(slice_count(source)):
+        labels = read_label_slice(path, slice_index=index)
+        assert labels.dtype == np.uint8
+        assert np.array_equal(labels, read_slice(source, slice_index=index))
+
+
+def test_labels_stored_in_another_axis_order_still_fit_the_image(tmp_path):
+    image = RANDOM.integers(0, 255, (4, 5, 3)).astype(np.uint8)
+    source = nifti(tmp_path / "image.nii", image)
+    flipped = AFFINE @ np.array([[0, -1, 0, 3], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    labels = nifti(tmp_path / "labels.nii", image.swapaxes(0, 1)[:, ::-1], flipped)
+    assert grid_difference(source, labels) == ""
+    for index in range(3):
+        plane = read_slice(source, slice_index=index)
+        assert np.array_equal(plane, read_label_slice(labels, slice_index=index))
+
+
+def test_one_label_volume_serves_every_time_volume(tmp_path):
+    path = nifti(tmp_path / "a.nii", np.full((4, 5, 3), 2, np.uint8))
+    assert (read_label_slice(path, volume=1) == 2).all()
+    assert reason(read_slice, path, volume=1) == "no_such_volume"
+
+
+def test_a_palette_gives_its_indices_and_one_bit_gives_0_and_1(tmp_path):
+    painted = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    painted.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    painted.save(tmp_path / "a.png")
+    assert read_label_slice(tmp_path / "a.png").tolist() == [[0, 1, 2]]
+    bits = picture(tmp_path / "b.png", np.array([[False, True]]))
+    assert read_label_slice(bits).tolist() == [[0, 1]]
+
+
+def test_black_and_white_and_equal_channels_are_given_as_stored(tmp_path):
+    white = np.array([[0, 255]], np.uint8)
+    assert np.array_equal(read_label_slice(picture(tmp_path / "a.png", white)), white)
+    equal = picture(tmp_path / "b.png", np.stack([white] * 3, axis=-1))
+    assert np.array_equal(read_label_slice(equal), white)
+
+
+def test_a_dicom_file_can_hold_labels(tmp_path):
+    path = make(tmp_path, "SC_rgb_rle_2frame.dcm")
+    assert reason(read_label_slice, path) == "colour_labels"
+    assert reason(read_label_slice, make(tmp_path, "CT_small.dcm")) == "not_labels"
+
+
+@pytest.mark.parametrize("wrong", [0.5, -1, 256, np.nan, np.inf, 1e20])
+def test_numbers_that_are_no_labels_are_refused(tmp_path, wrong):
+    values = np.array([[[0.0], [wrong]]], np.float32)
+    assert reason(read_label_slice, nifti(tmp_path / "a.nii", values)) == "not_labels"
+    assert reason(read_label_slice, picture(tmp_path / "a.tif", values[..., 0])) == "not_labels"
+
+
+def test_colours_and_jpegs_are_no_labels(tmp_path):
+    colours = np.array([[[1, 2, 3]]], np.uint8)
+    assert reason(read_label_slice, picture(tmp_path / "a.png", colours)) == "colour_labels"
+    assert reason(read_label_slice, picture(tmp_path / "a.jpg", colours)) == "lossy_labels"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (np.eye(4), ""),
+        (np.diag([1.0001, 1, 1, 1]), ""),
+        (np.diag([1, 1, -1, 1]), "apart"),
+        (np.diag([1.2, 1, 1, 1]), "apart"),
+    ],
+)
+def test_grids_that_lie_elsewhere_are_told(tmp_path, change, expected):
+    voxels = np.zeros((4, 5, 3), np.uint8)
+    first = nifti(tmp_path / "a.nii", voxels)
+    second = nifti(tmp_path / "b.nii", voxels, AFFINE @ change)
+    found = grid_difference(first, second)
+    assert expected in found if expected else found == ""
+
+
+def test_grids_of_other_size_or_without_orientation_are_told(tmp_path):
+    voxels = np.zeros((4, 5, 3), np.uint8)
+    first = nifti(tmp_path / "a.nii", voxels)
+    assert "2 of" in grid_difference(first, nifti(tmp_path / "b.nii", voxels[:, :, :2]))
+    image = Nifti1Image(voxels, None)
+    image.to_filename(tmp_path / "c.nii")
+    assert "oriented" in grid_difference(first, tmp_path / "c.nii")
+    same_size = picture(tmp_path / "d.png", np.zeros(slice_shape(first), np.uint8))
+    one_slice = nifti(tmp_path / "e.nii", voxels[:, :, :1])
+    assert grid_difference(one_slice, same_size) == ""
+    assert "rows" in grid_difference(first, same_size)
+
+
+def test_a_header_tells_the_size_without_the_pixels(tmp_path):
+    path = make(tmp_path, "a.png")
+    path.write_bytes(path.read_bytes()[:60])
+    assert slice_shape(path) == (4, 5)
+    assert slice_count(path) == 1
+    assert reason(read_slice, path)
+
+
+def test_one_slice_of_a_large_file_is_read_and_not_all_of_it(tmp_path, monkeypatch):
+    path = nifti(tmp_path / "a.nii", np.zeros((64, 64, 200), np.int16))
+    read_bytes = []
+    plain_read = openers.Opener.read
+
+    def counted(self, *arguments):
+        content = plain_read(self, *arguments)
+        read_bytes.append(len(content))
+        return content
+
+    monkeypatch.setattr(openers.Opener, "read", counted)
+    read_slice(path, slice_index=150)
+    assert 0 < sum(read_bytes) <= 3 * 64 * 64 * 2
+
+
+def test_reading_on_in_a_compressed_file_does_not_start_again(tmp_path, monkeypatch):
+    path = nifti(tmp_path / "a.nii.gz", np.zeros((16, 16, 50), np.int16))
+    opened = []
+    plain_init = openers.Opener.__init__
+
+    def counted(self, *arguments, **options):
+        opened.append(self)
+        plain_init(self, *arguments, **options)
+
+    monkeypatch.setattr(openers.Opener, "__init__", counted)
+    for index in range(50):
+        read_slice(path, slice_index=index)
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.dcm", "a.png"])
+def test_files_that_are_gone_or_no_image_are_read_errors(tmp_path, name):
+    for function in (read_slice, read_label_slice, slice_shape, slice_count):
+        assert reason(function, tmp_path / "gone" / name) == "file_gone"
+    (tmp_path / name).write_bytes(b"hello")
+    for function in (read_slice, read_label_slice, slice_shape, slice_count):
+        assert reason(function, tmp_path / name)

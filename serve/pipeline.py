@@ -1,0 +1,197 @@
+"""One stream from scans that were found to scans that are measured and drawn."""
+
+import logging
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsseg.imaging.definitions import Window
+from wsseg.imaging.errors import Failure, ReadError, WssegError
+from wsseg.imaging.labels import write_labels
+from wsseg.imaging.read import read
+from wsseg.imaging.scan import Scan, ScanRef
+from wsseg.serve.batching import Limits, Segmented, Segmenter
+from wsseg.serve.engine import Engine
+from wsseg.serve.manifest import Manifest
+from wsseg.serve.overlay import write_overlays
+from wsseg.serve.read_ahead import Room, ahead
+
+PHI_RISK = "PHI_RISK"
+# Stored pixels of 16 bits, packed about 2:1 by a lossless codec, become float32.
+UNPACKED = 4
+
+OnProgress = Callable[[int, int, float], None]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scan or file: measured, failed, or both where only a part failed."""
+
+    found: Segmented | None
+    failures: tuple[Failure, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Folders for label maps and overlays, None for those not wanted."""
+
+    masks: Path | None
+    overlays: Path | None
+    window: Window
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be drawn."""
+        return bool(self.masks or self.overlays)
+
+    def draw(self, item: Segmented | Failure) -> Outcome:
+        """Write what is wanted of one scan; what cannot be written is a failure beside its rows.
+
+        A scan that may show text burned into its pixels gets no overlay.
+        """
+        if isinstance(item, Failure):
+            return Outcome(None, (item,))
+        failures = item.scan.failures
+        try:
+            self._draw(item)
+        except (OSError, WssegError) as error:
+            source = item.scan.ref.files[0].source
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            message = f"measured, but its masks or overlays could not be written: {why}"
+            failures = (*failures, Failure(source, "not_written", message))
+        return Outcome(item, failures)
+
+    def _draw(self, item: Segmented) -> None:
+        if self.masks and item.labels is not None:
+            write_labels(item.scan, item.labels, self.masks)
+        if not self.overlays:
+            return
+        if PHI_RISK in item.scan.flags:
+            logger.info(
+                "a scan may show burned-in text: no overlay is drawn",
+                extra={"event": "overlay_withheld"},
+            )
+            return
+        write_overlays(item, self.window, self.overlays)
+
+
+@dataclass
+class Counts:
+    """How far a run is; `tell` hears (slices done, slices met so far, slices a second)."""
+
+    tell: OnProgress
+    scans: int = 0
+    slices: int = 0
+    failed: int = 0
+    skipped: int = 0
+    _done: int = 0
+    _met: int = 0
+    _began: float | None = None
+
+    def meet(self, scans: Iterable[Scan | Failure]) -> Iterator[Scan | Failure]:
+        """Pass scans on and count their slices as work to do."""
+        for item in scans:
+            if isinstance(item, Scan):
+                self._began = self._began or time.monotonic()
+                self._met += len(item.slices)
+            yield item
+
+    def done(self, slices: int) -> None:
+        """Count slices that the engine is through with, and tell."""
+        self._done += slices
+        spent = time.monotonic() - (self._began or time.monotonic())
+        self.tell(self._done, self._met, self._done / spent if spent > 0 else 0.0)
+
+    def end(self, outcome: Outcome) -> None:
+        """Count one scan or file that is through, and log it without saying which it is."""
+        for failure in outcome.failures:
+            self.failed += failure.status == "failed"
+            self.skipped += failure.status == "skipped"
+            logger.debug(
+                "a file was %s: %s",
+                failure.status,
+                failure.reason,
+                extra={"event": f"file_{failure.status}", "reason": failure.reason},
+            )
+        if outcome.found:
+            self.scans += 1
+            self.slices += len(outcome.found.scan.slices)
+            event = {"event": "scan_measured", "scan": self.scans}
+            logger.debug("scan %d is measured", self.scans, extra=event)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Reads ahead in threads, computes in the caller's thread, writes pictures in threads.
+
+    Memory is bounded by `reading`, `limits` and `writing` together, whatever the number of scans.
+    """
+
+    engine: Engine
+    manifest: Manifest
+    limits: Limits
+    reading: Room
+    writing: Room
+    pictures: Pictures
+
+    def __call__(
+        self, refs: Iterable[ScanRef | Failure], counts: Counts
+    ) -> Generator[Outcome, None, None]:
+        """What became of each scan, in the order in which they were found."""
+        segment = Segmenter(
+            engine=self.engine,
+            classes=len(self.manifest.classes),
+            channels=self.manifest.channels,
+            limits=self.limits,
+            keep_labels=self.pictures.wanted,
+            on_slices=counts.done,
+        )
+        # Closed here, not by the garbage collector: an interrupted run must not read on.
+        with closing(ahead(attempt_read, refs, self.reading, _nbytes)) as scans:
+            segmented = segment(counts.meet(scans))
+            with closing(self._drawn(segmented)) as outcomes:
+                for outcome in outcomes:
+                    counts.end(outcome)
+                    yield outcome
+
+    def _drawn(self, segmented: Iterable[Segmented | Failure]) -> Generator[Outcome, None, None]:
+        if self.pictures.wanted:
+            yield from ahead(self.pictures.draw, segmented, self.writing, _nbytes)
+        else:
+            yield from map(self.pictures.draw, segmented)
+
+
+def attempt_read(ref: ScanRef | Failure) -> Scan | Failure:
+    """The scan, or why it could not be read, as a value."""
+    if isinstance(ref, Failure):
+        return ref
+    try:
+        return read(ref)
+    except ReadError as error:
+        return Failure(ref.files[0].source, error.reason, str(error))
+
+
+def _nbytes(item: ScanRef | Scan | Segmented | Outcome | Failure) -> int:
+    """Bytes of pixels that an item holds, or will hold once it is read."""
+    match item:
+        case ScanRef():
+            return UNPACKED * sum(_file_bytes(file.path) for file in item.files)
+        case Scan():
+            return item.pixels.nbytes
+        case Segmented():
+            return item.scan.pixels.nbytes + (0 if item.labels is None else item.labels.nbytes)
+        case Outcome(found=Segmented() as found):
+            return _nbytes(found)
+        case _:
+            return 0
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # reading it will tell
+        return 0

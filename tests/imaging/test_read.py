@@ -1,0 +1,97 @@
+"""Whatever is wrong with a file, reading it ends in a scan or in a ReadError."""
+
+import logging
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nibabel.nifti1 import Nifti1Image
+from PIL import Image
+
+from wsseg.imaging import read as read_module
+from wsseg.imaging.errors import ReadError
+from wsseg.imaging.read import read
+from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
+
+REF = ScanRef("picture", (FileRef(Path("x"), "folder/a.png"),))
+DAMAGE = 300
+
+
+def fail_with(monkeypatch, error):
+    def broken(ref):
+        raise error
+
+    monkeypatch.setitem(read_module._READERS, "picture", broken)
+
+
+@pytest.mark.parametrize("kind", ["dicom", "nifti", "picture"])
+def test_each_kind_goes_to_its_reader(monkeypatch, kind):
+    ref = ScanRef(kind, (FileRef(Path("x"), "a"),))
+    expected = Scan(np.zeros((1, 1, 1), np.float32), Geometry(), (SliceId("a"),), ref)
+    monkeypatch.setitem(read_module._READERS, kind, {ref: expected}.get)
+    assert read(ref) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out_of_memory"),
+        (RecursionError("Doe^Jane"), "unreadable"),
+        (ValueError("Doe^Jane"), "unreadable"),
+        (FileNotFoundError(2, "Doe^Jane"), "file_gone"),
+        (PermissionError(13, "Doe^Jane"), "no_permission"),
+        (ReadError("too_large", "folder/a.png: crop it"), "too_large"),
+    ],
+)
+def test_any_exception_becomes_a_read_error_without_the_librarys_words(
+    monkeypatch, caplog, error, reason
+):
+    fail_with(monkeypatch, error)
+    with caplog.at_level(logging.DEBUG), pytest.raises(ReadError) as caught:
+        read(REF)
+    assert caught.value.reason == reason
+    assert "folder/a.png" in str(caught.value)
+    assert "Doe" not in str(caught.value)
+    assert "Doe" not in caplog.text
+
+
+def test_the_place_of_an_unexpected_exception_is_logged_for_debugging(monkeypatch, caplog):
+    fail_with(monkeypatch, KeyError("Doe^Jane"))
+    with caplog.at_level(logging.DEBUG, "wsseg"), pytest.raises(ReadError):
+        read(REF)
+    (record,) = caplog.records
+    assert record.levelno == logging.DEBUG
+    assert "in broken" in record.getMessage()
+
+
+def test_stopping_the_program_is_no_read_error(monkeypatch):
+    fail_with(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        read(REF)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.tif", "a.jpg"])
+def test_random_damage_gives_a_scan_or_a_read_error(tmp_path, name):
+    path = tmp_path / name
+    if ".nii" in name:
+        Nifti1Image(np.arange(240, dtype=np.int16).reshape(4, 5, 6, 2), np.eye(4)).to_filename(path)
+    else:
+        Image.fromarray(np.arange(240, dtype=np.uint8).reshape(12, 20)).save(path)
+    whole = path.read_bytes()
+    ref = ScanRef("nifti" if ".nii" in name else "picture", (FileRef(path, name),))
+    chance = random.Random(0)
+    for _ in range(DAMAGE):
+        damaged = bytearray(
+            whole[: chance.randrange(len(whole)) if chance.random() < 0.2 else None]
+        )
+        for _ in range(chance.randrange(1, 4)):
+            if damaged:
+                damaged[chance.randrange(min(len(damaged), 400))] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            scan = read(ref)
+        except ReadError:
+            continue
+        assert np.isfinite(scan.pixels).all()
+        assert len(scan.slices) == len(scan.pixels)

@@ -1,0 +1,65 @@
+"""The batches of a run, which depend on seed and epoch and on nothing that happened before."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from wsseg.train.augment import augment
+from wsseg.train.batch import Batch
+from wsseg.train.config import TrainConfig
+from wsseg.train.dataset import CaseDataset, Sample, batches, collate, epoch_order
+
+Place = tuple[int, int]
+"""(epoch, position of the case in the table's training split)."""
+
+
+@dataclass(frozen=True)
+class Augmented(Dataset[Sample]):
+    """The training cases as each epoch sees them."""
+
+    cases: CaseDataset
+    config: TrainConfig
+
+    def __getitem__(self, place: Place) -> Sample:
+        """The case at a position, changed as the epoch changes it."""
+        epoch, position = place
+        return augment(
+            self.cases.item(position),
+            self.config.augmentation,
+            self.cases.of_image,
+            seed=self.config.seed,
+            epoch=epoch,
+        )
+
+
+def steps_per_epoch(cases: CaseDataset, config: TrainConfig) -> int:
+    """Optimiser steps of one epoch; the cases that fill no batch wait for another epoch."""
+    return max(1, len(cases) // config.batch)
+
+
+def stream(
+    cases: CaseDataset, config: TrainConfig, *, first: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """This process's share of every batch from epoch `first` (from 1) to the last, in order.
+
+    One stream for all epochs, so that reading processes start once and read ahead over the end of
+    an epoch.
+    """
+    plan = [
+        [(epoch, position) for position in share]
+        for epoch in range(first, config.epochs + 1)
+        for share in batches(
+            epoch_order(len(cases), config.seed, epoch), config.batch, rank, world
+        )
+    ]
+    loader: DataLoader[Batch] = DataLoader(
+        Augmented(cases, config),  # type: ignore[arg-type]
+        batch_sampler=plan,  # type: ignore[arg-type]
+        num_workers=config.workers,
+        collate_fn=collate,
+        # Its own generator: otherwise the loader draws from, and moves, the global one.
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    return iter(loader)
