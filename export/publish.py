@@ -1,6 +1,7 @@
 """A finished run becomes a model folder: engines that passed the gate, and model.json."""
 
 import logging
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -72,6 +73,8 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
     """
     _check_target(out)
     trained = load_run(run)
+    if not trained.samples:
+        raise WssegError(f"{run} keeps no sample slices to prove an engine on: train again")
     plan = _plan(trained.record, out, options)
     tensorrt = _find_tensorrt(options)
     standard = make_standard(
@@ -132,7 +135,8 @@ def _training(record: RunRecord) -> Training:
         cases_sha256=record.cases_sha256,
         epochs=record.epochs,
         seed=record.seed,
-        metrics=record.metrics,
+        # JSON has no NaN: a figure that the validation split could not give is left out.
+        metrics={name: value for name, value in record.metrics.items() if math.isfinite(value)},
     )
 
 

@@ -85,12 +85,7 @@ def known_architectures(trt: Any) -> dict[str, Any]:
 def listener_of(trt: Any) -> Any:
     """TensorRT's messages in our log; one per library, which keeps to the first it was given."""
     severity = trt.ILogger.Severity
-    # Its warnings are about how a network is written, and nothing a user of wsseg can change.
-    levels = {
-        severity.INTERNAL_ERROR: logging.ERROR,
-        severity.ERROR: logging.ERROR,
-        severity.WARNING: logging.INFO,
-    }
+    errors = (severity.INTERNAL_ERROR, severity.ERROR)
 
     class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -98,9 +93,10 @@ def listener_of(trt: Any) -> Any:
             self.last_error = "it gave no reason"
 
         def log(self, level: Any, message: str) -> None:
-            if level in (severity.INTERNAL_ERROR, severity.ERROR):
+            # Its warnings are about how a network is written: nothing a user of wsseg can change.
+            logger.log(logging.ERROR if level in errors else logging.DEBUG, "%s", message)
+            if level in errors:
                 self.last_error = message
-            logger.log(levels.get(level, logging.DEBUG), "%s", message)
 
     return Listener()
 

@@ -7,6 +7,7 @@ from pydicom.dataset import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
+from wsseg.imaging.dicom_apart import DecoderCrashedError
 from wsseg.imaging.dicom_classes import is_capture, is_ct, sort_of
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_frames import Plane, read_frames
@@ -76,7 +77,7 @@ def read_object(file: FileRef) -> tuple[Part, Pixels]:
         except Exception as error:  # pydicom raises many kinds on malformed files
             raise _unreadable(file.source, error) from error
         try:
-            return _read(dataset, file.source, guessed=guessed)
+            return _read(dataset, file, guessed=guessed)
         except ReadError:
             raise
         except MemoryError as error:
@@ -85,10 +86,11 @@ def read_object(file: FileRef) -> tuple[Part, Pixels]:
             raise _undecodable(dataset, file.source, error) from error
 
 
-def _read(dataset: FileDataset, source: str, *, guessed: bool) -> tuple[Part, Pixels]:
+def _read(dataset: FileDataset, file: FileRef, *, guessed: bool) -> tuple[Part, Pixels]:
+    source = file.source
     layout = read_layout(dataset, source)
     frames = read_frames(dataset, layout.frames, source)
-    pixels, flags = read_pixels(dataset, layout, frames.rescales, source)
+    pixels, flags = read_pixels(dataset, layout, frames.rescales, file)
     flags |= frames.flags | _header_flags(dataset, layout.frames)
     if guessed:
         flags.add("GUESSED_SYNTAX")
@@ -174,6 +176,12 @@ def _undecodable(dataset: FileDataset, source: str, error: Exception) -> ReadErr
         return ReadError(
             "broken_pixels",
             f"{source} is damaged, reading its pixels stopped with {type(error).__name__}: "
+            "export it again",
+        )
+    if isinstance(error, DecoderCrashedError):
+        return ReadError(
+            "decoder_crashed",
+            f"{source} is compressed as {syntax.name} and damaged so that its decoder crashed: "
             "export it again",
         )
     return _not_decoded(syntax, source)

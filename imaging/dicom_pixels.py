@@ -1,6 +1,6 @@
 """Stored pixels of one DICOM object as physical values or RGB, frame by frame."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-from pydicom.pixels.utils import iter_pixels
 
+from wsseg.imaging.dicom_decode import Stored, decode_frames
 from wsseg.imaging.dicom_frames import Rescale
 from wsseg.imaging.dicom_values import integer, items, number, numbers, text
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.nonfinite import fill_nonfinite
+from wsseg.imaging.scan import FileRef
 
-Stored = NDArray[np.integer[Any] | np.floating[Any]]
 Pixels = NDArray[np.float32]
 
 # Pixels of one object in memory as float32: more than any scanner writes, less than kills a host.
@@ -102,7 +102,7 @@ def _check(layout: Layout, dataset: FileDataset, source: str) -> None:
 
 
 def read_pixels(
-    dataset: FileDataset, layout: Layout, rescales: tuple[Rescale, ...], source: str
+    dataset: FileDataset, layout: Layout, rescales: tuple[Rescale, ...], file: FileRef
 ) -> tuple[Pixels, set[str]]:
     """Pixels (frame, row, column[, 3]) float32 and flags about how they were made.
 
@@ -115,7 +115,7 @@ def read_pixels(
     flags: set[str] = set()
     done = 0
     paint = _painter(dataset, layout) if layout.colour else None
-    for index, stored in enumerate(_decoded(dataset, layout.frames)):
+    for index, stored in enumerate(decode_frames(dataset, file.path, layout.frames)):
         if paint:
             pixels[index] = paint(stored)
         else:
@@ -126,14 +126,9 @@ def read_pixels(
         raise EOFError
     if layout.colour and _colour_depth(dataset, layout) > 8:
         flags.add("SCALED_TO_8_BIT")
-    if fill_nonfinite(pixels, source):
+    if fill_nonfinite(pixels, file.source):
         flags.add("NONFINITE")
     return pixels, flags
-
-
-def _decoded(dataset: FileDataset, frames: int) -> Iterator[Stored]:
-    for _, stored in zip(range(frames), iter_pixels(dataset), strict=False):
-        yield stored
 
 
 def _grey(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, set[str]]:
@@ -148,7 +143,7 @@ def _grey(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, s
         pixels = stored.astype(np.float32)
         pixels *= np.float32(rescale.slope)
         pixels += np.float32(rescale.intercept)
-    if padding.any() and not padding.all():
+    if padding is not None and padding.any() and not padding.all():
         pixels[padding] = pixels[~padding].min()
         flags.add("PADDING_REPLACED")
     return pixels, flags
@@ -171,11 +166,11 @@ def _looked_up(stored: Stored, dataset: Dataset) -> Pixels:
     return np.asarray(apply_modality_lut(stored.astype(np.int64), dataset)).astype(np.float32)
 
 
-def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_]:
+def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_] | None:
     """Where pixels lie outside the field of view, by the values the header keeps for that."""
     value = number(dataset, "PixelPaddingValue")
     if value is None:
-        return np.zeros(stored.shape, bool)
+        return None
     limit = number(dataset, "PixelPaddingRangeLimit")
     ends = [_as_stored(end, stored) for end in (value, value if limit is None else limit)]
     padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))

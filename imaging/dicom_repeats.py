@@ -119,10 +119,11 @@ def _digest(header: Header) -> str:
 
 
 def _decodable(syntax: str) -> bool:
-    try:
-        return bool(get_decoder(UID(syntax)).is_available)
-    except NotImplementedError:
-        return False
+    with quiet:
+        try:
+            return bool(get_decoder(UID(syntax)).is_available)
+        except (NotImplementedError, ValueError):  # ValueError: no UID at all
+            return False
 
 
 def _duplicate(header: Header, original: Header) -> Failure:

@@ -33,17 +33,12 @@ def read_nifti(ref: ScanRef) -> Scan:
     file = ref.files[0]
     with reading(file.source):
         opened = open_nifti(file)
-        slices = opened.layout.shape[2]
-        volume = ref.volume or 0
-        first = opened.plane(0, volume)
-        pixels = np.empty((slices, *first.shape), np.float32)
-        for index in range(slices):
-            pixels[index] = opened.plane(index, volume)
+        pixels = opened.planes(ref.volume or 0)
         mended = fill_nonfinite(pixels, file.source)
         flags = (*ref.flags, *opened.flags, *shape_flags(opened))
         flags = (*flags, "NONFINITE") if mended else flags
-        slice_id = SliceId(file.source, frame=ref.volume)
-        return Scan(pixels, nifti_geometry(opened), (slice_id,) * slices, ref, flags=flags)
+        slices = (SliceId(file.source, frame=ref.volume),) * len(pixels)
+        return Scan(pixels, nifti_geometry(opened), slices, ref, flags=flags)
 
 
 def nifti_geometry(opened: NiftiFile) -> Geometry:

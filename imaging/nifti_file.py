@@ -1,9 +1,11 @@
 """A NIfTI file, opened: its header checked, its voxels still on disk."""
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ OPENED_FILES = 8
 class NiftiFile:
     """header: as stored, zero qfac mended. affine: (i, j, k, 1) to RAS+ mm, None without one.
 
-    `turn` brings a plane (i, j) to display order; k counts the slices.
+    `turn` brings a plane (i, j) to display order; k counts the slices. Threads that read volumes
+    of one .gz file by turns would send it back to its start each time: `one_reader` stops that.
     """
 
     source: str
@@ -34,6 +37,7 @@ class NiftiFile:
     turn: Turn
     flags: tuple[str, ...]
     voxels: ArrayProxy
+    one_reader: AbstractContextManager[object]
 
     @property
     def plane_shape(self) -> tuple[int, int]:
@@ -54,6 +58,16 @@ class NiftiFile:
             values = values * np.float64(self.layout.slope) + self.layout.offset
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is treated as such
             return np.ascontiguousarray(values, dtype=np.float32)
+
+    def planes(self, volume: int = 0) -> NDArray[np.float32]:
+        """All slices of a volume as `plane` gives them: (slice, row, column[, 3])."""
+        colours = (3,) if self.layout.dtype.names else ()
+        slices = self.layout.shape[2]
+        pixels = np.empty((slices, *self.plane_shape, *colours), np.float32)
+        with self.one_reader:
+            for index in range(slices):
+                pixels[index] = self.plane(index, volume)
+        return pixels
 
     def _stored(self, slice_index: int, volume: int) -> NDArray[Any]:
         try:
@@ -87,4 +101,5 @@ def _open(path: Path, source: str, _version: tuple[int, int, int]) -> NiftiFile:
     compressed = data.suffix.lower() == ".gz"
     # No memory map: a file that shrinks while it is mapped kills the process.
     voxels = ArrayProxy(str(data), spec, mmap=False, keep_file_open=compressed)
-    return NiftiFile(source, header, layout, affine, turn, flags, voxels)
+    one_reader = Lock() if compressed else nullcontext()
+    return NiftiFile(source, header, layout, affine, turn, flags, voxels, one_reader)

@@ -122,9 +122,9 @@ def _change_intensities(image: Tensor, change: Change) -> Tensor:
 def _move(stack: Tensor, change: Change) -> Tensor:
     """Flips and quarter turns, which move pixels without changing them."""
     if change.flip_horizontal:
-        stack = transforms.horizontal_flip(stack)
+        stack = stack.flip(2)
     if change.flip_vertical:
-        stack = transforms.vertical_flip(stack)
+        stack = stack.flip(1)
     return torch.rot90(stack, change.quarter_turns, (1, 2))
 
 
@@ -133,7 +133,7 @@ def _rotate(stack: Tensor, change: Change) -> Tensor:
     if change.scale == 1 and change.degrees == 0:
         return stack
     smooth = stack.is_floating_point()
-    turned = transforms.affine(
+    turned: Tensor = transforms.affine(
         stack if smooth else stack.float(),  # its nearest mode, too, samples floats
         angle=change.degrees,
         translate=[0, 0],

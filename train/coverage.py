@@ -31,7 +31,8 @@ def _overlap(cells: int, pixels: int) -> NDArray[np.float32]:
     ends = starts + pixels / cells
     place = np.arange(pixels)[None]
     common = np.minimum(ends, place + 1) - np.maximum(starts, place)
-    return (np.clip(common, 0, None) * (cells / pixels)).astype(np.float32)
+    share: NDArray[np.float32] = (np.clip(common, 0, None) * (cells / pixels)).astype(np.float32)
+    return share
 
 
 def shrink_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class Sample:
 
     image: Float[Tensor, "c s s"]
     ratio: Float[Tensor, " k"]
-    marks: Int[Tensor, "s s"]
+    marks: Integer[Tensor, "s s"]
     mask: Bool[Tensor, "k s s"]
     has_mask: bool
     index: int
@@ -195,7 +195,8 @@ def _read_mask(case: Case, classes: int) -> NDArray[np.bool_] | None:
     labels = case_mask(case, classes)
     if labels is None:
         return None
-    return labels[None] == np.arange(1, classes + 1, dtype=np.uint8)[:, None, None]
+    mask: NDArray[np.bool_] = labels == np.arange(1, classes + 1, dtype=np.uint8)[:, None, None]
+    return mask
 
 
 def _read_marks(case: Case, shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -35,7 +35,7 @@ class _ProcessMean(torch.autograd.Function):
         return total / world_size()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         del ctx
         return _ProcessMean.forward(None, gradient)
 
@@ -51,8 +51,8 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         """Features normalised per channel, with running statistics moved as BatchNorm2d does."""
         if not self.training or world_size() == 1:
             return super().forward(features)
-        # Statistics in float32 also where autocast made the features bfloat16.
-        wide = features.float()
+        # Statistics at the weights' precision also where autocast made the features bfloat16.
+        wide = features.to(self.weight.dtype)
         mean = _mean_over_processes(wide.mean((0, 2, 3), keepdim=True))
         centred = wide - mean
         variance = _mean_over_processes(centred.square().mean((0, 2, 3), keepdim=True))
@@ -86,11 +86,12 @@ def convert(network: nn.Module, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return network
     if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        synchronised: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+        return synchronised
     for name, module in list(network.named_modules()):
         if type(module) is nn.BatchNorm2d:
             twin = GlobalBatchNorm(module.num_features, module.eps, module.momentum)
-            twin.load_state_dict(module.state_dict())
+            twin.to(module.weight).load_state_dict(module.state_dict())
             network.set_submodule(name, twin.train(module.training))
     return network
 

@@ -73,12 +73,15 @@ def _fetch(name: NetworkName, spec: str) -> dict[str, Tensor]:
     weights = published[name]
     try:
         # weights_only: a downloaded file must not be able to run code.
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        fetched: dict[str, Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
     except (URLError, OSError, RuntimeError) as error:
         raise WssegError(
             f"the {spec} weights of {name} could not be fetched from {weights.url} ({error}); "
             f"give the path of a safetensors file as weights, or none"
         ) from error
+    return fetched
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -88,12 +91,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"safetensors file"
         )
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise WssegError(
             f"{path} is not a safetensors file ({error}); other formats are not read, because "
             f"they can run code: save the tensors with safetensors.torch.save_file"
         ) from error
+    return tensors
 
 
 def _load(network: Network, tensors: dict[str, Tensor], spec: str) -> str:

@@ -1,16 +1,18 @@
 """One small network with decided answers, and the folder of a run that holds it."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from wsseg.export import engine_onnx
 from wsseg.export.onnx_file import to_onnx
 from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.train.checkpoint import save_samples, save_weights
 from wsseg.train.front import Front
 from wsseg.train.networks import build_network, last_layer
 from wsseg.train.predictor import Predictor
@@ -88,12 +90,12 @@ def run(predictor, slices, tmp_path_factory):
         chosen_epoch=1,
         chosen_by="last",
         seed=0,
-        metrics={"iou": 0.5},
+        metrics={"iou": 0.5, "dice": float("nan")},
         wsseg_version="0.1.0",
     )
-    (folder / RECORD).write_text(record.model_dump_json())
-    save_file(predictor.network.state_dict(), folder / WEIGHTS)
-    np.savez(folder / SAMPLES, *slices)
+    (folder / RECORD).write_text(json.dumps(record.model_dump()))
+    save_weights(predictor.network, folder / WEIGHTS)
+    save_samples(list(slices), folder / SAMPLES)
     return folder
 
 

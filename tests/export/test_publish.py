@@ -18,6 +18,8 @@ from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.serve.model_folder import engine_bytes, load_model
 from wsseg.serve.onnx_engine import EngineOptions, open_onnx
+from wsseg.train.checkpoint import save_samples
+from wsseg.train.record import SAMPLES
 
 OPTIONS = ExportOptions(thresholds=(0.5, 0.4), name="two organs")
 
@@ -136,6 +138,15 @@ def test_an_unknown_architecture_stops_before_anything_is_written(run, tmp_path,
     with pytest.raises(WssegError, match="sm_1"):
         export_run(run, tmp_path / "model", options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_sample_slices_is_refused(run, tmp_path):
+    bare = tmp_path / "run"
+    shutil.copytree(run, bare)
+    save_samples([], bare / SAMPLES)
+    with pytest.raises(WssegError, match="no sample slices"):
+        export_run(bare, tmp_path / "model", OPTIONS)
+    assert list(tmp_path.iterdir()) == [bare]
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(run, tmp_path):

@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000, UID, DeflatedExplicitVRLittleEndian, RLELossless
 
-from wsseg.imaging import dicom_file, dicom_pixels
+from wsseg.imaging import dicom_apart, dicom_decode, dicom_file
 from wsseg.imaging.dicom_header import Header, read_header
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_read import read_dicom
@@ -130,7 +130,7 @@ def test_memory_that_runs_out_is_a_read_error(tmp_path, write_dicom, monkeypatch
     def out_of_memory(*_):
         raise MemoryError
 
-    monkeypatch.setattr(dicom_pixels, "iter_pixels", out_of_memory)
+    monkeypatch.setattr(dicom_decode, "iter_pixels", out_of_memory)
     assert refusal(write_dicom(tmp_path / "a")).reason == "out_of_memory"
 
 
@@ -199,3 +199,27 @@ def test_damage_anywhere_ends_in_a_scan_or_a_typed_error(tmp_path, seeds, data):
     assert isinstance(found, (Header, Failure))
     with contextlib.suppress(ReadError):
         assert np.isfinite(read(path).pixels).all()
+
+
+def lossless_jpeg():
+    path = get_testdata_file("SC_rgb_jpeg_gdcm.dcm", download=False)
+    return ScanRef("dicom", (FileRef(Path(str(path)), "lossless"),))
+
+
+def test_a_decoder_that_crashes_costs_only_its_file(monkeypatch):
+    monkeypatch.setattr(dicom_apart, "_MODULE", "wsseg.imaging.no_such_module")
+    dicom_apart._own.worker = None
+    with pytest.raises(ReadError) as caught:
+        read_dicom(lossless_jpeg())
+    assert caught.value.reason == "decoder_crashed"
+    monkeypatch.undo()
+    assert read_dicom(lossless_jpeg()).pixels.shape == (1, 100, 100, 3)
+
+
+def test_a_decoder_that_hangs_is_stopped(monkeypatch):
+    read_dicom(lossless_jpeg())
+    monkeypatch.setattr(dicom_apart, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(dicom_apart.json, "dumps", lambda _: "")  # a request it never answers
+    with pytest.raises(ReadError) as caught:
+        read_dicom(lossless_jpeg())
+    assert caught.value.reason == "decoder_crashed"

@@ -263,6 +263,7 @@ def test_a_series_of_broken_files_is_a_read_error(series):
     for file in folder.iterdir():
         file.write_bytes(file.read_bytes()[:-100])
     (ref,) = find([folder], scratch=folder / ".scratch")
+    assert isinstance(ref, ScanRef)
     with pytest.raises(ReadError, match="none of 2 files") as caught:
         read_dicom(ref)
     assert caught.value.reason == "truncated"

@@ -232,13 +232,13 @@ def test_the_order_of_the_findings_does_not_depend_on_the_file_system(folder, wr
     ]
 
 
-def test_every_shipped_file_ends_in_exactly_one_scan_or_failure():
+def test_every_shipped_file_ends_in_exactly_one_scan_or_failure(tmp_path):
     shipped = Path(str(get_testdata_file("CT_small.dcm", download=False))).parent
-    refs, failures = search(shipped)
-    ends = Counter(file.source for ref in refs for file in ref.files)
-    ends.update(failures)
-    below = (path for path in shipped.rglob("*") if path.is_file())
-    files = {path.relative_to(shipped).as_posix() for path in below}
-    visible = {file for file in files if not any(p.startswith(".") for p in file.split("/"))}
+    ends: Counter[str] = Counter()
+    for found in find([shipped], scratch=tmp_path):
+        sources = [found] if isinstance(found, Failure) else found.files
+        ends.update(end.source for end in sources)
+    below = (path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file())
+    visible = {p.as_posix() for p in below if not any(x.startswith(".") for x in p.parts)}
     assert set(ends) == visible
     assert set(ends.values()) == {1}

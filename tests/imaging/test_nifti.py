@@ -6,6 +6,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from nibabel import openers
 from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image
 from nibabel.testing import data_path as nibabel_data
@@ -80,6 +81,21 @@ def test_each_time_volume_is_a_scan_of_its_own(tmp_path):
         assert [scan.ref.volume for scan in scans] == [0, 1]
         assert np.array_equal(scans[1].pixels, scans[0].pixels + 100)
         assert scans[1].slices[0].frame == 1
+
+
+def test_time_volumes_of_a_compressed_file_are_read_in_one_pass(tmp_path, monkeypatch):
+    file = save(tmp_path / "t.nii.gz", np.zeros((8, 8, 3, 20), np.int16))
+    places = []
+    plain_seek = openers.Opener.seek
+
+    def noted(self, place, *arguments):
+        places.append(place)
+        return plain_seek(self, place, *arguments)
+
+    monkeypatch.setattr(openers.Opener, "seek", noted)
+    assert len(read(file)) == 20
+    assert len(places) >= 20
+    assert places == sorted(places)
 
 
 def test_two_dimensions_are_one_slice_and_empty_dimensions_are_dropped(tmp_path):

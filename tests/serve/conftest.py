@@ -1,0 +1,182 @@
+"""A model that thresholds grey values, and scans made on the spot: no trained network needed."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from wsseg.imaging.definitions import FOREGROUND, RatioDefinition, Window
+from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
+from wsseg.serve.engine import EngineError, Prediction
+from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Parity, Training
+
+CLASSES = ("bright", "brightest")
+LEVELS = np.array([128.0, 200.0], np.float32)  # grey value where a class begins
+SOFTNESS = 4.0
+RATIOS = (
+    RatioDefinition(name="bright", numerator="bright"),
+    RatioDefinition(name="brightest in bright", numerator="brightest", denominator="bright"),
+    RatioDefinition(name="brightest of all", numerator="brightest", denominator=FOREGROUND),
+)
+PARITY = Parity(
+    slices=1,
+    provider="onnxruntime-cpu",
+    mask_agreement=1,
+    probability_difference=0,
+    ratio_difference=0,
+)
+BROKEN_VALUE = 13.0
+
+Picture = NDArray[np.uint8]
+
+
+def threshold_graph(channels: int = 1, names: Sequence[str] = ()) -> bytes:
+    """An ONNX file with the agreed inputs and outputs: probability = sigmoid((x - level) / 4)."""
+    mask, pixel, soft = names or ("mask", "pixel_area", "soft_area")
+    constants = {
+        "levels": LEVELS.reshape(1, 2, 1, 1),
+        "softness": np.float32(SOFTNESS),
+        "half": np.float32(0.5),
+        "plane": np.array([2, 3], np.int64),
+        "across": np.array([1], np.int64),
+    }
+    nodes = [
+        helper.make_node("ReduceMean", ["pixels", "across"], ["grey"]),
+        helper.make_node("Sub", ["grey", "levels"], ["above"]),
+        helper.make_node("Div", ["above", "softness"], ["logits"]),
+        helper.make_node("Sigmoid", ["logits"], ["probability"]),
+        helper.make_node("GreaterOrEqual", ["probability", "half"], ["inside"]),
+        helper.make_node("Cast", ["inside"], [mask], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["inside"], ["counted"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["counted", "plane"], [pixel], keepdims=0),
+        helper.make_node("ReduceSum", ["probability", "plane"], [soft], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "threshold",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", channels, "h", "w"])],
+        [
+            helper.make_tensor_value_info(mask, TensorProto.UINT8, ["n", 2, "h", "w"]),
+            helper.make_tensor_value_info(pixel, TensorProto.INT64, ["n", 2]),
+            helper.make_tensor_value_info(soft, TensorProto.FLOAT, ["n", 2]),
+        ],
+        [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def make_manifest(content: bytes = b"", **changes: Any) -> Manifest:
+    """A manifest of the threshold model; keywords replace fields."""
+    engine = EngineFile(
+        file="model.onnx",
+        runtime="onnxruntime",
+        precision="fp32",
+        sha256=hashlib.sha256(content).hexdigest(),
+        parity=PARITY,
+    )
+    fields: dict[str, Any] = {
+        "name": "threshold",
+        "classes": CLASSES,
+        "ratios": RATIOS,
+        "channels": 1,
+        "window": Window(low=0, high=255),
+        "network_size": 64,
+        "thresholds": (0.5, 0.5),
+        "training": Training(
+            preset="none",
+            network="none",
+            weights="none",
+            cases=0,
+            cases_sha256="",
+            epochs=0,
+            seed=0,
+        ),
+        "engines": (engine,),
+        "wsseg_version": "0",
+        "created": "2026-01-01T00:00:00Z",
+    }
+    return Manifest(**(fields | changes))
+
+
+def write_model(folder: Path, content: bytes | None = None, **changes: Any) -> Path:
+    """A model folder with an engine file of this content (default: the threshold graph)."""
+    content = threshold_graph(changes.get("channels", 1)) if content is None else content
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.onnx").write_bytes(content)
+    manifest = make_manifest(content, **changes)
+    (folder / FILE_NAME).write_text(manifest.model_dump_json(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the threshold model for grey slices."""
+    return write_model(tmp_path_factory.mktemp("model") / "model")
+
+
+def picture(seed: int, shape: tuple[int, ...] = (24, 40)) -> Picture:
+    """A bright and a brightest block on dark noise, not symmetric in any direction."""
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 100, shape, np.uint8)
+    top, left = random.integers(2, 8, 2)
+    pixels[top : top + 9, left : left + 14] = 150
+    pixels[top : top + 4, left : left + 5] = 230
+    return pixels
+
+
+def write_pictures(folder: Path, count: int, shape: tuple[int, ...] = (24, 40)) -> Path:
+    """Write pictures as PNG files 000.png, 001.png, ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        Image.fromarray(picture(index, shape)).save(folder / f"{index:03d}.png")
+    return folder
+
+
+def make_scan(
+    pixels: NDArray[Any], name: str = "scan", geometry: Geometry | None = None, **fields: Any
+) -> Scan:
+    """A scan in memory, as a reader would give it."""
+    ref = ScanRef("picture", (FileRef(Path(name), name),))
+    slices = tuple(SliceId(name) for _ in pixels)
+    values = np.asarray(pixels, np.float32)
+    return Scan(values, geometry or Geometry(), slices, fields.pop("ref", ref), **fields)
+
+
+@pytest.fixture
+def threshold_engine() -> "ThresholdEngine":
+    """The threshold model in numpy, which notes what it was given."""
+    return ThresholdEngine()
+
+
+class ThresholdEngine:
+    """Computes what the graph computes; fails on a slice whose first pixel is BROKEN_VALUE."""
+
+    name, precision, file = "numpy", "fp32", "model.onnx"
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.most: int | None = None  # a larger batch finds no memory
+
+    def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
+        self.shapes.append(pixels.shape)
+        if self.most and len(pixels) > self.most:
+            raise MemoryError
+        if (pixels[:, 0, 0, 0] == BROKEN_VALUE).any():
+            raise EngineError("this slice breaks the engine")
+        above = (pixels.mean(1, keepdims=True) - LEVELS.reshape(1, 2, 1, 1)) / SOFTNESS
+        probability = 1 / (1 + np.exp(-above.astype(np.float64)))
+        masks = (probability >= 0.5).astype(np.uint8)
+        soft = probability.sum((2, 3)).astype(np.float32)
+        return Prediction(masks, masks.sum((2, 3), dtype=np.int64), soft)
+
+
+WriteThreeWays = Callable[[Path, Picture], None]

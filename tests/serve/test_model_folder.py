@@ -1,0 +1,95 @@
+"""Opening a model folder: what is wrong with it is said, and nothing altered runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.serve.conftest import make_manifest, write_model
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.manifest import FILE_NAME, SCHEMA_VERSION
+from wsseg.serve.model_folder import engine_bytes, load_model
+
+
+def test_a_written_manifest_reads_back_equal(tmp_path: Path):
+    folder = write_model(tmp_path / "model", b"content")
+    manifest, found = load_model(folder)
+    assert found == folder
+    assert manifest == make_manifest(b"content")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path):
+    with pytest.raises(WssegError, match=r"nowhere does not exist.*wsseg-export"):
+        load_model(tmp_path / "nowhere")
+
+
+def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path):
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"")
+    with pytest.raises(WssegError, match="is a file: give the folder"):
+        load_model(file)
+
+
+def test_a_folder_without_manifest_is_told(tmp_path: Path):
+    with pytest.raises(WssegError, match=f"holds no {FILE_NAME}"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"[1, 2", b'"text"', b"{}", b"null"])
+def test_a_manifest_that_is_none_is_one_clear_error(tmp_path: Path, content: bytes):
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(WssegError, match=rf"{FILE_NAME}.*export the model again"):
+        load_model(tmp_path)
+
+
+def test_a_manifest_of_a_newer_version_asks_for_a_newer_wsseg(tmp_path: Path):
+    folder = write_model(tmp_path, b"content")
+    content = json.loads((folder / FILE_NAME).read_text())
+    content["schema_version"] = SCHEMA_VERSION + 1
+    content["a key of the future"] = 1
+    (folder / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(WssegError, match="install a newer wsseg"):
+        load_model(folder)
+
+
+def test_a_manifest_with_a_wrong_field_names_it(tmp_path: Path):
+    folder = write_model(tmp_path, b"content")
+    content = json.loads((folder / FILE_NAME).read_text())
+    content["network_size"] = "large"
+    (folder / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(WssegError, match="network_size"):
+        load_model(folder)
+
+
+def test_a_ratio_of_an_unknown_class_is_told(tmp_path: Path):
+    folder = write_model(tmp_path, b"content")
+    content = json.loads((folder / FILE_NAME).read_text())
+    content["ratios"][0]["numerator"] = "liver"
+    (folder / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(WssegError, match="names a class that is not in"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("change", [lambda b: b[:-1], lambda b: b"X" + b[1:], lambda b: b + b"X"])
+def test_an_engine_file_with_one_other_byte_is_refused(tmp_path: Path, change):
+    folder = write_model(tmp_path, b"content of the engine")
+    manifest, _ = load_model(folder)
+    assert engine_bytes(folder, manifest.engines[0]) == b"content of the engine"
+    (folder / "model.onnx").write_bytes(change(b"content of the engine"))
+    with pytest.raises(WssegError, match="altered or cut"):
+        engine_bytes(folder, manifest.engines[0])
+
+
+def test_a_missing_engine_file_is_told(tmp_path: Path):
+    folder = write_model(tmp_path, b"content")
+    (folder / "model.onnx").unlink()
+    with pytest.raises(WssegError, match=r"model\.onnx cannot be read"):
+        engine_bytes(folder, load_model(folder)[0].engines[0])
+
+
+@pytest.mark.parametrize("file", ["../model.onnx", "/etc/passwd", "sub/model.onnx", ".."])
+def test_an_engine_file_outside_the_folder_is_refused(tmp_path: Path, file: str):
+    entry = make_manifest(b"content").engines[0].model_copy(update={"file": file})
+    (tmp_path / "model.onnx").write_bytes(b"content")
+    with pytest.raises(WssegError):
+        engine_bytes(tmp_path / "sub", entry)

@@ -1,0 +1,155 @@
+"""The ONNX Runtime engine: right numbers, and an honest answer about where it runs."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from tests.serve.conftest import LEVELS, PARITY, make_manifest, threshold_graph, write_model
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.engine import EngineError
+from wsseg.serve.manifest import EngineFile
+from wsseg.serve.model_folder import load_model
+from wsseg.serve.onnx_engine import CPU, EngineOptions, OnnxEngine, choose_engine, open_onnx
+
+ON_CPU = EngineOptions(device="cpu")
+
+
+def opened(folder: Path, options: EngineOptions = ON_CPU) -> OnnxEngine:
+    manifest, _ = load_model(folder)
+    return open_onnx(folder, manifest, options)
+
+
+def engines(*precisions: str, checked: bool = True) -> tuple[EngineFile, ...]:
+    return tuple(
+        EngineFile(
+            file=f"model.{precision}.onnx",
+            runtime="onnxruntime",
+            precision=precision,
+            sha256="",
+            parity=PARITY if checked else None,
+        )
+        for precision in precisions
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 20, 33), (2, 1, 64, 64)])
+def test_areas_are_what_counting_the_masks_gives(model: Path, shape):
+    pixels = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    found = opened(model)(pixels)
+    expected = (pixels >= LEVELS.reshape(1, 2, 1, 1)).astype(np.uint8)
+    np.testing.assert_array_equal(found.masks, expected)
+    np.testing.assert_array_equal(found.pixel_areas, expected.sum((2, 3)))
+    assert (found.masks.dtype, found.pixel_areas.dtype) == (np.uint8, np.int64)
+    assert found.soft_areas.dtype == np.float32
+
+
+def test_the_engine_says_what_runs(model: Path):
+    engine = opened(model)
+    assert (engine.name, engine.precision, engine.file) == ("onnxruntime-cpu", "fp32", "model.onnx")
+
+
+def test_cuda_without_a_build_for_it_is_an_error_that_says_so(model: Path, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU])
+    with pytest.raises(WssegError, match="built without CUDA") as error:
+        opened(model, EngineOptions(device="cuda"))
+    assert error.value.exit_code == 2
+
+
+def test_cuda_without_a_driver_is_an_error_that_says_so(model: Path, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", _no_library)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", CPU]
+    )
+    with pytest.raises(WssegError, match="no NVIDIA driver"):
+        opened(model, EngineOptions(device="cuda"))
+
+
+def test_cuda_that_the_session_does_not_get_is_an_error(model: Path, monkeypatch):
+    """The driver loads, but the session quietly runs on the CPU."""
+    monkeypatch.setattr("wsseg.serve.onnx_engine._no_cuda", lambda _: None)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
+    with pytest.raises(WssegError, match="CUDA was asked for and does not run here: "):
+        opened(model, EngineOptions(device="cuda"))
+
+
+def test_auto_runs_on_the_cpu_where_cuda_does_not(model: Path, monkeypatch):
+    monkeypatch.setattr("wsseg.serve.onnx_engine._no_cuda", lambda _: None)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
+    engine = opened(model, EngineOptions(device="auto"))
+    assert engine.name == "onnxruntime-cpu"
+    assert engine(np.full((1, 1, 2, 2), 255, np.float32)).pixel_areas.tolist() == [[4, 4]]
+
+
+def test_opening_writes_nothing_to_the_terminal(model: Path, capfd):
+    opened(model, EngineOptions(device="auto"))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.gpu
+def test_cuda_gives_what_the_cpu_gives(model: Path):
+    pixels = np.random.default_rng(0).uniform(0, 255, (3, 1, 40, 50)).astype(np.float32)
+    cuda = opened(model, EngineOptions(device="cuda"))
+    assert cuda.name == "onnxruntime-cuda"
+    np.testing.assert_array_equal(cuda(pixels).masks, opened(model)(pixels).masks)
+
+
+def test_a_batch_that_the_runtime_refuses_costs_only_itself(model: Path):
+    engine = opened(model)
+    with pytest.raises(EngineError):
+        engine(np.zeros((1, 2, 8, 8), np.float32))
+    assert engine(np.zeros((1, 1, 8, 8), np.float32)).pixel_areas.tolist() == [[0, 0]]
+
+
+def test_a_file_that_is_no_network_is_one_clear_error(tmp_path: Path):
+    with pytest.raises(WssegError, match="cannot load the model"):
+        opened(write_model(tmp_path, b"no network at all"))
+
+
+def test_a_network_of_another_program_is_refused(tmp_path: Path):
+    foreign = threshold_graph(names=("mask", "area", "soft_area"))
+    with pytest.raises(WssegError, match=r"no graph of wsseg.*export the model again"):
+        opened(write_model(tmp_path, foreign))
+
+
+def test_a_network_of_other_channels_than_the_manifest_says_is_refused(tmp_path: Path):
+    with pytest.raises(WssegError, match="3 channels"):
+        opened(write_model(tmp_path, threshold_graph(1), channels=3))
+
+
+def test_a_network_of_other_classes_than_the_manifest_says_is_refused(tmp_path: Path):
+    changes = {
+        "classes": ("bright",),
+        "ratios": make_manifest().ratios[:1],
+        "thresholds": (0.5,),
+    }
+    with pytest.raises(WssegError, match="1 classes"):
+        opened(write_model(tmp_path, threshold_graph(), **changes))
+
+
+@pytest.mark.parametrize(
+    ("there", "checked", "half", "taken"),
+    [
+        (("fp32", "fp16"), True, True, "fp16"),
+        (("fp32", "fp16"), True, False, "fp32"),
+        (("fp32", "fp16"), False, True, "fp32"),
+        (("fp32",), True, True, "fp32"),
+        (("fp16",), False, False, "fp16"),
+    ],
+)
+def test_half_precision_is_taken_only_if_checked_and_on_cuda(there, checked, half, taken):
+    manifest = make_manifest(engines=engines(*there, checked=checked))
+    assert choose_engine(manifest, "auto", half=half).precision == taken
+
+
+def test_a_wished_precision_is_taken_or_refused_naming_what_there_is():
+    both = make_manifest(engines=engines("fp32", "fp16", checked=False))
+    assert choose_engine(both, "fp16", half=False).precision == "fp16"
+    with pytest.raises(WssegError, match="no fp16 engine.*there: fp32"):
+        choose_engine(make_manifest(engines=engines("fp32")), "fp16", half=True)
+
+
+def _no_library(name, *_, **__):
+    raise OSError(f"{name}: cannot open shared object file")

@@ -1,0 +1,97 @@
+"""Validation: predictions at each image's own resolution, counted against what is known."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wsseg.train.case import Case
+from wsseg.train.config import TrainConfig
+from wsseg.train.dataset import CaseDataset, Native
+from wsseg.train.metrics import CaseCounts, area_ratios, mark_masks, pixels
+from wsseg.train.predictor import Predictor
+from wsseg.train.ratios import Denominator
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One case at its own resolution: what was read, what is predicted, how they agree."""
+
+    native: Native
+    probability: Float[Tensor, "k rows columns"]
+    counts: CaseCounts
+
+
+@torch.no_grad()
+def predict(
+    predictor: Predictor,
+    cases: CaseDataset,
+    position: int,
+    denominators: tuple[Denominator, ...],
+    device: torch.device,
+) -> Prediction:
+    """The case at `position`; `predictor` must be on `device` and in `eval()`."""
+    native = cases.native(position)
+    probability = predictor(native.image[None].to(device))[0].cpu()
+    return Prediction(native, probability, count(cases.cases[position], native, probability, denominators))
+
+
+def count(
+    case: Case,
+    native: Native,
+    probability: Float[Tensor, "k rows columns"],
+    denominators: tuple[Denominator, ...],
+) -> CaseCounts:
+    """Pixel counts of a prediction; a pixel belongs to a class from probability 0.5 on."""
+    predicted = probability >= THRESHOLD
+    marked = mark_masks(native.marks, len(predicted))
+    return CaseCounts(
+        row=case.row,
+        predicted=pixels(predicted),
+        marked=pixels(marked),
+        found=pixels(marked & predicted),
+        ratio=area_ratios(predicted, denominators),
+        known=np.array([np.nan if ratio is None else ratio for ratio in case.ratios]),
+        true=None if native.mask is None else pixels(native.mask),
+        overlap=None if native.mask is None else pixels(native.mask & predicted),
+    )
+
+
+def evaluate(
+    predictor: Predictor,
+    cases: CaseDataset,
+    positions: Iterable[int],
+    denominators: tuple[Denominator, ...],
+    device: torch.device,
+) -> list[CaseCounts]:
+    """Pixel counts of the cases at these positions, in their order."""
+    return [
+        predict(predictor, cases, position, denominators, device).counts for position in positions
+    ]
+
+
+def validation_interval(validated: int, trained: int) -> int:
+    """Epochs from one validation to the next.
+
+    Every epoch, unless one validation would look at more than twice the cases an epoch trains on:
+    a case costs about a third of what it costs in training.
+    """
+    return max(1, round(validated / (2 * trained)))
+
+
+def is_due(epoch: int, interval: int, config: TrainConfig) -> bool:
+    """Whether `epoch` (from 1) is validated: every `interval`-th, and the last."""
+    return epoch % interval == 0 or epoch == config.epochs
+
+
+def weakly_labelled(cases: Sequence[Case]) -> int:
+    """Number of cases with a ratio or a mark."""
+    return sum(
+        case.marks is not None or bool(case.points) or any(r is not None for r in case.ratios)
+        for case in cases
+    )

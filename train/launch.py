@@ -1,0 +1,196 @@
+"""Devices and processes: one process an accelerator, started the way torchrun starts them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.strategies import DDPStrategy
+
+from wsseg.imaging.errors import WssegError
+from wsseg.train.config import TrainConfig
+from wsseg.train.precision import fabric_precision
+
+WORKER = "wsseg.train.worker"
+FAREWELL_SECONDS = 60
+"""How long a worker may take to end once the work is done."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every process of a run is told."""
+
+    cases: Path
+    out: Path
+    config: TrainConfig
+    resume: bool
+
+    def to_json(self) -> str:
+        """One line, for `from_json` in another process."""
+        return json.dumps(
+            {
+                "cases": str(self.cases.absolute()),
+                "out": str(self.out.absolute()),
+                "config": self.config.model_dump(mode="json"),
+                "resume": self.resume,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, line: str) -> "Task":
+        """The task that `to_json` wrote."""
+        told = json.loads(line)
+        return cls(
+            Path(told["cases"]),
+            Path(told["out"]),
+            TrainConfig.model_validate(told["config"]),
+            told["resume"],
+        )
+
+
+@contextmanager
+def launched(task: Task) -> Iterator[Fabric]:
+    """A Fabric with all processes of the run connected; they are gone when the block ends.
+
+    Inside torchrun, its processes are used. Otherwise this process is the first, and for
+    `devices` > 1 the others are started as interpreters of their own, so that it works from a
+    script, a console command, a notebook and a test alike. Raises WssegError for devices that are
+    not there.
+    """
+    device = _device(task.config)
+    with ExitStack() as stack:
+        if not _started_outside() and task.config.devices > 1:
+            stack.enter_context(_workers(task))
+        fabric = _fabric(task.config, device)
+        stack.enter_context(_connected(fabric))
+        yield fabric
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that checks and writes; before and after `launched`."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _started_outside() -> bool:
+    return TorchElasticEnvironment.detect()
+
+
+def _device(config: TrainConfig) -> torch.device:
+    """The kind of device to train on, after checking that it is there."""
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind = ("cuda" if available else "cpu") if config.accelerator == "auto" else config.accelerator
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
+    if kind == "cuda" and local > available:
+        raise WssegError(
+            f"devices = {local} on accelerator = cuda, but {available} CUDA devices were found; "
+            "lower devices, set accelerator = cpu, or look at the driver with nvidia-smi"
+        )
+    processes = int(os.environ.get("WORLD_SIZE", config.devices))
+    if config.batch % processes:
+        raise WssegError(
+            f"batch = {config.batch} cannot be split evenly over {processes} processes; "
+            f"choose a multiple of {processes}"
+        )
+    return torch.device(kind)
+
+
+def _fabric(config: TrainConfig, device: torch.device) -> Fabric:
+    precision = fabric_precision(config.precision, device)
+    if not _started_outside():
+        return Fabric(accelerator=device.type, devices=1, precision=precision)
+    local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    return Fabric(
+        accelerator=device.type,
+        devices=local,
+        num_nodes=world // local,
+        strategy=DDPStrategy(),
+        precision=precision,
+        plugins=[TorchElasticEnvironment()],
+    )
+
+
+@contextmanager
+def _connected(fabric: Fabric) -> Iterator[None]:
+    try:
+        fabric.launch()
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _workers(task: Task) -> Iterator[None]:
+    """Start the processes 1.. of this machine; this one becomes process 0 in the block."""
+    count = task.config.devices
+    threads = torch.get_num_threads()
+    shared = {
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": str(max(1, threads // count)),
+    }
+    workers = [_start(task, shared | _rank(rank)) for rank in range(1, count)]
+    torch.set_num_threads(max(1, threads // count))
+    try:
+        with _environment(shared | _rank(0)):
+            yield
+        for worker in workers:
+            worker.wait(FAREWELL_SECONDS)
+    finally:
+        torch.set_num_threads(threads)
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
+def _start(task: Task, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    worker = subprocess.Popen(
+        [sys.executable, "-m", WORKER],
+        stdin=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        # Ctrl-C reaches this process alone, which then ends the workers.
+        start_new_session=True,
+    )
+    if worker.stdin is None:
+        raise AssertionError("a pipe was asked for")
+    worker.stdin.write(task.to_json() + "\n")
+    worker.stdin.flush()
+    return worker
+
+
+def _rank(rank: int) -> dict[str, str]:
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

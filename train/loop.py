@@ -1,0 +1,82 @@
+"""The training loop: epochs of steps, validation, and the choice of what to keep."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from wsseg.train.batch import Batch
+from wsseg.train.dataset import CaseDataset
+from wsseg.train.evaluate import evaluate, is_due, validation_interval
+from wsseg.train.journal import Course, Journal, row
+from wsseg.train.learner import TOTAL, Learner
+from wsseg.train.metrics import CaseCounts, summarise
+from wsseg.train.parallel import rank, world_size
+from wsseg.train.predictor import Predictor
+from wsseg.train.progress import EpochReport, StepReport
+from wsseg.train.ratios import Denominator
+from wsseg.train.select import Rule, update
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and validation cases, and how the latter are judged."""
+
+    train: CaseDataset
+    val: CaseDataset
+    denominators: tuple[Denominator, ...]
+    rule: Rule
+
+
+def fit(
+    learner: Learner, data: Data, batches: Iterator[Batch], course: Course, journal: Journal | None
+) -> None:
+    """Train from the epoch after `course` to the last one, and carry `course` along.
+
+    batches: this process's shares, beginning with that epoch. journal: writes every finished
+    epoch to disk before it is told; None in all processes but the first.
+    """
+    epochs = learner.config.epochs
+    steps = learner.steps // epochs
+    for epoch in range(len(course.history) + 1, epochs + 1):
+        began = time.perf_counter()
+        learner.module.train()
+        sums: Counter[str] = Counter()
+        for step in range(steps):
+            values = learner.step(next(batches), (epoch - 1) * steps + step)
+            sums.update(values)  # type: ignore[arg-type]  # a Counter adds floats as well
+            if journal is not None:
+                journal.step(StepReport(epoch, epochs, step + 1, steps, values[TOTAL]))
+        parts = {name: total / steps for name, total in sums.items()}
+        figures = validate(learner, data, epoch)
+        course.choice = update(course.choice, epoch, data.rule, figures)
+        rate = learner.config.learning_rate * learner.rate(epoch * steps - 1)
+        seconds = time.perf_counter() - began
+        report = EpochReport(epoch, epochs, parts, figures, rate, seconds, course.choice)
+        course.history.append(row(report))
+        if journal is not None:
+            journal.epoch(learner, course, report)
+
+
+def validate(learner: Learner, data: Data, epoch: int) -> dict[str, float]:
+    """Figures of the averaged network on the validation cases; empty where none is due.
+
+    Every process judges a part of the cases; all get the figures of all cases.
+    """
+    interval = validation_interval(len(data.val), len(data.train))
+    if not len(data.val) or not is_due(epoch, interval, learner.config):
+        return {}
+    predictor = Predictor(learner.front, learner.average.module).eval()
+    mine = range(rank(), len(data.val), world_size())
+    counts = evaluate(predictor, data.val, mine, data.denominators, learner.fabric.device)
+    return summarise(sorted(_from_all(counts), key=lambda case: case.row))
+
+
+def _from_all(counts: list[CaseCounts]) -> list[CaseCounts]:
+    if world_size() == 1:
+        return counts
+    parts: list[list[CaseCounts]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, counts)
+    return [case for part in parts for case in part]

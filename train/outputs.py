@@ -1,0 +1,121 @@
+"""What a run leaves behind when its last epoch is done: pictures, samples and its record."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.train.case import CaseTable
+from wsseg.train.checkpoint import read_weights, save_samples
+from wsseg.train.config import TrainConfig
+from wsseg.train.dataset import CaseDataset
+from wsseg.train.evaluate import evaluate, predict
+from wsseg.train.journal import Course
+from wsseg.train.learner import Learner
+from wsseg.train.logs import VALIDATION, write_metrics
+from wsseg.train.loop import Data
+from wsseg.train.metrics import CaseCounts, case_iou, mark_recall, relative_ratio_error
+from wsseg.train.plots import Example, draw_curves, draw_examples
+from wsseg.train.predictor import Predictor
+from wsseg.train.record import SAMPLES, WEIGHTS, RunRecord
+from wsseg.train.run_folder import CURVES, EXAMPLES, METRICS, keep_record
+
+SAMPLE_COUNT = 8
+JUDGED = 256
+"""Cases, evenly spread over the table, among which examples are chosen."""
+PER_KIND = 3
+
+
+def finish(
+    learner: Learner, data: Data, table: CaseTable, course: Course, out: Path
+) -> RunRecord:
+    """Write everything but the weights, the record last, from the weights that were kept."""
+    read_weights(learner.average.module, out / WEIGHTS)
+    record = describe(learner, table, course)
+    shown = data.val if len(data.val) else data.train
+    write_metrics(course.history, out / METRICS)
+    draw_curves(course.history, record.chosen_epoch, out / CURVES)
+    draw_examples(_examples(learner, data, shown), out / EXAMPLES)
+    raw = [shown.native(place).image.numpy() for place in spread(len(shown), SAMPLE_COUNT)]
+    save_samples(raw, out / SAMPLES)
+    keep_record(record, out)
+    return record
+
+
+def describe(learner: Learner, table: CaseTable, course: Course) -> RunRecord:
+    """The record of a run whose last epoch is done."""
+    config, front, choice = learner.config, learner.front, course.choice
+    if choice is None:
+        raise AssertionError("a run has at least one epoch")
+    chosen = course.history[choice.epoch - 1]
+    return RunRecord(
+        classes=table.classes,
+        ratios=reported_ratios(config, table.classes),
+        channels=1 if front.channels == 1 else 3,
+        window=front.window,
+        size=front.size,
+        network=config.network,
+        preset=config.preset,
+        initial_weights=course.given["initial_weights"],
+        cases=len(table.cases),
+        cases_sha256=table.sha256,
+        epochs=config.epochs,
+        chosen_epoch=choice.epoch,
+        chosen_by=choice.rule,
+        seed=config.seed,
+        metrics={
+            name.removeprefix(VALIDATION): figure
+            for name, figure in chosen.items()
+            if name.startswith(VALIDATION)
+        },
+        wsseg_version=version("wsseg"),
+    )
+
+
+def reported_ratios(config: TrainConfig, classes: tuple[str, ...]) -> tuple[RatioDefinition, ...]:
+    """The ratios that the model reports: those of the settings, or each class over the image."""
+    return config.ratios or tuple(RatioDefinition(name=name, numerator=name) for name in classes)
+
+
+def spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` places of 0..count-1, evenly spread, first and last among them."""
+    places: list[int] = np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
+    return places
+
+
+def agreement(case: CaseCounts) -> float:
+    """0..1, how good a prediction is by the best evidence there is: mask, then ratio, then marks.
+
+    NaN for a case without any.
+    """
+    known = (case_iou(case), 1 - relative_ratio_error(case), mark_recall(case))
+    return next((value for value in known if not np.isnan(value)), float("nan"))
+
+
+def choose_examples(counts: list[CaseCounts]) -> list[tuple[str, int]]:
+    """Kind (worst, median, best) and place of up to three cases each, every case at most once."""
+    ranked = sorted(
+        (place for place in range(len(counts)) if not np.isnan(agreement(counts[place]))),
+        key=lambda place: agreement(counts[place]),
+    )
+    if len(ranked) <= 3 * PER_KIND:
+        low = len(ranked) // 3
+        parts = ranked[:low], ranked[low : len(ranked) - low], ranked[len(ranked) - low :]
+    else:
+        middle = (len(ranked) - PER_KIND) // 2
+        parts = ranked[:PER_KIND], ranked[middle : middle + PER_KIND], ranked[-PER_KIND:]
+    kinds = zip(("worst", "median", "best"), parts, strict=True)
+    return [(kind, place) for kind, part in kinds for place in part[:PER_KIND]]
+
+
+def _examples(learner: Learner, data: Data, shown: CaseDataset) -> list[Example]:
+    predictor = Predictor(learner.front, learner.average.module).eval()
+    device: torch.device = learner.fabric.device
+    places = spread(len(shown), JUDGED)
+    counts = evaluate(predictor, shown, places, data.denominators, device)
+    return [
+        Example(kind, predict(predictor, shown, places[place], data.denominators, device))
+        for kind, place in choose_examples(counts)
+    ]
