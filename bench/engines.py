@@ -14,7 +14,7 @@ import torch
 
 from bench.timing import ratio, where
 from wsseg.export.graph import DeployGraph
-from wsseg.export.onnx_file import write_onnx
+from wsseg.export.onnx_file import save_onnx, to_onnx, without_probability
 from wsseg.imaging.definitions import Window
 from wsseg.train.config import NetworkName
 from wsseg.train.front import Front
@@ -29,10 +29,11 @@ def compare(name: NetworkName, size: int, runs: int, folder: Path) -> str:
     import onnxruntime
 
     network = build_network(name, classes=1, channels=1, dropout=0.0)
-    graph = DeployGraph(Predictor(Front(Window(), size, 1), network), thresholds=(0.5,)).eval()
+    predictor = Predictor(Front(Window(), size, 1), network).eval()
+    graph = DeployGraph(predictor, (0.5,), "fp32").eval()
     path = folder / f"{name}.onnx"
-    write_onnx(graph, path, {})
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    save_onnx(without_probability(to_onnx(graph, channels=1, description={})), path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 1, size, size)).astype(np.float32)
     tensor = torch.from_numpy(pixels)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from wsseg.cli.settings import settings
 from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import EngineFile, Profile
@@ -16,8 +17,7 @@ def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
     flags: fields of ExportOptions, None where not given; `batch` and `image_size` as text.
     """
     profile = parse_profile(flags.pop("batch"), flags.pop("image_size"))
-    given = {name: value for name, value in flags.items() if value is not None}
-    options = ExportOptions(profile=profile, **given)
+    options = settings(ExportOptions, None, flags | {"profile": profile})
     manifest = export_run(run, out, options)
     for engine in manifest.engines:
         typer.echo(describe(engine))

@@ -16,7 +16,8 @@ class Parity(Frozen):
     """How one engine file agreed with PyTorch on real slices, on the machine that exported it.
 
     mask_agreement: smallest fraction of equal mask pixels over the slices.
-    probability_difference: largest absolute difference of any pixel's probability.
+    probability_difference: largest absolute difference of any pixel's probability; for TensorRT,
+    whose engines give none, of a slice's mean probability.
     ratio_difference: largest absolute difference of any slice's area ratio.
     """
 

@@ -97,7 +97,9 @@ def test_soft_ratios_of_hard_maps_are_pixel_counts(seed):
     counts = torch.stack([one, two], 1).sum((2, 3)).double()
     foreground = counts.sum(1, keepdim=True).clamp(min=1)
     other = counts.flip(1).clamp(min=1)
-    for denominators, sizes in zip(DENOMINATORS, (torch.tensor(H * W), foreground, other), strict=True):
+    for denominators, sizes in zip(
+        DENOMINATORS, (torch.tensor(H * W), foreground, other), strict=True
+    ):
         torch.testing.assert_close(soft_ratios(logits, denominators), counts / sizes)
 
 
