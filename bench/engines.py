@@ -32,7 +32,7 @@ def compare(name: NetworkName, size: int, runs: int, folder: Path) -> str:
     predictor = Predictor(Front(Window(), size, 1), network).eval()
     graph = DeployGraph(predictor, (0.5,), "fp32").eval()
     path = folder / f"{name}.onnx"
-    save_onnx(without_probability(to_onnx(graph, channels=1, description={})), path)
+    save_onnx(without_probability(to_onnx(graph, channels=1, description="{}")), path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 1, size, size)).astype(np.float32)
     tensor = torch.from_numpy(pixels)

@@ -26,6 +26,10 @@ class DecoderCrashedError(RuntimeError):
     """The decoding process died or had to be killed."""
 
 
+class DecoderRefusedError(RuntimeError):
+    """The decoder cannot read the file; it is ready for the next one."""
+
+
 class _Worker:
     """A running child process that decodes files on request; one for each thread."""
 
@@ -61,8 +65,8 @@ class _Worker:
 def decode_apart(path: Path, plugin: str, count: int) -> Iterator[NDArray[Any]]:
     """`count` frames of a compressed DICOM file, as `plugin` of pydicom decodes them.
 
-    Raises RuntimeError if the decoder refuses the file, DecoderCrashedError if it crashes or
-    hangs; neither harms what is decoded next.
+    Raises DecoderRefusedError, or DecoderCrashedError if the decoder dies or hangs; neither
+    harms what is decoded next.
     """
     worker = getattr(_own, "worker", None)
     if worker is None or worker.parent != os.getpid():  # a forked process shares no pipes
@@ -72,6 +76,9 @@ def decode_apart(path: Path, plugin: str, count: int) -> Iterator[NDArray[Any]]:
         for frame in worker.decode(path, plugin, count):
             left -= 1
             yield frame
+    except DecoderRefusedError:
+        left = 0
+        raise
     finally:
         if left:
             # Answers may be left in the pipe, or nobody to give them: the next file starts anew.
@@ -85,7 +92,7 @@ def _frame(stream: IO[bytes]) -> NDArray[Any]:
         raise DecoderCrashedError
     answer = json.loads(line)
     if "error" in answer:
-        raise RuntimeError(answer["error"])
+        raise DecoderRefusedError(answer["error"])
     dtype = np.dtype(answer["dtype"])
     size = dtype.itemsize * math.prod(answer["shape"])
     content = stream.read(size)

@@ -77,7 +77,8 @@ def _inflated(
 
 def _settle_syntax(dataset: FileDataset) -> bool:
     """Give the data set a transfer syntax where it names none; True if it was guessed."""
-    if dataset.file_meta.get("TransferSyntaxUID"):
+    named = dataset.file_meta.get("TransferSyntaxUID")
+    if isinstance(named, UID) and named:
         return False
     implicit, little_endian = dataset.original_encoding
     syntax: UID = ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian

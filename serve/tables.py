@@ -98,11 +98,12 @@ def _inert(cell: Cell) -> Cell:
 
 def _pyarrow() -> ModuleType:
     try:
-        import_module("pyarrow.parquet")
-        return import_module("pyarrow")
+        arrow = import_module("pyarrow")
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise  # present but broken
         raise WssegError(
             "a .parquet report needs pyarrow: pip install 'wsseg[parquet]', or give a .csv"
         ) from error
+    import_module("pyarrow.parquet")  # an attribute of pyarrow from here on
+    return arrow

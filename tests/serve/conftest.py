@@ -1,7 +1,7 @@
 """A model that thresholds grey values, and scans made on the spot: no trained network needed."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ PARITY = Parity(
     probability_difference=0,
     ratio_difference=0,
 )
-BROKEN_VALUE = 13.0
+BROKEN_VALUE = -1.0
 
 Picture = NDArray[np.uint8]
 
@@ -151,12 +151,6 @@ def make_scan(
     return Scan(values, geometry or Geometry(), slices, fields.pop("ref", ref), **fields)
 
 
-@pytest.fixture
-def threshold_engine() -> "ThresholdEngine":
-    """The threshold model in numpy, which notes what it was given."""
-    return ThresholdEngine()
-
-
 class ThresholdEngine:
     """Computes what the graph computes; fails on a slice whose first pixel is BROKEN_VALUE."""
 
@@ -177,6 +171,3 @@ class ThresholdEngine:
         masks = (probability >= 0.5).astype(np.uint8)
         soft = probability.sum((2, 3)).astype(np.float32)
         return Prediction(masks, masks.sum((2, 3), dtype=np.int64), soft)
-
-
-WriteThreeWays = Callable[[Path, Picture], None]

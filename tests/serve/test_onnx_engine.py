@@ -147,7 +147,7 @@ def test_half_precision_is_taken_only_if_checked_and_on_cuda(there, checked, hal
 def test_a_wished_precision_is_taken_or_refused_naming_what_there_is():
     both = make_manifest(engines=engines("fp32", "fp16", checked=False))
     assert choose_engine(both, "fp16", half=False).precision == "fp16"
-    with pytest.raises(WssegError, match="no fp16 engine.*there: fp32"):
+    with pytest.raises(WssegError, match=r"no fp16 engine.*there: fp32"):
         choose_engine(make_manifest(engines=engines("fp32")), "fp16", half=True)
 
 

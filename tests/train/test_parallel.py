@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing import spawn
+from torch.multiprocessing.spawn import spawn
 
 from wsseg.train.parallel import GlobalBatchNorm, SeededDropout, convert, set_step
 
@@ -54,7 +54,7 @@ def work(rank, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     network = convert(small_network(), CPU)
-    assert sum(isinstance(layer, GlobalBatchNorm) for layer in network) == 2
+    assert sum(isinstance(layer, GlobalBatchNorm) for layer in network.modules()) == 2
     half = SAMPLES // 2
 
     def average(gradient):
@@ -88,7 +88,7 @@ def test_two_processes_give_the_outputs_gradients_and_statistics_of_one(halves):
 def test_one_process_keeps_plain_batch_norm():
     network = small_network()
     assert convert(network, CPU) is network
-    assert [type(layer) for layer in network].count(nn.BatchNorm2d) == 2
+    assert [type(layer) for layer in network.modules()].count(nn.BatchNorm2d) == 2
 
 
 def test_global_batch_norm_has_the_checkpoint_of_batch_norm():

@@ -1,0 +1,64 @@
+"""The report's three tables: the agreed columns, and all of them or none."""
+
+from pathlib import Path
+
+import pytest
+
+from wsseg.imaging.errors import Failure
+from wsseg.serve.report import open_report, report_paths
+from wsseg.serve.rows import SliceRow, columns
+
+CONTRACT = (
+    *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice"),
+    *("ratio_name", "numerator", "denominator", "numerator_px", "denominator_px"),
+    *("numerator_mm2", "denominator_mm2", "ratio", "ratio_low", "ratio_high", "confidence"),
+    *("flags", "status", "model", "model_sha256", "engine", "precision", "wsseg_version"),
+)
+
+
+def test_columns_are_those_of_the_contract_in_their_order():
+    assert tuple(columns(SliceRow)) == CONTRACT
+
+
+def test_tables_lie_beside_each_other_in_one_format():
+    names = [path.name for path in report_paths(Path("out/my.ratios.jsonl"))]
+    assert names == ["my.ratios.jsonl", "my.ratios.series.jsonl", "my.ratios.failures.jsonl"]
+
+
+def test_failures_are_written_with_status_and_reason(tmp_path: Path):
+    with open_report(tmp_path / "new" / "ratios.csv") as report:
+        report.fail(Failure("a.dcm", "truncated", "ends early"))
+        report.fail(Failure("b.txt", "not_an_image", "is text", status="skipped"))
+    assert (tmp_path / "new" / "ratios.failures.csv").read_text().splitlines() == [
+        "source,status,reason,message",
+        "a.dcm,failed,truncated,ends early",
+        "b.txt,skipped,not_an_image,is text",
+    ]
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, OSError, ValueError])
+def test_a_run_that_ends_early_leaves_the_old_tables_and_nothing_else(tmp_path: Path, cause):
+    path = tmp_path / "ratios.csv"
+    for old in report_paths(path):
+        old.write_text("an earlier run")
+    with pytest.raises(cause):
+        write_and_raise(path, cause)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "ratios.csv",
+        "ratios.failures.csv",
+        "ratios.series.csv",
+    ]
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"an earlier run"}
+
+
+def write_and_raise(path: Path, cause: type[BaseException]) -> None:
+    with open_report(path) as report:
+        report.fail(Failure("a", "b", "c"))
+        raise cause
+
+
+def test_nothing_appears_before_the_end(tmp_path: Path):
+    path = tmp_path / "ratios.csv"
+    with open_report(path):
+        assert not any(file.exists() for file in report_paths(path))
+    assert all(file.exists() for file in report_paths(path))

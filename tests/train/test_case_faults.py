@@ -1,0 +1,236 @@
+"""Every fault of cases.csv is found before training, and told in one report."""
+
+from pathlib import Path
+
+import pytest
+
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging.errors import WssegError
+from wsseg.train.case_faults import MOST_LINES, CasesError, Fault
+from wsseg.train.cases import read_cases
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "cases.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults_of(folder: Path, text: str, **arguments) -> list[str]:
+    with pytest.raises(CasesError) as caught:
+        read_cases(write(folder, text), **arguments)
+    return [str(fault) for fault in caught.value.faults]
+
+
+ROW_FAULTS = {
+    "no such image": ("image,ratio\nx.png,0.1\n", "line 2: image: there is no file"),
+    "image empty": ("image,ratio\n,0.1\n", "line 2: image: empty"),
+    "image is a folder": ("image,ratio\nfolder,0.1\n", "is a folder: name one file"),
+    "unreadable image": ("image,ratio\ntext.png,0.1\n", "line 2: image: text.png"),
+    "no such marks": ("image,marks\na.png,x.png\n", "line 2: marks: there is no file"),
+    "unreadable mask": ("image,mask\na.png,text.png\n", "line 2: mask: text.png"),
+    "ratio in percent": ("image,ratio\na.png,8\n", "if this is 8 percent, write 0.08"),
+    "ratio with a percent sign": ("image,ratio\na.png,8 %\n", "if this is 8 percent, write 0.08"),
+    "ratio below 0": ("image,ratio\na.png,-0.1\n", "-0.1 is outside 0..1"),
+    "ratio far above 1": ("image,ratio\na.png,250\n", "250 is outside 0..1: write a fraction"),
+    "ratio is a word": ("image,ratio\na.png,big\n", "big is not a number: write a fraction"),
+    "ratio is nan": ("image,ratio\na.png,nan\n", "nan is not a number"),
+    "decimal comma": ('image,ratio\na.png,"0,08"\n', "write a decimal point, 0.08"),
+    "marks on another grid": (
+        "image,marks\na.png,small.png\n",
+        "marks: small.png has 4 rows and 4 columns, the image 10 and 8",
+    ),
+    "mask on another grid": ("image,mask\na.png,small.png\n", "mask: small.png has 4 rows"),
+    "labels that are no classes": (
+        "image,marks\na.png,odd.png\n",
+        "marks: pixel values 7, 9 are no class numbers: expected 1, and 0 elsewhere",
+    ),
+    "mask of two classes for one": ("image,mask\na.png,two.png\n", "mask: pixel values 2 are no"),
+    "marks painted white": (
+        "image,marks\na.png,white.png\n",
+        "marks: white.png marks no class, only 255, which means background",
+    ),
+    "marks larger than the ratio": (
+        "image,ratio,marks\na.png,0.04,marks.png\n",
+        "4 pixels are marked as roi, but its ratio 0.04 leaves room for 3.2",
+    ),
+    "marks outside the mask": (
+        "image,marks,mask\na.png,mask.png,marks.png\n",
+        "marks: 12 marked pixels have another class in the mask",
+    ),
+    "point outside the image": (
+        'image,points\na.png,"[[8, 9]]"\n',
+        "points: [8, 9] lies outside the image of 10 rows and 8 columns",
+    ),
+    "points are no list": ("image,points\na.png,here\n", "points: not a JSON list"),
+    "point of an unknown class": ('image,points\na.png,"[[1, 1, 2]]"\n', "class numbers go from 1"),
+    "point outside the mask": (
+        'image,points,mask\na.png,"[[9, 7]]",mask.png\n',
+        "marks: 1 marked pixels have another class in the mask",
+    ),
+    "empty mask for a ratio": (
+        "image,ratio,mask\na.png,0.001,empty.png\n",
+        "ratio of roi is 0.001, but its mask shows 0",
+    ),
+    "ratio of another picture": (
+        "image,ratio,mask\na.png,0.3,mask.png\n",
+        "ratio of roi is 0.3, but its mask shows 0.2",
+    ),
+    "group in two splits": (
+        "image,ratio,group,split\na.png,0.1,Jane Doe,train\nb.png,0.1,Jane Doe,val\n",
+        "line 3: its group is in val here and in train in line 2",
+    ),
+    "unknown split": ("image,ratio,split\na.png,0.1,train\nb.png,0.1,Valid\n", "Valid is no split"),
+    "empty split": (
+        "image,ratio,split\na.png,0.1,train\nb.png,0.1,\n",
+        "an empty cell is no split",
+    ),
+    "no training case": ("image,ratio,split\na.png,0.1,test\n", "no training case"),
+    "no case": ("image,ratio\n", "no case in the table"),
+    "slice outside the volume": (
+        "image,ratio,slice\nvolume.nii.gz,0.1,3\n",
+        "image: volume.nii.gz has 3 slices",
+    ),
+    "volume outside the file": (
+        "image,ratio,slice,volume\nvolume.nii.gz,0.1,0,1\n",
+        "image: volume.nii.gz has 1 volumes",
+    ),
+    "no slice of a volume": (
+        "image,ratio\nvolume.nii.gz,0.1\n",
+        "image: volume.nii.gz has 3 slices: give one, from 0, in a column named slice",
+    ),
+    "slice is no number": ("image,ratio,slice\na.png,0.1,-1\n", "slice: -1 is not a whole number"),
+    "the same case twice": (
+        "image,ratio\na.png,0.1\n./a.png,0.1\n",
+        "line 3: the same image and slice as line 2",
+    ),
+    "nothing to learn from": ("image,ratio\na.png,\n", "line 2: nothing to learn from"),
+    "too many cells": ("image,ratio\na.png,0.1,2\nb.png,0.1\n", "line 2: 3 cells where the header"),
+    "too few cells": ("image,ratio\na.png\nb.png,0.1\n", "line 2: 1 cells where the header has 2"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), ROW_FAULTS.values(), ids=ROW_FAULTS.keys())
+def test_a_fault_is_told_with_its_line_and_what_to_do(folder, text, expected):
+    (fault,) = faults_of(folder, text)
+    assert expected in fault
+
+
+HEADER_FAULTS = {
+    "no image column": ("picture,ratio\n", "no column named image"),
+    "misspelt column": ("image,ratios\n", "unknown column ratios: the nearest known one is ratio;"),
+    "both kinds of ratio": ("image,ratio,ratio:a\n", "both ratio and ratio:<class>"),
+    "ratio of no class": ("image,ratio:\n", "unknown column ratio:"),
+    "two columns of one name": ("image,image\n", "2 columns are named image"),
+    "column without a name": ("image,ratio,\n", "column 3 has no name"),
+    "class called image": ("image,ratio:image\n", "a class cannot be called image"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), HEADER_FAULTS.values(), ids=HEADER_FAULTS.keys())
+def test_a_fault_of_the_header_is_told(folder, text, expected):
+    assert any(expected in fault and "line 1" in fault for fault in faults_of(folder, text))
+
+
+def test_one_ratio_column_for_two_classes_is_a_fault(folder):
+    (fault,) = faults_of(folder, "image,ratio\na.png,0.1\n", classes=("a", "b"))
+    assert "write ratio:<class>, one column a class" in fault
+
+
+def test_a_ratio_column_of_an_unknown_class_is_a_fault(folder):
+    (fault,) = faults_of(folder, "image,ratio:c\na.png,0.1\n", classes=("a", "b"))
+    assert "column ratio:c names no class: the classes are a, b" in fault
+
+
+def test_a_point_without_a_class_is_a_fault_among_several(folder):
+    text = 'image,ratio:a,ratio:b,points\na.png,0.1,0.1,"[[1, 2]]"\n'
+    (fault,) = faults_of(folder, text)
+    assert "point [1, 2] has no class" in fault
+
+
+def test_all_faults_come_in_one_report_in_the_order_of_the_lines(folder):
+    text = (
+        "image,ratio,marks,mask,split\n"
+        "x.png,8,marks.png,mask.png,train\n"
+        "a.png,big,small.png,odd.png,vall\n"
+        "b.png,0.01,marks.png,,train\n"
+        "b.png,0.2,,,train\n"
+        "c.png,,,,train\n"
+    )
+    with pytest.raises(CasesError) as caught:
+        read_cases(write(folder, text))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "cases.csv: 9 faults to correct"
+    assert [line.split(":")[0].strip() for line in lines[1:]] == [
+        *["line 2"] * 2,
+        *["line 3"] * 4,
+        "line 4",
+        "line 5",
+        "line 6",
+    ]
+
+
+def test_a_long_report_is_cut_and_says_how_many_more(folder):
+    text = "image,ratio\n" + "".join(f"x{number}.png,0.1\n" for number in range(MOST_LINES + 7))
+    with pytest.raises(CasesError) as caught:
+        read_cases(write(folder, text))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == MOST_LINES + 2
+    assert lines[-1] == "  and 7 more"
+    assert len(caught.value.faults) == MOST_LINES + 7
+
+
+def test_the_report_never_names_a_group(folder):
+    text, _ = ROW_FAULTS["group in two splits"]
+    assert not any("Doe" in fault for fault in faults_of(folder, text))
+
+
+def test_a_ratio_to_another_class_may_be_above_one_and_is_compared_with_it(folder):
+    ratios = (RatioDefinition(name="r", numerator="a", denominator="b"),)
+    text = "image,ratio:a,ratio:b,mask\na.png,{},0.1,two.png\n"
+    assert read_cases(write(folder, text.format(1.1)), ratios=ratios).cases[0].ratios == (1.1, 0.1)
+    (fault,) = faults_of(folder, text.format(3), ratios=ratios)
+    assert "ratio of a is 3, but its mask shows 1" in fault
+
+
+@pytest.mark.parametrize("ratio", ["0.2", "0.16", "0.24"])
+def test_two_readers_may_differ(folder, ratio):
+    assert read_cases(write(folder, f"image,ratio,mask\na.png,{ratio},mask.png\n"))
+
+
+def test_a_marked_background_inside_the_mask_is_a_fault(folder):
+    (fault,) = faults_of(folder, "image,marks,mask\na.png,background.png,mask.png\n")
+    assert "1 marked pixels have another class in the mask" in fault
+
+
+def test_a_healthy_case_may_mark_background_only(folder):
+    assert read_cases(write(folder, "image,ratio,marks\na.png,0,white.png\n"))
+
+
+def test_a_label_volume_elsewhere_in_the_patient_is_a_fault(folder):
+    (fault,) = faults_of(folder, "image,slice,mask\nvolume.nii.gz,0,far.nii.gz\n")
+    assert "mm apart in the patient" in fault
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "is empty"),
+        ("image,note\n\xe4,b\n".encode("latin-1"), "is not UTF-8 text"),
+        (b'image,ratio\n"a.png,0.1\n', "line 2: not valid CSV"),
+    ],
+)
+def test_a_file_that_is_no_table_is_told(tmp_path, content, expected):
+    path = tmp_path / "cases.csv"
+    path.write_bytes(content)
+    with pytest.raises(WssegError, match=expected):
+        read_cases(path)
+
+
+def test_a_missing_table_is_told(tmp_path):
+    with pytest.raises(WssegError, match="cannot be read"):
+        read_cases(tmp_path / "cases.csv")
+
+
+def test_a_fault_of_the_whole_table_has_no_line():
+    assert str(Fault(0, "no case")) == "no case"

@@ -1,0 +1,138 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import ResNet50_Weights, mobilenet_v2
+
+from wsseg.imaging.errors import WssegError
+from wsseg.train.networks import build_network
+from wsseg.train.pretrained import load_weights
+
+
+def network(classes=1, channels=1, seed=0):
+    torch.manual_seed(seed)
+    return build_network("mobilenet_v2", classes=classes, channels=channels)
+
+
+def changed(network, before):
+    """Names of the top two levels whose tensors are no longer what they were."""
+    after = network.state_dict()
+    return {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
+
+
+def copied(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def published():
+    torch.manual_seed(5)
+    return mobilenet_v2(weights=None).state_dict()
+
+
+def test_a_published_classifier_gives_its_backbone_and_leaves_the_heads_fresh(tmp_path, published):
+    file = tmp_path / "mobilenet.safetensors"
+    save_file(published, file)
+    fresh = network()
+    before = copied(fresh)
+    report = load_weights(fresh, str(file))
+    assert changed(fresh, before) == {"backbone"}
+    loaded = fresh.state_dict()["backbone.17.conv.2.weight"]
+    assert torch.equal(loaded, published["features.17.conv.2.weight"])
+    assert "306 of 358 tensors loaded" in report
+    assert "classifier.4" in report
+    assert "reconstruction.3" in report
+
+
+def test_the_weights_of_a_run_come_back_whole(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    source = network(seed=1)
+    save_file(source.state_dict(), file)
+    target = network(seed=2)
+    report = load_weights(target, str(file))
+    assert all(torch.equal(t, source.state_dict()[n]) for n, t in target.state_dict().items())
+    assert "fresh: nothing" in report
+
+
+def test_a_run_on_other_classes_gives_all_but_the_last_layer(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    save_file(network(classes=3, seed=1).state_dict(), file)
+    target = network(classes=1, seed=2)
+    assert "fresh: classifier.4" in load_weights(target, str(file))
+    last = network(classes=1, seed=2).state_dict()["classifier.4.weight"]
+    assert torch.equal(target.state_dict()["classifier.4.weight"], last)
+
+
+def test_weights_of_another_network_are_refused_and_change_nothing(tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file({"conv1.weight": torch.zeros(64, 3, 7, 7), "bn1.weight": torch.zeros(64)}, file)
+    target = network()
+    before = copied(target)
+    with pytest.raises(WssegError, match=r"covers 0 of the \d+ backbone tensors of mobilenet_v2"):
+        load_weights(target, str(file))
+    assert changed(target, before) == set()
+
+
+def test_a_backbone_with_one_tensor_of_another_shape_is_refused(tmp_path, published):
+    file = tmp_path / "mixture.safetensors"
+    name = "features.17.conv.2.weight"
+    save_file(published | {name: torch.zeros(3, 3)}, file)
+    with pytest.raises(WssegError, match=r"not backbone\.17\.conv\.2\.weight"):
+        load_weights(network(), str(file))
+
+
+def test_a_missing_file_says_what_may_be_given(tmp_path):
+    with pytest.raises(WssegError, match="give none, imagenet, coco or the path"):
+        load_weights(network(), str(tmp_path / "missing.safetensors"))
+
+
+def test_a_file_that_can_run_code_is_not_opened(tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save({"a": torch.zeros(1)}, file)
+    with pytest.raises(WssegError, match="is not a safetensors file"):
+        load_weights(network(), str(file))
+
+
+def test_none_changes_nothing():
+    target = network()
+    before = copied(target)
+    assert "fresh" in load_weights(target, "none")
+    assert changed(target, before) == set()
+
+
+def test_a_failed_download_says_what_to_do_instead(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(WssegError, match="no route to host.*give the path of a safetensors file"):
+        load_weights(network(), "imagenet")
+
+
+def test_a_download_is_checked_and_cannot_run_code(monkeypatch, published):
+    asked = {}
+
+    def served(url, **kwargs):
+        asked.update(kwargs, url=url)
+        return published
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", served)
+    assert "306 of 358" in load_weights(network(), "imagenet")
+    assert asked["weights_only"]
+    assert asked["check_hash"]
+    assert "mobilenet_v2" in asked["url"]
+
+
+def test_there_are_no_coco_weights_for_mobilenet_v2():
+    with pytest.raises(WssegError, match="only for resnet50"):
+        load_weights(network(), "coco")
+
+
+def test_published_resnet_names_fit_our_resnet(monkeypatch):
+    from torchvision.models import resnet50
+
+    source = resnet50(weights=None).state_dict()
+    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", lambda self, **kwargs: source)
+    ours = build_network("resnet50", classes=1, channels=1)
+    load_weights(ours, "imagenet")
+    name = "layer4.2.conv3.weight"
+    assert torch.equal(ours.state_dict()[f"backbone.{name}"], source[name])
