@@ -1,9 +1,21 @@
-"""Decoders for compressed pixels: the safe ones here, the one that may crash in a process apart."""
+"""Stored pixels, decoded: compressed ones in a process of their own.
 
+On damaged files some decoders throw C++ exceptions that nobody catches, and pydicom's search for
+the start of a codestream may never end. A process apart may crash or hang; the run goes on.
+"""
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import weakref
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,40 +23,111 @@ from pydicom.dataset import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 
-from wsseg.imaging.dicom_apart import decode_apart
+# A decoder that needs longer than this for a file, and as long for each of its frames, hangs.
+PATIENCE_SECONDS = 60.0
+FRAME_SECONDS = 2.0
+_MODULE = "wsseg.imaging.dicom_worker"
 
 Stored = NDArray[np.integer[Any] | np.floating[Any]]
 
-# GDCM throws C++ exceptions that nobody catches on some damaged files, and they end the process.
-# It is the only permissively licensed decoder of JPEG Lossless, so it cannot be left out.
-UNSAFE = "gdcm"
+_own = threading.local()
+
+
+class DecoderCrashedError(RuntimeError):
+    """The decoding process died or had to be killed."""
+
+
+class DecoderRefusedError(RuntimeError):
+    """The decoder cannot read the file; it is ready for the next one."""
+
+
+class _Worker:
+    """A running child process that decodes files on request; one for each thread."""
+
+    def __init__(self) -> None:
+        # -P: a folder of the user's that is called like a library must not be imported.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", _MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.parent = os.getpid()
+        self._finalizer = weakref.finalize(self, _stop, self._process, self.parent)
+
+    def decode(self, path: Path, count: int) -> Iterator[Stored]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise DecoderCrashedError
+        watch = threading.Timer(PATIENCE_SECONDS + FRAME_SECONDS * count, self._process.kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            request = {"path": str(path.absolute()), "count": count}
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            for _ in range(count):
+                yield _frame(self._process.stdout)
+        except BrokenPipeError as error:
+            raise DecoderCrashedError from error
+        finally:
+            watch.cancel()
+
+    def stop(self) -> None:
+        self._finalizer()
 
 
 def decode_frames(dataset: FileDataset, path: Path, count: int) -> Iterator[Stored]:
     """The first `count` frames as stored, (row, column) or (row, column, 3); YBR becomes RGB.
 
-    `dataset` was read from the file `path`. Of the decoders of a compressed syntax the first one
-    that can read the first frame reads them all. Raises whatever the decoders raise.
+    `dataset` was read from the file `path`. Raises DecoderRefusedError, or DecoderCrashedError if
+    the decoder dies or hangs, neither of which harms what is decoded next; NotImplementedError
+    for a compression that no installed decoder knows; what pydicom raises for damaged
+    uncompressed pixels.
     """
-    return islice(_frames(dataset, path, count), count)
-
-
-def _frames(dataset: FileDataset, path: Path, count: int) -> Iterator[Stored]:
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed:
-        return iter_pixels(dataset)
-    plugins = get_decoder(syntax).available_plugins
-    failure: Exception = NotImplementedError(syntax.name)
-    for plugin in plugins:
-        if plugin == UNSAFE:
-            continue
-        frames = iter_pixels(dataset, decoding_plugin=plugin)
-        try:
-            first = next(frames)
-        except Exception as error:  # decoders raise many kinds, and another one may succeed
-            failure = error
-        else:
-            return chain([first], frames)
-    if UNSAFE in plugins:
-        return decode_apart(path, UNSAFE, count)
-    raise failure
+        return islice(iter_pixels(dataset), count)
+    if not get_decoder(syntax).is_available:
+        raise NotImplementedError(syntax.name)
+    return _decode_apart(path, count)
+
+
+def _decode_apart(path: Path, count: int) -> Iterator[Stored]:
+    worker = getattr(_own, "worker", None)
+    if worker is None or worker.parent != os.getpid():  # a forked process shares no pipes
+        worker = _own.worker = _Worker()
+    left = count
+    try:
+        for frame in worker.decode(path, count):
+            left -= 1
+            yield frame
+    except DecoderRefusedError:
+        left = 0
+        raise
+    finally:
+        if left:
+            # Answers may be left in the pipe, or nobody to give them: the next file starts anew.
+            _own.worker = None
+            worker.stop()
+
+
+def _frame(stream: IO[bytes]) -> Stored:
+    line = stream.readline()
+    if not line:
+        raise DecoderCrashedError
+    answer = json.loads(line)
+    if "error" in answer:
+        raise DecoderRefusedError(answer["error"])
+    dtype = np.dtype(answer["dtype"])
+    size = dtype.itemsize * math.prod(answer["shape"])
+    content = stream.read(size)
+    if len(content) < size:
+        raise DecoderCrashedError
+    return np.frombuffer(content, dtype).reshape(answer["shape"])
+
+
+def _stop(process: subprocess.Popen[bytes], parent: int) -> None:
+    if parent == os.getpid():  # a forked process must not end the worker it inherited
+        process.kill()
+        process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # a request the process never read
+                pipe.close()

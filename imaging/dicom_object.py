@@ -7,8 +7,8 @@ from pydicom.dataset import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from wsseg.imaging.dicom_apart import DecoderCrashedError
 from wsseg.imaging.dicom_classes import is_capture, is_ct, sort_of
+from wsseg.imaging.dicom_decode import DecoderCrashedError
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_frames import Plane, read_frames
 from wsseg.imaging.dicom_geometry import stack_order

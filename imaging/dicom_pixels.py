@@ -116,6 +116,8 @@ def read_pixels(
     done = 0
     paint = _painter(dataset, layout) if layout.colour else None
     for index, stored in enumerate(decode_frames(dataset, file.path, layout.frames)):
+        if stored.shape[:2] != shape[1:3]:
+            raise ValueError
         if paint:
             pixels[index] = paint(stored)
         else:

@@ -1,6 +1,6 @@
-"""The process in which decoders run that may crash: paths come in, frames go out.
+"""The process in which decoders run, which may crash: paths come in, frames go out.
 
-Requests are lines of JSON, {"path", "plugin", "count"}. Each of `count` frames is answered by a
+Requests are lines of JSON, {"path", "count"}. Each of `count` frames is answered by a
 line {"dtype", "shape"} and its bytes; a file that cannot give them by {"error"}, the kind of the
 exception. The process ends when its input does.
 """
@@ -8,10 +8,15 @@ exception. The process ends when its input does.
 import json
 import os
 import sys
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import FileDataset
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 
 from wsseg.imaging.dicom_file import open_dicom
@@ -25,6 +30,10 @@ _TAGS = tags_of(
         *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData"),
     )
 )
+
+# The fast ones first; GDCM last, because it ends the process on some damaged files. It is the
+# only permissively licensed decoder of JPEG Lossless.
+_PREFERENCE = ("pylibjpeg", "pyjpegls", "pillow", "pydicom", "gdcm")
 
 
 def main() -> None:
@@ -44,14 +53,30 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
-    path = Path(request["path"])
+    path, left = Path(request["path"]), request["count"]
     dataset, _ = open_dicom(path, path.name, tags=_TAGS)
-    frames = iter_pixels(dataset, decoding_plugin=request["plugin"])
-    for _ in range(request["count"]):
-        frame = next(frames)
+    for frame in islice(_frames(dataset), request["count"]):
         _say(answers, {"dtype": frame.dtype.str, "shape": frame.shape})
         answers.write(np.ascontiguousarray(frame).data)
         answers.flush()
+        left -= 1
+    if left:
+        raise EOFError
+
+
+def _frames(dataset: FileDataset) -> Iterator[NDArray[Any]]:
+    """All frames, by the first decoder that can read the first one."""
+    plugins = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
+    failure: Exception = NotImplementedError()
+    for plugin in sorted(plugins, key=_PREFERENCE.index):
+        frames = iter_pixels(dataset, decoding_plugin=plugin)
+        try:
+            first = next(frames)
+        except Exception as error:  # decoders raise many kinds, and another one may succeed
+            failure = error
+        else:
+            return chain([first], frames)
+    raise failure
 
 
 def _say(answers: IO[bytes], answer: dict[str, object]) -> None:

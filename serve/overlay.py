@@ -25,6 +25,7 @@ COLOURS = np.array(
     np.float32,
 )
 TINT = 0.35
+PNG_LEVEL = 1  # a quarter of the time of the default level, for files a tenth larger
 SPREAD = 3.0  # standard deviations that an "image" window reaches to either side
 
 
@@ -40,7 +41,8 @@ def write_overlays(found: Segmented, window: Window, folder: Path) -> None:
     name = safe_name(found.scan)
     for index, pixels in enumerate(found.scan.pixels):
         with atomic(folder / f"{name}-{index:04d}.png") as partial:
-            Image.fromarray(overlay(pixels, labels[index], window)).save(partial)
+            drawn = Image.fromarray(overlay(pixels, labels[index], window))
+            drawn.save(partial, compress_level=PNG_LEVEL)
 
 
 def overlay(
@@ -50,10 +52,11 @@ def overlay(
     shown = windowed(pixels, window)
     if shown.ndim == 2:
         shown = np.repeat(shown[..., None], 3, axis=-1)
-    colour = COLOURS[(labels.astype(np.intp) - 1) % len(COLOURS)]
-    weight = np.where(outline(labels), 1.0, TINT) * (labels > 0)
-    mixed = shown + weight[..., None] * (colour - shown)
-    drawn: NDArray[np.uint8] = np.rint(mixed).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.rint(shown).astype(np.uint8)
+    inside = labels > 0
+    colour = COLOURS[(labels[inside].astype(np.intp) - 1) % len(COLOURS)]
+    weight = np.where(outline(labels)[inside], 1.0, TINT)[:, None]
+    drawn[inside] = np.rint(shown[inside] + weight * (colour - shown[inside]))
     return drawn
 
 

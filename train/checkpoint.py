@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from wsseg.imaging.atomic import atomic
@@ -41,7 +41,8 @@ def save_weights(network: nn.Module, path: Path) -> None:
     """Write a network's weights and buffers as safetensors, whole or not at all."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
     with atomic(path) as partial:
-        save_file(tensors, partial)
+        # Not save_file, which makes a file that only its owner may read.
+        partial.write_bytes(save(tensors))
 
 
 def read_weights(network: nn.Module, path: Path) -> None:
@@ -49,7 +50,9 @@ def read_weights(network: nn.Module, path: Path) -> None:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WssegError(f"{path} cannot be read ({error}): train again or copy it again") from error
+        raise WssegError(
+            f"{path} cannot be read ({error}): train again or copy it again"
+        ) from error
     fault = _fault(network.state_dict(), tensors)
     if fault:
         raise WssegError(f"{path} does not fit the network of its run: {fault}")
@@ -118,8 +121,9 @@ def load_run(run: Path) -> TrainedRun:
 
 def save_samples(samples: list[NDArray[np.float32]], path: Path) -> None:
     """Write raw slices (c, H, W) of any sizes, compressed, whole or not at all."""
+    named: dict[str, Any] = {f"slice_{number}": raw for number, raw in enumerate(samples)}
     with atomic(path) as partial:
-        np.savez_compressed(partial, **{f"slice_{n}": s for n, s in enumerate(samples)})
+        np.savez_compressed(partial, **named)
 
 
 def _read_samples(path: Path) -> list[NDArray[np.float32]]:

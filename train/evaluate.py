@@ -38,7 +38,9 @@ def predict(
     """The case at `position`; `predictor` must be on `device` and in `eval()`."""
     native = cases.native(position)
     probability = predictor(native.image[None].to(device))[0].cpu()
-    return Prediction(native, probability, count(cases.cases[position], native, probability, denominators))
+    return Prediction(
+        native, probability, count(cases.cases[position], native, probability, denominators)
+    )
 
 
 def count(

@@ -4,8 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from wsseg.train.checkpoint import save_state, save_weights
 from wsseg.train.learner import TOTAL, Learner
@@ -26,7 +25,7 @@ class Course:
     """
 
     given: dict[str, Any]
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float | int]] = field(default_factory=list)
     choice: Choice | None = None
 
     @classmethod
@@ -44,7 +43,7 @@ class Course:
 class Journal:
     """Writes checkpoints and curves into the run folder `out`, and calls the watchers.
 
-    first: epoch (from 1) that is trained next. Used as a context: closes its files at the end.
+    first: epoch (from 1) that is trained next.
     """
 
     def __init__(
@@ -60,15 +59,8 @@ class Journal:
         self._on_step = on_step
         self._on_epoch = on_epoch
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Close the files; nothing can be written afterwards."""
         self._events.close()
 
     def step(self, report: StepReport) -> None:
@@ -82,7 +74,7 @@ class Journal:
         The weights come before the state: a run killed between the two repeats the epoch and
         writes the same weights again.
         """
-        keep_config(learner.config, self._out)
+        keep_config(learner.plan.config, self._out)
         chosen = report.choice.epoch == report.epoch
         if chosen and (report.choice.rule != "last" or report.epoch == report.epochs):
             save_weights(learner.average.module, self._out / WEIGHTS)
@@ -94,10 +86,14 @@ class Journal:
             self._on_epoch(report)
 
 
-def row(report: EpochReport) -> dict[str, float]:
+def row(report: EpochReport) -> dict[str, float | int]:
     """The line of metrics.csv for an epoch."""
     figures = {VALIDATION + name: figure for name, figure in report.figures.items()}
-    numbers = {EPOCH: report.epoch, RATE: report.learning_rate, SECONDS: report.seconds}
+    numbers: dict[str, float | int] = {
+        EPOCH: report.epoch,
+        RATE: report.learning_rate,
+        SECONDS: report.seconds,
+    }
     return {**numbers, **report.parts, **figures}
 
 

@@ -1,6 +1,7 @@
 """Devices and processes: one process an accelerator, started the way torchrun starts them."""
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
@@ -68,7 +69,7 @@ def launched(task: Task) -> Iterator[Fabric]:
     """
     device = _device(task.config)
     with ExitStack() as stack:
-        if not _started_outside() and task.config.devices > 1:
+        if not _is_told_its_rank() and task.config.devices > 1:
             stack.enter_context(_workers(task))
         fabric = _fabric(task.config, device)
         stack.enter_context(_connected(fabric))
@@ -80,8 +81,9 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _started_outside() -> bool:
-    return TorchElasticEnvironment.detect()
+def _is_told_its_rank() -> bool:
+    """Whether torchrun, or `_workers`, has said which of several processes this one is."""
+    return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
 
 
 def _device(config: TrainConfig) -> torch.device:
@@ -105,7 +107,7 @@ def _device(config: TrainConfig) -> torch.device:
 
 def _fabric(config: TrainConfig, device: torch.device) -> Fabric:
     precision = fabric_precision(config.precision, device)
-    if not _started_outside():
+    if not _is_told_its_rank():
         return Fabric(accelerator=device.type, devices=1, precision=precision)
     local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     return Fabric(
@@ -120,10 +122,15 @@ def _fabric(config: TrainConfig, device: torch.device) -> Fabric:
 
 @contextmanager
 def _connected(fabric: Fabric) -> Iterator[None]:
+    disabled = logging.root.manager.disable
     try:
+        # Lightning announces its ranks at level INFO, from several loggers.
+        logging.disable(logging.INFO)
         fabric.launch()
+        logging.disable(disabled)
         yield
     finally:
+        logging.disable(disabled)
         if dist.is_initialized():
             dist.destroy_process_group()
 

@@ -18,6 +18,7 @@ from wsseg.train.front import Front
 from wsseg.train.networks import Network
 from wsseg.train.objective import Objective
 from wsseg.train.parallel import convert, set_step, world_size
+from wsseg.train.predictor import Predictor
 from wsseg.train.schedule import average_with, parameter_groups, rate_factor, set_rate
 
 TOTAL = "total"
@@ -37,11 +38,23 @@ class _AsTuple(nn.Module):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What is to be learnt, and for how long.
+
+    rows: line of the cases file of each training case, for messages. steps: of the whole run.
+    """
+
+    config: TrainConfig
+    objective: Objective
+    rows: tuple[int, ...]
+    steps: int
+
+
+@dataclass(frozen=True)
 class Learner:
     """A network in training. `module` runs `network` under Fabric's precision and processes.
 
     average: the exponential moving average of the network, which is validated and kept.
-    rows: line of the cases file of each training case, for messages. steps: of the whole run.
     """
 
     fabric: Fabric
@@ -50,10 +63,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     average: AveragedModel
     front: Front
-    objective: Objective
-    config: TrainConfig
-    rows: tuple[int, ...]
-    steps: int
+    plan: Plan
 
     def step(self, share: Batch, number: int) -> dict[str, float]:
         """One optimiser step, the `number`-th of the run from 0, on this process's share.
@@ -62,15 +72,15 @@ class Learner:
         all processes. A value that is not finite raises WssegError in every process.
         """
         set_rate(self.optimizer, self.rate(number))
-        set_step(self.network, number, seed=self.config.seed)
+        set_step(self.network, number, seed=self.plan.config.seed)
         batch = _moved(share, self.fabric.device)
         image = self.front.normalise(batch.image).contiguous(memory_format=torch.channels_last)
         outputs = Outputs(*self.module(image))
-        total, parts = self.objective(outputs, batch, number)
+        total, parts = self.plan.objective(outputs, batch, number)
         means = self._means({**parts, TOTAL: total.detach()})
         self._require_finite(means, outputs, batch, number)
         self.fabric.backward(total)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.config.clip)
         self._require_finite({GRADIENT: norm.item()}, outputs, batch, number)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -79,7 +89,15 @@ class Learner:
 
     def rate(self, number: int) -> float:
         """Learning rate of step `number` (from 0), relative to its peak."""
-        return rate_factor(number, self.steps, self.config.warmup, self.config.schedule)
+        config = self.plan.config
+        return rate_factor(number, self.plan.steps, config.warmup, config.schedule)
+
+    def predictor(self) -> Predictor:
+        """The averaged network, with its front, ready to predict."""
+        network = self.average.module
+        if not isinstance(network, Network):
+            raise AssertionError("the average is a copy of the network")
+        return Predictor(self.front, network).eval()
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, besides the data and the step's number."""
@@ -110,8 +128,8 @@ class Learner:
         suspects = _gathered(self._suspects(outputs, batch))
         shown = ", ".join(map(str, sorted(suspects)))
         raise WssegError(
-            f"step {number + 1} of {self.steps}: {', '.join(wrong)} is not a finite number, with "
-            f"rows {shown} of the cases file in the batch; look at these images, lower "
+            f"step {number + 1} of {self.plan.steps}: {', '.join(wrong)} is not a finite number, "
+            f"with rows {shown} of the cases file in the batch; look at these images, lower "
             "learning_rate, or set precision = fp32"
         )
 
@@ -119,26 +137,18 @@ class Learner:
         """Rows whose logits are not finite; all rows of the batch if the logits are."""
         sound = torch.isfinite(outputs.logits).flatten(1).all(1).cpu()
         chosen = batch.index.cpu()[~sound] if not sound.all() else batch.index.cpu()
-        return [self.rows[index] for index in chosen.tolist()]
+        return [self.plan.rows[index] for index in chosen.tolist()]
 
 
-def build_learner(
-    fabric: Fabric,
-    network: Network,
-    front: Front,
-    objective: Objective,
-    config: TrainConfig,
-    rows: tuple[int, ...],
-    steps: int,
-) -> Learner:
+def build_learner(fabric: Fabric, network: Network, front: Front, plan: Plan) -> Learner:
     """Put a network with its first weights on the device, with optimiser and average."""
-    if all(term.name != "reconstruction" for term in objective.terms):
+    if all(term.name != "reconstruction" for term in plan.objective.terms):
         # Nothing teaches this head: weight decay must not move it, DDP must not wait for it.
         network.reconstruction.requires_grad_(False)
     convert(network, fabric.device)
     network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(network, multi_avg_fn=average_with(config.ema), use_buffers=True)
-    groups = parameter_groups(network, network.backbone, config)
+    average = AveragedModel(network, multi_avg_fn=average_with(plan.config.ema), use_buffers=True)
+    groups = parameter_groups(network, network.backbone, plan.config)
     module, optimizer = fabric.setup(_AsTuple(network), torch.optim.AdamW(groups))
     return Learner(
         fabric=fabric,
@@ -147,10 +157,7 @@ def build_learner(
         optimizer=optimizer,
         average=average.eval(),
         front=front.to(fabric.device),
-        objective=objective,
-        config=config,
-        rows=rows,
-        steps=steps,
+        plan=plan,
     )
 
 

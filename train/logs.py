@@ -12,7 +12,7 @@ SECONDS = "seconds"
 VALIDATION = "val_"
 """Prefix of the columns with validation figures."""
 
-Row = Mapping[str, float]
+Row = Mapping[str, float | int]
 
 
 def write_metrics(history: Sequence[Row], path: Path) -> None:

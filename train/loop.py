@@ -14,7 +14,6 @@ from wsseg.train.journal import Course, Journal, row
 from wsseg.train.learner import TOTAL, Learner
 from wsseg.train.metrics import CaseCounts, summarise
 from wsseg.train.parallel import rank, world_size
-from wsseg.train.predictor import Predictor
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.ratios import Denominator
 from wsseg.train.select import Rule, update
@@ -38,21 +37,21 @@ def fit(
     batches: this process's shares, beginning with that epoch. journal: writes every finished
     epoch to disk before it is told; None in all processes but the first.
     """
-    epochs = learner.config.epochs
-    steps = learner.steps // epochs
+    epochs = learner.plan.config.epochs
+    steps = learner.plan.steps // epochs
     for epoch in range(len(course.history) + 1, epochs + 1):
         began = time.perf_counter()
         learner.module.train()
         sums: Counter[str] = Counter()
         for step in range(steps):
             values = learner.step(next(batches), (epoch - 1) * steps + step)
-            sums.update(values)  # type: ignore[arg-type]  # a Counter adds floats as well
+            sums.update(values)
             if journal is not None:
                 journal.step(StepReport(epoch, epochs, step + 1, steps, values[TOTAL]))
         parts = {name: total / steps for name, total in sums.items()}
         figures = validate(learner, data, epoch)
         course.choice = update(course.choice, epoch, data.rule, figures)
-        rate = learner.config.learning_rate * learner.rate(epoch * steps - 1)
+        rate = learner.plan.config.learning_rate * learner.rate(epoch * steps - 1)
         seconds = time.perf_counter() - began
         report = EpochReport(epoch, epochs, parts, figures, rate, seconds, course.choice)
         course.history.append(row(report))
@@ -66,9 +65,9 @@ def validate(learner: Learner, data: Data, epoch: int) -> dict[str, float]:
     Every process judges a part of the cases; all get the figures of all cases.
     """
     interval = validation_interval(len(data.val), len(data.train))
-    if not len(data.val) or not is_due(epoch, interval, learner.config):
+    if not len(data.val) or not is_due(epoch, interval, learner.plan.config):
         return {}
-    predictor = Predictor(learner.front, learner.average.module).eval()
+    predictor = learner.predictor()
     mine = range(rank(), len(data.val), world_size())
     counts = evaluate(predictor, data.val, mine, data.denominators, learner.fabric.device)
     return summarise(sorted(_from_all(counts), key=lambda case: case.row))

@@ -18,7 +18,6 @@ from wsseg.train.logs import VALIDATION, write_metrics
 from wsseg.train.loop import Data
 from wsseg.train.metrics import CaseCounts, case_iou, mark_recall, relative_ratio_error
 from wsseg.train.plots import Example, draw_curves, draw_examples
-from wsseg.train.predictor import Predictor
 from wsseg.train.record import SAMPLES, WEIGHTS, RunRecord
 from wsseg.train.run_folder import CURVES, EXAMPLES, METRICS, keep_record
 
@@ -28,9 +27,7 @@ JUDGED = 256
 PER_KIND = 3
 
 
-def finish(
-    learner: Learner, data: Data, table: CaseTable, course: Course, out: Path
-) -> RunRecord:
+def finish(learner: Learner, data: Data, table: CaseTable, course: Course, out: Path) -> RunRecord:
     """Write everything but the weights, the record last, from the weights that were kept."""
     read_weights(learner.average.module, out / WEIGHTS)
     record = describe(learner, table, course)
@@ -46,7 +43,7 @@ def finish(
 
 def describe(learner: Learner, table: CaseTable, course: Course) -> RunRecord:
     """The record of a run whose last epoch is done."""
-    config, front, choice = learner.config, learner.front, course.choice
+    config, front, choice = learner.plan.config, learner.front, course.choice
     if choice is None:
         raise AssertionError("a run has at least one epoch")
     chosen = course.history[choice.epoch - 1]
@@ -58,7 +55,7 @@ def describe(learner: Learner, table: CaseTable, course: Course) -> RunRecord:
         size=front.size,
         network=config.network,
         preset=config.preset,
-        initial_weights=course.given["initial_weights"],
+        initial_weights=Path(config.weights).name,
         cases=len(table.cases),
         cases_sha256=table.sha256,
         epochs=config.epochs,
@@ -111,7 +108,7 @@ def choose_examples(counts: list[CaseCounts]) -> list[tuple[str, int]]:
 
 
 def _examples(learner: Learner, data: Data, shown: CaseDataset) -> list[Example]:
-    predictor = Predictor(learner.front, learner.average.module).eval()
+    predictor = learner.predictor()
     device: torch.device = learner.fabric.device
     places = spread(len(shown), JUDGED)
     counts = evaluate(predictor, shown, places, data.denominators, device)

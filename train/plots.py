@@ -92,13 +92,14 @@ def _draw_lines(axes: Any, history: Sequence[Row], names: Sequence[str], title: 
         points = [(row[EPOCH], row[name]) for row in history if name in row]
         axes.plot(
             *zip(*points, strict=True),
-            label=name.removeprefix(VALIDATION).replace("_", " "),
+            label=name.removeprefix(VALIDATION).replace("_", " ").replace("iou", "IoU"),
             color=LINES[place % len(LINES)],
             marker=MARKERS[place % len(MARKERS)] if len(history) <= FEW_EPOCHS else None,
             markersize=4,
             linewidth=2 if name == TOTAL else 1.3,
         )
     axes.set_title(title, loc="left", fontsize=10)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.set_ylim(bottom=0)
     if len(names) > 1:
@@ -115,7 +116,7 @@ def _draw_outlines(axes: Any, example: Example) -> None:
             _outline(axes, mask, SKY, "solid")
     for probability in example.prediction.probability.numpy():
         _outline(axes, probability >= THRESHOLD, VERMILION, "dashed")
-    axes.set_title(f"{example.kind}: row {example.prediction.counts.row}", fontsize=8)
+    axes.set_title(f"{example.kind}: row {example.prediction.counts.row}\n", fontsize=8)
     axes.set_axis_off()
 
 

@@ -10,8 +10,8 @@ from wsseg.imaging.errors import WssegError
 def has_bf16(device: torch.device) -> bool:
     """Whether the hardware itself multiplies bfloat16; where it is emulated, it is slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def fabric_precision(

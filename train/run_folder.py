@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def started(out: Path, cases: Path, cases_sha256: str) -> dict[str, Any] | None:
         log.info("no epoch of a run in %s is finished: starting at the first", out)
         return None
     state = read_state(out / STATE)
-    require_same_cases(state["cases_sha256"], cases, cases_sha256)
+    require_same_cases(state["given"]["cases_sha256"], cases, cases_sha256)
     return state
 
 
@@ -75,6 +76,12 @@ def require_same_cases(before: str, cases: Path, now: str) -> None:
             f"{cases.name} has changed since the run began (sha256 {before[:12]}, now "
             f"{now[:12]}): restore it, or train again with another --out"
         )
+
+
+def sweep(out: Path) -> None:
+    """Remove what a killed run was writing."""
+    for scratch in out.glob(".tmp-*"):
+        shutil.rmtree(scratch)
 
 
 def keep_config(config: TrainConfig, out: Path) -> None:

@@ -60,13 +60,13 @@ def score(rule: Rule, figures: Mapping[str, float]) -> float | None:
 
 
 def update(best: Choice | None, epoch: int, rule: Rule, figures: Mapping[str, float]) -> Choice:
-    """The choice after `epoch`: the best score, the earlier epoch on a tie.
+    """The choice after `epoch`: the best score, the later epoch on a tie.
 
     An epoch without validation replaces only an epoch without validation.
     """
     value = score(rule, figures)
     if best is None or best.score is None:
         return Choice(epoch, rule, value)
-    if value is None or value <= best.score:
+    if value is None or value < best.score:
         return best
     return Choice(epoch, rule, value)

@@ -50,13 +50,11 @@ def stream(
     plan = [
         [(epoch, position) for position in share]
         for epoch in range(first, config.epochs + 1)
-        for share in batches(
-            epoch_order(len(cases), config.seed, epoch), config.batch, rank, world
-        )
+        for share in batches(epoch_order(len(cases), config.seed, epoch), config.batch, rank, world)
     ]
     loader: DataLoader[Batch] = DataLoader(
         Augmented(cases, config),  # type: ignore[arg-type]
-        batch_sampler=plan,  # type: ignore[arg-type]
+        batch_sampler=plan,
         num_workers=config.workers,
         collate_fn=collate,
         # Its own generator: otherwise the loader draws from, and moves, the global one.

@@ -1,10 +1,13 @@
 """A model that thresholds grey values, and scans made on the spot: no trained network needed."""
 
+import csv
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +18,7 @@ from PIL import Image
 from wsseg.imaging.definitions import FOREGROUND, RatioDefinition, Window
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 from wsseg.serve.engine import EngineError, Prediction
+from wsseg.serve.infer import InferOptions, Summary, infer
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Parity, Training
 
 CLASSES = ("bright", "brightest")
@@ -33,6 +37,7 @@ PARITY = Parity(
     ratio_difference=0,
 )
 BROKEN_VALUE = -1.0
+RATIOS_PER_SLICE = len(RATIOS)
 
 Picture = NDArray[np.uint8]
 
@@ -71,7 +76,8 @@ def threshold_graph(channels: int = 1, names: Sequence[str] = ()) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def make_manifest(content: bytes = b"", **changes: Any) -> Manifest:
@@ -117,6 +123,15 @@ def write_model(folder: Path, content: bytes | None = None, **changes: Any) -> P
     return folder
 
 
+@pytest.fixture
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """What wsseg logs, also where a command that ran before keeps it from the root logger."""
+    monkeypatch.setattr(logging.getLogger("wsseg"), "propagate", True)
+    return caplog
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the threshold model for grey slices."""
@@ -124,12 +139,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def picture(seed: int, shape: tuple[int, ...] = (24, 40)) -> Picture:
-    """A bright and a brightest block on dark noise, not symmetric in any direction."""
+    """Dark noise with a bright block and a brightest one in it, of other sizes for each seed."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 100, shape, np.uint8)
     top, left = random.integers(2, 8, 2)
-    pixels[top : top + 9, left : left + 14] = 150
-    pixels[top : top + 4, left : left + 5] = 230
+    pixels[top : top + 6 + seed, left : left + 14] = 150
+    pixels[top : top + 4, left : left + 3 + 2 * seed] = 230
     return pixels
 
 
@@ -171,3 +186,33 @@ class ThresholdEngine:
         masks = (probability >= 0.5).astype(np.uint8)
         soft = probability.sum((2, 3)).astype(np.float32)
         return Prediction(masks, masks.sum((2, 3), dtype=np.int64), soft)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Pictures of two sizes and a NIfTI volume in one folder."""
+    folder = tmp_path / "scans"
+    write_pictures(folder / "large", 3, (30, 26))
+    write_pictures(folder / "small", 5)
+    write_volume(folder / "volume.nii.gz", np.stack([picture(index) for index in range(4)]))
+    return folder
+
+
+def write_volume(path: Path, slices: np.ndarray) -> None:
+    """Write (slice, row, column) as a NIfTI volume with pixels of 0.8 x 0.5 mm, 3 mm apart."""
+    affine = np.diag([-0.5, -0.8, 3.0, 1.0])  # towards right and front, as DICOM rows run
+    nib.save(nib.Nifti1Image(slices.transpose(2, 1, 0), affine), path)
+
+
+def run(model: Path, report: Path, *inputs: Path, **options: Any) -> Summary:
+    settings = InferOptions(model=model, report=report, **({"device": "cpu"} | options))
+    return infer(list(inputs), settings)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, strict=True))
+
+
+def failures(report: Path) -> list[dict[str, str]]:
+    return rows(report.with_name("ratios.failures.csv"))

@@ -67,11 +67,12 @@ def test_slices_of_several_scans_fill_one_batch():
     assert engine.shapes == [(8, 1, 6, 8)]
 
 
-def test_a_huge_picture_makes_a_small_batch():
+def test_a_huge_picture_makes_a_small_batch(monkeypatch):
+    monkeypatch.setattr("wsseg.serve.batching.MOST_PIXELS", 250)
     engine = ThresholdEngine()
-    pixels = np.zeros((3, 3000, 4000))
+    pixels = np.zeros((5, 10, 10))
     list(segment([make_scan(pixels)], engine, Limits(slices=8)))
-    assert [shape[0] for shape in engine.shapes] == [1, 1, 1]
+    assert [shape[0] for shape in engine.shapes] == [2, 2, 1]
 
 
 def test_a_lone_scan_does_not_wait_for_ever():

@@ -9,7 +9,7 @@ from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
 from wsseg.imaging.scan import Geometry
 from wsseg.serve.batching import Limits, Segmented, Segmenter
 from wsseg.serve.measure import series_rows, slice_rows, slice_thickness_mm
-from wsseg.serve.rows import Provenance
+from wsseg.serve.rows import Provenance, SeriesRatio, SliceRatio
 
 PROVENANCE = Provenance("threshold", "abc", "numpy", "fp32", "0")
 DARK, BRIGHT, BRIGHTEST = 0, 150, 250
@@ -31,11 +31,11 @@ def segmented(*slices: np.ndarray, geometry: Geometry | None = None, **fields) -
     return found
 
 
-def slices_of(found: Segmented) -> list:
+def slices_of(found: Segmented) -> list[SliceRatio]:
     return [row.measured for row in slice_rows(found, make_manifest(), PROVENANCE)]
 
 
-def series_of(found: Segmented) -> dict:
+def series_of(found: Segmented) -> dict[str, SeriesRatio]:
     rows = series_rows(found, make_manifest(), PROVENANCE)
     return {row.measured.ratio_name: row.measured for row in rows}
 
@@ -141,6 +141,7 @@ def test_a_series_is_empty_only_if_all_its_slices_are():
 def test_thickness_fills_the_stack_whichever_way_it_is_ordered(gaps, start, downwards):
     positions = start + np.cumsum([0.0, *gaps]) * (-1 if downwards else 1)
     thickness = slice_thickness_mm(stack(positions))
+    assert thickness is not None
     extent = abs(positions[-1] - positions[0]) + (gaps[0] + gaps[-1]) / 2
     assert thickness.sum() == pytest.approx(extent)
     assert (thickness > 0).all()

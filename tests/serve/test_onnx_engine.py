@@ -2,6 +2,7 @@
 
 import ctypes
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -22,7 +23,7 @@ def opened(folder: Path, options: EngineOptions = ON_CPU) -> OnnxEngine:
     return open_onnx(folder, manifest, options)
 
 
-def engines(*precisions: str, checked: bool = True) -> tuple[EngineFile, ...]:
+def engines(*precisions: Literal["fp32", "fp16"], checked: bool = True) -> tuple[EngineFile, ...]:
     return tuple(
         EngineFile(
             file=f"model.{precision}.onnx",
@@ -42,7 +43,8 @@ def test_areas_are_what_counting_the_masks_gives(model: Path, shape):
     expected = (pixels >= LEVELS.reshape(1, 2, 1, 1)).astype(np.uint8)
     np.testing.assert_array_equal(found.masks, expected)
     np.testing.assert_array_equal(found.pixel_areas, expected.sum((2, 3)))
-    assert (found.masks.dtype, found.pixel_areas.dtype) == (np.uint8, np.int64)
+    assert found.masks.dtype == np.uint8
+    assert found.pixel_areas.dtype == np.int64
     assert found.soft_areas.dtype == np.float32
 
 

@@ -1,5 +1,6 @@
 """Files that the tests of this room share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -48,3 +49,33 @@ def folder(tmp_path: Path) -> Path:
     nibabel.save(nibabel.Nifti1Image(stack, np.eye(4)), tmp_path / "stack.nii.gz")
     nibabel.save(nibabel.Nifti1Image(stack, np.diag([2, 2, 2, 1])), tmp_path / "far.nii.gz")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def make_blobs() -> Callable[..., Path]:
+    """A function that writes noisy pictures of one bright disc each, of uneven sizes about 40.
+
+    It returns the table, with ratios, marks (a small disc) and masks; the first `val` cases are
+    for validation. `columns` leaves out what it does not name.
+    """
+
+    def make(folder: Path, count: int, val: int, columns: str = "ratio,marks,mask") -> Path:
+        random = np.random.default_rng(0)
+        lines = [f"image,split,{columns}"]
+        for number in range(count):
+            height, width = (int(size) for size in random.integers(34, 44, 2))
+            distance = np.hypot(*(np.indices((height, width)) - np.full((2, 1, 1), 17)))
+            disc = distance < random.uniform(6, 12)
+            grey = random.normal(60, 15, disc.shape) + 120 * disc
+            Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / f"i{number}.png")
+            Image.fromarray(disc.astype(np.uint8)).save(folder / f"m{number}.png")
+            Image.fromarray((distance < 3).astype(np.uint8)).save(folder / f"w{number}.png")
+            cells = {"ratio": f"{disc.mean():.6f}", "marks": f"w{number}.png"}
+            cells |= {"mask": f"m{number}.png"}
+            given = [cells[column] for column in columns.split(",")]
+            split = "val" if number < val else "train"
+            lines.append(",".join([f"i{number}.png", split, *given]))
+        (folder / "cases.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return folder / "cases.csv"
+
+    return make

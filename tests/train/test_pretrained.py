@@ -104,7 +104,7 @@ def test_a_failed_download_says_what_to_do_instead(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    with pytest.raises(WssegError, match="no route to host.*give the path of a safetensors file"):
+    with pytest.raises(WssegError, match=r"no route to host.*give the path of a safetensors file"):
         load_weights(network(), "imagenet")
 
 

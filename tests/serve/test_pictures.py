@@ -1,0 +1,77 @@
+"""Label maps and overlays of whole runs."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from tests.serve.conftest import (
+    LEVELS,
+    RATIOS_PER_SLICE,
+    failures,
+    picture,
+    rows,
+    run,
+    write_pictures,
+)
+from wsseg.imaging.read import read
+
+
+def test_pictures_do_not_change_the_tables(model: Path, scans: Path, tmp_path: Path):
+    run(model, tmp_path / "one" / "ratios.csv", scans)
+    drawn = {"masks": tmp_path / "masks", "overlays": tmp_path / "overlays"}
+    run(model, tmp_path / "other" / "ratios.csv", scans, **drawn)
+    for table in (tmp_path / "one").iterdir():
+        assert table.read_bytes() == (tmp_path / "other" / table.name).read_bytes()
+
+
+def test_what_cannot_be_drawn_is_told_and_still_measured(model: Path, tmp_path: Path, monkeypatch):
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("wsseg.serve.pipeline.write_labels", full_disk)
+    folder = write_pictures(tmp_path / "scans", 2)
+    summary = run(model, tmp_path / "ratios.csv", folder, masks=tmp_path / "masks")
+    assert len(rows(tmp_path / "ratios.csv")) == 2 * RATIOS_PER_SLICE
+    assert [row["reason"] for row in failures(tmp_path / "ratios.csv")] == ["not_written"] * 2
+    assert summary.exit_code == 8
+
+
+def test_masks_hold_the_class_of_every_pixel_and_the_later_class_wins(
+    model: Path, scans: Path, tmp_path: Path
+):
+    masks = tmp_path / "masks"
+    run(model, tmp_path / "ratios.csv", scans, masks=masks)
+    assert len(list(masks.iterdir())) == 9
+    pixels = np.stack([picture(index) for index in range(4)])
+    expected = (pixels >= LEVELS[0]).astype(np.uint8) + (pixels >= LEVELS[1])
+    with Image.open(masks / "small__003.png") as stored:
+        np.testing.assert_array_equal(np.asarray(stored), expected[3])
+    volume = np.asanyarray(nib.nifti1.load(masks / "volume.nii.gz").dataobj)
+    np.testing.assert_array_equal(volume.transpose(2, 1, 0), expected)
+
+
+def test_overlays_are_drawn_for_every_slice(model: Path, scans: Path, tmp_path: Path):
+    run(model, tmp_path / "ratios.csv", scans, overlays=tmp_path / "overlays")
+    assert len(list((tmp_path / "overlays").glob("*.png"))) == 12
+
+
+def test_a_scan_with_burned_in_text_gets_a_mask_but_no_overlay(
+    model: Path, tmp_path: Path, monkeypatch, log
+):
+    folder = write_pictures(tmp_path / "scans", 2)
+
+    def risky(ref):
+        scan = read(ref)
+        return replace(scan, flags=("PHI_RISK",)) if "001" in ref.files[0].source else scan
+
+    monkeypatch.setattr("wsseg.serve.pipeline.read", risky)
+    with log.at_level(logging.INFO, "wsseg"):
+        drawn = {"masks": tmp_path / "masks", "overlays": tmp_path / "overlays"}
+        run(model, tmp_path / "ratios.csv", folder, **drawn)
+    assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["000-0000.png"]
+    assert len(list((tmp_path / "masks").iterdir())) == 2
+    assert [r.event for r in log.records].count("overlay_withheld") == 1

@@ -1,0 +1,151 @@
+"""From a checked table and settings to data and a network that is ready to learn."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+
+from wsseg.imaging.definitions import Window
+from wsseg.imaging.errors import WssegError
+from wsseg.train.case import Case, CaseTable
+from wsseg.train.config import TrainConfig
+from wsseg.train.dataset import CaseDataset
+from wsseg.train.evaluate import weakly_labelled
+from wsseg.train.front import Front
+from wsseg.train.learner import Learner, Plan, build_learner
+from wsseg.train.loop import Data
+from wsseg.train.networks import Network, build_network, set_prior
+from wsseg.train.objective import Objective, build_objective
+from wsseg.train.pretrained import load_weights
+from wsseg.train.ratios import class_denominators
+from wsseg.train.select import choose_rule
+from wsseg.train.stream import steps_per_epoch
+from wsseg.train.window import choose_input
+
+log = logging.getLogger(__name__)
+
+
+def choose_given(table: CaseTable, config: TrainConfig) -> dict[str, Any]:
+    """What holds for a whole run besides its settings, as plain values: kept for resuming.
+
+    cases_sha256: of the table. window, channels: of the settings, else chosen from the images.
+    """
+    window: Window | None = config.window
+    channels: int | None = config.channels
+    if window is None or channels is None:
+        seen_window, seen_channels = choose_input(table.part("train"))
+        window, channels = window or seen_window, channels or seen_channels
+    return {
+        "cases_sha256": table.sha256,
+        "window": window.model_dump(mode="json"),
+        "channels": channels,
+    }
+
+
+def build_front(config: TrainConfig, given: dict[str, Any]) -> Front:
+    """The front of a run's network, on the CPU."""
+    return Front(Window.model_validate(given["window"]), config.size, given["channels"])
+
+
+def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Data:
+    """The cases to train on, in memory where they fit, and those to judge by."""
+    train, val = table.part("train"), table.part("val")
+    front = build_front(config, given)
+    data = Data(
+        train=CaseDataset(train, table.classes, config.ratios, front),
+        val=CaseDataset(val, table.classes, config.ratios, front),
+        denominators=class_denominators(table.classes, config.ratios),
+        rule=choose_rule(
+            config.select,
+            cases=len(val),
+            masks=sum(case.mask is not None for case in val),
+            weak=weakly_labelled(val),
+        ),
+    )
+    data.train.fill()
+    reason = {
+        "mask": "the highest mean IoU on validation masks",
+        "weak": "the best agreement with validation ratios and marks",
+        "last": "the last one",
+    }
+    log.info(
+        "%d training and %d validation cases; epoch kept: %s",
+        len(train),
+        len(val),
+        reason[data.rule],
+    )
+    return data
+
+
+def prepare_learner(
+    fabric: Fabric, data: Data, config: TrainConfig, given: dict[str, Any]
+) -> Learner:
+    """The network with its first weights, drawn from the run's seed, ready for the first step."""
+    train = data.train
+    objective = build_objective(config, train.classes, config.ratios)
+    require_evidence(objective, train.cases)
+    return build_learner(
+        fabric,
+        first_network(data, config, given["channels"]),
+        build_front(config, given),
+        Plan(
+            config,
+            objective,
+            rows=tuple(case.row for case in train.cases),
+            steps=config.epochs * steps_per_epoch(train, config),
+        ),
+    )
+
+
+def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
+    """Fresh weights by the seed, the classes' mean ratios as priors, then the named weights.
+
+    The caller's random state is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        network = build_network(
+            config.network,
+            classes=len(data.train.classes),
+            channels=channels,
+            dropout=config.dropout,
+        )
+    set_prior(network, mean_ratios(data))
+    load_weights(network, config.weights)
+    return network
+
+
+def mean_ratios(data: Data) -> list[float]:
+    """Mean known share of the image per class in training; NaN where it is not known."""
+    means = []
+    for place, denominator in enumerate(data.denominators):
+        ratios = [case.ratios[place] for case in data.train.cases]
+        known = [ratio for ratio in ratios if ratio is not None]
+        means.append(float(np.mean(known)) if known and denominator == "image" else float("nan"))
+    return means
+
+
+def require_evidence(objective: Objective, cases: Sequence[Case]) -> None:
+    """Warn of loss terms that no training case has labels for.
+
+    WssegError if that leaves no term that says what to segment.
+    """
+    have = {
+        "weak_mark": any(case.marks is not None or case.points for case in cases),
+        "size": any(ratio is not None for case in cases for ratio in case.ratios),
+        "cross_entropy": any(case.mask is not None for case in cases),
+        "dice": any(case.mask is not None for case in cases),
+    }
+    needed = [term.name for term in objective.terms if term.name in have]
+    idle = [name for name in needed if not have[name]]
+    if len(idle) == len(needed):
+        raise WssegError(
+            f"no training case has what the terms need ({', '.join(needed) or 'none uses labels'}):"
+            " weak_mark needs marks or points, size a ratio, cross_entropy and dice masks; add the "
+            "column or choose another preset"
+        )
+    if idle:
+        log.warning("no training case has labels for the terms: %s", ", ".join(idle))
