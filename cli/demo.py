@@ -96,7 +96,7 @@ def _show(out: Path, truth: NDArray[np.uint8]) -> None:
             f"{true.mean():.4f}",
             f"{measured.mean():.4f}",
             f"{np.abs(measured - true).mean():.4f}",
-            f"{np.corrcoef(true, measured)[0, 1]:.3f}",
+            correlation(true, measured),
             f"{mean_iou(truth == number, predicted == number):.3f}",
         )
     console = Console(highlight=False)
@@ -127,6 +127,13 @@ def read_ratios(report: Path) -> Ratios:
         kind: {name: np.array(values) for name, values in ratios.items()}
         for kind, ratios in found.items()
     }
+
+
+def correlation(true: NDArray[np.float64], measured: NDArray[np.float64]) -> str:
+    """Pearson's correlation over slices; a dash where a constant leaves it undefined."""
+    if not true.std() or not measured.std():
+        return "-"
+    return f"{np.corrcoef(true, measured)[0, 1]:.3f}"
 
 
 def mean_iou(true: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:

@@ -127,6 +127,8 @@ def _stop(process: subprocess.Popen[bytes], parent: int) -> None:
     if parent == os.getpid():  # a forked process must not end the worker it inherited
         process.kill()
         process.wait()
+    else:
+        process.returncode = 0  # or Popen would warn that a process not its own still runs
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with contextlib.suppress(OSError):  # a request the process never read

@@ -1,25 +1,33 @@
 """Values of a DICOM data set, read with suspicion: absent and malformed both become nothing."""
 
 import math
+from functools import lru_cache
 
-from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag, Tag
 
 # Scanners round direction cosines; beyond this they describe no plane at all.
 _RIGHT_ANGLE_TOLERANCE = 0.02
 
 
+@lru_cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
+
+
 def tags_of(keywords: tuple[str, ...]) -> list[int]:
     """The tags of DICOM keywords such as "PixelSpacing"."""
-    return [tag for keyword in keywords if (tag := tag_for_keyword(keyword)) is not None]
+    return [_tag(keyword) for keyword in keywords]
 
 
 def value_of(dataset: Dataset, keyword: str) -> object:
     """The element's value, or None where it is absent, empty or cannot be parsed."""
+    # By tag: a keyword would be looked up in the whole dictionary of DICOM each time.
+    tag = _tag(keyword)
     try:
-        return dataset.get(keyword)
+        return dataset[tag].value if tag in dataset else None
     except Exception:  # pydicom converts on access and raises many kinds on malformed values
         return None
 

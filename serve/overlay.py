@@ -50,9 +50,9 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """A windowed slice (row, column, 3), regions tinted, their outermost pixels in full colour."""
     shown = windowed(pixels, window)
-    if shown.ndim == 2:
-        shown = np.repeat(shown[..., None], 3, axis=-1)
     drawn: NDArray[np.uint8] = np.rint(shown).astype(np.uint8)
+    if shown.ndim == 2:
+        drawn, shown = np.repeat(drawn[..., None], 3, axis=-1), shown[..., None]
     inside = labels > 0
     colour = COLOURS[(labels[inside].astype(np.intp) - 1) % len(COLOURS)]
     weight = np.where(outline(labels)[inside], 1.0, TINT)[:, None]

@@ -146,7 +146,7 @@ def _rotate(stack: Tensor, change: Change) -> Tensor:
 
 
 def _keep_marks(before: Tensor, after: Tensor, change: Change) -> Tensor:
-    """Put back each marked pixel (1, s, s) of whose label nothing is left within a pixel of its place."""
+    """Put back each marked pixel (1, s, s) whose label is gone from around its new place."""
     labels, kept = before[0].numpy(), after[0].numpy().copy()
     rows, columns = np.nonzero(labels != NOT_MARKED)
     new_rows, new_columns = _new_places(rows, columns, len(labels), change)

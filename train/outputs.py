@@ -98,7 +98,7 @@ def choose_examples(counts: list[CaseCounts]) -> list[tuple[str, int]]:
         key=lambda place: agreement(counts[place]),
     )
     if len(ranked) <= 3 * PER_KIND:
-        low = len(ranked) // 3
+        low = (len(ranked) + 1) // 3
         parts = ranked[:low], ranked[low : len(ranked) - low], ranked[len(ranked) - low :]
     else:
         middle = (len(ranked) - PER_KIND) // 2

@@ -137,8 +137,9 @@ def _outline(axes: Any, mask: NDArray[np.bool_], colour: str, style: str) -> Non
 
 def _grey(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """A slice (c, row, column) for the eye: 1st to 99th percentile to 0..1, colours last."""
-    low, high = np.nanpercentile(image, (1, 99))
-    shown = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    sound = np.where(np.isfinite(image), image, np.float32(0))
+    low, high = (float(value) for value in np.percentile(sound, (1, 99)))
+    shown = np.clip((sound - low) / max(high - low, 1e-6), 0, 1)
     grey: NDArray[np.float32] = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
     return grey
 

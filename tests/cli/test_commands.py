@@ -85,8 +85,8 @@ def test_every_fault_of_a_table_is_told_at_once(tmp_path: Path):
     Image.fromarray(picture).save(tmp_path / "a.png")
     (tmp_path / "cases.csv").write_text("image,ratio\na.png,8.3\nmissing.png,0.1\n")
     said = call("train", tmp_path / "cases.csv", "--out", tmp_path / "run", code=2)
-    assert "row 2" in said
-    assert "row 3" in said
+    assert "line 2" in said
+    assert "line 3" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,6 @@
 """Small DICOM files made on the spot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,3 +68,26 @@ def _write_dicom(
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+@pytest.fixture
+def series(tmp_path: Path, write_dicom: WriteDicom) -> Callable[..., Path]:
+    """Writes a series of axial slices whose value is their number, under shuffled names."""
+
+    def write(
+        heights: Sequence[float] | None = None,
+        *,
+        every: Callable[[int], dict[str, Any]] | None = None,
+        **elements: Any,
+    ) -> Path:
+        heights = [2.0 * k for k in range(12)] if heights is None else heights
+        for number, height in enumerate(heights):
+            shuffled = (number * 7) % len(heights) if len(heights) % 7 else number
+            position = [-10.0, -20.0, float(height)]
+            own: dict[str, Any] = {"ImagePositionPatient": position, "InstanceNumber": number + 1}
+            own |= elements | (every(number) if every else {})
+            pixels = own.pop("pixels", np.full((16, 16), 100 + number, np.int16))
+            write_dicom(tmp_path / f"{shuffled:03d}-{number}", pixels, **own)
+        return tmp_path
+
+    return write
