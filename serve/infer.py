@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import NonNegativeInt, PositiveInt
 
 from wsseg.imaging.definitions import Frozen
-from wsseg.imaging.errors import AllFailedError, NothingToDoError, WssegError
+from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.find import find
+from wsseg.imaging.scan import ScanRef
 from wsseg.serve.batching import Limits
 from wsseg.serve.engine import Engine
 from wsseg.serve.manifest import Manifest
@@ -93,19 +94,11 @@ def infer(
     """
     started = time.monotonic()
     tables = report_paths(options.report)
-    manifest, folder = load_model(options.model)
-    asked = EngineOptions(options.device, options.precision, options.threads)
-    engine = open_onnx(folder, manifest, asked)
-    _make_folders(options)
-    logger.info("measuring with %s in %s", engine.name, engine.precision, extra=_start(engine))
-    pipeline = _pipeline(engine, manifest, options)
     counts = Counts(on_progress or (lambda *_: None))
     try:
         with tempfile.TemporaryDirectory(prefix="wsseg-") as scratch:
             refs = find(inputs, scratch=Path(scratch))
-            with open_report(options.report) as report, closing(pipeline(refs, counts)) as outcomes:
-                for outcome in outcomes:
-                    _write(outcome, report, manifest, _provenance(manifest, engine))
+            engine = _measure(refs, options, counts)
     except OSError as error:
         raise AllFailedError(
             f"{options.report} could not be written: {error}; check the space and the permissions "
@@ -116,6 +109,21 @@ def infer(
     summary = Summary(*found, seconds, engine.name, tables)
     logger.info("measured %d scans, %d slices", *found[:2], extra=_end(summary))
     return summary
+
+
+def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: Counts) -> Engine:
+    """Write the report of all scans; returns the engine that measured them."""
+    manifest, folder = load_model(options.model)
+    asked = EngineOptions(options.device, options.precision, options.threads)
+    engine = open_onnx(folder, manifest, asked)
+    _make_folders(options)
+    logger.info("measuring with %s in %s", engine.name, engine.precision, extra=_start(engine))
+    pipeline = _pipeline(engine, manifest, options)
+    provenance = _provenance(manifest, engine)
+    with open_report(options.report) as report, closing(pipeline(refs, counts)) as outcomes:
+        for outcome in outcomes:
+            _write(outcome, report, manifest, provenance)
+    return engine
 
 
 def _make_folders(options: InferOptions) -> None:

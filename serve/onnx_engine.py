@@ -76,14 +76,17 @@ def open_onnx(folder: Path, manifest: Manifest, options: EngineOptions) -> OnnxE
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     if options.device != "cpu":
         entry = choose_engine(manifest, options.precision, half=True)
-        found = _open_cuda(onnxruntime, folder, manifest, entry)
+        absent = _no_cuda(onnxruntime)
+        found = absent or _open_cuda(onnxruntime, folder, manifest, entry)
         if isinstance(found, OnnxEngine):
             return found
         if options.device == "cuda":
             raise WssegError(
                 f"CUDA was asked for and does not run here: {found}; mend that or use the CPU"
             )
-        logger.info("CUDA is not used: %s", found, extra={"event": "cuda_not_used"})
+        # A machine without a GPU is as expected; one whose GPU lies idle is slow for no good reason.
+        level = logging.DEBUG if absent else logging.WARNING
+        logger.log(level, "CUDA is not used: %s", found, extra={"event": "cuda_not_used"})
     entry = choose_engine(manifest, options.precision, half=False)
     settings = _settings(onnxruntime, options.threads)
     session = _open(onnxruntime, engine_bytes(folder, entry), settings, [CPU])
@@ -112,10 +115,7 @@ def choose_engine(manifest: Manifest, precision: Precision, *, half: bool) -> En
 def _open_cuda(
     onnxruntime: ModuleType, folder: Path, manifest: Manifest, entry: EngineFile
 ) -> OnnxEngine | str:
-    """The engine on CUDA, or why there is none."""
-    reason = _no_cuda(onnxruntime)
-    if reason:
-        return reason
+    """The engine on CUDA, or why the CUDA that is there does not work."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):  # it prints what it could not load
         getattr(onnxruntime, "preload_dlls", lambda: None)()

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from tests.serve.conftest import LEVELS, PARITY, make_manifest, threshold_graph, write_model
 from wsseg.imaging.errors import WssegError
@@ -77,11 +78,12 @@ def test_cuda_that_the_session_does_not_get_is_an_error(model: Path, monkeypatch
         opened(model, EngineOptions(device="cuda"))
 
 
-def test_auto_runs_on_the_cpu_where_cuda_does_not(model: Path, monkeypatch):
+def test_auto_runs_on_the_cpu_where_cuda_does_not_and_warns(model: Path, monkeypatch, log):
     monkeypatch.setattr("wsseg.serve.onnx_engine._no_cuda", lambda _: None)
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
     engine = opened(model, EngineOptions(device="auto"))
     assert engine.name == "onnxruntime-cpu"
+    assert [(r.levelname, r.event) for r in log.records] == [("WARNING", "cuda_not_used")]
     assert engine(np.full((1, 1, 2, 2), 255, np.float32)).pixel_areas.tolist() == [[4, 4]]
 
 
@@ -103,6 +105,18 @@ def test_a_batch_that_the_runtime_refuses_costs_only_itself(model: Path):
     with pytest.raises(EngineError):
         engine(np.zeros((1, 2, 8, 8), np.float32))
     assert engine(np.zeros((1, 1, 8, 8), np.float32)).pixel_areas.tolist() == [[0, 0]]
+
+
+def test_a_failing_gpu_is_an_error_and_no_silent_move_to_the_cpu(model: Path, capfd):
+    class LostGpu:
+        def run(self, *_):
+            raise EPFail("the GPU is lost")
+
+    engine = opened(model)
+    engine.session._sess = LostGpu()
+    with pytest.raises(EngineError, match="the GPU is lost"):
+        engine(np.zeros((1, 1, 8, 8), np.float32))
+    assert capfd.readouterr().out == ""
 
 
 def test_a_file_that_is_no_network_is_one_clear_error(tmp_path: Path):
