@@ -84,7 +84,7 @@ def open_onnx(folder: Path, manifest: Manifest, options: EngineOptions) -> OnnxE
             raise WssegError(
                 f"CUDA was asked for and does not run here: {found}; mend that or use the CPU"
             )
-        # A machine without a GPU is as expected; one whose GPU lies idle is slow for no good reason.
+        # No GPU is as expected; a GPU that lies idle is slow for no good reason.
         level = logging.DEBUG if absent else logging.WARNING
         logger.log(level, "CUDA is not used: %s", found, extra={"event": "cuda_not_used"})
     entry = choose_engine(manifest, options.precision, half=False)

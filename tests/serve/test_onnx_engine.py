@@ -83,7 +83,8 @@ def test_auto_runs_on_the_cpu_where_cuda_does_not_and_warns(model: Path, monkeyp
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
     engine = opened(model, EngineOptions(device="auto"))
     assert engine.name == "onnxruntime-cpu"
-    assert [(r.levelname, r.event) for r in log.records] == [("WARNING", "cuda_not_used")]
+    told = [r.levelname for r in log.records if getattr(r, "event", "") == "cuda_not_used"]
+    assert told == ["WARNING"]
     assert engine(np.full((1, 1, 2, 2), 255, np.float32)).pixel_areas.tolist() == [[4, 4]]
 
 
@@ -109,11 +110,17 @@ def test_a_batch_that_the_runtime_refuses_costs_only_itself(model: Path):
 
 def test_a_failing_gpu_is_an_error_and_no_silent_move_to_the_cpu(model: Path, capfd):
     class LostGpu:
+        def __init__(self, session):
+            self.session = session
+
+        def __getattr__(self, name):
+            return getattr(self.session, name)
+
         def run(self, *_):
             raise EPFail("the GPU is lost")
 
     engine = opened(model)
-    engine.session._sess = LostGpu()
+    engine.session._sess = LostGpu(engine.session._sess)
     with pytest.raises(EngineError, match="the GPU is lost"):
         engine(np.zeros((1, 1, 8, 8), np.float32))
     assert capfd.readouterr().out == ""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.errors import WssegError
-from wsseg.train import dataset
+from wsseg.imaging.slices import read_slice
 from wsseg.train.case import Case
 from wsseg.train.dataset import CaseDataset, batches, collate, epoch_order
 from wsseg.train.front import Front
@@ -124,13 +124,13 @@ def test_grey_becomes_three_channels_and_colour_one_where_the_network_reads_that
 
 
 def count_reads(monkeypatch):
-    read, original = [], dataset.read_slice
+    read = []
 
     def counted(path, **place):
         read.append(path)
-        return original(path, **place)
+        return read_slice(path, **place)
 
-    monkeypatch.setattr(dataset, "read_slice", counted)
+    monkeypatch.setattr("wsseg.train.dataset.read_slice", counted)
     return read
 
 

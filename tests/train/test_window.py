@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.definitions import Window
+from wsseg.imaging.slices import read_slice
 from wsseg.train.case import Case
-from wsseg.train.window import choose_input
+from wsseg.train.window import IMAGES, choose_input
 
 
 def pictures(folder, arrays):
@@ -85,11 +86,11 @@ def test_the_choice_is_logged_in_one_line(tmp_path, caplog):
 def test_only_a_spread_sample_of_a_large_table_is_read(tmp_path, monkeypatch):
     table = pictures(tmp_path, [(noise(0) * 255).astype(np.uint8)]) * 1000
     read = []
-    from wsseg.train import window
 
-    original = window.read_slice
-    monkeypatch.setattr(
-        window, "read_slice", lambda *args, **kwargs: read.append(1) or original(*args, **kwargs)
-    )
+    def counted(path, **place):
+        read.append(path)
+        return read_slice(path, **place)
+
+    monkeypatch.setattr("wsseg.train.window.read_slice", counted)
     choose_input(table)
-    assert len(read) == window.IMAGES
+    assert len(read) == IMAGES
