@@ -209,7 +209,7 @@ def _store(places: list[Place], prediction: Prediction) -> None:
             job.fail("not_finite", f"slice {index}: the network's answer is not a number")
             continue
         job.areas.pixel[index] = prediction.pixel_areas[place]
-        pass
+        job.areas.soft[index] = prediction.soft_areas[place]
         job.areas.border[index] = border[place]
         job.areas.foreground[index] = foreground[place]
         if job.labels is not None:
