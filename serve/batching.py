@@ -37,14 +37,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class Areas:
-    """pixel, soft, border: (slice, class); foreground: (slice,) pixels that carry any class.
+    """pixel, border: (slice, class); foreground: (slice,) pixels that carry any class.
 
-    pixel is in pixels, soft is the sum of the probabilities in pixels, border tells whether the
-    mask touches the edge of the picture.
+    pixel counts each mask's pixels, border tells whether the mask touches the picture's edge.
     """
 
     pixel: NDArray[np.int64]
-    soft: NDArray[np.float32]
     border: NDArray[np.bool_]
     foreground: NDArray[np.int64]
 
@@ -130,7 +128,6 @@ class Segmenter:
         per_class = (count, self.classes)
         areas = Areas(
             pixel=np.zeros(per_class, np.int64),
-            soft=np.zeros(per_class, np.float32),
             border=np.zeros(per_class, np.bool_),
             foreground=np.zeros(count, np.int64),
         )
@@ -209,7 +206,6 @@ def _store(places: list[Place], prediction: Prediction) -> None:
             job.fail("not_finite", f"slice {index}: the network's answer is not a number")
             continue
         job.areas.pixel[index] = prediction.pixel_areas[place]
-        job.areas.soft[index] = prediction.soft_areas[place]
         job.areas.border[index] = border[place]
         job.areas.foreground[index] = foreground[place]
         if job.labels is not None:

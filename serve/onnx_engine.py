@@ -157,7 +157,6 @@ def _library_missing(onnxruntime: ModuleType) -> str | None:
 
 def _settings(onnxruntime: ModuleType, threads: int) -> Any:
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = FATAL_ONLY
     settings.intra_op_num_threads = threads
     return settings
 

@@ -13,7 +13,6 @@ from wsseg.serve.overlay import COLOURS, outline, overlay, windowed, write_overl
 WINDOW = Window(low=0, high=200)
 NO_AREAS = Areas(
     np.zeros((0, 1), np.int64),
-    np.zeros((0, 1), np.float32),
     np.zeros((0, 1), np.bool_),
     np.zeros(0, np.int64),
 )

@@ -8,7 +8,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from tests.serve.conftest import picture, rows, run, write_volume
+from tests.serve.conftest import RATIOS_PER_SLICE, failures, picture, rows, run, write_volume
 
 SLICES = np.stack([picture(index) for index in range(4)])
 CANARY = "Canary"
@@ -100,3 +100,13 @@ def test_no_output_holds_the_patient(out: Path):
     for path in written:
         assert CANARY not in str(path.relative_to(out))
         assert CANARY.encode() not in path.read_bytes()
+
+
+def test_a_broken_file_of_a_series_costs_only_its_own_slice(model: Path, tmp_path: Path):
+    write_series(tmp_path / "scans")
+    cut = tmp_path / "scans" / "3.dcm"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    summary = run(model, tmp_path / "ratios.csv", tmp_path / "scans")
+    assert len(rows(tmp_path / "ratios.csv")) == 3 * RATIOS_PER_SLICE
+    assert [row["source"] for row in failures(tmp_path / "ratios.csv")] == ["3.dcm"]
+    assert (summary.scans, summary.slices, summary.exit_code) == (1, 3, 8)

@@ -23,7 +23,7 @@ CONFIG = TrainConfig(
     size=32,
     epochs=3,
     batch=4,
-    learning_rate=2e-3,
+    learning_rate=1e-5,
     precision="fp32",
     accelerator="cpu",
     seed=3,
@@ -79,6 +79,12 @@ def _assert_same_run(run, other):
     assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
+def _moments(run):
+    """Length of Adam's average gradient."""
+    state = torch.load(run / "last.pt", weights_only=True)["optimizer"]["state"]
+    return torch.cat([moments["exp_avg"].flatten() for moments in state.values()]).norm().item()
+
+
 def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):
     out, record, *_ = straight
     assert {path.name for path in out.iterdir()} == {
@@ -97,7 +103,8 @@ def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):
     assert [row["epoch"] for row in _curve(out)] == [1, 2, 3]
     assert record.metrics["iou"] == max(row["val_iou"] for row in _curve(out))
     for name in ("curves.png", "examples.png"):
-        assert min(Image.open(out / name).size) > 200
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 200
 
 
 def test_the_parts_of_the_objective_add_up_to_its_total(straight):
@@ -167,15 +174,18 @@ def test_an_interrupted_run_keeps_its_last_whole_epoch(straight, cases, tmp_path
 
 
 def test_two_processes_give_the_curve_of_one(straight, cases, tmp_path):
-    config = CONFIG.model_copy(update={"devices": 2, "epochs": 2})
-    single = CONFIG.model_copy(update={"epochs": 2})
-    environment = dict(os.environ)
-    train(cases, tmp_path / "two", config)
-    train(cases, tmp_path / "one", single)
+    out, _, steps, *_ = straight
+    environment, seen = dict(os.environ), []
+    train(cases, tmp_path, CONFIG.model_copy(update={"devices": 2}), on_step=seen.append)
     assert dict(os.environ) == environment
-    for one, two in zip(_curve(tmp_path / "one"), _curve(tmp_path / "two"), strict=True):
-        # Adam's first steps divide each gradient by itself, so that rounding grows.
-        assert two == pytest.approx(one, rel=1e-6 if one["epoch"] == 1 else 1e-3)
+    totals = [report.total for report in steps]
+    assert seen[0].total == pytest.approx(totals[0], rel=1e-5)
+    # From the second step on, Adam divides tiny gradients by themselves, and rounding grows.
+    assert [report.total for report in seen] == pytest.approx(totals, rel=2e-3)
+    assert _moments(tmp_path) == pytest.approx(_moments(out), rel=0.02)
+    one, two = (load_file(run / "weights.safetensors") for run in (out, tmp_path))
+    print(_moments(tmp_path) , (_moments(out)))
+    print(max((one[n].double()-two[n].double()).abs().max() for n in one))
 
 
 def test_resuming_a_complete_run_returns_its_record_and_changes_nothing(straight, cases):
