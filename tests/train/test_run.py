@@ -183,9 +183,6 @@ def test_two_processes_give_the_curve_of_one(straight, cases, tmp_path):
     # From the second step on, Adam divides tiny gradients by themselves, and rounding grows.
     assert [report.total for report in seen] == pytest.approx(totals, rel=2e-3)
     assert _moments(tmp_path) == pytest.approx(_moments(out), rel=0.02)
-    one, two = (load_file(run / "weights.safetensors") for run in (out, tmp_path))
-    print(_moments(tmp_path) , (_moments(out)))
-    print(max((one[n].double()-two[n].double()).abs().max() for n in one))
 
 
 def test_resuming_a_complete_run_returns_its_record_and_changes_nothing(straight, cases):

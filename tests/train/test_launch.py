@@ -1,0 +1,64 @@
+"""Devices and precision: what is chosen, and what is refused."""
+
+import pytest
+import torch
+
+from wsseg.imaging.errors import WssegError
+from wsseg.train.config import TrainConfig
+from wsseg.train.launch import Task, launched
+from wsseg.train.precision import fabric_precision
+
+CPU = torch.device("cpu")
+
+
+def _launch(tmp_path, **settings):
+    config = TrainConfig(**{"accelerator": "cpu", **settings})
+    return launched(Task(tmp_path / "cases.csv", tmp_path / "run", config, False))
+
+
+def test_a_task_reaches_another_process_as_it_was(tmp_path):
+    task = Task(tmp_path / "cases.csv", tmp_path / "run", TrainConfig(seed=7), True)
+    assert Task.from_json(task.to_json()) == task
+
+
+def test_one_process_trains_where_it_was_told_to(tmp_path):
+    with _launch(tmp_path, precision="fp32") as fabric:
+        assert (fabric.device, fabric.world_size, fabric.is_global_zero) == (CPU, 1, True)
+
+
+def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tmp_path):
+    with (
+        pytest.raises(WssegError, match="batch = 8 cannot be split evenly over 3 processes"),
+        _launch(tmp_path, devices=3, batch=8),
+    ):
+        pass
+
+
+def test_missing_gpus_are_counted_in_the_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with (
+        pytest.raises(WssegError, match="devices = 2 .* 1 CUDA devices were found"),
+        _launch(tmp_path, accelerator="cuda", devices=2),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("avx", "amx", "expected"),
+    [(False, False, "32-true"), (True, False, "bf16-mixed"), (False, True, "bf16-mixed")],
+)
+def test_auto_uses_bfloat16_only_where_the_processor_has_it(monkeypatch, avx, amx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert fabric_precision("auto", CPU) == expected
+    assert fabric_precision("fp32", CPU) == "32-true"
+    assert fabric_precision("bf16", CPU) == "bf16-mixed"
+
+
+def test_bfloat16_on_a_gpu_without_it_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(WssegError, match="Tesla T4 has no bfloat16"):
+        fabric_precision("bf16", torch.device("cuda"))
+    assert fabric_precision("auto", torch.device("cuda")) == "32-true"
