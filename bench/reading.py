@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from highdicom import get_volume_from_series  # type: ignore[attr-defined]
+from highdicom import get_volume_from_series
 from pydicom import dcmread
 
 from bench.timing import ratio, where

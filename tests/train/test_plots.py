@@ -1,5 +1,7 @@
 """Curves and examples as pictures."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,7 @@ def _example(channels=1, masked=True):
     marks[10:14, 10:14] = 1
     native = Native(torch.rand(channels, 30, 40) * 200, square if masked else None, marks)
     probability = square.roll(3, 2).float()
-    case = Case(row=7, image=__file__, ratios=(0.2,))
+    case = Case(row=7, image=Path("slice.png"), ratios=(0.2,))
     return Example(
         "worst", Prediction(native, probability, count(case, native, probability, ("image",)))
     )

@@ -1,0 +1,172 @@
+"""One optimiser step, and the preparation that leads to it."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from lightning.fabric import Fabric
+
+from wsseg.imaging.errors import WssegError
+from wsseg.train.batch import Batch
+from wsseg.train.cases import read_cases
+from wsseg.train.config import Size, TrainConfig, WeakMark
+from wsseg.train.networks import last_layer
+from wsseg.train.prepare import (
+    choose_given,
+    first_network,
+    mean_ratios,
+    prepare_data,
+    prepare_learner,
+    require_evidence,
+)
+from wsseg.train.stream import stream
+
+CONFIG = TrainConfig(
+    network="mobilenet_v2", size=32, epochs=2, batch=2, accelerator="cpu", precision="fp32"
+)
+
+
+@pytest.fixture(scope="module")
+def table(make_blobs, tmp_path_factory):
+    return read_cases(make_blobs(tmp_path_factory.mktemp("blobs"), 5, 1))
+
+
+def _prepare(table, config=CONFIG):
+    given = choose_given(table, config)
+    data = prepare_data(table, config, given)
+    return data, prepare_learner(Fabric(accelerator="cpu", devices=1), data, config, given)
+
+
+def _batches(data, config=CONFIG, first=1):
+    return list(stream(data.train, config, first=first))
+
+
+def test_a_step_follows_the_gradient_and_moves_the_average_along(table):
+    data, learner = _prepare(table)
+    batch = _batches(data)[0]
+    first = learner.step(batch, 0)
+    bias, kept = last_layer(learner.network).bias, last_layer(learner.predictor().network).bias
+    assert torch.equal(bias, kept)
+    for number in range(1, 4):
+        last = learner.step(batch, 0)
+    assert last["total"] < first["total"]
+    assert not torch.equal(bias, kept)
+    assert number == 3
+
+
+def test_a_step_after_restoring_is_the_step_that_would_have_been(table):
+    data, learner = _prepare(table)
+    one, two, *_ = _batches(data)
+    learner.step(one, 0)
+    state = {name: _copied(part) for name, part in learner.state().items()}
+    expected = learner.step(two, 1)
+    _, other = _prepare(table, CONFIG)
+    other.restore(state)
+    assert other.step(two, 1) == expected
+    for tensor, twin in zip(
+        learner.average.state_dict().values(), other.average.state_dict().values(), strict=True
+    ):
+        assert torch.equal(tensor, twin)
+
+
+def _copied(part):
+    if isinstance(part, torch.Tensor):
+        return part.clone()
+    if isinstance(part, dict):
+        return {name: _copied(value) for name, value in part.items()}
+    return [_copied(value) for value in part] if isinstance(part, list) else part
+
+
+def test_a_loss_that_is_not_finite_names_step_term_and_the_rows_at_fault(table):
+    data, learner = _prepare(table)
+    batch = _batches(data)[0]
+    row = data.train.cases[int(batch.index[1])].row
+    learner.module.train()
+    for module in learner.network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # otherwise one image's NaN is in every image's features
+    broken = batch.image.clone()
+    broken[1] = float("nan")
+    with pytest.raises(WssegError, match=rf"step 3 of 4: .*weak_mark.* rows {row} of the cases"):
+        learner.step(dataclasses.replace(batch, image=broken), 2)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(table):
+    data, learner = _prepare(table)
+    weight = last_layer(learner.network).weight
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = weight.detach().clone()
+    with pytest.raises(WssegError, match="gradient is not a finite number"):
+        learner.step(_batches(data)[0], 0)
+    assert torch.equal(weight, before)
+
+
+def test_a_head_that_no_term_teaches_stays_as_it_is(table):
+    config = CONFIG.model_copy(update={"terms": (Size(), WeakMark())})
+    data, learner = _prepare(table, config)
+    before = {n: p.detach().clone() for n, p in learner.network.reconstruction.named_parameters()}
+    parts = learner.step(_batches(data, config)[0], 0)
+    assert set(parts) == {"size", "weak_mark", "total"}
+    for name, parameter in learner.network.reconstruction.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_batches_are_the_same_wherever_the_stream_starts_and_however_it_is_read(table):
+    data, _ = _prepare(table)
+    whole = _batches(data)
+    resumed = _batches(data, first=2)
+    workers = list(stream(data.train, CONFIG.model_copy(update={"workers": 1}), first=2))
+    for expected, *others in zip(whole[2:], resumed, workers, strict=True):
+        for field in dataclasses.fields(Batch):
+            for other in others:
+                pair = getattr(expected, field.name), getattr(other, field.name)
+                assert torch.equal(*pair)
+
+
+def test_processes_share_each_batch_in_order(table):
+    data, _ = _prepare(table)
+    whole = [batch.index.tolist() for batch in _batches(data)]
+    shares = [
+        [batch.index.tolist() for batch in stream(data.train, CONFIG, first=1, rank=r, world=2)]
+        for r in (0, 1)
+    ]
+    assert whole == [one + two for one, two in zip(*shares, strict=True)]
+
+
+def test_first_weights_follow_the_seed_alone_and_start_at_the_mean_ratio(table):
+    data, _ = _prepare(table)
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one = first_network(data, CONFIG, 1)
+    torch.rand(3)
+    two = first_network(data, CONFIG, 1)
+    other = first_network(data, CONFIG.model_copy(update={"seed": 1}), 1)
+    torch.random.set_rng_state(before)
+    assert torch.equal(last_layer(one).weight, last_layer(two).weight)
+    assert not torch.equal(last_layer(one).weight, last_layer(other).weight)
+    mean = sum(case.ratios[0] for case in table.part("train")) / 4
+    assert mean_ratios(data) == [pytest.approx(mean)]
+    assert last_layer(one).bias.item() == pytest.approx(math.log(mean / (1 - mean)), rel=1e-5)
+
+
+def test_window_and_channels_come_from_the_settings_before_the_images(table):
+    assert choose_given(table, CONFIG)["channels"] == 1
+    assert choose_given(table, CONFIG.model_copy(update={"channels": 3}))["channels"] == 3
+
+
+def test_terms_without_labels_are_told_and_refused_if_no_other_is_left(
+    make_blobs, tmp_path, caplog
+):
+    table = read_cases(make_blobs(tmp_path, 4, 1, columns="ratio"))
+    _prepare(table)
+    assert "no training case has labels for the terms: weak_mark" in caplog.text
+    with pytest.raises(WssegError, match=r"\(cross_entropy, dice\).*choose another preset"):
+        _prepare(table, CONFIG.model_copy(update={"preset": "full"}))
+
+
+def test_a_preset_without_any_label_is_refused(table):
+    from wsseg.train.objective import Objective
+
+    with pytest.raises(WssegError, match="none uses labels"):
+        require_evidence(Objective(()), table.part("train"))
