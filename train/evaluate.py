@@ -1,6 +1,6 @@
 """Validation: predictions at each image's own resolution, counted against what is known."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,12 @@ from wsseg.train.case import Case
 from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset, Native
 from wsseg.train.metrics import CaseCounts, area_ratios, mark_masks, pixels
-from wsseg.train.predictor import Predictor
 from wsseg.train.ratios import Denominator
 
 THRESHOLD = 0.5
+
+Predict = Callable[[Tensor], Tensor]
+"""Raw pixels (1, c, row, column) to probabilities (1, k, row, column), as a `Predictor` does."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Prediction:
 
 @torch.no_grad()
 def predict(
-    predictor: Predictor,
+    predictor: Predict,
     cases: CaseDataset,
     position: int,
     denominators: tuple[Denominator, ...],
@@ -65,7 +67,7 @@ def count(
 
 
 def evaluate(
-    predictor: Predictor,
+    predictor: Predict,
     cases: CaseDataset,
     positions: Iterable[int],
     denominators: tuple[Denominator, ...],

@@ -48,11 +48,10 @@ def test_a_step_follows_the_gradient_and_moves_the_average_along(table):
     first = learner.step(batch, 0)
     bias, kept = last_layer(learner.network).bias, last_layer(learner.predictor().network).bias
     assert torch.equal(bias, kept)
-    for number in range(1, 4):
+    for _ in range(3):
         last = learner.step(batch, 0)
     assert last["total"] < first["total"]
     assert not torch.equal(bias, kept)
-    assert number == 3
 
 
 def test_a_step_after_restoring_is_the_step_that_would_have_been(table):
