@@ -13,6 +13,20 @@ from wsseg.imaging.errors import WssegError
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 INTERRUPTED = 130
+# Modules that the base install leaves out, and the extra that brings each.
+EXTRAS = {
+    "jaxtyping": "train",
+    "lightning": "train",
+    "matplotlib": "train",
+    "safetensors": "train",
+    "scipy": "train",
+    "tensorboard": "train",
+    "torch": "train",
+    "torchvision": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "nilearn": "demo",
+}
 
 
 class JsonLines(logging.Formatter):
@@ -57,6 +71,12 @@ def guarded() -> Iterator[None]:
     """Turn what a user can fix into one line and its exit code; let bugs keep their traceback."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(str(error.name).partition(".")[0])
+        if extra is None:
+            raise
+        typer.echo(f"error: {error.name} is missing: pip install 'wsseg[{extra}]'", err=True)
+        raise typer.Exit(WssegError.exit_code) from error
     except WssegError as error:
         log = logging.getLogger("wsseg")
         if any(isinstance(h.formatter, JsonLines) for h in log.handlers):

@@ -14,7 +14,8 @@ from wsseg.cli import demo_data
 from wsseg.cli.exporting import run_export
 from wsseg.cli.inferring import run_inference
 from wsseg.cli.training import run_training
-from wsseg.imaging.errors import AllFailedError
+from wsseg.export.tensorrt_toolkit import TensorRTMissingError
+from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
 from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.scan import FileRef
 from wsseg.train.marks import simulate_marks
@@ -23,15 +24,15 @@ _log = logging.getLogger("wsseg.demo")
 
 MARK_PERCENT = 8.0
 NETWORK_SIZE = 128
+MARKER = ".wsseg-demo"
 
 # source column of ratios.csv -> class -> ratio per slice, in slice order
 Ratios = dict[str, dict[str, NDArray[np.float64]]]
 
 
 def run_demo(out: Path, *, epochs: int) -> None:
-    """Do the whole job in `out`; its former contents are replaced."""
-    for name in ("cases", "outlines", "run", "model", "scans", "masks", "overlays", "template"):
-        shutil.rmtree(out / name, ignore_errors=True)
+    """Do the whole job in `out`, which must be empty, missing, or an earlier demo's."""
+    _clear(out)
     data = demo_data.load(out / "template")
     cases = simulate_marks(
         demo_data.write_cases(data, out / "outlines"),
@@ -48,6 +49,16 @@ def run_demo(out: Path, *, epochs: int) -> None:
     _show(out, truth)
 
 
+def _clear(out: Path) -> None:
+    """Empty a former demo's folder; anything else that holds files is somebody's and stays."""
+    marker = out / MARKER
+    if out.is_dir() and any(out.iterdir()) and not marker.is_file():
+        raise WssegError(f"{out} holds files that no demo wrote: choose another --out")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    marker.touch()
+
+
 def _train(cases: Path, run: Path, epochs: int) -> None:
     flags = {
         "network": "mobilenet_v2",
@@ -61,11 +72,11 @@ def _train(cases: Path, run: Path, epochs: int) -> None:
 
 
 def _export(run: Path, model: Path) -> None:
-    run_export(
-        run,
-        model,
-        {"trt": True, "batch": "1,8,32", "image_size": "64,256,512", "name": "mni152-tissues"},
-    )
+    flags = {"trt": True, "batch": "1,8,32", "image_size": "64,256,512", "name": "mni152-tissues"}
+    try:
+        run_export(run, model, flags)
+    except (TensorRTMissingError, SomeFailedError) as error:
+        _log.warning("going on with the ONNX files: %s", error)
 
 
 def _infer(out: Path) -> None:

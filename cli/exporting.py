@@ -7,8 +7,10 @@ import typer
 
 from wsseg.cli.settings import settings
 from wsseg.export.publish import ExportOptions, export_run
-from wsseg.imaging.errors import WssegError
+from wsseg.export.tensorrt_toolkit import TensorRTMissingError
+from wsseg.imaging.errors import SomeFailedError, WssegError
 from wsseg.serve.manifest import EngineFile, Profile
+from wsseg.serve.model_folder import load_model
 
 
 def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
@@ -18,10 +20,21 @@ def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
     """
     profile = parse_profile(flags.pop("batch"), flags.pop("image_size"))
     options = settings(ExportOptions, None, flags | {"profile": profile})
-    manifest = export_run(run, out, options)
+    if options.gpu_arch and not options.trt:
+        raise WssegError("--gpu-arch is for TensorRT engines: add --trt")
+    try:
+        export_run(run, out, options)
+    except (TensorRTMissingError, SomeFailedError):
+        _list_engines(out)  # the ONNX files stand
+        raise
+    _list_engines(out)
+
+
+def _list_engines(out: Path) -> None:
+    manifest, folder = load_model(out)
     for engine in manifest.engines:
         typer.echo(describe(engine))
-    typer.echo(f"wrote {out}")
+    typer.echo(f"wrote {folder}")
 
 
 def parse_profile(batch: str, image_size: str) -> Profile:

@@ -25,7 +25,7 @@ def marks(
     """Simulate weak marks from masks, to try the method where full outlines exist.
 
     Keeps exactly PERCENT % of a region's pixels: those deepest inside. Ratios are measured from
-    the masks where the table has none.
+    the masks where the table has no ratio column.
     """
     start_logging()
     with guarded():

@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -47,6 +47,13 @@ def _keys(model: type[BaseModel]) -> list[str]:
     """All setting names, those of nested models included."""
     names = list(model.model_fields)
     for info in model.model_fields.values():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            names += _keys(info.annotation)
+        for nested in _models(info.annotation):
+            names += _keys(nested)
     return names
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models within an annotation such as tuple[A | B, ...] | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]

@@ -19,7 +19,7 @@ from rich.progress import (
 from wsseg.cli.settings import settings
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.train.config import PRESETS, TrainConfig, WeakMark
+from wsseg.train.config import TrainConfig, WeakMark
 from wsseg.train.run import train
 
 _RATIO = re.compile(r"^(?P<name>[^=]+)=(?P<numerator>[^/]+)/(?P<denominator>[^/]+)$")
@@ -60,10 +60,9 @@ def with_mark_average(config: TrainConfig, average: str) -> TrainConfig:
     """Return the settings with L_ws averaged over the image or the mark."""
     if average not in ("image", "mark"):
         raise WssegError(f"--mark-average {average}: expected image or mark")
-    terms = config.terms or PRESETS.get(config.preset, ())
     changed = tuple(
         term.model_copy(update={"average": average}) if isinstance(term, WeakMark) else term
-        for term in terms
+        for term in config.loss_terms
     )
     return config.model_copy(update={"terms": changed})
 

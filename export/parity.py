@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsseg.export.graph import Precision
 from wsseg.export.tolerance import TOLERANCES, Tolerance
 from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging.errors import SomeFailedError
 from wsseg.serve.engine import Prediction
 from wsseg.serve.manifest import Parity, Profile
 from wsseg.train.predictor import Predictor
@@ -18,7 +18,7 @@ from wsseg.train.predictor import Predictor
 Pixels = NDArray[np.float32]
 
 
-class EngineRejectedError(WssegError):
+class EngineRejectedError(SomeFailedError):
     """An engine that was built and disagrees with PyTorch: it must not be published."""
 
 

@@ -169,16 +169,14 @@ def _onnx_engines(
 
 def _tensorrt_engines(
     job: TensorRTJob, source: EngineFile
-) -> tuple[tuple[EngineFile, ...], EngineBuildError | None]:
+) -> tuple[tuple[EngineFile, ...], WssegError | None]:
     """The TensorRT engines that could be built, and what the first other one failed of."""
     engines: list[EngineFile] = []
-    problem = None
+    problem: WssegError | None = None
     for architecture in job.toolkit.architectures:
         try:
             engines.append(make_tensorrt_engine(job, architecture, source))
-        except EngineRejectedError as error:
+        except (EngineBuildError, EngineRejectedError) as error:
             logger.warning("the TensorRT engine for %s is left out: %s", architecture, error)
-        except EngineBuildError as error:
-            logger.warning("%s", error)
             problem = problem or error
     return tuple(engines), problem

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging.errors import SomeFailedError, WssegError
 
 # Architectures of the GPUs clinics buy: RTX 30 and A-series, RTX 40 and L-series, RTX 50.
 DEFAULT_ARCHITECTURES = ("sm_86", "sm_89", "sm_120")
@@ -21,7 +21,7 @@ class TensorRTMissingError(WssegError):
     """No TensorRT is installed; everything else of the export is done without it."""
 
 
-class EngineBuildError(WssegError):
+class EngineBuildError(SomeFailedError):
     """TensorRT is there and could not build or load an engine; the message quotes it."""
 
 

@@ -27,18 +27,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     A folder cannot be replaced in one step on every system: the old one is moved aside first and
     put back if the new one cannot take its place.
     """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Outside the scratch folder, whose clean-up would take it along if the exchange broke off.
+    previous = path.with_name(f".previous-{path.name}")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as scratch:
         partial = Path(scratch, path.name)
         partial.mkdir()
         yield partial
-        previous = Path(scratch, "previous")
-        if path.exists():
-            path.replace(previous)
+        shutil.rmtree(previous, ignore_errors=True)
         try:
+            if path.exists():
+                path.replace(previous)
             partial.replace(path)
-        except OSError:
-            if previous.exists():
+        except BaseException:
+            if previous.exists() and not path.exists():
                 previous.replace(path)
             raise
         shutil.rmtree(previous, ignore_errors=True)

@@ -22,12 +22,22 @@ class AllFailedError(WssegError):
     exit_code: ClassVar[int] = 4
 
 
+class SomeFailedError(WssegError):
+    """Part of the work succeeded and its results stand; the message tells what did not."""
+
+    exit_code: ClassVar[int] = 8
+
+
 class ReadError(WssegError):
     """An image file that cannot be read; `reason` is a short stable code for machines."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ReadError"], tuple[str, str]]:
+        """Let other processes have the error whole."""
+        return type(self), (self.reason, str(self))
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,16 @@ class TrainConfig(Frozen):
     select: Literal["auto", "mask", "weak", "last"] = "auto"
     augmentation: Augmentation = Augmentation()
 
+    @property
+    def loss_terms(self) -> tuple[TermConfig, ...]:
+        """The terms that the run learns from; empty for a preset that does not exist."""
+        return self.terms or PRESETS.get(self.preset, ())
+
+    @property
+    def recipe(self) -> str:
+        """The preset's name, or "custom" where terms of its own replace the preset's."""
+        return "custom" if self.terms and self.terms != PRESETS.get(self.preset) else self.preset
+
 
 def write_config(config: TrainConfig, path: Path) -> None:
     """Write the settings as JSON, defaults included, so that the run can be told and repeated."""

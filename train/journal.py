@@ -98,7 +98,8 @@ def row(report: EpochReport) -> dict[str, float | int]:
 
 
 def _line(report: EpochReport) -> str:
-    figures = "".join(f", {name} {figure:.4f}" for name, figure in report.figures.items())
+    shown = [name for name in ("iou", "ratio_error", "mark_recall") if name in report.figures]
+    figures = "".join(f", {name} {report.figures[name]:.3f}" for name in shown)
     return (
         f"epoch {report.epoch}/{report.epochs}: objective {report.parts[TOTAL]:.4f}{figures}, "
         f"{report.seconds:.1f} s, kept: epoch {report.choice.epoch}"

@@ -6,8 +6,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.precision import fabric_precision
 
 WORKER = "wsseg.train.worker"
+READY = "ready"
 FAREWELL_SECONDS = 60
 """How long a worker may take to end once the work is done."""
 
@@ -140,21 +141,22 @@ def _workers(task: Task) -> Iterator[None]:
     """Start the processes 1.. of this machine; this one becomes process 0 in the block."""
     count = task.config.devices
     threads = torch.get_num_threads()
-    shared = {
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "OMP_NUM_THREADS": str(max(1, threads // count)),
-    }
+    shared = _shared(count, max(1, threads // count))
     workers = [_start(task, shared | _rank(rank)) for rank in range(1, count)]
     torch.set_num_threads(max(1, threads // count))
     try:
+        _await_ready(workers)
         with _environment(shared | _rank(0)):
             yield
         for worker in workers:
             worker.wait(FAREWELL_SECONDS)
+    except RuntimeError as error:
+        if any(_was_killed(worker) for worker in workers):
+            raise WssegError(
+                "a training process was killed, perhaps for want of memory; go on with --resume, "
+                "and a smaller batch or fewer workers if it happens again"
+            ) from error
+        raise
     finally:
         torch.set_num_threads(threads)
         for worker in workers:
@@ -162,10 +164,23 @@ def _workers(task: Task) -> Iterator[None]:
             worker.communicate()
 
 
+def _shared(count: int, threads: int) -> dict[str, str]:
+    """What torchrun, too, would tell each of `count` processes on one machine."""
+    return {
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": str(threads),
+    }
+
+
 def _start(task: Task, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
     worker = subprocess.Popen(
         [sys.executable, "-m", WORKER],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
         # Ctrl-C reaches this process alone, which then ends the workers.
@@ -173,9 +188,27 @@ def _start(task: Task, environment: Mapping[str, str]) -> "subprocess.Popen[str]
     )
     if worker.stdin is None:
         raise AssertionError("a pipe was asked for")
-    worker.stdin.write(task.to_json() + "\n")
-    worker.stdin.flush()
+    with suppress(BrokenPipeError):  # a worker that is gone is told of by `_await_ready`
+        worker.stdin.write(task.to_json() + "\n")
+        worker.stdin.flush()
     return worker
+
+
+def _await_ready(workers: Sequence["subprocess.Popen[str]"]) -> None:
+    """Wait until every worker has imported what it needs: connecting to a dead one takes long."""
+    for rank, worker in enumerate(workers, start=1):
+        if worker.stdout is None or worker.stdout.readline().strip() != READY:
+            raise WssegError(
+                f"training process {rank} ended before it began; its own message is above, and "
+                "devices = 1 trains without further processes"
+            )
+
+
+def _was_killed(worker: "subprocess.Popen[str]") -> bool:
+    try:
+        return worker.wait(1) < 0  # Popen's way to tell a signal
+    except subprocess.TimeoutExpired:
+        return False
 
 
 def _rank(rank: int) -> dict[str, str]:

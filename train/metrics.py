@@ -69,7 +69,7 @@ def dice(
 
 def ratio_error(case: CaseCounts) -> float:
     """Mean absolute error of the case's area ratios; NaN if none is known."""
-    return _mean(np.abs(case.ratio - case.known))
+    return _mean(_errors(case))
 
 
 def relative_ratio_error(case: CaseCounts) -> float:
@@ -78,7 +78,17 @@ def relative_ratio_error(case: CaseCounts) -> float:
     Over the larger of the two, so that an empty prediction and one of any excess are bounded.
     """
     larger = np.maximum(np.maximum(case.ratio, case.known), np.finfo(np.float64).tiny)
-    return _mean(np.abs(case.ratio - case.known) / larger)
+    return _mean(_errors(case) / np.where(np.isnan(case.ratio), 1.0, larger))
+
+
+def _errors(case: CaseCounts) -> NDArray[np.float64]:
+    """Absolute error per class; NaN where the ratio is not known.
+
+    A known ratio that the prediction lacks, because its denominator is empty, errs by 1: as
+    nothing, it would let an empty prediction pass for a perfect one.
+    """
+    lacking = np.isnan(case.ratio) & ~np.isnan(case.known)
+    return np.where(lacking, 1.0, np.abs(case.ratio - case.known))
 
 
 def case_iou(case: CaseCounts) -> float:

@@ -54,7 +54,7 @@ def describe(learner: Learner, table: CaseTable, course: Course) -> RunRecord:
         window=front.window,
         size=front.size,
         network=config.network,
-        preset=config.preset,
+        preset=config.recipe,
         initial_weights=Path(config.weights).name,
         cases=len(table.cases),
         cases_sha256=table.sha256,

@@ -110,7 +110,7 @@ def _draw_outlines(axes: Any, example: Example) -> None:
     native = example.prediction.native
     axes.imshow(_grey(native.image.numpy()), cmap="gray", vmin=0, vmax=1)
     marked = (native.marks.numpy() > 0) & (native.marks.numpy() < 255)
-    _outline(axes, marked, YELLOW, "dotted")
+    _outline(axes, marked, YELLOW, "solid")
     if native.mask is not None:
         for mask in native.mask.numpy():
             _outline(axes, mask, SKY, "solid")
@@ -132,16 +132,15 @@ def _outline(axes: Any, mask: NDArray[np.bool_], colour: str, style: str) -> Non
         # A border of background, so that a mask that touches the edge is closed there.
         closed = np.pad(mask.astype(np.float32), 1)
         rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
-        axes.contour(columns, rows, closed, [0.5], colors=colour, linestyles=style, linewidths=1.3)
+        axes.contour(columns, rows, closed, [0.5], colors=colour, linestyles=style, linewidths=1.6)
 
 
 def _grey(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """A slice (c, row, column) for the eye: 1st to 99th percentile to 0..1, colours last."""
     sound = np.where(np.isfinite(image), image, np.float32(0))
     low, high = (float(value) for value in np.percentile(sound, (1, 99)))
-    shown = np.clip((sound - low) / max(high - low, 1e-6), 0, 1)
-    grey: NDArray[np.float32] = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
-    return grey
+    shown: NDArray[np.float32] = np.clip((sound - low) / max(high - low, 1e-6), 0, 1)
+    return shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
 
 
 def _verdict(counts: CaseCounts) -> str:
@@ -155,11 +154,16 @@ def _add_key(figure: Any) -> None:
     from matplotlib.lines import Line2D
 
     kinds = (
-        ("mark", YELLOW, "dotted"),
+        ("mark", YELLOW, "solid"),
         ("true mask", SKY, "solid"),
         ("prediction", VERMILION, "dashed"),
     )
     lines = [Line2D([], [], color=colour, linestyle=style) for _, colour, style in kinds]
     figure.legend(
-        lines, [name for name, _, _ in kinds], loc="outside upper left", ncols=3, frameon=False
+        lines,
+        [name for name, _, _ in kinds],
+        loc="outside upper left",
+        ncols=3,
+        facecolor="#404040",  # as dark as most slices, so that the colours look alike
+        labelcolor="white",
     )

@@ -101,7 +101,7 @@ def prepare_learner(
 
 
 def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
-    """Fresh weights by the seed, the classes' mean ratios as priors, then the named weights.
+    """Fresh weights by the seed, priors from the ratios if they are taught, then the named weights.
 
     The caller's random state is left as it was.
     """
@@ -113,7 +113,9 @@ def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
             channels=channels,
             dropout=config.dropout,
         )
-    set_prior(network, mean_ratios(data))
+    if any(term.kind == "size" for term in config.loss_terms):
+        # A run that is not told the ratios must not start from them either.
+        set_prior(network, mean_ratios(data))
     load_weights(network, config.weights)
     return network
 

@@ -10,10 +10,12 @@ from wsseg.imaging.errors import WssegError
 
 def main() -> None:
     """Train as one of several processes; end when the first process ends, however it ends."""
-    from wsseg.train.launch import Task
+    from wsseg.train.launch import READY, Task
     from wsseg.train.run import train
 
     task = Task.from_json(sys.stdin.readline())
+    sys.stdout.write(READY + "\n")
+    sys.stdout.flush()
     threading.Thread(target=_leave_with_first, daemon=True).start()
     logging.getLogger("wsseg").setLevel(logging.ERROR)  # the first process says it already
     try:

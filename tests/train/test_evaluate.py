@@ -35,6 +35,7 @@ def test_a_pixel_belongs_to_a_class_from_probability_one_half_on():
     )
     counts = count(CASE, native, torch.tensor([[[0.5, 0.49, 0.9, 0.0]]]), ("image",))
     assert counts.predicted.tolist() == [2]
+    assert counts.overlap is not None
     assert counts.overlap.tolist() == [1]
     assert counts.marked.tolist() == [2]
     assert counts.found.tolist() == [1]

@@ -1,9 +1,12 @@
 """Devices and precision: what is chosen, and what is refused."""
 
+import os
+
 import pytest
 import torch
 
 from wsseg.imaging.errors import WssegError
+from wsseg.train import launch
 from wsseg.train.config import TrainConfig
 from wsseg.train.launch import Task, launched
 from wsseg.train.precision import fabric_precision
@@ -34,11 +37,22 @@ def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(tmp_path):
         pass
 
 
+def test_a_process_that_does_not_come_up_is_an_error_not_a_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "WORKER", "wsseg.imaging.errors")
+    environment = dict(os.environ)
+    with (
+        pytest.raises(WssegError, match="training process 1 ended before it began"),
+        _launch(tmp_path, devices=2),
+    ):
+        pass
+    assert dict(os.environ) == environment
+
+
 def test_missing_gpus_are_counted_in_the_message(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with (
-        pytest.raises(WssegError, match="devices = 2 .* 1 CUDA devices were found"),
+        pytest.raises(WssegError, match=r"devices = 2 .* 1 CUDA devices were found"),
         _launch(tmp_path, accelerator="cuda", devices=2),
     ):
         pass

@@ -32,10 +32,11 @@ def table(make_blobs, tmp_path_factory):
     return read_cases(make_blobs(tmp_path_factory.mktemp("blobs"), 5, 1))
 
 
-def _prepare(table, config=CONFIG):
+def _prepare(table, config=CONFIG, precision="32-true"):
     given = choose_given(table, config)
     data = prepare_data(table, config, given)
-    return data, prepare_learner(Fabric(accelerator="cpu", devices=1), data, config, given)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    return data, prepare_learner(fabric, data, config, given)
 
 
 def _batches(data, config=CONFIG, first=1):
@@ -46,12 +47,30 @@ def test_a_step_follows_the_gradient_and_moves_the_average_along(table):
     data, learner = _prepare(table)
     batch = _batches(data)[0]
     first = learner.step(batch, 0)
-    bias, kept = last_layer(learner.network).bias, last_layer(learner.predictor().network).bias
-    assert torch.equal(bias, kept)
+    weight = last_layer(learner.network).weight
+    average = last_layer(learner.predictor().network).weight
+    assert torch.equal(weight, average)
     for _ in range(3):
         last = learner.step(batch, 0)
     assert last["total"] < first["total"]
-    assert not torch.equal(bias, kept)
+    assert not torch.equal(weight, average)
+
+
+def test_bfloat16_stays_inside_the_network(table):
+    data, learner = _prepare(table, precision="bf16-mixed")
+    batch = _batches(data)[0]
+    inside: list[torch.dtype] = []
+    outside: list[torch.dtype] = []
+    last_layer(learner.network).register_forward_hook(
+        lambda module, inputs, output: inside.append(output.dtype)
+    )
+    learner.module.register_forward_hook(
+        lambda module, inputs, outputs: outside.extend(output.dtype for output in outputs)
+    )
+    parts = learner.step(batch, 0)
+    assert inside == [torch.bfloat16]
+    assert outside == [torch.float32, torch.float32]
+    assert parts["total"] == pytest.approx(_prepare(table)[1].step(batch, 0)["total"], rel=0.05)
 
 
 def test_a_step_after_restoring_is_the_step_that_would_have_been(table):
@@ -146,7 +165,9 @@ def test_first_weights_follow_the_seed_alone_and_start_at_the_mean_ratio(table):
     assert not torch.equal(last_layer(one).weight, last_layer(other).weight)
     mean = sum(case.ratios[0] for case in table.part("train")) / 4
     assert mean_ratios(data) == [pytest.approx(mean)]
-    assert last_layer(one).bias.item() == pytest.approx(math.log(mean / (1 - mean)), rel=1e-5)
+    bias = last_layer(one).bias
+    assert bias is not None
+    assert bias.item() == pytest.approx(math.log(mean / (1 - mean)), rel=1e-5)
 
 
 def test_window_and_channels_come_from_the_settings_before_the_images(table):

@@ -20,6 +20,7 @@ from wsseg.train.metrics import (
     relative_ratio_error,
     summarise,
 )
+from wsseg.train.ratios import Denominator
 
 MASKS = arrays.arrays(bool, (2, 5, 6))
 
@@ -29,12 +30,13 @@ def _counts(predicted, true=None, marks=None, known=(np.nan, np.nan), row=2):
     true = None if true is None else torch.from_numpy(np.asarray(true))
     marks = torch.zeros(predicted.shape[1:], dtype=torch.int64) if marks is None else marks
     marked = mark_masks(marks, len(predicted))
+    image: list[Denominator] = ["image"] * len(predicted)
     return CaseCounts(
         row=row,
         predicted=pixels(predicted),
         marked=pixels(marked),
         found=pixels(marked & predicted),
-        ratio=area_ratios(predicted, ("image",) * len(predicted)),
+        ratio=area_ratios(predicted, tuple(image)),
         known=np.array(known[: len(predicted)], np.float64),
         true=None if true is None else pixels(true),
         overlap=None if true is None else pixels(true & predicted),

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from wsseg.imaging.errors import WssegError
 from wsseg.train.checkpoint import load_run
 from wsseg.train.config import TrainConfig
+from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.run import train
 
 CONFIG = TrainConfig(
@@ -59,7 +60,8 @@ def cases(make_blobs, tmp_path_factory):
 def straight(cases, tmp_path_factory):
     """A run from start to end, with what its watchers saw and the caller's random state."""
     out = tmp_path_factory.mktemp("straight") / "run"
-    steps, epochs = [], []
+    steps: list[StepReport] = []
+    epochs: list[EpochReport] = []
     before = torch.random.get_rng_state()
     record = train(cases, out, CONFIG, on_step=steps.append, on_epoch=epochs.append)
     untouched = torch.equal(before, torch.random.get_rng_state())
@@ -175,7 +177,7 @@ def test_an_interrupted_run_keeps_its_last_whole_epoch(straight, cases, tmp_path
 
 def test_two_processes_give_the_curve_of_one(straight, cases, tmp_path):
     out, _, steps, *_ = straight
-    environment, seen = dict(os.environ), []
+    environment, seen = dict(os.environ), list[StepReport]()
     train(cases, tmp_path, CONFIG.model_copy(update={"devices": 2}), on_step=seen.append)
     assert dict(os.environ) == environment
     totals = [report.total for report in steps]

@@ -17,7 +17,7 @@ def test_a_run_starts_in_a_new_folder_or_one_without_a_run(tmp_path):
 @pytest.mark.parametrize("name", ["run.json", "last.pt", "config.json"])
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path, name):
     (tmp_path / name).write_text("{}")
-    with pytest.raises(WssegError, match="already holds a run.*another --out, or --resume"):
+    with pytest.raises(WssegError, match=r"already holds a run.*another --out, or --resume"):
         check_start(tmp_path, TrainConfig(), resume=False)
 
 
