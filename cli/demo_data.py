@@ -5,7 +5,7 @@ The MNI152 2009a template (Fonov et al., NeuroImage 2011) is an average of 152 y
 """
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +16,7 @@ from PIL import Image
 from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.scan import FileRef, Scan
 
+ROWS, COLUMNS = slice(20, 212), slice(18, 178)
 CLASSES = ("white_matter", "grey_matter")
 BRAIN = range(28, 148)  # axial slices that hold a useful amount of both tissues
 HELD_OUT = range(84, 104)
@@ -50,7 +51,16 @@ def load(folder: Path) -> DemoData:
     labels = np.zeros(white.shape, np.uint8)
     labels[(white >= 0.5) & (white >= grey)] = 1
     labels[(grey >= 0.5) & (grey > white)] = 2
-    return DemoData(scans["t1"], labels)
+    return DemoData(_cropped(scans["t1"]), labels[:, ROWS, COLUMNS])
+
+
+def _cropped(scan: Scan) -> Scan:
+    """The scan without most of the air around the head, its geometry moved along."""
+    affine = None if scan.geometry.affine is None else scan.geometry.affine.copy()
+    if affine is not None:
+        affine[:3, 3] += affine[:3, :2] @ (COLUMNS.start, ROWS.start)
+    geometry = replace(scan.geometry, affine=affine)
+    return replace(scan, pixels=scan.pixels[:, ROWS, COLUMNS], geometry=geometry)
 
 
 def training_slices() -> list[int]:

@@ -65,12 +65,17 @@ _X_RAY = frozenset(
     )
 )
 
-_SECONDARY = frozenset(_STORAGE + suffix for suffix in ("7", "7.1", "7.2", "7.3", "7.4"))
+_ULTRASOUND_VOLUME = _STORAGE + "6.2"
 
 # Each picture stands for itself: ultrasound, captures, visible light.
-_PICTURES = _SECONDARY | frozenset(
+_PICTURES = frozenset(
     _STORAGE + suffix
     for suffix in (
+        "7",  # Secondary Capture
+        "7.1",  # Multi-frame Single Bit Secondary Capture
+        "7.2",  # Multi-frame Grayscale Byte Secondary Capture
+        "7.3",  # Multi-frame Grayscale Word Secondary Capture
+        "7.4",  # Multi-frame True Color Secondary Capture
         "3",  # Ultrasound Multi-frame (retired)
         "3.1",  # Ultrasound Multi-frame
         "6",  # Ultrasound (retired)
@@ -166,9 +171,9 @@ def is_x_ray(sop_class: str) -> bool:
     return sop_class in _X_RAY
 
 
-def is_capture(sop_class: str) -> bool:
-    """True for secondary captures: screens and scanned films, often with a name burned in."""
-    return sop_class in _SECONDARY
+def often_annotated(sop_class: str) -> bool:
+    """True for captures, ultrasound and visible light, which often have a name burned in."""
+    return sop_class in _PICTURES or sop_class == _ULTRASOUND_VOLUME
 
 
 def is_ct(sop_class: str) -> bool:

@@ -7,7 +7,7 @@ from pydicom.dataset import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from wsseg.imaging.dicom_classes import is_capture, is_ct, sort_of
+from wsseg.imaging.dicom_classes import is_ct, often_annotated, sort_of
 from wsseg.imaging.dicom_decode import DecoderCrashedError
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_frames import Plane, read_frames
@@ -134,9 +134,10 @@ def _header_flags(dataset: FileDataset, frames: int) -> set[str]:
         value_of(dataset, "RescaleSlope") or items(dataset, "ModalityLUTSequence")
     )
     in_units = text(dataset, "RescaleType") in _HOUNSFIELD and not unscaled
+    burned_in = text(dataset, "BurnedInAnnotation")
     rules = {
-        "PHI_RISK": text(dataset, "BurnedInAnnotation") == "YES"
-        or is_capture(sop_class)
+        "PHI_RISK": burned_in == "YES"
+        or (often_annotated(sop_class) and burned_in != "NO")
         or "SAVE" in image_type
         or ("DERIVED" in image_type and "MPR" in image_type),
         "LOCALIZER": "LOCALIZER" in image_type,

@@ -106,9 +106,9 @@ def read_pixels(
 ) -> tuple[Pixels, set[str]]:
     """Pixels (frame, row, column[, 3]) float32 and flags about how they were made.
 
-    Grey values are rescaled, MONOCHROME1 inverted within the stored range, padding replaced by
-    the lowest real value of its frame. RGB and palette colours become 0..255. Raises ReadError
-    and whatever the decoders raise on damage.
+    Grey values are rescaled or looked up, MONOCHROME1 inverted within the range of the stored
+    values or of the table, padding replaced by the lowest real value of its frame. RGB and palette
+    colours become 0..255. Raises ReadError and whatever the decoders raise on damage.
     """
     shape = (layout.frames, layout.rows, layout.columns, *((3,) if layout.colour else ()))
     pixels = np.empty(shape, np.float32)
@@ -134,15 +134,13 @@ def read_pixels(
 
 
 def _grey(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, set[str]]:
-    flags: set[str] = set()
+    inverse = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    flags = {"MONOCHROME1"} if inverse else set()
     padding = _padding(stored, dataset)
-    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-        stored = _inverted(stored, dataset)
-        flags.add("MONOCHROME1")
     if items(dataset, "ModalityLUTSequence"):
-        pixels = _looked_up(stored, dataset)
+        pixels = _looked_up(stored, dataset, inverse=inverse)
     else:
-        pixels = stored.astype(np.float32)
+        pixels = (_inverted(stored, dataset) if inverse else stored).astype(np.float32)
         pixels *= np.float32(rescale.slope)
         pixels += np.float32(rescale.intercept)
     if padding is not None and padding.any() and not padding.all():
@@ -160,12 +158,20 @@ def _inverted(stored: Stored, dataset: Dataset) -> Stored:
     return ends - stored.astype(np.int64)
 
 
-def _looked_up(stored: Stored, dataset: Dataset) -> Pixels:
+def _looked_up(stored: Stored, dataset: Dataset, *, inverse: bool) -> Pixels:
+    """Values of the modality table; `inverse` mirrors them within the range of its entries."""
     table = items(dataset, "ModalityLUTSequence")[0]
     entries, first, bits = numbers(table, "LUTDescriptor", 3) or (0, 0, 0)
     # Entries of 9 to 15 bits are stored in 16.
     table.LUTDescriptor = [int(entries), int(first), 8 if bits <= 8 else 16]
-    return np.asarray(apply_modality_lut(stored.astype(np.int64), dataset)).astype(np.float32)
+    pixels = np.asarray(apply_modality_lut(stored.astype(np.int64), dataset)).astype(np.float32)
+    if not inverse:
+        return pixels
+    # The table maps stored values, so that these must not be mirrored before it.
+    mapped = int(first) + np.arange(int(entries) or 2**16)
+    values = np.asarray(apply_modality_lut(mapped, dataset)).astype(np.float32)
+    mirrored: Pixels = values.min() + values.max() - pixels
+    return mirrored
 
 
 def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_] | None:

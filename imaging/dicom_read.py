@@ -4,16 +4,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsseg.imaging.dicom_geometry import stack_geometry
+from wsseg.imaging.dicom_geometry import heights_of, stack_geometry, stack_order
 from wsseg.imaging.dicom_object import Part, read_object
 from wsseg.imaging.dicom_pixels import Pixels
 from wsseg.imaging.errors import Failure, ReadError
+from wsseg.imaging.picture import grey_if_equal
 from wsseg.imaging.scan import Scan, ScanRef, SliceId
 
 
 def read_dicom(ref: ScanRef) -> Scan:
-    """Read a scan of one or many DICOM files; `ref.files` must be in slice order.
+    """Read a scan of one or many DICOM files; slices come in the order of their positions.
 
+    Where files of one frame say no position, the order of `ref.files` is kept.
     Files that cannot be read become `failures` of the scan, with the flag GAP; ReadError is
     raised only if none can. Other flags: MONOCHROME1 (was inverted), PADDING_REPLACED,
     SCALED_TO_8_BIT, NOT_HU (CT values without their unit), NONFINITE, PX_ONLY, DETECTOR_PLANE,
@@ -65,9 +67,12 @@ def _summary(failures: Sequence[Failure]) -> str:
 
 
 def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure]) -> Scan:
+    flags = set(ref.flags).union(*(part.flags for part in parts))
+    stack = stack[: sum(len(part.slices) for part in parts)]
+    if len(parts) > 1:
+        parts, stack, flags = _in_slice_order(parts, stack, flags)
     planes = [plane for part in parts for plane in part.planes]
     slices: tuple[SliceId, ...] = tuple(found for part in parts for found in part.slices)
-    flags = set(ref.flags).union(*(part.flags for part in parts))
     mixed = "MIXED_FRAMES" in flags
     geometry, found = stack_geometry(planes, parts[0].step_mm, placed=not mixed)
     flags |= found
@@ -76,7 +81,7 @@ def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure
     if geometry.positions_mm is None and parts[0].tomographic and not mixed:
         flags.add("NO_POSITION")
     return Scan(
-        pixels=_grey_if_equal(stack[: len(slices)]),
+        pixels=grey_if_equal(stack, axes=3),
         geometry=geometry,
         slices=slices,
         ref=ref,
@@ -88,11 +93,22 @@ def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure
     )
 
 
-def _grey_if_equal(pixels: Pixels) -> Pixels:
-    """One channel where red, green and blue are the same everywhere: a grey image in disguise."""
-    if pixels.ndim == 3:
-        return pixels
-    if any((frame[..., :1] != frame[..., 1:]).any() for frame in pixels):
-        return pixels
-    grey: Pixels = pixels[..., 0].copy()
-    return grey
+def _in_slice_order(
+    parts: list[Part], stack: Pixels, flags: set[str]
+) -> tuple[list[Part], Pixels, set[str]]:
+    """Files of one frame each, ordered by position where their headers alone did not say it.
+
+    An enhanced object keeps its position in functional groups, which are parsed only when its
+    pixels are read: until then its series is ordered by number or name. MIXED_FRAMES, and the
+    order as it is, where the planes are no single stack.
+    """
+    planes = [part.planes[0] for part in parts]
+    if any(plane.position is None or plane.orientation is None for plane in planes):
+        return parts, stack, flags
+    heights = heights_of(planes)
+    if heights is not None and (np.diff(heights) > 0).all():
+        return parts, stack, flags - {"ORDER_BY_NAME"}
+    order = stack_order(planes)
+    if order is None:
+        return parts, stack, flags | {"MIXED_FRAMES"}
+    return [parts[index] for index in order], stack[order], flags - {"ORDER_BY_NAME"}

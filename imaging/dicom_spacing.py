@@ -13,7 +13,7 @@ PixelSize = tuple[float, float]
 _CENTIMETRES = 3
 _TWO_DIMENSIONAL = 1
 _MM_PER_CM = 10
-# Regions of one picture whose scales agree to this have one scale, rounded differently.
+# Lengths of one header that agree to this are one length, rounded differently.
 _SAME_SCALE = 0.01
 
 
@@ -26,7 +26,7 @@ def pixel_size(dataset: Dataset) -> tuple[PixelSize | None, set[str]]:
     given = lengths(dataset, "PixelSpacing")
     detector = lengths(dataset, "ImagerPixelSpacing")
     x_ray = is_x_ray(text(dataset, "SOPClassUID"))
-    if given and (given != detector or not x_ray):
+    if given and not (x_ray and detector and _same(given, detector)):
         calibrated = not x_ray or bool(detector or text(dataset, "PixelSpacingCalibrationType"))
         return given, set() if calibrated else {"DETECTOR_PLANE"}
     if detector:
@@ -48,12 +48,11 @@ def _ultrasound_scale(dataset: Dataset) -> PixelSize | None:
     scales = [scale for region in regions if (scale := _region_scale(region))]
     if not scales:
         return None
-    agree = all(
-        math.isclose(scale[axis], scales[0][axis], rel_tol=_SAME_SCALE)
-        for scale in scales
-        for axis in (0, 1)
-    )
-    return scales[0] if agree else None
+    return scales[0] if all(_same(scale, scales[0]) for scale in scales) else None
+
+
+def _same(first: PixelSize, second: PixelSize) -> bool:
+    return all(math.isclose(first[axis], second[axis], rel_tol=_SAME_SCALE) for axis in (0, 1))
 
 
 def _region_scale(region: Dataset) -> PixelSize | None:

@@ -8,7 +8,7 @@ from wsseg.imaging.dicom_group import group
 from wsseg.imaging.dicom_header import Header, read_header
 from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.find_content import HEAD_BYTES, Content, Head, content_of, header_beside
-from wsseg.imaging.find_files import list_files
+from wsseg.imaging.find_files import list_files, shown_names
 from wsseg.imaging.nifti import nifti_refs
 from wsseg.imaging.scan import FileRef, ScanRef
 
@@ -20,6 +20,9 @@ def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]
     image is "skipped", what should have been one is "failed". Pictures and NIfTI files come as
     they are met, DICOM scans at the end, because their files may lie anywhere. Archives are
     unpacked into `scratch`, which must outlive the reading of the scans.
+
+    Sources are relative to a single input; of several inputs each is named in front, by as much
+    of its path as tells it from the others (see `shown_names`).
 
     Raises WssegError at once if a path does not exist.
     """
@@ -53,8 +56,8 @@ def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
 def _once(paths: Sequence[Path]) -> Iterator[FileRef | Failure]:
     """The files under all paths; one that several of them reach counts once."""
     seen: set[Path] = set()
-    for root in paths:
-        for found in list_files(root):
+    for root, name in zip(paths, shown_names(paths), strict=True):
+        for found in list_files(root, name):
             if isinstance(found, FileRef):
                 if header_beside(found.path):
                     continue

@@ -63,19 +63,20 @@ def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
     return path
 
 
-def safe_name(scan: Scan) -> str:
+def safe_name(scan: Scan, *, suffix: str | None = None) -> str:
     """A file name for a scan, without suffix: safe on every system, and no patient's.
 
     DICOM: the series UID (or a hash, where it is not a valid one), and the part of a split
     series. Otherwise the source path, its folders joined by "__" and without its suffix if the
-    label map has the same one (a.png and a.jpg give "a" and "a.jpg"), and the time volume. A
-    name that could be unsafe, ambiguous or too long ends in a hash of the path instead.
+    file to be written has the same one (a.png and a.jpg give "a" and "a.jpg"), and the time
+    volume. A name that could be unsafe, ambiguous or too long ends in a hash of the path instead.
+    `suffix` is that of the file to be written, by default that of the label map.
     """
     if scan.ref.kind == "dicom":
         part = f"-part{scan.ref.part}" if scan.ref.part else ""
         return f"{_series_name(scan)}{part}"
     volume = "" if scan.ref.volume is None else f"-t{scan.ref.volume:03d}"
-    return f"{_source_name(scan.ref.files[0].source, _suffix(scan))}{volume}"
+    return f"{_source_name(scan.ref.files[0].source, suffix or _suffix(scan))}{volume}"
 
 
 def _series_name(scan: Scan) -> str:

@@ -15,7 +15,7 @@ from wsseg.imaging.errors import ReadError
 from wsseg.imaging.orientation import Affine, grid_distance, voxel_mm
 
 # 4 GiB of float32: more than any clinical volume, less than a workstation's memory.
-MAX_VOXELS = 2**30
+MAX_VALUES = 2**30  # voxels, times the channels of colour
 MAX_VOLUMES = 32_767  # the most that a NIfTI-1 header can count
 DEFLATE_LIMIT = 1032  # deflate cannot shrink data further than this
 GZIP_MAGIC = b"\x1f\x8b"
@@ -102,6 +102,7 @@ def read_layout(header: Nifti1Header, data: Path, source: str) -> Layout:
         raise ReadError(
             "unsupported_type", f"{source} holds {dtype} voxels: save its magnitude instead"
         )
+    _check_size(shape, volumes, len(dtype.names or ("grey",)), source)
     start = float(header["vox_offset"])
     if not 0 <= start < 2**40:
         raise _bad_header(source, f"voxel offset {start}")
@@ -131,14 +132,16 @@ def _shape(header: Nifti1Header, source: str) -> tuple[tuple[int, int, int], int
             f"{source} has shape {tuple(sizes)}, at most four may exceed 1: save the volumes apart",
         )
     shape = (sizes[0], sizes[1], sizes[2] if count > 2 else 1)
-    volumes = math.prod(further)
-    if math.prod(shape) > MAX_VOXELS or volumes > MAX_VOLUMES:
+    return shape, math.prod(further)
+
+
+def _check_size(shape: tuple[int, int, int], volumes: int, channels: int, source: str) -> None:
+    if math.prod(shape) * channels > MAX_VALUES or volumes > MAX_VOLUMES:
         raise ReadError(
             "too_large",
-            f"{source} has {volumes} volumes of shape {shape}, at most {MAX_VOLUMES} of "
-            f"{MAX_VOXELS} voxels are read: crop or split it",
+            f"{source} has {volumes} volumes of shape {shape} with {channels} values a voxel, at "
+            f"most {MAX_VOLUMES} of {MAX_VALUES} values are read: crop or split it",
         )
-    return shape, volumes
 
 
 def _scaling(header: Nifti1Header, source: str) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """Pictures: PNG, JPEG, TIFF and their kin, which know pixels but no millimetres."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +17,10 @@ from wsseg.imaging.scan import Geometry, Scan, ScanRef, SliceId
 
 # Formats that hold pixels and nothing to run: no EPS, which would start an interpreter.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-MAX_STACK_PIXELS = 2**30  # of all pages together: 4 GiB of float32
+MAX_STACK_VALUES = 2**30  # of all pages and channels together: 4 GiB of float32
 
 _GREY_MODES = {"L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_ONE_CHANNEL = _GREY_MODES | {"1", "LA"}
 _UPRIGHT = (None, 1)
 _WHITE_IS_ZERO = 0
 
@@ -60,7 +62,7 @@ def open_picture(path: Path, source: str) -> Iterator[Image.Image]:
             raise ReadError("not_a_picture", f"{source} is none of {known}: convert it") from error
         with picture:
             # Pillow itself only warns between its limit and twice that.
-            if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_PIXELS):
+            if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_VALUES):
                 raise too_large
             yield picture
 
@@ -86,30 +88,40 @@ def grey_if_equal(pixels: NDArray[np.float32], *, axes: int) -> NDArray[np.float
 
     axes: how many axes grey pixels have, 2 for a slice and 3 for a stack.
     """
-    if pixels.ndim > axes and (pixels == pixels[..., :1]).all():
-        return np.ascontiguousarray(pixels[..., 0])
-    return pixels
+    # Part by part: a comparison of the whole would need a quarter of its memory again.
+    if pixels.ndim == axes or any((part != part[..., :1]).any() for part in pixels):
+        return pixels
+    return np.ascontiguousarray(pixels[..., 0])
 
 
 def _stack(picture: Image.Image, source: str) -> NDArray[np.float32]:
     size, count = picture.size, page_count(picture)
-    if picture.width * picture.height * count > MAX_STACK_PIXELS:
-        raise ReadError("too_large", f"{source} has {count} pages of {size} pixels: split it")
-    pages = []
+    colour = any(mode not in _ONE_CHANNEL for mode in _modes(picture, count, source))
+    shape = (count, picture.height, picture.width, *((3,) if colour else ()))
+    if math.prod(shape) > MAX_STACK_VALUES:
+        what = f"{count} pages of {size} {'colour' if colour else 'grey'} pixels"
+        raise ReadError("too_large", f"{source} has {what}: split it or make it smaller")
+    pixels = np.empty(shape, np.float32)
     for index in range(count):
         picture.seek(index)
+        page = page_values(picture)
+        pixels[index] = page[..., np.newaxis] if page.ndim < pixels.ndim - 1 else page
+    return pixels
+
+
+def _modes(picture: Image.Image, count: int, source: str) -> set[str]:
+    """The pixel formats of all pages, none of them decoded. Raises ReadError for unequal sizes."""
+    size, modes = picture.size, set()
+    for index in range(count):
+        picture.seek(index)
+        modes.add(picture.mode)
         if picture.size != size:
             raise ReadError(
                 "pages_differ",
                 f"page {index + 1} of {source} has {picture.size} pixels, page 1 has {size}: "
                 "save pages of equal size, or one file each",
             )
-        pages.append(page_values(picture))
-    if any(page.ndim == 3 for page in pages):
-        pages = [
-            np.broadcast_to(page.T, (3, *size)).T if page.ndim == 2 else page for page in pages
-        ]
-    return np.stack(pages)
+    return modes
 
 
 def _flags(picture: Image.Image) -> tuple[str, ...]:

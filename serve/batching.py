@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import Scan
+from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.serve.engine import Engine, EngineError, Prediction
 
 LUMINANCE = "LUMINANCE"
@@ -66,14 +66,14 @@ class _Job:
     areas: Areas
     labels: NDArray[np.uint8] | None
     left: int
-    failure: Failure | None = None
+    failures: tuple[Failure, ...] = ()
 
     def nbytes(self) -> int:
         return self.scan.pixels.nbytes + (0 if self.labels is None else self.labels.nbytes)
 
     def fail(self, reason: str, message: str) -> None:
-        source = self.scan.ref.files[0].source
-        self.failure = self.failure or Failure(source, reason, message)
+        failed = failed_files(self.scan.ref, reason, message, known=self.scan.failures)
+        self.failures = self.failures or failed
 
 
 Place = tuple[_Job, int]
@@ -97,12 +97,13 @@ class Segmenter:
         """Scans measured, in their order; what failed before or here stays a Failure in its place.
 
         A batch that the engine cannot compute is halved until only the slices at fault are left:
-        they cost their own scan its result and no other.
+        they cost their own scan its result and no other: a Failure for each of its files.
         """
         for item in scans:
             self._add(item)
             while self._waiting_too_long():
                 self._flush(self._oldest())
+                yield from self._finished()
             yield from self._finished()
         for shape in list(self._groups):
             self._flush(shape)
@@ -150,7 +151,7 @@ class Segmenter:
 
     def _flush(self, shape: Shape) -> None:
         places = self._groups.pop(shape, [])
-        self._run([place for place in places if place[0].failure is None])
+        self._run([place for place in places if not place[0].failures])
         for job, _ in places:
             job.left -= 1
         self.on_slices(len(places))
@@ -180,7 +181,7 @@ class Segmenter:
         )
         middle = len(places) // 2
         self._run(places[:middle])
-        self._run([place for place in places[middle:] if place[0].failure is None])
+        self._run([place for place in places[middle:] if not place[0].failures])
 
     def _finished(self) -> Iterator[Segmented | Failure]:
         while self._jobs:
@@ -190,8 +191,19 @@ class Segmenter:
             self._jobs.popleft()
             if isinstance(job, Failure):
                 yield job
+            elif job.failures:
+                yield from job.failures
             else:
-                yield job.failure or Segmented(job.scan, job.areas, job.labels)
+                yield Segmented(job.scan, job.areas, job.labels)
+
+
+def failed_files(
+    ref: ScanRef, reason: str, message: str, known: tuple[Failure, ...] = ()
+) -> tuple[Failure, ...]:
+    """Every file of a scan without a result, each once; `known` are those that failed before."""
+    told = {failure.source for failure in known}
+    rest = (file.source for file in ref.files if file.source not in told)
+    return (*known, *(Failure(source, reason, message) for source in rest))
 
 
 def _store(places: list[Place], prediction: Prediction) -> None:

@@ -94,16 +94,12 @@ def infer(
     """
     started = time.monotonic()
     tables = report_paths(options.report)
+    _check_apart(inputs, options)
     counts = Counts(on_progress or (lambda *_: None))
-    try:
-        with tempfile.TemporaryDirectory(prefix="wsseg-") as scratch:
-            refs = find(inputs, scratch=Path(scratch))
-            engine = _measure(refs, options, counts)
-    except OSError as error:
-        raise AllFailedError(
-            f"{options.report} could not be written: {error}; check the space and the permissions "
-            "of its folder and of the temporary folder"
-        ) from error
+    # What cannot be cleared away is no reason to lose what was measured.
+    with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
+        refs = find(inputs, scratch=Path(scratch))
+        engine = _measure(refs, options, counts)
     seconds = time.monotonic() - started
     found = (counts.scans, counts.slices, counts.failed, counts.skipped)
     summary = Summary(*found, seconds, engine.name, tables)
@@ -124,6 +120,17 @@ def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: C
         for outcome in outcomes:
             _write(outcome, report, manifest, provenance)
     return engine
+
+
+def _check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
+    """Pictures written among the inputs would be measured, in this run or in the next."""
+    for folder in (options.masks, options.overlays):
+        for source in inputs:
+            if folder and source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+                raise WssegError(
+                    f"output folder {folder} lies inside the input folder {source}, where its "
+                    "pictures would be taken for scans: choose another place for it"
+                )
 
 
 def _make_folders(options: InferOptions) -> None:

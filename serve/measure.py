@@ -22,7 +22,7 @@ from wsseg.serve.rows import (
 EMPTY = "EMPTY"
 BORDER = "BORDER"
 EMPTY_DENOMINATOR = "EMPTY_DENOMINATOR"
-# Between the slices on both sides of a gap nothing was seen: a volume would be a guess.
+# Between the slices on both sides of a gap nothing was seen: a thickness would be a guess.
 NO_VOLUME = frozenset({"GAP"})
 
 Counts = NDArray[np.int64]
@@ -95,15 +95,16 @@ def series_ratio(found: Segmented, manifest: Manifest, definition: RatioDefiniti
     """One ratio over all slices.
 
     The volumes are unknown without a pixel size or slice positions, for a single slice, and where
+    a slice is missing (GAP); volume_ratio weights all slices evenly where positions are unknown or
     a slice is missing. Flags of the scan, and of the slices: EMPTY if no slice has the class.
     """
     numerator, denominator = pixel_counts(found, manifest, definition)
     touching = found.areas.border[:, manifest.classes.index(definition.numerator)]
-    thickness = slice_thickness_mm(found.scan.geometry)
+    guessed = not NO_VOLUME.isdisjoint(found.scan.flags)
+    thickness = None if guessed else slice_thickness_mm(found.scan.geometry)
     weights = np.ones(len(numerator)) if thickness is None else thickness
     above, below = float(numerator @ weights), float(denominator @ weights)
-    known = thickness is not None and NO_VOLUME.isdisjoint(found.scan.flags)
-    pixel_mm2 = _pixel_mm2(found.scan.geometry) if known else None
+    pixel_mm2 = None if thickness is None else _pixel_mm2(found.scan.geometry)
     flags = _flags(
         found.scan, int(numerator.sum()), int(denominator.sum()), border=bool(touching.any())
     )

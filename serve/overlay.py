@@ -33,12 +33,13 @@ def write_overlays(found: Segmented, window: Window, folder: Path) -> None:
     """One PNG for each slice of a scan whose labels were kept, at the slice's own grid.
 
     A class has the same colour everywhere; more than seven classes share colours. File names are
-    `safe_name` of the scan and the slice's number, from 0.
+    `safe_name` of the scan for a PNG (so x.png and x.nii.gz stay apart) and the slice's number,
+    from 0.
     """
     labels = found.labels
     if labels is None:
         raise ValueError("labels were not kept for this scan")
-    name = safe_name(found.scan)
+    name = safe_name(found.scan, suffix=".png")
     for index, pixels in enumerate(found.scan.pixels):
         with atomic(folder / f"{name}-{index:04d}.png") as partial:
             drawn = Image.fromarray(overlay(pixels, labels[index], window))

@@ -12,7 +12,7 @@ from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import Scan, ScanRef
-from wsseg.serve.batching import Limits, Segmented, Segmenter
+from wsseg.serve.batching import Limits, Segmented, Segmenter, failed_files
 from wsseg.serve.engine import Engine
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.overlay import write_overlays
@@ -58,10 +58,9 @@ class Pictures:
         failures = item.scan.failures
         try:
             self._draw(item)
-        except (OSError, WssegError) as error:
+        except Exception as error:  # a library's own errors too: the rows are measured
             source = item.scan.ref.files[0].source
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            message = f"measured, but its masks or overlays could not be written: {why}"
+            message = f"measured, but its masks or overlays could not be written: {_why(error)}"
             failures = (*failures, Failure(source, "not_written", message))
         return Outcome(item, failures)
 
@@ -152,7 +151,7 @@ class Pipeline:
         )
         # Closed here, not by the garbage collector: an interrupted run must not read on.
         with closing(ahead(attempt_read, refs, self.reading, _nbytes)) as scans:
-            segmented = segment(counts.meet(scans))
+            segmented = segment(counts.meet(_one_by_one(scans)))
             with closing(self._drawn(segmented)) as outcomes:
                 for outcome in outcomes:
                     counts.end(outcome)
@@ -165,17 +164,35 @@ class Pipeline:
             yield from map(self.pictures.draw, segmented)
 
 
-def attempt_read(ref: ScanRef | Failure) -> Scan | Failure:
-    """The scan, or why it could not be read, as a value."""
+def attempt_read(ref: ScanRef | Failure) -> Scan | tuple[Failure, ...]:
+    """The scan, or why it could not be read, as values: one for each of its files."""
     if isinstance(ref, Failure):
-        return ref
+        return (ref,)
     try:
         return read(ref)
     except ReadError as error:
-        return Failure(ref.files[0].source, error.reason, str(error))
+        return failed_files(ref, error.reason, str(error))
 
 
-def _nbytes(item: ScanRef | Scan | Segmented | Outcome | Failure) -> int:
+def _one_by_one(items: Iterable[Scan | tuple[Failure, ...]]) -> Iterator[Scan | Failure]:
+    for item in items:
+        if isinstance(item, Scan):
+            yield item
+        else:
+            yield from item
+
+
+def _why(error: Exception) -> str:
+    """What a user can make of an error; the kind of error where that is all there is."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path, which the row names already
+    kind, text = type(error).__name__, str(error)
+    if text and isinstance(error, WssegError):
+        return text
+    return f"{kind}: {text}" if text else kind
+
+
+def _nbytes(item: ScanRef | Scan | Segmented | Outcome | Failure | tuple[Failure, ...]) -> int:
     """Bytes of pixels that an item holds, or will hold once it is read."""
     match item:
         case ScanRef():

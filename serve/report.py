@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsseg.imaging.atomic import atomic
-from wsseg.imaging.errors import Failure
+from wsseg.imaging.errors import AllFailedError, Failure
 from wsseg.serve.rows import FailureRow, Row, SeriesRow, SliceRow
 from wsseg.serve.tables import Write, table_writer
 
@@ -44,7 +44,31 @@ def open_report(path: Path) -> Iterator[Report]:
 
     The tables of an earlier run stay until then. All three are written, if only with a header, so
     that none is left over from another run.
+
+    Raises AllFailedError if a table cannot be opened, written or put in its place; what the block
+    raises passes through as it is.
     """
+    with ExitStack() as tables:
+        with _told(path):
+            report = tables.enter_context(_open_tables(path))
+        yield report
+        with _told(path):
+            tables.close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AllFailedError(
+            f"{path} could not be written: {error}; check the space and the permissions of its "
+            "folder"
+        ) from error
+
+
+@contextmanager
+def _open_tables(path: Path) -> Iterator[Report]:
     kinds: tuple[type[Row], ...] = (SliceRow, SeriesRow, FailureRow)
     opened = table_writer(path)
     with ExitStack() as placed:
@@ -52,7 +76,7 @@ def open_report(path: Path) -> Iterator[Report]:
         with ExitStack() as written:
             yield Report(
                 *(
-                    written.enter_context(opened(file, kind))
+                    _told(path)(written.enter_context(opened(file, kind)))
                     for file, kind in zip(scratch, kinds, strict=True)
                 )
             )

@@ -80,8 +80,8 @@ class SeriesRatio:
     """One ratio over all slices of a scan.
 
     volume_ratio: sum of the numerator's areas over sum of the denominator's, each slice weighted
-    by its thickness where the slices' positions are known. mean_ratio: mean of the slices' known
-    ratios.
+    by its thickness where the slices' positions are known and none is missing (GAP), evenly
+    otherwise. mean_ratio: mean of the slices' known ratios.
     """
 
     ratio_name: str

@@ -119,6 +119,48 @@ def test_an_enhanced_object_is_one_scan_of_its_own(enhanced, tmp_path):
     assert len(read_dicom(ref).slices) == 2
 
 
+@pytest.fixture
+def enhanced_series(tmp_path, write_dicom):
+    """Writes an enhanced CT of one frame a file, numbered against the order of the planes."""
+
+    def write(groups):
+        top = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
+        for number, group in enumerate(groups):
+            write_dicom(
+                tmp_path / f"{number}",
+                np.full((16, 16), number, np.int16),
+                **top,
+                SOPClassUID=EnhancedCTImageStorage,
+                NumberOfFrames=1,
+                InstanceNumber=number + 1,
+                SharedFunctionalGroupsSequence=[SHARED],
+                PerFrameFunctionalGroupsSequence=[group],
+            )
+        (ref,) = find([tmp_path], scratch=tmp_path / ".scratch")
+        assert isinstance(ref, ScanRef)
+        return read_dicom(ref)
+
+    return write
+
+
+def test_enhanced_files_of_one_frame_are_ordered_by_the_positions_in_their_groups(enhanced_series):
+    scan = enhanced_series([frame_groups(height) for height in (6, 0, 9, 3)])
+    assert scan.pixels[:, 0, 0].tolist() == [-98, -94, -100, -96]
+    assert [found.source.rpartition("/")[2] for found in scan.slices] == ["1", "3", "0", "2"]
+    np.testing.assert_allclose(scan.geometry.positions_mm, [0, 3, 6, 9])
+    assert scan.flags == ()
+
+
+def test_enhanced_files_of_several_orientations_keep_their_order_without_positions(
+    enhanced_series,
+):
+    across = frame_groups(0, orientation=[0, 1, 0, 0, 0, -1])
+    scan = enhanced_series([frame_groups(3), across])
+    assert scan.pixels[:, 0, 0].tolist() == [-100, -98]
+    assert scan.geometry.positions_mm is None
+    assert scan.flags == ("MIXED_FRAMES",)
+
+
 def ultrasound(path, write_dicom, **elements):
     unplaced = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
     defaults = {"SOPClassUID": UltrasoundImageStorage, "Modality": "US"}
@@ -138,7 +180,7 @@ def test_each_frame_of_an_ultrasound_cine_is_a_slice_without_position(tmp_path, 
     assert scan.pixels[:, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert [found.frame for found in scan.slices] == [1, 2, 3, 4, 5]
     assert scan.geometry.positions_mm is None
-    assert scan.flags == ("PX_ONLY",)
+    assert scan.flags == ("PHI_RISK", "PX_ONLY")
 
 
 def test_ultrasound_stills_of_a_series_are_scans_of_their_own(tmp_path, write_dicom):

@@ -4,11 +4,14 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    EnhancedUSVolumeStorage,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
     RLELossless,
     SecondaryCaptureImageStorage,
     UltrasoundImageStorage,
+    VLEndoscopicImageStorage,
+    VLPhotographicImageStorage,
 )
 
 from wsseg.imaging.dicom_read import read_dicom
@@ -46,6 +49,30 @@ def test_a_modality_table_of_twelve_bits_is_applied(tmp_path, write_dicom, ramp)
         )
     )
     np.testing.assert_array_equal(scan.pixels[0], ramp * 10.0)
+
+
+def test_an_inverted_image_is_looked_up_before_it_is_mirrored(tmp_path, write_dicom, ramp):
+    table = Dataset()
+    table.LUTDescriptor = [200, 20, 16]
+    table.ModalityLUTType = "US"
+    entries = np.arange(200, dtype="<u2") ** 2 + 7
+    table.LUTData = entries.tobytes()
+    table["LUTData"].VR = "OW"
+    scan = read(
+        write_dicom(
+            tmp_path / "a",
+            ramp.astype(np.uint16),
+            BitsStored=12,
+            HighBit=11,
+            RescaleSlope=None,
+            RescaleIntercept=None,
+            PhotometricInterpretation="MONOCHROME1",
+            ModalityLUTSequence=[table],
+        )
+    )
+    looked_up = entries[np.clip(ramp - 20, 0, 199)].astype(np.float32)
+    np.testing.assert_array_equal(scan.pixels[0], 7 + 199.0**2 + 7 - looked_up)
+    assert "MONOCHROME1" in scan.flags
 
 
 def test_ct_without_rescale_is_flagged_as_not_in_hounsfield_units(tmp_path, write_dicom):
@@ -175,6 +202,22 @@ def test_captures_and_burned_in_annotations_may_show_a_name(tmp_path, write_dico
     saved = write_dicom(tmp_path / "c", ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
     assert all("PHI_RISK" in read(path).flags for path in (capture, burned, saved))
     assert "PHI_RISK" not in read(write_dicom(tmp_path / "d")).flags
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        UltrasoundImageStorage,
+        EnhancedUSVolumeStorage,
+        VLEndoscopicImageStorage,
+        VLPhotographicImageStorage,
+        SecondaryCaptureImageStorage,
+    ],
+)
+def test_only_a_clear_no_frees_pictures_that_often_show_a_name(tmp_path, write_dicom, sop_class):
+    for burned_in, risk in ((None, True), ("YES", True), ("N", True), ("NO", False)):
+        path = write_dicom(tmp_path / "a", SOPClassUID=sop_class, BurnedInAnnotation=burned_in)
+        assert ("PHI_RISK" in read(path).flags) == risk
 
 
 def test_an_unknown_class_is_read_as_a_plain_image_and_flagged(tmp_path, write_dicom, ramp):

@@ -91,6 +91,11 @@ def radiograph(path, write_dicom, **elements):
             (0.2, 0.1),
             {"DETECTOR_PLANE"},
         ),
+        (
+            {"ImagerPixelSpacing": [0.2, 0.1], "PixelSpacing": [0.2001, 0.1]},
+            (0.2, 0.1),
+            {"DETECTOR_PLANE"},
+        ),
         ({"ImagerPixelSpacing": [0.2, 0.1], "PixelSpacing": [0.18, 0.09]}, (0.18, 0.09), set()),
         ({"PixelSpacing": [0.2, 0.1]}, (0.2, 0.1), {"DETECTOR_PLANE"}),
         (

@@ -82,3 +82,9 @@ def test_different_sources_have_different_names(sources):
 def test_a_file_named_like_a_time_volume_does_not_take_its_name():
     volume = safe_name(named("nifti", "a.nii.gz", volume=3))
     assert safe_name(named("nifti", "a-t003.nii.gz")) != volume
+
+
+def test_pictures_of_scans_of_one_name_stay_apart():
+    scans = [named("picture", "x.png"), named("nifti", "x.nii.gz"), named("nifti", "x.nii")]
+    names = [safe_name(scan, suffix=".png") for scan in scans]
+    assert names == ["x", "x.nii.gz", "x.nii"]

@@ -7,9 +7,13 @@ import zlib
 
 import numpy as np
 import pytest
+from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
+from wsseg.imaging import nifti_header
+from wsseg.imaging import picture as picture_module
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.nifti import nifti_refs
 from wsseg.imaging.picture import read_picture
 from wsseg.imaging.scan import FileRef, ScanRef
 
@@ -111,6 +115,27 @@ def test_grey_and_colour_pages_stack_as_colour(tmp_path):
     scan = saved(tmp_path / "a.tif", pages[0], save_all=True, append_images=pages[1:])
     assert np.array_equal(scan.pixels[0], np.stack([GREY] * 3, axis=-1))
     assert np.array_equal(scan.pixels[1], COLOUR)
+
+
+@pytest.mark.parametrize(("mode", "limit"), [("L", 20), ("RGB", 60)])
+def test_the_size_limit_counts_pages_and_channels(tmp_path, monkeypatch, mode, limit):
+    page = Image.new(mode, (5, 2))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
+    monkeypatch.setattr(picture_module, "MAX_STACK_VALUES", limit)
+    assert len(read(tmp_path / "a.tif").pixels) == 2
+    monkeypatch.setattr(picture_module, "MAX_STACK_VALUES", limit - 1)
+    assert reason(tmp_path / "a.tif") == "too_large"
+
+
+def test_the_size_limit_of_a_nifti_volume_counts_channels(tmp_path, monkeypatch):
+    voxels = np.zeros((4, 5, 3), [(letter, np.uint8) for letter in "RGB"])
+    for name in ("a.nii", "b.nii"):
+        Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / name)
+    monkeypatch.setattr(nifti_header, "MAX_VALUES", 180)
+    assert len(nifti_refs(FileRef(tmp_path / "a.nii", "a.nii"))) == 1
+    monkeypatch.setattr(nifti_header, "MAX_VALUES", 179)
+    with pytest.raises(ReadError, match="3 values a voxel"):
+        nifti_refs(FileRef(tmp_path / "b.nii", "b.nii"))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])

@@ -1,6 +1,7 @@
 """Batches across scans: the way slices are batched changes no number and loses no scan."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from tests.serve.conftest import BROKEN_VALUE, LEVELS, ThresholdEngine, make_scan
 from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import Scan
+from wsseg.imaging.scan import FileRef, Scan, ScanRef
 from wsseg.serve.batching import GREY_AS_RGB, LUMINANCE, Limits, Segmented, Segmenter
 from wsseg.serve.engine import Prediction
 
@@ -201,3 +202,22 @@ def _noting(seen: list[np.ndarray]):
         return ThresholdEngine()(pixels)
 
     return engine
+
+
+def test_a_batch_that_frees_enough_leaves_the_others_to_fill():
+    engine = ThresholdEngine()
+    scans = make_scans([(1, (8, 6)), *[(1, (6, 8))] * 8])
+    assert len(list(segment(scans, engine, Limits(slices=4, scans=3)))) == 9
+    assert engine.shapes == [(1, 1, 8, 6), (4, 1, 6, 8), (4, 1, 6, 8)]
+
+
+def test_every_file_of_a_scan_that_the_engine_cannot_compute_is_told_once():
+    ref = ScanRef("dicom", tuple(FileRef(Path(name), name) for name in ("0", "1", "2")))
+    cut = Failure("1", "truncated", "ends early")
+    scan = make_scan(np.full((2, 3, 3), BROKEN_VALUE), ref=ref, failures=(cut,))
+    found = list(segment([scan], ThresholdEngine()))
+    assert [(failure.source, failure.reason) for failure in found] == [
+        ("1", "truncated"),
+        ("0", "engine"),
+        ("2", "engine"),
+    ]

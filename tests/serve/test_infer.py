@@ -196,3 +196,14 @@ def test_a_second_run_replaces_the_tables_of_the_first(model: Path, tmp_path: Pa
     run(model, tmp_path / "ratios.csv", write_pictures(folder, 2))
     assert len(rows(tmp_path / "ratios.csv")) == 2 * RATIOS_PER_SLICE
     assert failures(tmp_path / "ratios.csv") == []
+
+
+def test_an_error_of_the_system_outside_the_report_is_not_put_on_it(
+    model: Path, scans: Path, tmp_path: Path, monkeypatch
+):
+    def no_device(*_):
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(OnnxEngine, "__call__", no_device)
+    with pytest.raises(OSError, match="No such device"):
+        run(model, tmp_path / "ratios.csv", scans)

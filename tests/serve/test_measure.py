@@ -154,3 +154,9 @@ def test_rows_say_where_they_came_from_and_what_measured_them():
     assert {row.provenance for row in rows} == {PROVENANCE}
     origin = rows[0].origin
     assert (origin.modality, origin.study_uid, origin.series_uid) == ("CT", "1.2", "1.2.3")
+
+
+def test_a_missing_slice_makes_every_slice_count_evenly():
+    slices = [block(40, 0), block(20, 0), block(0, 0)]
+    found = segmented(*slices, geometry=stack([0, 1, 4]), flags=("GAP",))
+    assert series_of(found)["bright"].volume_ratio == pytest.approx(60 / 600)

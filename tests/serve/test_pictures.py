@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.serve.conftest import (
@@ -16,7 +17,9 @@ from tests.serve.conftest import (
     rows,
     run,
     write_pictures,
+    write_volume,
 )
+from wsseg.imaging.errors import WssegError
 from wsseg.imaging.read import read
 
 
@@ -28,15 +31,27 @@ def test_pictures_do_not_change_the_tables(model: Path, scans: Path, tmp_path: P
         assert table.read_bytes() == (tmp_path / "other" / table.name).read_bytes()
 
 
-def test_what_cannot_be_drawn_is_told_and_still_measured(model: Path, tmp_path: Path, monkeypatch):
-    def full_disk(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(), "OSError"),
+        (ValueError("too wide"), "ValueError: too wide"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told_and_still_measured(
+    model: Path, tmp_path: Path, monkeypatch, error: Exception, told: str
+):
+    def failing(*_):
+        raise error
 
-    monkeypatch.setattr("wsseg.serve.pipeline.write_labels", full_disk)
+    monkeypatch.setattr("wsseg.serve.pipeline.write_labels", failing)
     folder = write_pictures(tmp_path / "scans", 2)
     summary = run(model, tmp_path / "ratios.csv", folder, masks=tmp_path / "masks")
     assert len(rows(tmp_path / "ratios.csv")) == 2 * RATIOS_PER_SLICE
-    assert [row["reason"] for row in failures(tmp_path / "ratios.csv")] == ["not_written"] * 2
+    found = failures(tmp_path / "ratios.csv")
+    assert [row["reason"] for row in found] == ["not_written"] * 2
+    assert all(row["message"].endswith(f"could not be written: {told}") for row in found)
     assert summary.exit_code == 8
 
 
@@ -75,3 +90,24 @@ def test_a_scan_with_burned_in_text_gets_a_mask_but_no_overlay(
     assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["000-0000.png"]
     assert len(list((tmp_path / "masks").iterdir())) == 2
     assert [r.event for r in log.records].count("overlay_withheld") == 1
+
+
+@pytest.mark.parametrize("kind", ["masks", "overlays"])
+def test_pictures_are_not_written_among_the_inputs(model: Path, tmp_path: Path, kind: str):
+    folder = write_pictures(tmp_path / "scans", 1)
+    inside = tmp_path / "elsewhere" / ".." / "scans" / "drawn"
+    with pytest.raises(WssegError, match=rf"{inside} lies inside .*{folder}, .* another place"):
+        run(model, tmp_path / "ratios.csv", folder, **{kind: inside})
+    assert not (folder / "drawn").exists()
+
+
+def test_scans_of_one_name_and_several_kinds_or_folders_have_pictures_of_their_own(
+    model: Path, tmp_path: Path
+):
+    for site in ("siteA", "siteB"):
+        write_pictures(tmp_path / site, 1)
+        write_volume(tmp_path / site / "000.nii.gz", picture(0)[None])
+    drawn = {"masks": tmp_path / "masks", "overlays": tmp_path / "overlays"}
+    run(model, tmp_path / "ratios.csv", tmp_path / "siteA", tmp_path / "siteB", **drawn)
+    assert len({row["source"] for row in rows(tmp_path / "ratios.csv")}) == 4
+    assert [len(list(folder.iterdir())) for folder in drawn.values()] == [4, 4]

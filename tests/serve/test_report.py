@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.errors import Failure
+from wsseg.imaging.errors import AllFailedError, Failure
 from wsseg.serve.report import open_report, report_paths
 from wsseg.serve.rows import SliceRow, columns
 
@@ -62,3 +62,12 @@ def test_nothing_appears_before_the_end(tmp_path: Path):
     with open_report(path):
         assert not any(file.exists() for file in report_paths(path))
     assert all(file.exists() for file in report_paths(path))
+
+
+def test_a_report_that_cannot_take_its_place_is_told(tmp_path: Path):
+    (tmp_path / "ratios.csv").mkdir()
+    with (
+        pytest.raises(AllFailedError, match=r"ratios\.csv could not be written"),
+        open_report(tmp_path / "ratios.csv"),
+    ):
+        pass

@@ -110,3 +110,13 @@ def test_a_broken_file_of_a_series_costs_only_its_own_slice(model: Path, tmp_pat
     assert len(rows(tmp_path / "ratios.csv")) == 3 * RATIOS_PER_SLICE
     assert [row["source"] for row in failures(tmp_path / "ratios.csv")] == ["3.dcm"]
     assert (summary.scans, summary.slices, summary.exit_code) == (1, 3, 8)
+
+
+def test_every_file_of_a_series_that_cannot_be_read_is_told(model: Path, tmp_path: Path):
+    write_series(tmp_path / "scans")
+    for file in (tmp_path / "scans").iterdir():
+        file.write_bytes(file.read_bytes()[:-100])
+    summary = run(model, tmp_path / "ratios.csv", tmp_path / "scans")
+    told = [row["source"] for row in failures(tmp_path / "ratios.csv")]
+    assert sorted(told) == ["0.dcm", "1.dcm", "2.dcm", "3.dcm"]
+    assert (summary.failed, summary.exit_code) == (4, 4)

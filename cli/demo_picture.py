@@ -1,0 +1,35 @@
+"""The demo's picture: held-out slices with the true and the measured regions."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.cli.demo_data import CLASSES
+
+# Okabe-Ito orange and blue: told apart by colour-blind readers.
+COLOURS = np.array([[0, 0, 0, 0], [230, 159, 0, 150], [0, 114, 178, 150]], np.uint8)
+SHOWN = (2, 8, 14)  # of the held-out slices
+
+
+def draw(
+    pixels: NDArray[np.float32], truth: NDArray[np.uint8], found: NDArray[np.uint8], path: Path
+) -> None:
+    """Write rows of scan, truth and result. All three (slice, row, column), one grid."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 3.2 * len(SHOWN)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(SHOWN), 3)
+    for row, index in zip(axes, SHOWN, strict=True):
+        for axis, labels in zip(row, (None, truth, found), strict=True):
+            axis.imshow(pixels[index], cmap="gray")
+            if labels is not None:
+                axis.imshow(COLOURS[labels[index]])
+            axis.set_axis_off()
+    for axis, title in zip(axes[0], ("scan", "truth", "wsseg"), strict=True):
+        axis.set_title(title)
+    names = ", ".join(name.replace("_", " ") for name in CLASSES)
+    figure.suptitle(f"MNI152 template, held-out slices: {names} (orange, blue)", fontsize=10)
+    figure.savefig(path, dpi=80)
