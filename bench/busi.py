@@ -4,7 +4,7 @@
     python -m bench.busi score DATA OUT
 
 DATA holds index.csv (name, class, duplicate_group, area_ratio), images/ and masks/. `prepare`
-writes OUT/outlined.csv (train and val) and OUT/held-out/ (links to the fold's images); `score`
+writes OUT/outlined.csv (train and val) and OUT/held-out/ (copies of the fold's images); `score`
 compares OUT/ratios.csv and OUT/masks, written by wsseg-infer, with the true masks.
 """
 
@@ -34,7 +34,7 @@ def lesions(data: Path) -> list[dict[str, str]]:
 
 
 def prepare(data: Path, out: Path, fold: int) -> None:
-    """Write the training table and link the held-out images."""
+    """Write the training table and copy the held-out images."""
     shutil.rmtree(out / "held-out", ignore_errors=True)
     (out / "held-out").mkdir(parents=True)
     held_out = 0
@@ -45,7 +45,7 @@ def prepare(data: Path, out: Path, fold: int) -> None:
             group, name = row["duplicate_group"], f"{row['name']}.png"
             image = (data / "images" / name).resolve()
             if fold_of(group) == fold:
-                (out / "held-out" / name).symlink_to(image)
+                shutil.copyfile(image, out / "held-out" / name)
                 held_out += 1
                 continue
             share = int(hashlib.sha256(f"val {group}".encode()).hexdigest(), 16) % 1000 / 1000
