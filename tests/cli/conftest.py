@@ -1,6 +1,7 @@
 """A tiny job done once through the real commands: cases, run, model."""
 
 import csv
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,11 @@ def write_outlined(folder: Path, count: int) -> Path:
 def call(*arguments: object, code: int = 0) -> str:
     """Run `wsseg` with these arguments, expect the exit code, return what it printed."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    # A command keeps its log to itself; in this process other tests listen to that log.
+    log = logging.getLogger("wsseg")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
+    log.propagate = True
     assert result.exit_code == code, result.output + repr(result.exception)
     return result.output
 
