@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,11 @@ def start_logging(*, as_json: bool = False, verbose: bool = False) -> None:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Turn what a user can fix into one line and its exit code; let bugs keep their traceback."""
+    """Turn what a user can fix into one line and its exit code; let bugs keep their traceback.
+
+    A polite kill, such as a container's stop, ends like Ctrl-C: scratch files are cleaned up.
+    """
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except ModuleNotFoundError as error:
@@ -89,3 +94,5 @@ def guarded() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from interrupt
+    finally:
+        signal.signal(signal.SIGTERM, former)

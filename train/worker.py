@@ -20,8 +20,9 @@ def main() -> None:
     logging.getLogger("wsseg").setLevel(logging.ERROR)  # the first process says it already
     try:
         train(task.cases, task.out, task.config, resume=task.resume)
-    except WssegError:
-        sys.exit(1)  # the same error is raised, and shown, in the first process
+    except WssegError as error:
+        # The first process may not meet this error, such as a file in this process's share.
+        sys.exit(f"process {os.environ.get('RANK')}: {str(error).splitlines()[0]}")
 
 
 def _leave_with_first() -> None:

@@ -1,12 +1,16 @@
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.cli.conftest import blob, call
+from wsseg.cli.console import guarded
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -119,6 +123,12 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_polite_kill_ends_like_an_interrupt():
+    with pytest.raises(typer.Exit) as ended, guarded():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.exit_code == 130
 
 
 def test_json_log_is_one_object_a_line(job: Path, tmp_path: Path):
