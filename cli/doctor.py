@@ -52,7 +52,7 @@ def checks() -> list[Check]:
 
 def show(found: Iterable[Check], *, as_json: bool) -> None:
     """Print the checks as a table, or as JSON for machines."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # markup would eat the brackets of extras
     if as_json:
         console.print_json(json.dumps([asdict(check) for check in found]))
         return

@@ -144,3 +144,10 @@ def test_json_log_is_one_object_a_line(job: Path, tmp_path: Path):
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert lines
     assert all({"time", "level", "message"} <= set(line) for line in lines)
+
+
+def test_doctor_names_the_extra_that_mends_a_missing_package(capsys):
+    from wsseg.cli.doctor import Check, show
+
+    show([Check("package x", works=False, finding="pip install 'wsseg[train]'")], as_json=False)
+    assert "wsseg[train]" in capsys.readouterr().out
