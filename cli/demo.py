@@ -19,7 +19,7 @@ from wsseg.export.tensorrt_toolkit import TensorRTMissingError
 from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
 from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.scan import FileRef
-from wsseg.train.marks import simulate_marks
+from wsseg.train.marks.simulate import simulate_marks
 
 _log = logging.getLogger("wsseg.demo")
 

@@ -31,7 +31,10 @@ def export(
     ] = "64,512,1024",
     threshold: Annotated[
         list[float] | None,
-        typer.Option(help="Probability from which a pixel belongs to a class; one per class."),
+        typer.Option(
+            help="Probability from which a pixel belongs to a class; one per class. [default: those "
+            "that training fitted]"
+        ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the model in reports. [default: the folder's]")

@@ -2,6 +2,7 @@
 
 import typer
 
+from wsseg.cli.cases_command import cases
 from wsseg.cli.demo_command import demo
 from wsseg.cli.doctor_command import doctor
 from wsseg.cli.export_command import export
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 for _command in (train, export, infer, marks, doctor, demo):
     app.command()(_command)
+app.add_typer(cases)
 
 
 @app.callback(invoke_without_command=True)

@@ -6,17 +6,39 @@ from typing import Annotated
 import typer
 
 from wsseg.cli.console import guarded, start_logging
+from wsseg.train.marks.options import Kind, MarkOptions
 
 
 def marks(
     cases: Annotated[Path, typer.Argument(help="Table with the columns image and mask (CSV).")],
     out: Annotated[Path, typer.Option(help="Folder to write: cases.csv and marks/.")],
+    kind: Annotated[
+        Kind,
+        typer.Option(
+            help="Painted: erode (the innermost pixels), disc, random-disc, point, random-point, "
+            "scribble (with a stroke of background). Written into the table: box, extremes, "
+            "moments (centroid and spread)."
+        ),
+    ] = "erode",
     percent: Annotated[
-        float, typer.Option(min=0.01, max=100, help="How many percent of each region to mark.")
-    ] = 8.0,
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=100,
+            help="How many percent of each region to mark, for a scribble of its medial line. "
+            "[default: 8, scribble 50]",
+        ),
+    ] = None,
     per_component: Annotated[
         bool, typer.Option("--per-component", help="Mark every connected part of a region.")
     ] = False,
+    share: Annotated[
+        float, typer.Option(min=0, max=100, help="Percent of the cases to mark, whole groups.")
+    ] = 100.0,
+    ratio_noise: Annotated[
+        float, typer.Option(min=0, max=100, help="Let ratios err by up to this many percent.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is left to chance.")] = 0,
     drop_masks: Annotated[
         bool,
         typer.Option("--drop-masks", help="Leave the masks out of the new table."),
@@ -24,14 +46,16 @@ def marks(
 ) -> None:
     """Simulate weak marks from masks, to try the method where full outlines exist.
 
-    Keeps exactly PERCENT % of a region's pixels: those deepest inside. Ratios are measured from
-    the masks where the table has no ratio column.
+    A disc or an eroded region has exactly PERCENT % of the region's pixels. Ratios are measured
+    from the masks where the table has no ratio column. Run it on its own output, masks kept, to
+    add a second kind.
     """
     start_logging()
     with guarded():
-        from wsseg.train.marks import simulate_marks
+        from wsseg.train.marks.simulate import simulate_marks
 
+        options = MarkOptions(kind, per_component, share, ratio_noise, seed)
         written = simulate_marks(
-            cases, out, percent=percent, per_component=per_component, keep_mask=not drop_masks
+            cases, out, percent=percent, options=options, keep_mask=not drop_masks
         )
         typer.echo(f"wrote {written}")

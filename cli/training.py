@@ -19,8 +19,9 @@ from rich.progress import (
 from wsseg.cli.settings import settings
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.train.config import TrainConfig, WeakMark
+from wsseg.train.config import TrainConfig
 from wsseg.train.run import train
+from wsseg.train.term_config import WeakMark
 
 _RATIO = re.compile(r"^(?P<name>[^=]+)=(?P<numerator>[^/]+)/(?P<denominator>[^/]+)$")
 

@@ -33,8 +33,6 @@ from wsseg.train.checkpoint import load_run
 from wsseg.train.predictor import Predictor
 from wsseg.train.record import RunRecord
 
-DEFAULT_THRESHOLD = 0.5
-
 logger = logging.getLogger(__name__)
 
 
@@ -44,7 +42,8 @@ class ExportOptions(Frozen):
     name: of the model, else the output folder's. precisions: of the ONNX files. trt: build
     TensorRT engines too; gpu_arch: for these architectures, such as "sm_89" (empty: this machine's
     GPU if `tensorrt` is installed, else the usual ones of TensorRT-RTX); profile: input shapes they
-    take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else 0.5.
+    take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else
+    the run's.
     """
 
     name: str = ""
@@ -115,7 +114,7 @@ def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:
             channels=record.channels,
             window=record.window,
             network_size=record.size,
-            thresholds=options.thresholds or (DEFAULT_THRESHOLD,) * len(classes),
+            thresholds=options.thresholds or record.thresholds,
             training=_training(record),
             engines=tuple(planned_engine(p) for p in dict.fromkeys(options.precisions)),
             wsseg_version=version("wsseg"),

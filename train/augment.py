@@ -1,7 +1,7 @@
 """Changes to training pictures that keep their area ratios true: drawn first, then applied."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,33 +13,9 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from wsseg.train.batch import NOT_MARKED
+from wsseg.train.change import Change, draw
 from wsseg.train.config import Augmentation
 from wsseg.train.dataset import Sample
-
-# Share of samples that are rotated and shrunk: the others keep the scale at which the network
-# will be used.
-TURNED_SHARE = 0.5
-
-
-@dataclass(frozen=True)
-class Change:
-    """One drawn change; the default changes nothing.
-
-    quarter_turns: counter-clockwise. degrees: rotation about the centre, clockwise. scale: of the
-    picture within its frame, small enough that all of the picture stays in view. contrast:
-    relative change about the mean. brightness: added. noise: standard deviation added, drawn from
-    `noise_seed`.
-    """
-
-    flip_horizontal: bool = False
-    flip_vertical: bool = False
-    quarter_turns: int = 0
-    degrees: float = 0.0
-    scale: float = 1.0
-    contrast: float = 0.0
-    brightness: float = 0.0
-    noise: float = 0.0
-    noise_seed: int = 0
 
 
 def augment(
@@ -50,48 +26,8 @@ def augment(
     of_image: which ratios are shares of the whole image, see `CaseDataset`.
     """
     random = np.random.default_rng((seed, epoch, sample.index))
-    return apply(draw(settings, random), sample, of_image)
-
-
-def draw(settings: Augmentation, random: np.random.Generator) -> Change:
-    """A change within the settings."""
-    flips = random.random(2) < (settings.flip_horizontal, settings.flip_vertical)
-    turns = int(random.integers(1, 4)) if random.random() < settings.turn else 0
-    degrees, scale = _draw_rotation(settings, random)
-    contrast, brightness = random.uniform(-1, 1, 2) * (settings.contrast, settings.brightness)
-    return Change(
-        flip_horizontal=bool(flips[0]),
-        flip_vertical=bool(flips[1]),
-        quarter_turns=turns,
-        degrees=degrees,
-        scale=scale,
-        contrast=float(contrast),
-        brightness=float(brightness),
-        noise=float(random.uniform(0, settings.noise)),
-        noise_seed=int(random.integers(2**32)),
-    )
-
-
-def _draw_rotation(settings: Augmentation, random: np.random.Generator) -> tuple[float, float]:
-    steepest = min(settings.rotate_degrees, _steepest(settings.shrink))
-    degrees = float(random.uniform(-steepest, steepest))
-    largest = max(settings.shrink, largest_scale(degrees))
-    scale = float(random.uniform(settings.shrink, largest))
-    turned = random.random() < TURNED_SHARE and settings.shrink < 1
-    return (degrees, min(scale, largest_scale(degrees))) if turned else (0.0, 1.0)
-
-
-def largest_scale(degrees: float) -> float:
-    """Scale at which a square, rotated about its centre, just fits into its own frame."""
-    angle = math.radians(degrees)
-    return 1 / (abs(math.cos(angle)) + abs(math.sin(angle)))
-
-
-def _steepest(scale: float) -> float:
-    """Angle, in degrees, up to which a square of this scale stays in its frame."""
-    # cos a + sin a = 1 / scale, squared: sin 2a = 1 / scale**2 - 1.
-    sine = 1 / scale**2 - 1
-    return 180.0 if sine >= 1 else math.degrees(math.asin(sine)) / 2
+    change = draw(settings, random, upright=sample.hints.upright)
+    return apply(change, sample, of_image)
 
 
 def apply(change: Change, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sample:
@@ -100,13 +36,24 @@ def apply(change: Change, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sampl
     A ratio of the whole image becomes ratio * scale**2, which is what its pixels then cover; a
     ratio of one area to another stays.
     """
-    image = _change_intensities(sample.image, change)
-    places = [_move(stack, change) for stack in (image, sample.marks[None], sample.mask)]
-    image, marks, mask = (_rotate(stack, change) for stack in places)
+    classes, image = len(sample.mask), _change_intensities(sample.image, change)
+    smooth = _move(torch.cat([sample.target, sample.target_weight, image]), change)
+    labels = _move(torch.cat([sample.marks[None], sample.mask]), change)
+    target, weight, image = torch.split(_rotate(smooth, change), [classes, classes, len(image)])
+    marks, mask = torch.split(_rotate(labels, change), [1, classes])
     if change.scale != 1 or change.degrees != 0:
-        marks = _keep_marks(places[1], marks, change)
+        marks = _keep_marks(labels[:1], marks, change)
     ratio = torch.where(of_image, sample.ratio * change.scale**2, sample.ratio)
-    return replace(sample, image=image, ratio=ratio, marks=marks[0], mask=mask)
+    return replace(
+        sample,
+        image=image,
+        ratio=ratio,
+        hints=sample.hints.moved(change, of_image),
+        marks=marks[0],
+        mask=mask.bool(),
+        target=target,
+        target_weight=weight,
+    )
 
 
 def _change_intensities(image: Tensor, change: Change) -> Tensor:

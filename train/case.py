@@ -1,10 +1,57 @@
 """One row of cases.csv, and the table of all of them, after checking."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Split = Literal["train", "val", "test"]
+MarkKind = Literal["eroded", "disc", "point", "scribble"]
+Pixel = tuple[int, int]
+"""Row and column, from 0."""
+Point = tuple[int, int, int]
+"""Row, column and class number."""
+Place = tuple[float, float]
+"""Row and column in pixels, whole numbers being the centres of pixels."""
+
+
+class Box(NamedTuple):
+    """Edges in pixels, from 0; bottom and right are the first row and column outside."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Rows and columns that the box spans."""
+        return self.bottom - self.top, self.right - self.left
+
+
+@dataclass(frozen=True)
+class Region:
+    """What a case says of one class besides its ratio and marks; None where it says nothing.
+
+    low, high: bounds of the ratio, by the same definition. present: image tag, whether the class
+    is in the picture. box: around all its pixels; of the extremes where the table has no box.
+    extremes: its outermost pixels in each direction. centroid, spread: mean and standard deviation
+    of its pixels' rows and columns, in pixels. mark_kind: how its mark was made; None where that
+    is to be told from the mark.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    present: bool | None = None
+    box: Box | None = None
+    extremes: tuple[Pixel, ...] = ()
+    centroid: Place | None = None
+    spread: Place | None = None
+    mark_kind: MarkKind | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is said but, perhaps, how a mark was made."""
+        return replace(self, mark_kind=None) == Region()
 
 
 @dataclass(frozen=True)
@@ -12,22 +59,35 @@ class Case:
     """One slice to learn from or to judge by.
 
     row: line of the CSV file, the header being line 1. ratios: one per class of the table, in its
-    order, fraction of the ratio definition's denominator; None where unknown. marks, mask: label
-    maps on the image's own grid (marks: 0 not marked, class number, 255 marked as background;
-    mask: 0 background, class number). points: (row, column, class number) pixels marked inside a
-    class. slice_index, volume: for 3-D and 4-D files, 0-based.
+    order, fraction of the ratio definition's denominator; None where unknown. regions: one per
+    class as well; left out, nothing is known of them. marks, mask: label maps on the image's own
+    grid (marks: 0 not marked, class number, 255 marked as background; mask: 0 background, class
+    number). points: (row, column, class number) pixels marked inside a class, the extremes of its
+    regions among them; number 255 marks background. slice_index, volume: for 3-D and 4-D files,
+    0-based.
     """
 
     row: int
     image: Path
     ratios: tuple[float | None, ...]
     marks: Path | None = None
-    points: tuple[tuple[int, int, int], ...] = ()
+    points: tuple[Point, ...] = ()
     mask: Path | None = None
     group: str = ""
     split: Split = "train"
     slice_index: int = 0
     volume: int = 0
+    regions: tuple[Region, ...] = ()
+
+    @property
+    def locates(self) -> bool:
+        """Whether it says where any class is: by marks, points, a box or a mask."""
+        boxed = any(region.box is not None for region in self.regions)
+        return self.marks is not None or bool(self.points) or boxed or self.mask is not None
+
+    def __post_init__(self) -> None:
+        if not self.regions:
+            object.__setattr__(self, "regions", (Region(),) * len(self.ratios))
 
 
 @dataclass(frozen=True)

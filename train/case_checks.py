@@ -1,5 +1,6 @@
 """Checks of a whole table: rows against each other, and every row against its files."""
 
+import hashlib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from functools import partial
 
 from wsseg.train.case import Case
 from wsseg.train.case_faults import Fault
-from wsseg.train.label_checks import check_case
+from wsseg.train.file_checks import check_case
 from wsseg.train.ratios import Denominator
 
 READERS = min(32, 4 + (os.cpu_count() or 1))
@@ -67,8 +68,30 @@ def _crossing(cases: Sequence[Case]) -> Iterator[Fault]:
 
 def _unsupervised(cases: Sequence[Case]) -> Iterator[Fault]:
     for case in cases:
-        taught = case.marks or case.points or case.mask
-        if case.split == "train" and not taught and all(r is None for r in case.ratios):
+        shown = case.marks or case.points or case.mask
+        told = any(ratio is not None for ratio in case.ratios)
+        told = told or not all(region.empty for region in case.regions)
+        if case.split == "train" and not shown and not told:
             yield Fault(
-                case.row, "nothing to learn from: give a ratio, marks, points or a mask, or drop it"
+                case.row,
+                "nothing to learn from: give a ratio, its bounds, a tag, marks, points, extremes, "
+                "a box, a centroid, a spread or a mask, or drop it",
             )
+
+
+def repeated_pictures(cases: Sequence[Case]) -> tuple[tuple[Case, Case], ...]:
+    """Cases whose image file is, byte for byte, that of an earlier case, after that case.
+
+    Slices of one file are none. Only files of equal size are read.
+    """
+    first = {os.path.normpath(case.image): case for case in reversed(cases)}
+    sizes: dict[int, list[Case]] = {}
+    for case in sorted(first.values(), key=lambda case: case.row):
+        sizes.setdefault(case.image.stat().st_size, []).append(case)
+    pairs, seen = [], dict[str, Case]()
+    for case in (case for alike in sizes.values() if len(alike) > 1 for case in alike):
+        with case.image.open("rb") as file:
+            earlier = seen.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), case)
+        if earlier is not case:
+            pairs.append((earlier, case))
+    return tuple(sorted(pairs, key=lambda pair: pair[1].row))

@@ -1,7 +1,7 @@
 """cases.csv as cases: read, divided into splits and checked as a whole before anything trains."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,17 @@ from typing import TypeVar
 import numpy as np
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.train.case import Case, CaseTable
+from wsseg.train.case import Case, CaseTable, Pixel, Point, Region
 from wsseg.train.case_cells import (
     CellError,
+    enclosing,
+    parse_box,
+    parse_extremes,
     parse_index,
+    parse_mark_kind,
+    parse_place,
     parse_points,
+    parse_present,
     parse_ratio,
     parse_split,
 )
@@ -48,10 +54,10 @@ def read_cases(
 ) -> CaseTable:
     """Read and check a table of cases; paths in it are relative to its own folder.
 
-    classes: names in class-number order; without them the columns ratio:<class> name the classes,
-    or there is one, called roi. ratios: what the ratio columns are fractions of, the whole image
-    by default. Without a split column, `val_fraction` of the groups (at least one, and never all)
-    go to val, chosen by `seed`; a row without a group is grouped by its image file.
+    classes: names in class-number order; without them the columns name the classes, see
+    `read_columns`, or there is one, called roi. ratios: what the ratio columns are fractions of,
+    the whole image by default. Without a split column, `val_fraction` of the groups (at least one,
+    and never all) go to val, chosen by `seed`; a row without a group is grouped by its image file.
 
     Every file is looked at before this returns: the headers of images, the pixels of marks and
     masks. Raises CasesError, one report with all faults; WssegError for a file that is no table.
@@ -67,7 +73,7 @@ def read_cases(
     faults += check_files(cases, columns.classes, reading.denominators, unsliced=unsliced)
     if faults:
         raise CasesError(path.name, faults)
-    _warn(columns, cases)
+    _warn(cases)
     return CaseTable(path, table.sha256, columns.classes, cases)
 
 
@@ -103,22 +109,56 @@ def _read_rows(table: TextTable, reading: _Reading) -> tuple[tuple[Case, ...], l
 def _case(cells: _Cells, reading: _Reading) -> Case:
     row, classes = cells.row, len(reading.columns.classes)
     path = partial(_path, reading.folder)
-    columns = zip(reading.columns.ratio, reading.denominators, strict=True)
+    unmarked: tuple[Point, ...] = ()
+    points = cells.value("points", partial(parse_points, classes=classes), unmarked)
+    regions = tuple(_region(cells, reading, place) for place in range(classes))
     return Case(
         row=row.line,
         image=reading.folder / row.cells["image"],
-        ratios=tuple(
-            cells.value(column, partial(parse_ratio, bounded=isinstance(below, str)), None)
-            for column, below in columns
-        ),
+        ratios=tuple(_ratio(cells, reading, "ratio", place) for place in range(classes)),
         marks=cells.value("marks", path, None),
-        points=cells.value("points", partial(parse_points, classes=classes), ()),
+        points=points + tuple(_extreme_points(regions)),
         mask=cells.value("mask", path, None),
         group=row.cells.get("group", ""),
         split=cells.value("split", parse_split, "train") if "split" in row.cells else "train",
         slice_index=cells.value("slice", parse_index, 0),
         volume=cells.value("volume", parse_index, 0),
+        regions=regions,
     )
+
+
+def _region(cells: _Cells, reading: _Reading, place: int) -> Region:
+    """What the row says of one class, given by its place in the classes."""
+
+    def value(name: str, parse: Callable[[str], T], otherwise: T) -> T:
+        return cells.value(reading.columns.of(name)[place], parse, otherwise)
+
+    unknown: tuple[Pixel, ...] = ()
+    extremes = value("extremes", parse_extremes, unknown)
+    box = value("box", parse_box, None)
+    return Region(
+        low=_ratio(cells, reading, "ratio_low", place),
+        high=_ratio(cells, reading, "ratio_high", place),
+        present=value("present", parse_present, None),
+        box=enclosing(extremes) if extremes and box is None else box,
+        extremes=extremes,
+        centroid=value("centroid", parse_place, None),
+        spread=value("spread", parse_place, None),
+        mark_kind=value("mark_kind", parse_mark_kind, None),
+    )
+
+
+def _ratio(cells: _Cells, reading: _Reading, name: str, place: int) -> float | None:
+    """A class's value in a column of ratios; one to another class may be larger than 1."""
+    bounded = isinstance(reading.denominators[place], str)
+    column = reading.columns.of(name)[place]
+    return cells.value(column, partial(parse_ratio, bounded=bounded), None)
+
+
+def _extreme_points(regions: Sequence[Region]) -> Iterator[Point]:
+    """The extremes lie in their class, so they mark it."""
+    for number, region in enumerate(regions, 1):
+        yield from ((row, column, number) for row, column in region.extremes)
 
 
 def _checked_columns(table: TextTable, classes: tuple[str, ...] | None) -> Columns:
@@ -146,10 +186,8 @@ def _group(case: Case) -> tuple[str, str]:
     return ("group", case.group) if case.group else ("image", str(case.image))
 
 
-def _warn(columns: Columns, cases: Sequence[Case]) -> None:
+def _warn(cases: Sequence[Case]) -> None:
     """Say once what is allowed in a table but may not be what its writer expects."""
-    if columns.unused:
-        log.warning("columns that no loss term uses yet: %s", ", ".join(columns.unused))
     splits: dict[tuple[str, str], set[str]] = {}
     for case in cases:
         splits.setdefault(_group(case), set()).add(case.split)

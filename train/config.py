@@ -6,68 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from wsseg.imaging.definitions import Frozen, RatioDefinition, Window
+from wsseg.train.presets import PRESETS
+from wsseg.train.term_config import Share, TermConfig
 
 NetworkName = Literal["resnet50", "resnet101", "mobilenet_v3_large", "mobilenet_v2"]
-
-
-class Confidence(Frozen):
-    """L_c of the paper: keeps probabilities away from 0.5."""
-
-    kind: Literal["confidence"] = "confidence"
-    weight: PositiveFloat = 1.0
-
-
-class Reconstruction(Frozen):
-    """L_r of the paper: the auxiliary head gives the input back."""
-
-    kind: Literal["reconstruction"] = "reconstruction"
-    weight: PositiveFloat = 1.0
-
-
-class WeakMark(Frozen):
-    """L_ws of the paper: marked pixels belong to the class.
-
-    average "image" divides the sum over the mark by all pixels (the paper's formula taken as a
-    mean), "mark" by the marked pixels, which makes the term about a hundred times stronger.
-    """
-
-    kind: Literal["weak_mark"] = "weak_mark"
-    weight: PositiveFloat = 1.0
-    average: Literal["image", "mark"] = "image"
-
-
-class Size(Frozen):
-    """L_s of the paper: absolute error of the predicted area ratio."""
-
-    kind: Literal["size"] = "size"
-    weight: PositiveFloat = 1.0
-
-
-class CrossEntropy(Frozen):
-    """Binary cross-entropy on full masks."""
-
-    kind: Literal["cross_entropy"] = "cross_entropy"
-    weight: PositiveFloat = 1.0
-
-
-class Dice(Frozen):
-    """Soft Dice loss on full masks."""
-
-    kind: Literal["dice"] = "dice"
-    weight: PositiveFloat = 1.0
-
-
-TermConfig = Annotated[
-    Confidence | Reconstruction | WeakMark | Size | CrossEntropy | Dice,
-    Field(discriminator="kind"),
-]
-
-PRESETS: dict[str, tuple[TermConfig, ...]] = {
-    "paper": (Confidence(), Reconstruction(), WeakMark(), Size()),
-    "paper-size-only": (Confidence(), Reconstruction(), Size()),
-    "paper-mark-only": (Confidence(), Reconstruction(), WeakMark()),
-    "full": (CrossEntropy(), Dice()),
-}
 
 
 class Augmentation(Frozen):
@@ -88,12 +30,30 @@ class Augmentation(Frozen):
     noise: Annotated[float, Field(ge=0, lt=1)] = 0.03
 
 
+class SelfTraining(Frozen):
+    """When targets are renewed from the network's own maps, cut at the known areas.
+
+    rounds: at most; fewer if two agree. They begin after the shares `start` to `end` of the epochs,
+    evenly spread. located: least share of an epoch's images that say where a class is (a mark, a
+    point, a box, a mask), before the first round; located_later: after it. Only terms that learn
+    targets need any of this.
+    """
+
+    rounds: Annotated[int, Field(ge=0, le=10)] = 3
+    start: Share = 0.3
+    end: Share = 0.7
+    located: Share = 0.5
+    located_later: Share = 0.25
+
+
 class TrainConfig(Frozen):
     """All of a run but its cases. `terms` empty means the terms of `preset`.
 
     size: the square, in pixels, that slices are resized to. batch: images per step over all
     processes together. window None: chosen from the training images. weights: none, imagenet,
     coco, or the path of a safetensors file. select: how the best epoch is told, see `select.py`.
+    growth: how marks that bear a region's shape become targets; auto looks at the images, see
+    `targets.kind.choose_growth`.
     """
 
     preset: str = "paper"
@@ -121,6 +81,13 @@ class TrainConfig(Frozen):
     seed: NonNegativeInt = 0
     select: Literal["auto", "mask", "weak", "last"] = "auto"
     augmentation: Augmentation = Augmentation()
+    growth: Literal["auto", "straight", "geodesic"] = "auto"
+    self_training: SelfTraining = SelfTraining()
+
+    @property
+    def learns_targets(self) -> bool:
+        """Whether any term is taught what was grown from marks or cut from the network's maps."""
+        return any(term.kind.startswith("target_") for term in self.loss_terms)
 
     @property
     def loss_terms(self) -> tuple[TermConfig, ...]:

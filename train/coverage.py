@@ -18,11 +18,14 @@ def coverage(mask: NDArray[np.bool_], size: int) -> NDArray[np.float32]:
 
     The mean of the result is the mask's share of its own image, for larger and smaller grids.
     """
-    rows, columns = mask.shape
-    share: NDArray[np.float32] = (
-        _overlap(size, rows) @ mask.astype(np.float32) @ _overlap(size, columns).T
-    )
-    return share
+    return area_mean(mask.astype(np.float32), (size, size))
+
+
+def area_mean(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Mean of the values (row, column) over every cell of a grid of another shape, exactly."""
+    rows, columns = values.shape
+    means = _overlap(shape[0], rows) @ values @ _overlap(shape[1], columns).T
+    return means.astype(np.float32, copy=False)
 
 
 def _overlap(cells: int, pixels: int) -> NDArray[np.float32]:
@@ -41,16 +44,16 @@ def shrink_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     return np.stack([coverage(layer, size) >= HALF - 1e-5 for layer in mask])
 
 
-def shrink_marks(marks: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Weak marks (row, column) on a size x size grid.
+def shrink_marks(marks: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Weak marks (row, column) on a grid of another shape.
 
     A cell carries the label that covers at least half of it; a connected mark that covers half of
     no cell keeps its best-covered ones. Where two labels claim a cell, the better covered wins.
     """
-    smaller = np.full((size, size), NOT_MARKED, np.uint8)
-    best = np.zeros((size, size), np.float32)
+    smaller = np.full(shape, NOT_MARKED, np.uint8)
+    best = np.zeros(shape, np.float32)
     for label in np.unique(marks[marks != NOT_MARKED]):
-        share = coverage(marks == label, size)
+        share = area_mean((marks == label).astype(np.float32), shape)
         claimed = ((share >= HALF - 1e-5) | _thin(marks == label, share)) & (share > best)
         smaller[claimed] = label
         best[claimed] = share[claimed]
@@ -62,8 +65,8 @@ def _thin(mark: NDArray[np.bool_], share: NDArray[np.float32]) -> NDArray[np.boo
     pieces, count = ndimage.label(mark, np.ones((3, 3)))
     rows, columns = np.nonzero(mark)
     cells = tuple(
-        ((place + 0.5) * (len(share) / extent)).astype(int)
-        for place, extent in zip((rows, columns), mark.shape, strict=True)
+        ((place + 0.5) * (cells / extent)).astype(int)
+        for place, cells, extent in zip((rows, columns), share.shape, mark.shape, strict=True)
     )
     piece, covered = pieces[rows, columns] - 1, share[cells]
     best = np.zeros(count, np.float32)

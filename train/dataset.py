@@ -1,26 +1,36 @@
 """Cases as tensors: at the network's size for training, at the raw grid for judging."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Integer
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
 from wsseg.imaging.definitions import RatioDefinition, luminance
-from wsseg.imaging.errors import WssegError
 from wsseg.imaging.slices import read_slice
 from wsseg.train.batch import NOT_MARKED, Batch
 from wsseg.train.case import Case
 from wsseg.train.coverage import shrink_marks, shrink_mask
 from wsseg.train.front import Front
+from wsseg.train.hints import Hints, case_hints
 from wsseg.train.label_files import case_marks, case_mask
 from wsseg.train.ratios import class_denominators
+from wsseg.train.targets.build import Evidence
+from wsseg.train.targets.cases import (
+    FULL,
+    case_areas,
+    case_evidence,
+    grown,
+    masks_taught,
+)
+from wsseg.train.targets.kind import Growth
+from wsseg.train.targets.selftrain import Cut, blend
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +48,12 @@ class Sample:
 
     image: Float[Tensor, "c s s"]
     ratio: Float[Tensor, " k"]
+    hints: Hints
     marks: Integer[Tensor, "s s"]
     mask: Bool[Tensor, "k s s"]
     has_mask: bool
+    target: Shaped[Tensor, "k s s"]
+    target_weight: Shaped[Tensor, "k s s"]
     index: int
 
 
@@ -57,6 +70,8 @@ class CaseDataset:
 
     ratios: definitions that tell which ratios are shares of the whole image (`of_image`, one per
     class): only those change when the picture shrinks. front: gives channels, window and size.
+    growth: how shape-bearing marks become targets; None leaves all targets without weight. cuts:
+    by position, what self-training found, blended into the targets (see `targets.blend`).
     A set larger than `cache_bytes` is read from disk each time instead.
     """
 
@@ -67,15 +82,19 @@ class CaseDataset:
         ratios: tuple[RatioDefinition, ...],
         front: Front,
         *,
+        growth: Growth | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.cases = tuple(cases)
         self.classes = classes
-        self.of_image = torch.tensor([d == "image" for d in class_denominators(classes, ratios)])
+        self.growth = growth
+        self.cuts: dict[int, Cut] = {}
+        self._denominators = class_denominators(classes, ratios)
+        self.of_image = torch.tensor([below == "image" for below in self._denominators])
         self._front = front
         self._kept: dict[int, Sample] = {}
-        # Two bytes an intensity, one a mark, one a class's mask.
-        per_pixel = 2 * front.channels + 1 + len(classes)
+        # Two bytes an intensity, one a mark; one a class's mask, its target and its weight.
+        per_pixel = 2 * front.channels + 1 + 3 * len(classes)
         self._keeps = len(self.cases) * per_pixel * front.size**2 <= cache_bytes
 
     def __len__(self) -> int:
@@ -93,14 +112,40 @@ class CaseDataset:
     def item(self, index: int) -> Sample:
         """One case at the network's size, without augmentation."""
         kept = self._compact(index)
-        return Sample(
-            kept.image.float(),
-            kept.ratio,
-            kept.marks.long(),
-            kept.mask,
-            kept.has_mask,
-            kept.index,
+        target, weight = kept.target.float() / FULL, kept.target_weight.float() / FULL
+        if index in self.cuts:
+            target, weight = blend(target, weight, self.cuts[index])
+        return replace(
+            kept,
+            image=kept.image.float(),
+            marks=kept.marks.long(),
+            target=target,
+            target_weight=weight,
         )
+
+    @property
+    def located(self) -> list[int]:
+        """Positions of the cases that say where some class is: by marks, points, a box, a mask."""
+        return [place for place, case in enumerate(self.cases) if case.locates]
+
+    def areas(self, index: int) -> NDArray[np.floating]:
+        """What bounds each class's share of the image: see `targets.cases.case_areas`.
+
+        NaN for a case with a mask, whose target needs no area.
+        """
+        areas = case_areas(self.cases[index], self._denominators)
+        return np.full_like(areas, np.nan) if self.cases[index].mask is not None else areas
+
+    def evidence(self, index: int) -> Evidence:
+        """What is known of one case, on the grid that its target is grown on."""
+        case = self.cases[index]
+        raw = _read_image(case, self._front.channels)
+        return self._evidence(case, raw, _read_marks(case, raw.shape[1:]))
+
+    def _evidence(self, case: Case, raw: NDArray[np.float32], marks: NDArray[np.uint8]) -> Evidence:
+        with torch.no_grad():
+            image = self._front.windowed(torch.from_numpy(raw)[None])[0].numpy()
+        return case_evidence(case, image, marks, self._denominators)
 
     def native(self, index: int) -> Native:
         """One case at its raw grid, read from disk each time."""
@@ -129,17 +174,37 @@ class CaseDataset:
             image = self._front.prepare(torch.from_numpy(raw)[None])[0]
         full = _read_mask(case, classes)
         mask = np.zeros((classes, size, size), bool) if full is None else shrink_mask(full, size)
-        marks = shrink_marks(_read_marks(case, raw.shape[1:]), size)
+        marks = _read_marks(case, raw.shape[1:])
+        target, weight = self._taught(case, raw, marks, full)
         ratio = [float("nan") if ratio is None else ratio for ratio in case.ratios]
         return Sample(
             # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
-            image.half(),
-            torch.tensor(ratio, dtype=torch.float32),
-            torch.from_numpy(marks),
-            torch.from_numpy(mask),
-            full is not None,
-            index,
+            image=image.half(),
+            ratio=torch.tensor(ratio, dtype=torch.float32),
+            hints=case_hints(case, raw.shape[1:]),
+            marks=torch.from_numpy(shrink_marks(marks, (size, size))),
+            mask=torch.from_numpy(mask),
+            has_mask=full is not None,
+            target=torch.from_numpy(target),
+            target_weight=torch.from_numpy(weight),
+            index=index,
         )
+
+    def _taught(
+        self,
+        case: Case,
+        raw: NDArray[np.float32],
+        marks: NDArray[np.uint8],
+        full: NDArray[np.bool_] | None,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """First target and weight, in 255ths: the mask where there is one, else what is grown."""
+        size = self._front.size
+        if self.growth is None:
+            nothing = np.zeros((len(self.classes), size, size), np.uint8)
+            return nothing, nothing
+        if full is not None:
+            return masks_taught(full, size)
+        return grown(self._evidence(case, raw, marks), self.growth, size)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -147,38 +212,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(
         image=torch.stack([sample.image for sample in samples]),
         ratio=torch.stack([sample.ratio for sample in samples]),
+        **{
+            name: torch.stack([getattr(sample.hints, name) for sample in samples])
+            for name in ("bounds", "present", "box", "centroid", "spread")
+        },
         marks=torch.stack([sample.marks for sample in samples]),
         mask=torch.stack([sample.mask for sample in samples]),
         has_mask=torch.tensor([sample.has_mask for sample in samples]),
+        target=torch.stack([sample.target for sample in samples]),
+        target_weight=torch.stack([sample.target_weight for sample in samples]),
         index=torch.tensor([sample.index for sample in samples]),
     )
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """The places 0..count-1 in the order of one epoch; the same for the same seed and epoch."""
-    order: list[int] = np.random.default_rng((seed, epoch)).permutation(count).tolist()
-    return order
-
-
-def batches(order: Sequence[int], size: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
-    """The share of process `rank` of `world` in every batch of `size` places, in order.
-
-    Shares are contiguous and of one length. The last places that fill no batch are left out (the
-    next epoch's order takes them up); an order shorter than one batch is repeated to fill it.
-    Raises WssegError where the batch cannot be shared out or is too small for batch norm.
-    """
-    if size % world or size < 2:
-        raise WssegError(
-            f"a batch of {size} over {world} processes: the batch must be at least 2, because "
-            f"batch norm compares images, and a multiple of the processes; change batch or devices"
-        )
-    if not order:
-        raise WssegError("no training case: give the table rows whose split is train")
-    repeated = [order[place % len(order)] for place in range(max(size, len(order)))]
-    share = size // world
-    for start in range(0, len(repeated) - size + 1, size):
-        first = start + rank * share
-        yield repeated[first : first + share]
 
 
 def _read_image(case: Case, channels: int) -> NDArray[np.float32]:

@@ -44,14 +44,18 @@ class Front(nn.Module):
 
     def prepare(self, raw: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n c s s"]:
         """0..1 intensities at the network's size for raw pixels in physical units."""
-        fixed = self.window.kind == "fixed"
-        raw = torch.where(torch.isfinite(raw), raw, self.window.low if fixed else 0.0)
-        image = self._fixed(raw) if fixed else self._own(raw)
+        image = self.windowed(raw)
         # Plain bilinear, because a smoothing resize has no counterpart in TensorRT and in most
         # ONNX runtimes; half-pixel centres are the convention all of them share.
         return F.interpolate(
             image, size=(self.size, self.size), mode="bilinear", align_corners=False
         )
+
+    def windowed(self, raw: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n c rows columns"]:
+        """0..1 intensities at the raw grid for raw pixels in physical units."""
+        fixed = self.window.kind == "fixed"
+        raw = torch.where(torch.isfinite(raw), raw, self.window.low if fixed else 0.0)
+        return self._fixed(raw) if fixed else self._own(raw)
 
     def normalise(self, image: Float[Tensor, "n c s s"]) -> Float[Tensor, "n 3 s s"]:
         """Intensities in ImageNet's units for 0..1 intensities; grey is repeated to RGB."""

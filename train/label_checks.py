@@ -1,173 +1,26 @@
-"""Checks of one case against its files: the image's header, the pixels of marks and mask."""
+"""Whether what a case says agrees with its full mask, as far as two readers agree."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.errors import WssegError
-from wsseg.imaging.slices import grid_difference, slice_count, slice_shape
 from wsseg.train.batch import MARKED_BACKGROUND
-from wsseg.train.case import Case
-from wsseg.train.label_files import draw_points, label_slice, mask_slice
-from wsseg.train.ratios import Denominator, mask_ratios
+from wsseg.train.case import Box, Place
+from wsseg.train.case_agreement import HALF_PIXEL, Statement
 
 ROUNDING = 0.005
 """A ratio written in whole percent is up to this far from the mask's."""
 READER_VARIATION = 0.25
-"""Relative difference of a ratio and a mask that two readers may cause; more means that they
-belong to different pictures or that one of them is wrong."""
-VALUES_SHOWN = 5
+"""Relative difference of a number and a mask that two readers may cause; more means that they
+belong to different pictures or that one of them is wrong. For places, of the region's sides."""
+ONE_PIXEL = 1.0
 
-T = TypeVar("T")
 Labels = NDArray[np.uint8]
 
 
-class _FileError(Exception):
-    """What is wrong with one file, for the report."""
-
-
-def check_case(
-    case: Case, sliced: bool, *, classes: tuple[str, ...], denominators: tuple[Denominator, ...]
-) -> list[str]:
-    """What is wrong with the files of a case, one line each. sliced: its row names a slice.
-
-    A file that is at fault is left out of the comparisons with others.
-    """
-    messages: list[str] = []
-    shape = _attempt(messages, "image", case.image, lambda path: _image_shape(path, case, sliced))
-    mask = _attempt(messages, "mask", case.mask, lambda path: _mask(path, case, shape, classes))
-    marks = _attempt(messages, "marks", case.marks, lambda path: _marks(path, case, shape, classes))
-    if shape is not None and case.points:
-        marks = _with_points(messages, case, shape, marks)
-    if marks is not None:
-        messages += _marks_above_ratio(case, marks, classes)
-    if marks is not None and mask is not None:
-        messages += _marks_outside_mask(marks, mask)
-    if mask is not None:
-        messages += _ratio_against_mask(case, mask, classes, denominators)
-    return messages
-
-
-def _attempt(
-    messages: list[str], column: str, path: Path | None, read: Callable[[Path], T]
-) -> T | None:
-    """What `read` gives; None, with a message, where the file is at fault."""
-    if path is None:
-        return None
-    try:
-        if not path.is_file():
-            raise _FileError(
-                f"{path} is a folder: name one file"
-                if path.is_dir()
-                else f"there is no file {path}: paths are relative to the folder of the table"
-            )
-        return read(path)
-    except (WssegError, _FileError) as error:
-        messages.append(f"{column}: {error}")
-        return None
-
-
-def _image_shape(path: Path, case: Case, sliced: bool) -> tuple[int, int]:
-    count = slice_count(path)
-    if count > 1 and not sliced:
-        raise _FileError(
-            f"{path.name} has {count} slices: give one, from 0, in a column named slice"
-        )
-    return slice_shape(path, slice_index=case.slice_index, volume=case.volume)
-
-
-def _mask(
-    path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
-) -> Labels | None:
-    """The mask; None without an image to compare it with."""
-    labels = mask_slice(path, case, len(classes))
-    _check_values(labels, len(classes), ())
-    return _on_grid(path, case, labels, shape)
-
-
-def _marks(
-    path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
-) -> Labels | None:
-    labels = label_slice(path, case)
-    _check_values(labels, len(classes), (MARKED_BACKGROUND,))
-    # White paint is the common mistake, and would train on nothing without a word.
-    marked = labels[labels != 0]
-    only_background = marked.size > 0 and bool(np.all(marked == MARKED_BACKGROUND))
-    if only_background and any(ratio != 0 for ratio in case.ratios):
-        raise _FileError(
-            f"{path.name} marks no class, only {MARKED_BACKGROUND}, which means background: "
-            f"paint marked pixels with the class number, {_range(len(classes))}"
-        )
-    return _on_grid(path, case, labels, shape)
-
-
-def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> None:
-    values = np.unique(labels)
-    wrong = values[~np.isin(values, [*range(classes + 1), *further])]
-    if wrong.size:
-        shown = ", ".join(str(value) for value in wrong[:VALUES_SHOWN])
-        raise _FileError(
-            f"pixel values {shown}{' ...' if wrong.size > VALUES_SHOWN else ''} are no class "
-            f"numbers: expected {_range(classes)}, and 0 elsewhere"
-        )
-
-
-def _range(classes: int) -> str:
-    return "1" if classes == 1 else f"1 to {classes}"
-
-
-def _on_grid(
-    path: Path, case: Case, labels: Labels, shape: tuple[int, int] | None
-) -> Labels | None:
-    if shape is None:
-        return None
-    if labels.shape != shape:
-        raise _FileError(
-            f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, the image "
-            f"{shape[0]} and {shape[1]}: draw it on the image's own pixels"
-        )
-    # A picture that was drawn on one slice of a volume has no other slices to compare.
-    drawn_on_slice = slice_count(path) == 1 < slice_count(case.image)
-    difference = "" if drawn_on_slice else grid_difference(case.image, path)
-    if difference:
-        raise _FileError(f"{difference}: draw it on the image's own grid")
-    return labels
-
-
-def _with_points(
-    messages: list[str], case: Case, shape: tuple[int, int], marks: Labels | None
-) -> Labels | None:
-    """The marks with the points drawn over them; unchanged where a point lies outside."""
-    rows, columns = shape
-    outside = [
-        [row, column]
-        for row, column, _ in case.points
-        if not (0 <= row < rows and 0 <= column < columns)
-    ]
-    if outside:
-        messages.append(
-            f"points: {outside[0]} lies outside the image of {rows} rows and {columns} columns; "
-            f"a point is [row, column], from 0"
-        )
-        return marks
-    return draw_points(np.zeros(shape, np.uint8) if marks is None else marks, case.points)
-
-
-def _marks_above_ratio(case: Case, marks: Labels, classes: tuple[str, ...]) -> Iterator[str]:
-    """No denominator is larger than the image, so a region is at most ratio * N pixels."""
-    for number, (name, ratio) in enumerate(zip(classes, case.ratios, strict=True), 1):
-        marked = np.count_nonzero(marks == number)
-        if ratio is not None and marked > ratio * marks.size + 0.5:
-            yield (
-                f"marks: {marked} pixels are marked as {name}, but its ratio {ratio:g} leaves "
-                f"room for {ratio * marks.size:.1f}: correct the ratio or the marks"
-            )
-
-
-def _marks_outside_mask(marks: Labels, mask: Labels) -> Iterator[str]:
+def marks_against_mask(marks: Labels, mask: Labels) -> Iterator[str]:
+    """Marked pixels that the mask gives to another class."""
     said = np.where(marks == MARKED_BACKGROUND, 0, marks)
     wrong = np.count_nonzero((marks != 0) & (said != mask))
     if wrong:
@@ -177,17 +30,88 @@ def _marks_outside_mask(marks: Labels, mask: Labels) -> Iterator[str]:
         )
 
 
-def _ratio_against_mask(
-    case: Case, mask: Labels, classes: tuple[str, ...], denominators: tuple[Denominator, ...]
-) -> Iterator[str]:
-    shown = mask_ratios(mask, denominators)
-    for name, ratio, drawn in zip(classes, case.ratios, shown, strict=True):
-        if ratio is None or drawn is None:
-            continue
+def against_mask(statement: Statement, mask: Labels, drawn: float | None) -> Iterator[str]:
+    """Statements on a class that its mask contradicts.
+
+    drawn: the class's ratio in the mask; None where its denominator has no pixel.
+    """
+    yield from _sizes(statement, drawn)
+    region = mask == statement.number
+    count = np.count_nonzero(region)
+    if count and statement.region.present is False:
+        yield (
+            f"mask: {count} pixels are {statement.name}, but present 0 says that there is none: "
+            f"correct the tag or the mask"
+        )
+    elif not count and statement.located:
+        yield (
+            f"mask: shows no {statement.name}, but {statement.located[0]} says that there is: "
+            f"correct one of them"
+        )
+    elif count:
+        yield from _places(statement, region)
+
+
+def _sizes(statement: Statement, drawn: float | None) -> Iterator[str]:
+    """The ratio and its bounds against the mask's ratio."""
+    if drawn is None:
+        return
+    name, region = statement.name, statement.region
+    slack = ROUNDING + READER_VARIATION * drawn
+    for column, value in (("ratio", statement.ratio), ("ratio_low", region.low)):
         # Rounding never makes a ratio of nothing larger than 0.
-        from_nothing = drawn == 0 < ratio
-        if from_nothing or abs(ratio - drawn) > ROUNDING + READER_VARIATION * drawn:
+        if value is not None and (drawn == 0 < value or value > drawn + slack):
+            yield _size_message(column, name, value, drawn)
+    for column, value in (("ratio", statement.ratio), ("ratio_high", region.high)):
+        if value is not None and value < drawn - slack:
+            yield _size_message(column, name, value, drawn)
+
+
+def _size_message(column: str, name: str, value: float, drawn: float) -> str:
+    return (
+        f"{column} of {name} is {value:g}, but its mask shows {drawn:.4g}: "
+        f"correct the one that is wrong"
+    )
+
+
+def _places(statement: Statement, region: NDArray[np.bool_]) -> Iterator[str]:
+    """The box, centroid and spread against the mask's; region: at least one pixel."""
+    told, box = statement.region, region_box(region)
+    centroid, spread = region_moments(region)
+    loose = [READER_VARIATION * side for side in box.sides]
+    checks = (
+        ("box", _floats(told.box), _floats(box), [ONE_PIXEL + slack for slack in loose * 2]),
+        ("centroid", told.centroid, centroid, [HALF_PIXEL + slack for slack in loose]),
+        ("spread", told.spread, spread, [HALF_PIXEL + READER_VARIATION * sd for sd in spread]),
+    )
+    for column, said, drawn, slacks in checks:
+        if said and not _near(said, drawn, slacks):
             yield (
-                f"ratio of {name} is {ratio:g}, but its mask shows {drawn:.4g}: "
-                f"correct the one that is wrong"
+                f"{column} of {statement.name} is {_rounded(said)}, but its mask shows "
+                f"{_rounded(drawn)}: correct the one that is wrong"
             )
+
+
+def _near(values: Sequence[float], others: Sequence[float], slacks: Sequence[float]) -> bool:
+    return all(abs(v - o) <= slack for v, o, slack in zip(values, others, slacks, strict=True))
+
+
+def _floats(box: Box | None) -> tuple[float, ...]:
+    return tuple(map(float, box or ()))
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return f"[{', '.join(f'{round(value, 1):g}' for value in values)}]"
+
+
+def region_box(region: NDArray[np.bool_]) -> Box:
+    """The box around a region (row, column) of at least one pixel."""
+    rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def region_moments(region: NDArray[np.bool_]) -> tuple[Place, Place]:
+    """Mean and standard deviation of the rows and columns of a region's pixels, in pixels."""
+    rows, columns = np.nonzero(region)
+    centroid = float(rows.mean()), float(columns.mean())
+    return centroid, (float(rows.std()), float(columns.std()))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.slices import read_label_slice, slice_count, slice_shape
-from wsseg.train.case import Case
+from wsseg.train.case import Case, Point
 
 WHITE = 255
 
@@ -22,8 +22,8 @@ def case_mask(case: Case, classes: int) -> NDArray[np.uint8] | None:
 def case_marks(case: Case) -> NDArray[np.uint8] | None:
     """The weak marks (row, column) of a checked case; None without marks and points.
 
-    0 not marked, class number, 255 marked as background. Points are drawn over the marks file as
-    one pixel each. Raises ReadError for a file that cannot be read.
+    0 not marked, class number, 255 marked as background. Points, extremes among them, are drawn
+    over the marks file as one pixel each. Raises ReadError for a file that cannot be read.
     """
     marks = None if case.marks is None else label_slice(case.marks, case)
     if not case.points:
@@ -34,9 +34,7 @@ def case_marks(case: Case) -> NDArray[np.uint8] | None:
     return draw_points(marks, case.points)
 
 
-def draw_points(
-    marks: NDArray[np.uint8], points: tuple[tuple[int, int, int], ...]
-) -> NDArray[np.uint8]:
+def draw_points(marks: NDArray[np.uint8], points: tuple[Point, ...]) -> NDArray[np.uint8]:
     """A copy of the marks (row, column) with the class number at each (row, column, number)."""
     drawn = marks.copy()
     for row, column, number in points:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
@@ -17,9 +18,10 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.front import Front
 from wsseg.train.networks import Network
 from wsseg.train.objective import Objective
-from wsseg.train.parallel import convert, set_step, world_size
+from wsseg.train.parallel import convert, rank, set_step, world_size
 from wsseg.train.predictor import Predictor
 from wsseg.train.schedule import average_with, parameter_groups, rate_factor, set_rate
+from wsseg.train.views import draw_view
 
 TOTAL = "total"
 GRADIENT = "gradient"
@@ -74,8 +76,7 @@ class Learner:
         set_rate(self.optimizer, self.rate(number))
         set_step(self.network, number, seed=self.plan.config.seed)
         batch = _moved(share, self.fabric.device)
-        image = self.front.normalise(batch.image).contiguous(memory_format=torch.channels_last)
-        outputs = Outputs(*self.module(image))
+        outputs = self._outputs(batch, number)
         total, parts = self.plan.objective(outputs, batch, number)
         means = self._means({**parts, TOTAL: total.detach()})
         self._require_finite(means, outputs, batch, number)
@@ -86,6 +87,25 @@ class Learner:
         self.optimizer.zero_grad()
         self.average.update_parameters(self.network)
         return means
+
+    def _outputs(self, batch: Batch, number: int) -> Outputs:
+        """What the network says of a batch, and what the objective needs besides."""
+        needs = self.plan.objective.needs
+        image = _laid_out(self.front.normalise(batch.image))
+        teacher = None
+        if "teacher" in needs:
+            with torch.no_grad(), self.fabric.autocast():
+                teacher = self.predictor().network(image).logits.sigmoid()
+        if "moved" not in needs:
+            logits, reconstruction = self.module(image)
+            return Outputs(logits, reconstruction, teacher=teacher)
+        # One pass over both views: batch norm sees them together, and so does DDP.
+        random = np.random.default_rng((self.plan.config.seed, number, rank()))
+        view = draw_view(len(image), random)
+        both = self.front.normalise(torch.cat([batch.image, view.apply(batch.image)]))
+        logits, reconstruction = self.module(_laid_out(both))
+        here, moved = logits.chunk(2)
+        return Outputs(here, reconstruction.chunk(2)[0], view.undo(moved), teacher)
 
     def rate(self, number: int) -> float:
         """Learning rate of step `number` (from 0), relative to its peak."""
@@ -105,6 +125,7 @@ class Learner:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "objective": self.plan.objective.state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -112,6 +133,7 @@ class Learner:
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.plan.objective.restore(state["objective"])
 
     def _means(self, parts: dict[str, Tensor]) -> dict[str, float]:
         values = torch.stack([part.float() for part in parts.values()])
@@ -163,6 +185,10 @@ def build_learner(fabric: Fabric, network: Network, front: Front, plan: Plan) ->
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
     return Batch(**{f.name: getattr(batch, f.name).to(device) for f in fields(batch)})
+
+
+def _laid_out(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)
 
 
 def _gathered(local: list[int]) -> list[int]:

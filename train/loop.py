@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from wsseg.train.metrics import CaseCounts, summarise
 from wsseg.train.parallel import rank, world_size
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.ratios import Denominator
+from wsseg.train.retarget import Renewals
 from wsseg.train.select import Rule, update
 
 
@@ -30,17 +31,28 @@ class Data:
 
 
 def fit(
-    learner: Learner, data: Data, batches: Iterator[Batch], course: Course, journal: Journal | None
+    learner: Learner,
+    data: Data,
+    renewals: Renewals,
+    stream: Callable[[int], Iterator[Batch]],
+    course: Course,
+    journal: Journal | None,
 ) -> None:
     """Train from the epoch after `course` to the last one, and carry `course` along.
 
-    batches: this process's shares, beginning with that epoch. journal: writes every finished
-    epoch to disk before it is told; None in all processes but the first.
+    renewals: when the targets change. stream: gives this process's shares, beginning with an
+    epoch. journal: writes every finished epoch to disk before it is told; None in all processes
+    but the first.
     """
-    epochs = learner.plan.config.epochs
+    epochs, first = learner.plan.config.epochs, len(course.history) + 1
     steps = learner.plan.steps // epochs
-    for epoch in range(len(course.history) + 1, epochs + 1):
+    batches = stream(first)
+    for epoch in range(first, epochs + 1):
         began = time.perf_counter()
+        if renewals.due(epoch):
+            renewals.renew(learner, epoch)
+            # Reading processes hold the targets as they were.
+            batches = stream(epoch)
         learner.module.train()
         sums: Counter[str] = Counter()
         for step in range(steps):

@@ -1,62 +1,115 @@
 """What is minimised: a weighted sum of named loss terms, built from the settings."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from wsseg.imaging.definitions import Frozen, RatioDefinition
+from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
 from wsseg.train.batch import Batch, Outputs
-from wsseg.train.config import (
-    PRESETS,
-    Confidence,
-    CrossEntropy,
-    Dice,
-    Reconstruction,
-    Size,
-    TermConfig,
-    TrainConfig,
-    WeakMark,
-)
-from wsseg.train.losses import confidence_loss, reconstruction_loss, size_loss, weak_mark_loss
-from wsseg.train.ratios import Denominator, class_denominators
-from wsseg.train.supervised import cross_entropy_loss, dice_loss
+from wsseg.train.config import TrainConfig
+from wsseg.train.presets import PRESETS
+from wsseg.train.ratios import class_denominators
+from wsseg.train.term_config import TermConfig, TermSettings
+from wsseg.train.terms.areas import widened
+from wsseg.train.terms.part import Given, Part
+from wsseg.train.terms.pixel_parts import PIXEL_PARTS
+from wsseg.train.terms.region_parts import REGION_PARTS
 
-Loss = Callable[[Outputs, Batch], Tensor]
+PARTS: dict[type[TermSettings], Callable[..., Part]] = PIXEL_PARTS | REGION_PARTS
 
 
 @dataclass(frozen=True)
 class Term:
-    """One named part of the objective. weight: of the optimiser step, counted from 0."""
+    """One named part of the objective. weight: of the progress of the run, 0 to 1."""
 
     name: str
-    loss: Loss
-    weight: Callable[[int], float]
+    part: Part
+    weight: Callable[[float], float]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Weighted sum of terms; the weighted parts come back, detached, for the log."""
+    """Weighted sum of terms; the weighted parts come back, detached, for the log.
+
+    steps: optimiser steps of the whole run, which the schedules of the terms are fractions of.
+    """
 
     terms: tuple[Term, ...]
+    steps: int
 
     def __call__(
         self, outputs: Outputs, batch: Batch, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum to minimise (a scalar with a gradient), and its parts by name."""
-        parts = {term.name: term.weight(step) * term.loss(outputs, batch) for term in self.terms}
-        total = sum(parts.values(), start=outputs.logits.new_zeros(()))
+        """The sum to minimise (a scalar with a gradient), and its parts by name.
+
+        step: of the optimiser, counted from 0. A term whose weight is 0 is not computed.
+        """
+        progress = min(step / self.steps, 1.0)
+        nothing = self._nothing(outputs)
+        parts = {}
+        for term in self.terms:
+            weight = term.weight(progress)
+            cost = term.part.loss(outputs, batch, progress) if weight else nothing
+            parts[term.name] = weight * cost
+        total = sum(parts.values(), start=nothing)
         return total, {name: part.detach() for name, part in parts.items()}
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The fields of `Batch` and `Outputs` that a term reads, see `Part`."""
+        return frozenset[str]().union(*(term.part.reads for term in self.terms))
+
+    def state(self) -> dict[str, Tensor]:
+        """What the terms remember from step to step, on the CPU, by term and name."""
+        return {
+            f"{term.name}.{key}": value
+            for term in self.terms
+            if term.part.moving
+            for key, value in term.part.moving.state().items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave; WssegError if it is of other terms."""
+        own = self.state().keys()
+        if own != state.keys():
+            raise WssegError(
+                f"the state is of other loss terms: it has {', '.join(sorted(state)) or 'nothing'}"
+                f" instead of {', '.join(sorted(own)) or 'nothing'}; train again with another --out"
+            )
+        for term in self.terms:
+            if term.part.moving:
+                start = f"{term.name}."
+                kept = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+                term.part.moving.restore(kept)
+
+    def _nothing(self, outputs: Outputs) -> Tensor:
+        """0, with a gradient of 0 for all that the terms teach.
+
+        So that a step in which a term rests still gives every parameter a gradient, which
+        distributed training waits for.
+        """
+        nothing = widened(outputs.logits).sum() * 0
+        if "reconstruction" in self.needs:
+            nothing = nothing + widened(outputs.reconstruction).sum() * 0
+        return nothing
 
 
 def build_objective(
-    config: TrainConfig, classes: tuple[str, ...], ratios: tuple[RatioDefinition, ...]
+    config: TrainConfig,
+    classes: tuple[str, ...],
+    ratios: tuple[RatioDefinition, ...],
+    *,
+    steps: int,
+    prior: tuple[float, ...] = (),
 ) -> Objective:
     """The objective that the settings name: `terms` if there are any, else those of `preset`.
 
-    Raises WssegError for an unknown preset, for two terms of one kind, and for a ratio that names
+    steps: optimiser steps of the whole run. prior: mean known ratio of each class in training, NaN
+    where unknown, for a `ratio_prior` that states none. Raises WssegError for an unknown preset,
+    for two terms of one kind, for a term that does not fit the classes, and for a ratio that names
     an unknown class.
     """
     chosen = config.terms or _preset(config.preset)
@@ -67,8 +120,22 @@ def build_objective(
             f"terms of the same kind: {', '.join(repeated)}; give each kind once, with the weight "
             f"that it should have"
         )
-    denominators = class_denominators(classes, ratios)
-    return Objective(tuple(_term(settings, denominators) for settings in chosen))
+    given = Given(class_denominators(classes, ratios), prior)
+    terms = (Term(t.kind, PARTS[type(t)](t, given), schedule(t)) for t in chosen)
+    return Objective(tuple(terms), steps)
+
+
+def schedule(settings: TermSettings) -> Callable[[float], float]:
+    """The weight of a term as a function of the progress of the run, 0 to 1."""
+
+    def weight(progress: float) -> float:
+        over = settings.end <= progress and settings.end < 1
+        if progress < settings.start or over:
+            return 0.0
+        risen = (progress - settings.start) / settings.ramp if settings.ramp else 1.0
+        return settings.weight * min(risen, 1.0)
+
+    return weight
 
 
 def _preset(name: str) -> tuple[TermConfig, ...]:
@@ -78,44 +145,3 @@ def _preset(name: str) -> tuple[TermConfig, ...]:
     raise WssegError(
         f"unknown preset {name!r}: the presets are {', '.join(PRESETS)}; did you mean {nearest}?"
     )
-
-
-def _term(settings: TermConfig, denominators: tuple[Denominator, ...]) -> Term:
-    build = BUILDERS[type(settings)]
-    return Term(settings.kind, build(settings, denominators), lambda step: settings.weight)
-
-
-def _confidence(settings: Confidence, denominators: tuple[Denominator, ...]) -> Loss:
-    return lambda outputs, batch: confidence_loss(outputs.logits)
-
-
-def _reconstruction(settings: Reconstruction, denominators: tuple[Denominator, ...]) -> Loss:
-    return lambda outputs, batch: reconstruction_loss(outputs.reconstruction, batch.image)
-
-
-def _weak_mark(settings: WeakMark, denominators: tuple[Denominator, ...]) -> Loss:
-    return lambda outputs, batch: weak_mark_loss(
-        outputs.logits, batch.marks, average=settings.average
-    )
-
-
-def _size(settings: Size, denominators: tuple[Denominator, ...]) -> Loss:
-    return lambda outputs, batch: size_loss(outputs.logits, batch.ratio, denominators)
-
-
-def _cross_entropy(settings: CrossEntropy, denominators: tuple[Denominator, ...]) -> Loss:
-    return lambda outputs, batch: cross_entropy_loss(outputs.logits, batch.mask, batch.has_mask)
-
-
-def _dice(settings: Dice, denominators: tuple[Denominator, ...]) -> Loss:
-    return lambda outputs, batch: dice_loss(outputs.logits, batch.mask, batch.has_mask)
-
-
-BUILDERS: dict[type[Frozen], Callable[..., Loss]] = {
-    Confidence: _confidence,
-    Reconstruction: _reconstruction,
-    WeakMark: _weak_mark,
-    Size: _size,
-    CrossEntropy: _cross_entropy,
-    Dice: _dice,
-}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from wsseg.imaging.definitions import RatioDefinition
+from wsseg.train.calibrate import DEFAULT, fit_thresholds
 from wsseg.train.case import CaseTable
 from wsseg.train.checkpoint import read_weights, save_samples
 from wsseg.train.config import TrainConfig
@@ -30,7 +31,7 @@ PER_KIND = 3
 def finish(learner: Learner, data: Data, table: CaseTable, course: Course, out: Path) -> RunRecord:
     """Write everything but the weights, the record last, from the weights that were kept."""
     read_weights(learner.average.module, out / WEIGHTS)
-    record = describe(learner, table, course)
+    record = describe(learner, table, course, fit_thresholds(learner, data.train))
     shown = data.val if len(data.val) else data.train
     write_metrics(course.history, out / METRICS)
     draw_curves(course.history, record.chosen_epoch, out / CURVES)
@@ -41,8 +42,10 @@ def finish(learner: Learner, data: Data, table: CaseTable, course: Course, out: 
     return record
 
 
-def describe(learner: Learner, table: CaseTable, course: Course) -> RunRecord:
-    """The record of a run whose last epoch is done."""
+def describe(
+    learner: Learner, table: CaseTable, course: Course, thresholds: tuple[float, ...] = ()
+) -> RunRecord:
+    """The record of a run whose last epoch is done; only the first process fits thresholds."""
     config, front, choice = learner.plan.config, learner.front, course.choice
     if choice is None:
         raise AssertionError("a run has at least one epoch")
@@ -67,6 +70,7 @@ def describe(learner: Learner, table: CaseTable, course: Course) -> RunRecord:
             for name, figure in chosen.items()
             if name.startswith(VALIDATION)
         },
+        thresholds=thresholds or (DEFAULT,) * len(table.classes),
         wsseg_version=version("wsseg"),
     )
 

@@ -22,7 +22,10 @@ from wsseg.train.objective import Objective, build_objective
 from wsseg.train.pretrained import load_weights
 from wsseg.train.ratios import class_denominators
 from wsseg.train.select import choose_rule
+from wsseg.train.signals import known_fields
 from wsseg.train.stream import steps_per_epoch
+from wsseg.train.targets.cases import growth_of
+from wsseg.train.targets.kind import Growth
 from wsseg.train.window import choose_input
 
 log = logging.getLogger(__name__)
@@ -32,17 +35,36 @@ def choose_given(table: CaseTable, config: TrainConfig) -> dict[str, Any]:
     """What holds for a whole run besides its settings, as plain values: kept for resuming.
 
     cases_sha256: of the table. window, channels: of the settings, else chosen from the images.
+    growth: how shape-bearing marks become targets, likewise; None if no term learns targets.
     """
     window: Window | None = config.window
     channels: int | None = config.channels
     if window is None or channels is None:
         seen_window, seen_channels = choose_input(table.part("train"))
         window, channels = window or seen_window, channels or seen_channels
-    return {
+    given = {
         "cases_sha256": table.sha256,
         "window": window.model_dump(mode="json"),
         "channels": channels,
     }
+    return {**given, "growth": choose_growth(table, config, given)}
+
+
+def choose_growth(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Growth | None:
+    """How shape-bearing marks are grown: as the settings say, or as the images' borders do."""
+    if not config.learns_targets:
+        return None
+    if config.growth != "auto":
+        return config.growth
+    cases = table.part("train")
+    marked = [place for place, case in enumerate(cases) if case.marks is not None]
+    data = CaseDataset(cases, table.classes, config.ratios, build_front(config, given))
+    growth = growth_of(data.evidence, marked)
+    log.info("marks that bear a region's shape grow %s", WAYS[growth])
+    return growth
+
+
+WAYS = {"straight": "in straight lines", "geodesic": "along the edges of the image"}
 
 
 def build_front(config: TrainConfig, given: dict[str, Any]) -> Front:
@@ -55,7 +77,7 @@ def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -
     train, val = table.part("train"), table.part("val")
     front = build_front(config, given)
     data = Data(
-        train=CaseDataset(train, table.classes, config.ratios, front),
+        train=CaseDataset(train, table.classes, config.ratios, front, growth=given["growth"]),
         val=CaseDataset(val, table.classes, config.ratios, front),
         denominators=class_denominators(table.classes, config.ratios),
         rule=choose_rule(
@@ -85,49 +107,40 @@ def prepare_learner(
 ) -> Learner:
     """The network with its first weights, drawn from the run's seed, ready for the first step."""
     train = data.train
-    objective = build_objective(config, train.classes, config.ratios)
-    require_evidence(objective, train.cases)
-    return build_learner(
-        fabric,
-        first_network(data, config, given["channels"]),
-        build_front(config, given),
-        Plan(
-            config,
-            objective,
-            rows=tuple(case.row for case in train.cases),
-            steps=config.epochs * steps_per_epoch(train, config),
-        ),
+    steps = config.epochs * steps_per_epoch(train, config)
+    objective = build_objective(
+        config, train.classes, config.ratios, steps=steps, prior=mean_ratios(data)
     )
+    require_evidence(objective, train.cases)
+    network = first_network(data, config, given["channels"])
+    if "ratio" in objective.needs:
+        # A run that is not told the ratios must not start from them either.
+        set_prior(network, mean_ratios(data))
+    load_weights(network, config.weights)
+    plan = Plan(config, objective, rows=tuple(case.row for case in train.cases), steps=steps)
+    return build_learner(fabric, network, build_front(config, given), plan)
 
 
 def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
-    """Fresh weights by the seed, priors from the ratios if they are taught, then the named weights.
-
-    The caller's random state is left as it was.
-    """
+    """Fresh weights by the seed. The caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        network = build_network(
+        return build_network(
             config.network,
             classes=len(data.train.classes),
             channels=channels,
             dropout=config.dropout,
         )
-    if any(term.kind == "size" for term in config.loss_terms):
-        # A run that is not told the ratios must not start from them either.
-        set_prior(network, mean_ratios(data))
-    load_weights(network, config.weights)
-    return network
 
 
-def mean_ratios(data: Data) -> list[float]:
+def mean_ratios(data: Data) -> tuple[float, ...]:
     """Mean known share of the image per class in training; NaN where it is not known."""
     means = []
     for place, denominator in enumerate(data.denominators):
         ratios = [case.ratios[place] for case in data.train.cases]
         known = [ratio for ratio in ratios if ratio is not None]
         means.append(float(np.mean(known)) if known and denominator == "image" else float("nan"))
-    return means
+    return tuple(means)
 
 
 def require_evidence(objective: Objective, cases: Sequence[Case]) -> None:
@@ -135,19 +148,15 @@ def require_evidence(objective: Objective, cases: Sequence[Case]) -> None:
 
     WssegError if that leaves no term that says what to segment.
     """
-    have = {
-        "weak_mark": any(case.marks is not None or case.points for case in cases),
-        "size": any(ratio is not None for case in cases for ratio in case.ratios),
-        "cross_entropy": any(case.mask is not None for case in cases),
-        "dice": any(case.mask is not None for case in cases),
-    }
-    needed = [term.name for term in objective.terms if term.name in have]
-    idle = [name for name in needed if not have[name]]
-    if len(idle) == len(needed):
+    known = known_fields(cases)
+    labelled = [term for term in objective.terms if term.part.labels]
+    idle = [term for term in labelled if not term.part.labels & known]
+    if labelled and len(idle) == len(labelled):
+        needs = "; ".join(f"{term.name}: {' or '.join(sorted(term.part.labels))}" for term in idle)
         raise WssegError(
-            f"no training case has what the terms need ({', '.join(needed) or 'none uses labels'}):"
-            " weak_mark needs marks or points, size a ratio, cross_entropy and dice masks; add the "
-            "column or choose another preset"
+            f"no training case has what the terms learn from ({needs}): add a column that says it, "
+            "or choose another preset"
         )
     if idle:
-        log.warning("no training case has labels for the terms: %s", ", ".join(idle))
+        names = ", ".join(term.name for term in idle)
+        log.warning("no training case has labels for the terms: %s", names)

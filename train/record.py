@@ -15,7 +15,8 @@ class RunRecord(Frozen):
 
     `weights.safetensors` holds the chosen weights, `samples.npz` a few raw validation slices,
     float32 (c, H, W), on which export proves its engines. metrics: of the chosen epoch on the
-    validation split; chosen_by: the rule that chose it.
+    validation split, at a threshold of 0.5; chosen_by: the rule that chose it. thresholds: one
+    probability a class, from which on a pixel counts, fitted to the ratios of training images.
     """
 
     classes: tuple[str, ...]
@@ -33,4 +34,5 @@ class RunRecord(Frozen):
     chosen_by: str
     seed: int
     metrics: dict[str, float]
+    thresholds: tuple[float, ...]
     wsseg_version: str

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lightning.fabric import Fabric
@@ -18,6 +19,7 @@ from wsseg.train.outputs import describe, finish
 from wsseg.train.prepare import choose_given, prepare_data, prepare_learner
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.record import RunRecord
+from wsseg.train.retarget import Renewals, remove_cuts
 from wsseg.train.run_folder import check_start, complete, started, sweep
 from wsseg.train.stream import stream
 
@@ -67,15 +69,15 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     if state is not None:
         learner.restore(state)
     first = len(course.history) + 1
-    batches = stream(
-        data.train, config, first=first, rank=fabric.global_rank, world=fabric.world_size
-    )
+    renewals = Renewals(data.train, config, task.out, first)
+    batches = partial(stream, data.train, config, rank=fabric.global_rank, world=fabric.world_size)
     if not fabric.is_global_zero:
-        fit(learner, data, batches, course, None)
+        fit(learner, data, renewals, batches, course, None)
         return describe(learner, table, course)
     journal = Journal(task.out, first=first, on_step=watchers.on_step, on_epoch=watchers.on_epoch)
     with closing(journal):
-        fit(learner, data, batches, course, journal)
+        fit(learner, data, renewals, batches, course, journal)
+    remove_cuts(task.out)
     return finish(learner, data, table, course, task.out)
 
 

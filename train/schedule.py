@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsseg.train.config import TrainConfig
+from wsseg.train.config import SelfTraining, TrainConfig
 
 POLY_POWER = 0.9  # the usual power for DeepLab
 
@@ -78,3 +79,9 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 def _trained(parameters: Iterable[nn.Parameter]) -> Iterable[nn.Parameter]:
     return (parameter for parameter in parameters if parameter.requires_grad)
+
+
+def renewals(settings: SelfTraining, epochs: int) -> set[int]:
+    """The epochs (from 1) before which the targets are renewed; never before the first."""
+    places = np.linspace(settings.start, settings.end, settings.rounds)
+    return {max(2, 1 + round(float(place) * epochs)) for place in places}

@@ -9,7 +9,9 @@ from torch.utils.data import DataLoader, Dataset
 from wsseg.train.augment import augment
 from wsseg.train.batch import Batch
 from wsseg.train.config import TrainConfig
-from wsseg.train.dataset import CaseDataset, Sample, batches, collate, epoch_order
+from wsseg.train.dataset import CaseDataset, Sample, collate
+from wsseg.train.order import batches, epoch_order
+from wsseg.train.schedule import renewals
 
 Place = tuple[int, int]
 """(epoch, position of the case in the table's training split)."""
@@ -40,7 +42,7 @@ def steps_per_epoch(cases: CaseDataset, config: TrainConfig) -> int:
 
 
 def stream(
-    cases: CaseDataset, config: TrainConfig, *, first: int, rank: int = 0, world: int = 1
+    cases: CaseDataset, config: TrainConfig, first: int, *, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
     """This process's share of every batch from epoch `first` (from 1) to the last, in order.
 
@@ -50,7 +52,7 @@ def stream(
     plan = [
         [(epoch, position) for position in share]
         for epoch in range(first, config.epochs + 1)
-        for share in batches(epoch_order(len(cases), config.seed, epoch), config.batch, rank, world)
+        for share in batches(_order(cases, config, epoch), config.batch, rank, world)
     ]
     loader: DataLoader[Batch] = DataLoader(
         Augmented(cases, config),  # type: ignore[arg-type]
@@ -61,3 +63,13 @@ def stream(
         generator=torch.Generator().manual_seed(config.seed),
     )
     return iter(loader)
+
+
+def _order(cases: CaseDataset, config: TrainConfig, epoch: int) -> list[int]:
+    """The cases of an epoch: with targets to learn, enough of those that say where."""
+    if not config.learns_targets:
+        return epoch_order(len(cases), config.seed, epoch)
+    settings = config.self_training
+    first = min(renewals(settings, config.epochs), default=config.epochs + 1)
+    least = settings.located if epoch < first else settings.located_later
+    return epoch_order(len(cases), config.seed, epoch, located=cases.located, least=least)

@@ -43,7 +43,13 @@ ROW_FAULTS = {
     "mask on another grid": ("image,mask\na.png,small.png\n", "mask: small.png has 4 rows"),
     "labels that are no classes": (
         "image,marks\na.png,odd.png\n",
-        "marks: pixel values 7, 9 are no class numbers: expected 1, and 0 elsewhere",
+        "marks: pixel values 7, 9 are no class numbers: expected 1, 255 where background is "
+        "marked, and 0 elsewhere",
+    ),
+    "most of the marks are k + 1": (
+        "image,marks\na.png,inverted.png\n",
+        "marks: most pixels are 2, as where that means not marked and 0 a stroke over background: "
+        "write 255 for 0, then 0 for 2",
     ),
     "mask of two classes for one": ("image,mask\na.png,two.png\n", "mask: pixel values 2 are no"),
     "marks painted white": (
@@ -67,6 +73,10 @@ ROW_FAULTS = {
     "point outside the mask": (
         'image,points,mask\na.png,"[[9, 7]]",mask.png\n',
         "marks: 1 marked pixels have another class in the mask",
+    ),
+    "extreme outside the image": (
+        'image,extremes\na.png,"[[0, 3], [5, 0], [10, 3], [5, 5]]"\n',
+        "extremes: [10, 3] lies outside the image of 10 rows and 8 columns",
     ),
     "empty mask for a ratio": (
         "image,ratio,mask\na.png,0.001,empty.png\n",
@@ -105,6 +115,10 @@ ROW_FAULTS = {
         "line 3: the same image and slice as line 2",
     ),
     "nothing to learn from": ("image,ratio\na.png,\n", "line 2: nothing to learn from"),
+    "a kind of mark without a mark": (
+        "image,mark_kind\na.png,disc\n",
+        "line 2: nothing to learn from",
+    ),
     "too many cells": ("image,ratio\na.png,0.1,2\nb.png,0.1\n", "line 2: 3 cells where the header"),
     "too few cells": ("image,ratio\na.png\nb.png,0.1\n", "line 2: 1 cells where the header has 2"),
 }
@@ -114,32 +128,6 @@ ROW_FAULTS = {
 def test_a_fault_is_told_with_its_line_and_what_to_do(folder, text, expected):
     (fault,) = faults_of(folder, text)
     assert expected in fault
-
-
-HEADER_FAULTS = {
-    "no image column": ("picture,ratio\n", "no column named image"),
-    "misspelt column": ("image,ratios\n", "unknown column ratios: the nearest known one is ratio;"),
-    "both kinds of ratio": ("image,ratio,ratio:a\n", "both ratio and ratio:<class>"),
-    "ratio of no class": ("image,ratio:\n", "unknown column ratio:"),
-    "two columns of one name": ("image,image\n", "2 columns are named image"),
-    "column without a name": ("image,ratio,\n", "column 3 has no name"),
-    "class called image": ("image,ratio:image\n", "a class cannot be called image"),
-}
-
-
-@pytest.mark.parametrize(("text", "expected"), HEADER_FAULTS.values(), ids=HEADER_FAULTS.keys())
-def test_a_fault_of_the_header_is_told(folder, text, expected):
-    assert any(expected in fault and "line 1" in fault for fault in faults_of(folder, text))
-
-
-def test_one_ratio_column_for_two_classes_is_a_fault(folder):
-    (fault,) = faults_of(folder, "image,ratio\na.png,0.1\n", classes=("a", "b"))
-    assert "write ratio:<class>, one column a class" in fault
-
-
-def test_a_ratio_column_of_an_unknown_class_is_a_fault(folder):
-    (fault,) = faults_of(folder, "image,ratio:c\na.png,0.1\n", classes=("a", "b"))
-    assert "column ratio:c names no class: the classes are a, b" in fault
 
 
 def test_a_point_without_a_class_is_a_fault_among_several(folder):

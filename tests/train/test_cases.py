@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsseg.train.case import Case
+from wsseg.train.case import Box, Case, Region
+from wsseg.train.case_columns import OF_CASE, OF_CLASS
 from wsseg.train.cases import read_cases
 from wsseg.train.label_files import case_marks, case_mask
 
@@ -103,12 +105,70 @@ def test_points_are_drawn_over_the_marks(folder):
     assert np.argwhere(alone == 1).tolist() == [[9, 7]]
 
 
-def test_columns_without_a_term_are_named_in_one_warning(folder, caplog):
-    path = write(folder, "image,ratio,ratio_low,ratio_high,present,box\na.png,0.1,0,1,1,\n")
-    with caplog.at_level(logging.WARNING):
-        read_cases(path)
-    told = [r.getMessage() for r in caplog.records if "no loss term" in r.getMessage()]
-    assert told == ["columns that no loss term uses yet: ratio_low, ratio_high, present, box"]
+def test_what_a_row_says_of_a_class_becomes_its_region(folder):
+    path = write(
+        folder,
+        "image,ratio_low,ratio_high,present,box,centroid,spread,mark_kind\n"
+        'a.png,0.1,0.3,1,"[0, 1, 5, 7]","[2, 3.5]","[1.25, 2]",scribble\n'
+        "b.png,,0.3,0,,,,\n",
+    )
+    first, second = read_cases(path).cases
+    assert first.regions == (
+        Region(
+            low=0.1, high=0.3, present=True, box=Box(0, 1, 5, 7),
+            centroid=(2.0, 3.5), spread=(1.25, 2.0), mark_kind="scribble",
+        ),
+    )  # fmt: skip
+    assert second.regions == (Region(high=0.3, present=False),)
+
+
+def test_signals_are_mixed_by_row_and_by_class(folder):
+    path = write(
+        folder,
+        "image,ratio:a,ratio:b,box:b,present:a,mark_kind:b,points\n"
+        'a.png,0.1,,"[[0, 0, 2, 2]]",,disc,"[[1, 1, 2], [9, 7, 255]]"\n'
+        "b.png,,0.2,,0,,\n",
+    )
+    first, second = read_cases(path).cases
+    assert first.regions == (Region(), Region(box=Box(0, 0, 2, 2), mark_kind="disc"))
+    assert np.argwhere(marks_of(first) == 2).tolist() == [[1, 1]]
+    assert np.argwhere(marks_of(first) == 255).tolist() == [[9, 7]]
+    assert second.regions == (Region(present=False), Region())
+
+
+def test_columns_of_any_signal_name_the_classes_where_no_ratio_does(folder):
+    text = 'image,box:b,box:a,present:a\na.png,"[0, 0, 1, 1]",,1\n'
+    assert read_cases(write(folder, text)).classes == ("b", "a")
+
+
+def test_extremes_give_the_box_and_mark_their_class(folder):
+    text = 'image,extremes,points\na.png,"[[7, 3], [4, 1], [2, 4], [5, 6]]","[[4, 4]]"\n'
+    (case,) = read_cases(write(folder, text)).cases
+    assert case.regions[0].box == Box(2, 1, 8, 7)
+    marked = [[2, 4], [4, 1], [4, 4], [5, 6], [7, 3]]
+    assert np.argwhere(marks_of(case) == 1).tolist() == marked
+
+
+def test_a_case_without_regions_has_an_empty_one_for_each_class(folder):
+    assert Case(row=2, image=folder / "a.png", ratios=(0.1, None)).regions == (Region(), Region())
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "cases.md"
+
+
+def test_the_table_in_the_documentation_is_read(tmp_path):
+    example = DOCS.read_text(encoding="utf-8").split("```csv\n")[1].split("```")[0]
+    for name in ("images", "marks"):
+        (tmp_path / name).mkdir()
+    for number in range(1, 7):
+        Image.new("L", (200, 180)).save(tmp_path / "images" / f"p0{number}.png")
+    Image.new("L", (200, 180)).save(tmp_path / "marks" / "p01.png")
+    assert len(read_cases(write(tmp_path, example)).cases) == 6
+
+
+@pytest.mark.parametrize("column", [*OF_CASE, *OF_CLASS])
+def test_every_column_is_documented(column):
+    assert f"`{column}`" in DOCS.read_text(encoding="utf-8")
 
 
 # --- splits ---

@@ -10,7 +10,7 @@ from lightning.fabric import Fabric
 from wsseg.imaging.errors import WssegError
 from wsseg.train.batch import Batch
 from wsseg.train.cases import read_cases
-from wsseg.train.config import Size, TrainConfig, WeakMark
+from wsseg.train.config import TrainConfig
 from wsseg.train.networks import last_layer
 from wsseg.train.prepare import (
     choose_given,
@@ -21,6 +21,7 @@ from wsseg.train.prepare import (
     require_evidence,
 )
 from wsseg.train.stream import stream
+from wsseg.train.term_config import Size, WeakMark
 
 CONFIG = TrainConfig(
     network="mobilenet_v2", size=32, epochs=2, batch=2, accelerator="cpu", precision="fp32"
@@ -189,4 +190,4 @@ def test_a_preset_without_any_label_is_refused(table):
     from wsseg.train.objective import Objective
 
     with pytest.raises(WssegError, match="none uses labels"):
-        require_evidence(Objective(()), table.part("train"))
+        require_evidence(Objective((), steps=1), table.part("train"))

@@ -1,207 +1,297 @@
-"""Weak marks simulated from masks."""
+"""Each kind of mark on one region: how much, where, and what it tells."""
 
-import csv
-from pathlib import Path
-
-import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
 from scipy import ndimage
 
-from wsseg.imaging.errors import NothingToDoError, WssegError
-from wsseg.train.cases import read_cases
-from wsseg.train.label_files import case_marks, case_mask
-from wsseg.train.marks import TOUCHING_CORNERS, erode_mark, simulate_marks
+from wsseg.imaging.errors import WssegError
+from wsseg.train.marks.chance import generator
+from wsseg.train.marks.discs import disc_mark, point_mark, random_disc_mark, random_point_mark
+from wsseg.train.marks.erode import erode_mark
+from wsseg.train.marks.measures import box_of, extremes_of, moments_of
+from wsseg.train.marks.options import KINDS, MarkOptions
+from wsseg.train.marks.paint import PAINTERS, paint_marks
+from wsseg.train.marks.region import TOUCHING_CORNERS, components, deepest, depth
+from wsseg.train.marks.strokes import background_stroke, medial_line, stroke_mark
 
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
+regions = masks.filter(np.any)
 percents = st.floats(0.01, 100)
+seeds = st.integers(0, 1000)
 
 
 def expected_count(pixels: int, percent: float) -> int:
     return max(1, round(percent / 100 * pixels)) if pixels else 0
 
 
-def depth(mask: np.ndarray) -> np.ndarray:
-    padded: np.ndarray = ndimage.distance_transform_edt(np.pad(mask, 1))
-    return padded[1:-1, 1:-1]
+def draw(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
 
 
-@given(masks, percents)
-def test_a_mark_is_the_exact_share_of_the_region_and_lies_inside(mask, percent):
-    mark = erode_mark(mask, percent)
-    assert np.count_nonzero(mark) == expected_count(int(mask.sum()), percent)
-    assert not np.any(mark & ~mask)
+def rectangle(rows: tuple[int, int], columns: tuple[int, int], side: int = 32) -> np.ndarray:
+    mask = np.zeros((side, side), bool)
+    mask[slice(*rows), slice(*columns)] = True
+    return mask
 
 
-@given(masks, percents)
-def test_no_unmarked_pixel_is_deeper_than_a_marked_one(mask, percent):
-    mark = erode_mark(mask, percent)
-    rest = mask & ~mark
-    if mark.any() and rest.any():
-        assert depth(mask)[mark].min() >= depth(mask)[rest].max()
+def disc(radius: float, centre: tuple[int, int] = (20, 20), side: int = 41) -> np.ndarray:
+    rows, columns = np.indices((side, side))
+    inside: np.ndarray = np.hypot(rows - centre[0], columns - centre[1]) <= radius
+    return inside
 
 
-@given(masks, percents)
-def test_each_component_has_its_exact_share(mask, percent):
-    mark = erode_mark(mask, percent, per_component=True)
-    assert not np.any(mark & ~mask)
-    components, count = ndimage.label(mask, structure=TOUCHING_CORNERS)
-    for number in range(1, count + 1):
-        region = components == number
-        assert np.count_nonzero(mark & region) == expected_count(int(region.sum()), percent)
+# --- every kind ---
 
 
-@given(masks)
-def test_all_of_a_region_is_the_region(mask):
-    assert np.array_equal(erode_mark(mask, 100.0), mask)
-    assert np.array_equal(erode_mark(mask, 100.0, per_component=True), mask)
+@pytest.mark.parametrize("kind", PAINTERS)
+@given(region=regions, percent=percents, seed=seeds)
+def test_a_mark_lies_inside_and_is_never_empty(kind, region, percent, seed):
+    mark = PAINTERS[kind](region, percent, draw(seed))
+    assert mark.any()
+    assert not np.any(mark & ~region)
 
 
-@given(masks, st.tuples(percents, percents).map(sorted))
-def test_a_larger_share_holds_the_smaller_one(mask, pair):
-    small, large = (erode_mark(mask, percent) for percent in pair)
-    assert not np.any(small & ~large)
+@pytest.mark.parametrize("kind", ["erode", "disc", "random-disc"])
+@given(region=masks, percent=percents)
+def test_the_share_of_pixels_is_exact(kind, region, percent):
+    mark = PAINTERS[kind](region, percent, draw(0))
+    assert np.count_nonzero(mark) == expected_count(int(region.sum()), percent)
 
 
-def test_a_region_that_the_frame_cuts_is_not_marked_at_its_cut():
-    mask = np.zeros((9, 9), bool)
-    mask[:, :5] = True
-    assert np.flatnonzero(erode_mark(mask, 2.0)).tolist() == [2 * 9 + 2]
-
-
-def test_a_small_component_keeps_its_mark_only_on_its_own():
-    mask = np.zeros((20, 20), bool)
-    mask[1:13, 1:13] = True
-    mask[16:19, 16:19] = True
-    assert not erode_mark(mask, 8.0)[16:, 16:].any()
-    assert np.flatnonzero(erode_mark(mask, 8.0, per_component=True)[16:19, 16:19]).tolist() == [4]
+@pytest.mark.parametrize("kind", PAINTERS)
+def test_an_empty_region_has_no_mark(kind):
+    assert not PAINTERS[kind](np.zeros((4, 5), bool), 8.0, draw(0)).any()
 
 
 @pytest.mark.parametrize("percent", [0.0, -1.0, 100.5, float("nan")])
-def test_an_impossible_share_is_refused(percent):
+@pytest.mark.parametrize("kind", ["erode", "disc", "random-disc", "scribble"])
+def test_an_impossible_share_is_refused(kind, percent):
     with pytest.raises(WssegError, match="percent of a region cannot be marked"):
-        erode_mark(np.ones((3, 3), bool), percent)
+        PAINTERS[kind](np.ones((3, 3), bool), percent, draw(0))
 
 
-# --- tables ---
+@pytest.mark.parametrize("kind", PAINTERS)
+@given(region=masks)
+def test_every_component_is_marked_on_its_own_if_asked_for(kind, region):
+    options = MarkOptions(kind=kind, per_component=True)
+    marks = paint_marks(region.astype(np.uint8), 8.0, options, row=2)
+    numbers, count = ndimage.label(region, structure=TOUCHING_CORNERS)
+    assert set(numbers[marks == 1]) == set(range(1, count + 1))
 
 
-def disc(radius: float, *, size: int = 32, centre: tuple[int, int] = (15, 15)) -> np.ndarray:
-    rows, columns = np.indices((size, size))
-    return np.hypot(rows - centre[0], columns - centre[1]) <= radius
-
-
-def save(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values.astype(np.uint8)).save(path)
-
-
-@pytest.fixture
-def source(tmp_path):
-    """Two pictures with white masks, one with neither mask nor ratio column; one class."""
-    for name, radius in (("a", 5), ("b", 9)):
-        save(tmp_path / f"in/images/{name}.png", np.full((32, 32), 90))
-        save(tmp_path / f"in/masks/{name}.png", disc(radius) * 255)
-    save(tmp_path / "in/images/c.png", np.full((32, 32), 90))
-    path = tmp_path / "in/cases.csv"
-    path.write_text(
-        "image,mask,group,split,note\n"
-        "images/a.png,masks/a.png,p1,train,first\n"
-        "images/b.png,masks/b.png,p2,val,\n"
-        "images/c.png,,p3,test,\n",
-        encoding="utf-8",
-    )
-    return path
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_the_new_table_trains_with_marks_and_ratios_of_its_masks(source, tmp_path):
-    path = simulate_marks(source, tmp_path / "deep/out", percent=8.0)
-    assert path == tmp_path / "deep/out/cases.csv"
-    table = read_cases(path)
-    for case, radius in zip(table.cases[:2], (5, 9), strict=True):
-        mask = disc(radius)
-        assert case.ratios == (mask.mean(),)
-        assert np.array_equal(case_marks(case) == 1, erode_mark(mask, 8.0))
-        assert np.array_equal(case_mask(case, 1) == 1, mask)
-    assert (table.cases[2].marks, table.cases[2].ratios) == (None, (None,))
-
-
-def test_all_columns_stay_and_paths_lead_to_the_same_files(source, tmp_path):
-    rows = rows_of(simulate_marks(source, tmp_path / "out", percent=8.0))
-    assert list(rows[0]) == ["image", "mask", "group", "split", "note", "ratio", "marks"]
-    assert rows[0]["image"] == "../in/images/a.png"
-    assert [(row["group"], row["split"], row["note"]) for row in rows] == [
-        ("p1", "train", "first"),
-        ("p2", "val", ""),
-        ("p3", "test", ""),
+@pytest.mark.parametrize("kind", ["random-disc", "random-point", "scribble"])
+def test_a_mark_depends_on_seed_row_and_class_alone(kind):
+    one, two = disc(7, (11, 11)), disc(7, (29, 29))
+    both = paint_marks((one + 2 * two).astype(np.uint8), 8.0, MarkOptions(kind), row=3)
+    again = paint_marks((one + 2 * two).astype(np.uint8), 8.0, MarkOptions(kind), row=3)
+    alone = paint_marks((2 * two).astype(np.uint8), 8.0, MarkOptions(kind), row=3)
+    assert np.array_equal(both, again)
+    assert np.array_equal(both == 2, alone == 2)
+    others = [
+        paint_marks((2 * two).astype(np.uint8), 8.0, MarkOptions(kind, seed=seed), row=row)
+        for seed, row in ((1, 3), (0, 4))
     ]
+    assert all(not np.array_equal(alone, other) for other in others)
 
 
-def test_masks_can_be_left_out(source, tmp_path):
-    path = simulate_marks(source, tmp_path / "out", percent=8.0, keep_mask=False)
-    assert "mask" not in rows_of(path)[0]
-    assert "masks" not in path.read_text(encoding="utf-8")
+def test_streams_of_different_uses_are_independent():
+    drawn = {
+        generator(seed, use, row).integers(1 << 62)
+        for seed in (0, 1)
+        for use in ("mark", "share", "ratio")
+        for row in (0, 1)
+    }
+    assert len(drawn) == 12
 
 
-def test_a_ratio_that_the_table_states_is_kept(source, tmp_path):
-    text = source.read_text(encoding="utf-8").splitlines()
-    ratios = ["ratio", "0.08", "", ""]
-    joined = [f"{line},{ratio}" for line, ratio in zip(text, ratios, strict=True)]
-    source.write_text("\n".join(joined) + "\n", encoding="utf-8")
-    rows = rows_of(simulate_marks(source, tmp_path / "out", percent=8.0))
-    assert [row["ratio"] for row in rows] == ratios[1:]
+# --- eroded ---
 
 
-def test_each_class_of_a_label_map_is_marked_with_its_number(tmp_path):
-    labels = disc(5, centre=(8, 8)) * 1 + disc(4, centre=(22, 22)) * 2
-    save(tmp_path / "a.png", np.zeros((32, 32)))
-    save(tmp_path / "m.png", labels)
-    source = tmp_path / "cases.csv"
-    source.write_text("image,mask\na.png,m.png\n", encoding="utf-8")
-    path = simulate_marks(source, tmp_path / "out", percent=10.0, classes=("cyst", "tumour"))
-    table = read_cases(path)
-    assert table.classes == ("cyst", "tumour")
-    assert table.cases[0].ratios == ((labels == 1).mean(), (labels == 2).mean())
-    marks = case_marks(table.cases[0])
-    for number in (1, 2):
-        assert np.array_equal(marks == number, erode_mark(labels == number, 10.0))
+@given(masks, percents)
+def test_no_unmarked_pixel_is_deeper_than_a_marked_one(region, percent):
+    mark = erode_mark(region, percent)
+    rest = region & ~mark
+    if mark.any() and rest.any():
+        assert depth(region)[mark].min() >= depth(region)[rest].max()
 
 
-def test_a_slice_of_a_volume_gets_its_own_marks(tmp_path):
-    stack = np.stack([np.zeros((32, 32)), disc(6), disc(3)], axis=-1).astype(np.uint8)
-    for name in ("image", "mask"):
-        nibabel.save(nibabel.Nifti1Image(stack, np.eye(4)), tmp_path / f"{name}.nii.gz")
-    source = tmp_path / "cases.csv"
-    source.write_text("image,mask,slice\nimage.nii.gz,mask.nii.gz,1\n", encoding="utf-8")
-    (case,) = read_cases(simulate_marks(source, tmp_path / "out", percent=10.0)).cases
-    assert case.ratios == (disc(6).mean(),)
-    mask = case_mask(case, 1)
-    assert mask is not None
-    assert np.array_equal(case_marks(case) == 1, erode_mark(mask == 1, 10.0))
+@given(masks)
+def test_all_of_a_region_is_the_region(region):
+    assert np.array_equal(erode_mark(region, 100.0), region)
 
 
-def test_a_folder_that_holds_anything_is_left_alone(source, tmp_path):
-    with pytest.raises(WssegError, match="exists and is not empty"):
-        simulate_marks(source, source.parent, percent=8.0)
-    assert source.exists()
+@given(masks, st.tuples(percents, percents).map(sorted))
+def test_a_larger_share_holds_the_smaller_one(region, pair):
+    small, large = (erode_mark(region, percent) for percent in pair)
+    assert not np.any(small & ~large)
 
 
-def test_a_failed_run_leaves_no_folder(source, tmp_path):
-    with pytest.raises(WssegError, match="cannot be marked"):
-        simulate_marks(source, tmp_path / "out", percent=0.0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+@given(masks)
+def test_depth_is_the_distance_to_what_is_outside_the_frame_included(region):
+    expected = ndimage.distance_transform_edt(np.pad(region, 20))[20:-20, 20:-20]
+    assert np.array_equal(depth(region), expected)
 
 
-def test_a_table_without_masks_is_told(source, tmp_path):
-    source.write_text("image,ratio\nimages/a.png,0.1\n", encoding="utf-8")
-    with pytest.raises(NothingToDoError, match="no mask to make marks of"):
-        simulate_marks(source, tmp_path / "out", percent=8.0)
+@given(masks)
+def test_components_put_together_are_the_region(region):
+    parts = list(components(region))
+    assert np.array_equal(np.sum([np.zeros_like(region, int), *parts], axis=0), region)
+
+
+def test_a_region_that_the_frame_cuts_is_not_marked_at_its_cut():
+    region = np.zeros((9, 9), bool)
+    region[:, :5] = True
+    assert np.flatnonzero(erode_mark(region, 2.0)).tolist() == [2 * 9 + 2]
+
+
+def test_a_small_component_keeps_its_mark_only_on_its_own():
+    labels = (rectangle((1, 13), (1, 13)) | rectangle((16, 19), (16, 19))).astype(np.uint8)
+    together, apart = (
+        paint_marks(labels, 8.0, MarkOptions(per_component=each), row=2) for each in (False, True)
+    )
+    assert not together[16:19, 16:19].any()
+    assert np.flatnonzero(apart[16:19, 16:19]).tolist() == [4]
+
+
+# --- discs and points ---
+
+
+def test_a_disc_lies_around_the_deepest_pixel():
+    region = rectangle((4, 25), (4, 25))
+    mark = disc_mark(region, 20.0)
+    distance = np.hypot(*(np.indices(region.shape) - np.reshape((14, 14), (2, 1, 1))))
+    assert deepest(region) == (14, 14)
+    assert distance[mark].max() <= distance[region & ~mark].min()
+
+
+@given(regions, percents, seeds)
+def test_a_random_disc_is_what_is_nearest_some_pixel_of_it(region, percent, seed):
+    mark = random_disc_mark(region, percent, draw(seed))
+    squares = np.square(np.indices(region.shape))
+    apart = [
+        np.square(np.indices(region.shape) - np.reshape(place, (2, 1, 1))).sum(0)
+        for place in np.argwhere(region)
+    ]
+    assert squares.shape[0] == 2
+    rest = region & ~mark
+    assert any(not rest.any() or far[mark].max() <= far[rest].min() for far in apart)
+
+
+def test_random_discs_are_found_all_over_the_region():
+    region = rectangle((0, 10), (0, 10), side=10)
+    found = np.sum([random_disc_mark(region, 4.0, draw(seed)) for seed in range(300)], axis=0)
+    assert found.min() > 0
+
+
+def test_a_point_is_the_deepest_pixel():
+    region = rectangle((2, 9), (3, 12))
+    assert np.argwhere(point_mark(region)).tolist() == [list(deepest(region))]
+
+
+@given(regions, seeds)
+def test_a_random_point_is_one_pixel(region, seed):
+    assert np.count_nonzero(random_point_mark(region, draw(seed))) == 1
+
+
+# --- scribbles ---
+
+
+def test_a_stroke_runs_along_the_middle_of_an_elongated_region():
+    mark = stroke_mark(rectangle((10, 17), (2, 30)), 50.0)
+    rows, columns = np.nonzero(mark)
+    assert set(rows) == {13}
+    assert len(columns) == pytest.approx(14, abs=1)
+    assert columns.min() == pytest.approx(9, abs=1)
+
+
+def test_a_stroke_follows_a_ring():
+    ring = disc(16) & ~disc(10)
+    rows, columns = np.nonzero(stroke_mark(ring, 80.0))
+    assert np.hypot(rows - 20, columns - 20) == pytest.approx(np.full(rows.size, 13), abs=2.0)
+    assert rows.size > 20
+
+
+@given(regions)
+def test_a_medial_line_is_connected_and_stays_inside(region):
+    path = medial_line(region)
+    assert region[tuple(path.T)].all()
+    assert len(np.unique(path, axis=0)) == len(path)
+    assert np.all(np.abs(np.diff(path, axis=0)) <= 1)
+
+
+def test_the_share_decides_the_length_of_a_stroke():
+    region = disc(12)
+    whole = np.count_nonzero(stroke_mark(region, 100.0))
+    assert np.count_nonzero(stroke_mark(region, 25.0)) == round(whole / 4)
+
+
+@given(masks, st.integers(1, 20), seeds)
+def test_a_background_stroke_stays_outside_and_is_no_longer_than_asked(foreground, count, seed):
+    stroke = background_stroke(foreground, count, draw(seed))
+    assert not np.any(stroke & foreground)
+    assert np.count_nonzero(stroke) <= count
+    assert stroke.any() == (foreground.any() and not foreground.all())
+
+
+def test_a_background_stroke_keeps_its_distance():
+    region = disc(8)
+    stroke = background_stroke(region, 15, draw(0))
+    away = ndimage.distance_transform_edt(~region)[stroke]
+    assert np.count_nonzero(stroke) == 15
+    assert away.min() >= 3.9
+    assert away.max() < 5.1
+
+
+def test_scribbles_of_two_classes_share_one_stroke_of_background():
+    labels = (disc(6, (10, 10)) + 2 * disc(6, (29, 29))).astype(np.uint8)
+    marks = paint_marks(labels, 50.0, MarkOptions("scribble"), row=2)
+    assert sorted(np.unique(marks)) == [0, 1, 2, 255]
+    assert not labels[marks == 255].any()
+    assert np.count_nonzero(marks == 255) == np.count_nonzero((marks > 0) & (marks < 255))
+
+
+# --- numbers ---
+
+
+@given(regions)
+def test_a_box_holds_the_region_and_no_row_or_column_more(region):
+    box = box_of(region)
+    inside = region[box.top : box.bottom, box.left : box.right]
+    assert inside.sum() == region.sum()
+    assert inside[[0, -1]].any(1).all()
+    assert inside[:, [0, -1]].any(0).all()
+
+
+@given(regions)
+def test_extreme_points_are_pixels_of_the_region_at_the_edges_of_its_box(region):
+    box, points = box_of(region), extremes_of(region)
+    assert all(region[point] for point in points)
+    top, left, bottom, right = points
+    assert (top[0], left[1]) == (box.top, box.left)
+    assert (bottom[0], right[1]) == (box.bottom - 1, box.right - 1)
+
+
+def test_moments_of_a_rectangle_are_those_of_even_numbers():
+    centroid, spread = moments_of(rectangle((4, 9), (10, 20)))
+    assert centroid == pytest.approx((6.0, 14.5))
+    assert spread == pytest.approx((np.sqrt(2), np.sqrt(99 / 12)))
+
+
+# --- options ---
+
+
+def test_every_kind_is_either_painted_or_written():
+    from wsseg.train.marks.cells import MEASURES
+
+    assert sorted([*PAINTERS, *MEASURES]) == sorted(KINDS)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "blob"}, {"share": 101.0}, {"share": -1.0}, {"ratio_noise": 120.0}]
+)
+def test_options_out_of_range_are_refused(wrong):
+    with pytest.raises(WssegError, match=r"(choose|give 0 to 100)"):
+        MarkOptions(**wrong)

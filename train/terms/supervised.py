@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wsseg.train.losses import widened
+from wsseg.train.terms.areas import widened
 
 SMOOTHING_PIXELS = 1.0
 """Added above and below in Dice: an empty mask is then a defined target, and one stray pixel on

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wsseg.train.supervised import SMOOTHING_PIXELS, cross_entropy_loss, dice_loss
+from wsseg.train.terms.supervised import SMOOTHING_PIXELS, cross_entropy_loss, dice_loss
 
 LOSSES = (cross_entropy_loss, dice_loss)
 B, K, H, W = 2, 2, 3, 4

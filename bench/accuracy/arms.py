@@ -1,0 +1,75 @@
+"""The arms: what each run is told of its training images, and by which recipe it learns."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Marks = Literal["masks", "drawn", "erode", "disc", "random-disc", "point"]
+WORDS: dict[Marks, str] = {
+    "masks": "full masks",
+    "drawn": "scribbles drawn by hand",
+    "erode": "eroded",
+    "disc": "centre disc",
+    "random-disc": "random disc",
+    "point": "one point",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Supervision and recipe of a run.
+
+    marks: full masks, scribbles of the data set, or a kind that `wsseg marks` simulates. percent:
+    of each region. share: percent of the training images that are marked; all have their ratio.
+    ratio_noise: largest error of a ratio, percent of it.
+    """
+
+    preset: str
+    marks: Marks
+    percent: float | None = None
+    share: float = 100.0
+    ratio_noise: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """The marks, as a table shows them."""
+        if not self.share:
+            return "none"
+        few = "" if self.share == 100 else f" on {self.share:g} % of the images"
+        noisy = f", ratios +-{self.ratio_noise:g} %" if self.ratio_noise else ""
+        return WORDS[self.marks] + few + noisy
+
+
+ARMS = {
+    "size-only": Arm("paper-size-only", "erode", share=0.0),
+    "mark-only": Arm("paper-mark-only", "erode", 8.0),
+    "paper-4": Arm("paper", "erode", 4.0),
+    "paper-8": Arm("paper", "erode", 8.0),
+    "paper-12": Arm("paper", "erode", 12.0),
+    "wsseg-4": Arm("wsseg", "erode", 4.0),
+    "wsseg-8": Arm("wsseg", "erode", 8.0),
+    "wsseg-12": Arm("wsseg", "erode", 12.0),
+    "wsseg-disc-8": Arm("wsseg", "disc", 8.0),
+    "wsseg-random-disc-8": Arm("wsseg", "random-disc", 8.0),
+    "wsseg-point": Arm("wsseg", "point"),
+    "wsseg-noise-10": Arm("wsseg", "erode", 8.0, ratio_noise=10.0),
+    "wsseg-noise-20": Arm("wsseg", "erode", 8.0, ratio_noise=20.0),
+    "wsseg-share-25": Arm("wsseg", "erode", 8.0, share=25.0),
+    "wsseg-share-10": Arm("wsseg", "erode", 8.0, share=10.0),
+    "wsseg-share-5": Arm("wsseg", "erode", 8.0, share=5.0),
+    "wsseg-share-0": Arm("wsseg", "erode", share=0.0),
+    "wsseg-share-25-disc": Arm("wsseg", "disc", 8.0, share=25.0),
+    "wsseg-share-10-disc": Arm("wsseg", "disc", 8.0, share=10.0),
+    "wsseg-share-5-disc": Arm("wsseg", "disc", 8.0, share=5.0),
+    "wsseg-scribble": Arm("wsseg", "drawn"),
+    "full": Arm("full", "masks"),
+}
+MAIN = (
+    "full",
+    "wsseg-8",
+    "paper-8",
+    "wsseg-disc-8",
+    "wsseg-share-10",
+    "wsseg-share-0",
+    "wsseg-scribble",
+)
+"""What a data set gets first: the question of the paper, and how far less supervision goes."""

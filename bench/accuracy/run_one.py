@@ -1,0 +1,86 @@
+"""One run in a process of its own, so that its memory is given back and its threads are its own.
+
+python -m bench.accuracy.run_one TASK      (TASK: JSON, as `Task.to_json` writes it)
+"""
+
+import logging
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.accuracy.arms import ARMS, Arm
+from bench.accuracy.datasets import DATASETS, Dataset
+from bench.accuracy.folds import parts
+from bench.accuracy.held_out import image_scores, measure
+from bench.accuracy.jobs import SCALES
+from bench.accuracy.machine import commit, machine
+from bench.accuracy.results import add_row, write_images
+from bench.accuracy.scores import summarise
+from bench.accuracy.tables import write_table
+from bench.accuracy.task import Task
+from wsseg.cli.training import with_mark_average
+from wsseg.imaging.errors import WssegError
+from wsseg.train.checkpoint import load_run
+from wsseg.train.config import TrainConfig
+from wsseg.train.run import train
+
+
+def run(task: Task) -> None:
+    """Make the table, train, measure the held-out images, and add the row to the results."""
+    start = time.monotonic()
+    dataset, arm = DATASETS[task.job.dataset], ARMS[task.job.arm]
+    pictures = dataset.read(Path(task.data, dataset.folder))
+    split = list(zip(pictures, parts(pictures, task.job.fold, dealt=dataset.dealt), strict=True))
+    folder = Path(task.work, task.job.name)
+    teaching = [(picture, part) for picture, part in split if part != "held-out"]
+    table = write_table(dataset, arm, teaching, folder / "cases", seed=task.job.seed)
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    train(table, folder / "run", settings(task, dataset, arm))
+    held_out = [picture for picture, part in split if part == "held-out"]
+    counts = measure(load_run(folder / "run"), dataset, held_out)
+    write_images(Path(task.out), task.job, image_scores(held_out, counts))
+    add_row(
+        Path(task.out),
+        {
+            **asdict(task.job),
+            "marks": arm.words,
+            "percent": "" if arm.percent is None else f"{arm.percent:g}",
+            "images": len(held_out),
+            **{name: f"{value:.4f}" for name, value in asdict(summarise(counts)).items()},
+            "minutes": f"{(time.monotonic() - start) / 60:.1f}",
+            "commit": commit(),
+            "machine": machine(),
+        },
+    )
+
+
+def settings(task: Task, dataset: Dataset, arm: Arm) -> TrainConfig:
+    """The same for every arm but preset and terms; no arm may choose its epoch by masks."""
+    scale = SCALES[task.scale]
+    config = TrainConfig.model_validate(
+        {
+            "preset": arm.preset,
+            "network": task.job.network,
+            "weights": task.weights,
+            "size": task.job.size,
+            "window": dataset.window,
+            "epochs": task.job.epochs,
+            "batch": scale.batch,
+            "learning_rate": scale.learning_rate,
+            "select": "last",
+            "seed": task.job.seed,
+            "augmentation": {} if dataset.flip else {"flip_horizontal": 0.0},
+        }
+    )
+    # The paper's mark term averaged over the image teaches almost nothing: its better reading.
+    return with_mark_average(config, "mark") if arm.preset.startswith("paper") else config
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        run(Task.from_json(sys.argv[1]))
+    except WssegError as error:
+        sys.exit(str(error))

@@ -1,0 +1,175 @@
+"""What a table of cases can teach, in a few lines and tables."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from wsseg.cli.case_picture import Targets, draw_cases, no_targets
+from wsseg.cli.training import parse_ratio
+from wsseg.imaging.errors import WssegError
+from wsseg.train.case import Case, CaseTable
+from wsseg.train.case_cells import SPLITS
+from wsseg.train.case_checks import READERS, repeated_pictures
+from wsseg.train.cases import read_cases
+from wsseg.train.label_files import label_slice
+from wsseg.train.objective import PARTS
+from wsseg.train.presets import PRESETS
+from wsseg.train.signals import FIELDS, Signal, class_signals
+from wsseg.train.terms.part import Given
+
+PAIRS_SHOWN = 5
+LOCATING = frozenset[Signal]({"marks", "points", "extremes", "box", "centroid", "mask"})
+"""Signals that say where in the picture a class is."""
+BLIND_TO_BACKGROUND = ("weak_mark",)
+"""Terms that read marks, but of classes only."""
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A case and its signals, class by class."""
+
+    case: Case
+    signals: tuple[frozenset[Signal], ...]
+
+
+def check_cases(
+    path: Path, *, ratios: Sequence[str], picture: Path | None, targets: Targets = no_targets
+) -> None:
+    """Check a table and print what it can teach; draw some of its cases where asked to.
+
+    ratios: definitions as on the command line. targets: gives a case's targets for the picture.
+    """
+    if picture is not None and picture.suffix.lower() != ".png":
+        raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
+    table = read_cases(path, ratios=tuple(parse_ratio(text) for text in ratios))
+    with ThreadPoolExecutor(READERS) as pool:
+        carried = tuple(pool.map(lambda case: carry(case, len(table.classes)), table.cases))
+    show(table, carried)
+    if picture is not None:
+        draw_cases([(each.case, each.signals) for each in carried], table.classes, picture, targets)
+
+
+def carry(case: Case, classes: int) -> Carried:
+    """The signals of a case, its marks file read."""
+    marked = [] if case.marks is None else np.unique(label_slice(case.marks, case)).tolist()
+    numbers = range(1, classes + 1)
+    return Carried(case, tuple(class_signals(case, number, marked) for number in numbers))
+
+
+def show(table: CaseTable, carried: Sequence[Carried]) -> None:
+    """Print the report."""
+    console = Console(highlight=False, markup=False)
+    console.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
+    console.print(_counts(table.classes, carried))
+    training = [each for each in carried if each.case.split == "train"]
+    console.print("What the training cases can teach:")
+    console.print(_combinations(table.classes, training))
+    console.print("What reads it:")
+    console.print(_readers(training))
+    for warning in warnings(table.classes, carried):
+        console.print(f"warning: {warning}", soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        numeric = column in (*SPLITS, "cases")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)
+    return table
+
+
+def _counts(classes: Sequence[str], carried: Sequence[Carried]) -> Table:
+    """Cases that carry each signal, by class and split."""
+    table = _table("class", "signal", *SPLITS)
+    for place, name in enumerate(classes):
+        for signal in FIELDS:
+            found = Counter(e.case.split for e in carried if signal in e.signals[place])
+            if found:
+                table.add_row(name, signal, *(str(found[split]) for split in SPLITS.values()))
+    table.add_row("", "all cases", *(_of_split(carried, split) for split in SPLITS))
+    return table
+
+
+def _of_split(carried: Sequence[Carried], split: str) -> str:
+    return str(sum(each.case.split == split for each in carried))
+
+
+def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> Table:
+    table = _table("class", "signals", "cases")
+    for place, name in enumerate(classes):
+        found = Counter(each.signals[place] for each in training)
+        for signals, count in found.most_common():
+            table.add_row(name, describe(signals), str(count))
+    return table
+
+
+def describe(signals: frozenset[Signal]) -> str:
+    """A combination of signals in words."""
+    named = [signal for signal in FIELDS if signal in signals]
+    return f"{named[0]} only" if len(named) == 1 else " + ".join(named) or "nothing"
+
+
+def _readers(training: Sequence[Carried]) -> Table:
+    """Terms and presets that read the signals of the training cases."""
+    carried = frozenset[Signal]().union(*(s for each in training for s in each.signals))
+    alike: dict[tuple[str, str], list[str]] = {}
+    for signal in (signal for signal in FIELDS if signal in carried):
+        terms, presets = readers(signal)
+        found = ", ".join(terms) or "none", ", ".join(presets) or "none"
+        alike.setdefault(found, []).append(signal)
+    table = _table("signal", "terms", "presets")
+    for found, signals in alike.items():
+        table.add_row(", ".join(signals), *found)
+    return table
+
+
+def readers(signal: Signal) -> tuple[list[str], list[str]]:
+    """The loss terms, and the presets with such a term, that this signal alone lets teach."""
+    given = Given(("image",), prior=(0.5,))
+    labels = {
+        str(settings.model_fields["kind"].default): build(settings(), given).labels
+        for settings, build in PARTS.items()
+    }
+    blind = BLIND_TO_BACKGROUND if signal == "background marks" else ()
+    terms = [kind for kind, read in labels.items() if read & FIELDS[signal] and kind not in blind]
+    presets = [
+        name for name, chosen in PRESETS.items() if any(term.kind in terms for term in chosen)
+    ]
+    return terms, presets
+
+
+def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
+    """What a table may hold but its writer may not mean; `read_cases` logs of splits itself."""
+    cases = [each.case for each in carried]
+    yield from _repeated(cases)
+    if not any(case.group for case in cases) and len({case.image for case in cases}) > 1:
+        yield "no case has a group: slices of one patient may be in train and in val"
+    idle = [e.case.row for e in carried if e.case.split == "val" and not any(e.signals)]
+    if idle:
+        yield f"{len(idle)} cases of val have nothing to judge by, the first in line {idle[0]}"
+    training = [each for each in carried if each.case.split == "train"]
+    for place, name in enumerate(classes):
+        yield from _unlocated(name, [each.signals[place] for each in training])
+
+
+def _repeated(cases: Sequence[Case]) -> Iterator[str]:
+    pairs = repeated_pictures(cases)
+    if pairs:
+        shown = ", ".join(f"{later.row} of {first.row}" for first, later in pairs[:PAIRS_SHOWN])
+        more = ", ..." if len(pairs) > PAIRS_SHOWN else ""
+        apart = sum(first.split != later.split for first, later in pairs)
+        yield (
+            f"{len(pairs)} images are copies of others, {apart} of them across splits: "
+            f"line {shown}{more}"
+        )
+
+
+def _unlocated(name: str, signals: Sequence[frozenset[Signal]]) -> Iterator[str]:
+    if any(signals) and not any(LOCATING & each for each in signals):
+        yield f"no training case says where {name} is: mark it in a few pictures"

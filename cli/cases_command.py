@@ -1,0 +1,53 @@
+"""`wsseg cases`: what a table of cases can teach, before anything is trained on it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsseg.cli.console import guarded, start_logging
+
+cases = typer.Typer(
+    name="cases",
+    help="Look at a table of cases.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@cases.callback()
+def _cases() -> None:
+    """Look at a table of cases."""
+
+
+@cases.command()
+def check(
+    table: Annotated[
+        Path, typer.Argument(metavar="CASES", help="Table of images and what is known (CSV).")
+    ],
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Ratio definition NAME=CLASS/DENOMINATOR; the denominator is image, foreground or "
+            "another class. Repeat for several. [default: every class over the image]"
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="PNG to write: up to 12 cases with what the table says of them."),
+    ] = None,
+) -> None:
+    """Check every row and file, and tell what the cases can teach.
+
+    Prints how many cases carry each signal, the combinations in training, the loss terms and
+    presets that read them, and what is allowed but may not be meant. A table with faults ends
+    with all of them and exit code 2. The picture names cases by their row alone; it shows
+    patients' images, treat it as such.
+    """
+    start_logging()
+    with guarded():
+        from wsseg.cli.case_report import check_cases
+
+        check_cases(table, ratios=ratio or [], picture=picture)

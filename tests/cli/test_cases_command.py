@@ -1,0 +1,220 @@
+"""`wsseg cases check`: what a table can teach, and a picture of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli.conftest import call
+from wsseg.cli.case_picture import MOST, choose, draw_cases
+from wsseg.cli.case_report import carry, readers
+from wsseg.train.batch import Batch
+from wsseg.train.case import Case
+from wsseg.train.objective import PARTS
+from wsseg.train.presets import PRESETS
+from wsseg.train.signals import FIELDS, Signal
+from wsseg.train.terms.part import Given
+
+SIDE = 24
+HEADER = "image,ratio,marks,points,box,present,centroid,spread,extremes,mask,group,split"
+
+
+def write(folder: Path, *rows: str, header: str = HEADER) -> Path:
+    """A table of rows whose pictures, all different, are made as they are named."""
+    for number, row in enumerate(rows):
+        noise = np.random.default_rng(number).integers(0, 255, (SIDE, SIDE))
+        path = folder / row.split(",")[0]
+        if not path.exists():
+            Image.fromarray(noise.astype(np.uint8)).save(path)
+    table = folder / "cases.csv"
+    table.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return table
+
+
+def mixed(folder: Path) -> Path:
+    """Nine cases: every signal at least once, and three with a ratio only."""
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[8:12, 8:14] = 1
+    Image.fromarray(labels).save(folder / "mark.png")
+    labels[0, :5] = 255
+    Image.fromarray(labels).save(folder / "strokes.png")
+    extremes = json.dumps([[4, 9], [8, 3], [15, 8], [9, 14]])
+    return write(
+        folder,
+        "a.png,0.1,mark.png,,,,,,,,p1,train",
+        "b.png,0.2,,,,,,,,,p2,train",
+        "c.png,0.3,,,,,,,,,p3,train",
+        "d.png,0.3,,,,,,,,,p4,train",
+        'e.png,,,"[[3, 4], [20, 20, 255]]",,,,,,,p5,train',
+        'f.png,,strokes.png,,"[7, 7, 13, 15]",1,,,,,p6,train',
+        'g.png,,,,,,"[9.5, 11]","[2, 3.5]",,,p7,train',
+        f'h.png,,,,,,,,"{extremes}",,p8,train',
+        "i.png,,,,,,,,,mark.png,p9,val",
+    )
+
+
+def lines(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_every_signal_is_counted_by_split(tmp_path: Path):
+    said = lines(call("cases", "check", mixed(tmp_path)))
+    for row in (
+        "roi ratio 4 0 0",
+        "roi present 1 0 0",
+        "roi marks 2 0 0",
+        "roi points 1 0 0",
+        "roi background marks 2 0 0",
+        "roi extremes 1 0 0",
+        "roi box 1 0 0",
+        "roi centroid 1 0 0",
+        "roi spread 1 0 0",
+        "roi mask 0 1 0",
+        "all cases 8 1 0",
+    ):
+        assert row.split() in said
+
+
+def test_combinations_of_training_cases_are_told_the_commonest_first(tmp_path: Path):
+    said = call("cases", "check", mixed(tmp_path)).split("can teach:")[1].split("What reads")[0]
+    rows = [" ".join(words) for words in lines(said)]
+    assert rows[2] == "roi ratio only 3"
+    assert "roi ratio + marks 1" in rows
+    assert "roi present + marks + background marks + box 1" in rows
+    assert "roi centroid + spread 1" in rows
+
+
+def test_classes_are_counted_apart(tmp_path: Path):
+    table = write(
+        tmp_path,
+        'a.png,0.1,,"[0, 0, 5, 5]","[[1, 1, 2]]"',
+        "b.png,0.1,0.2,,",
+        header="image,ratio:a,ratio:b,box:b,points",
+    )
+    said = lines(call("cases", "check", table))
+    assert ["a", "ratio", "1", "1", "0"] in said
+    assert any(row[:2] == ["b", "points"] for row in said)
+    assert not any(row[:2] == ["a", "points"] for row in said)
+
+
+def test_a_faulty_table_ends_with_all_its_faults_and_writes_no_picture(tmp_path: Path):
+    table = write(tmp_path, "a.png,8", "b.png,0.1", "b.png,", header="image,ratio")
+    said = call("cases", "check", table, "--picture", tmp_path / "sheet.png", code=2)
+    assert "cases.csv: 3 faults to correct" in said
+    assert [line.split(":")[0].strip() for line in said.splitlines()[1:4]] == [
+        "line 2",
+        "line 4",
+        "line 4",
+    ]
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_ratio_definition_is_followed(tmp_path: Path):
+    table = write(tmp_path, "a.png,1.5,0.2", header="image,ratio:fat,ratio:muscle")
+    call("cases", "check", table, code=2)
+    call("cases", "check", table, "--ratio", "fat=fat/muscle")
+
+
+WARNINGS = {
+    "copies": (
+        ["a.png,0.1,p1,train", "copy.png,0.1,p2,val"],
+        "1 images are copies of others, 1 of them across splits: line 3 of 2",
+    ),
+    "no groups": (["b.png,0.1,,train", "c.png,0.1,,val"], "no case has a group"),
+    "nothing to judge by": (
+        ["b.png,0.1,p1,train", "c.png,,p2,val"],
+        "1 cases of val have nothing to judge by, the first in line 3",
+    ),
+    "nothing locates": (
+        ["b.png,0.1,p1,train", "c.png,0.1,p2,val"],
+        "no training case says where roi is",
+    ),
+}
+
+
+@pytest.mark.parametrize(("rows", "expected"), WARNINGS.values(), ids=WARNINGS.keys())
+def test_what_may_not_be_meant_is_warned_of(tmp_path: Path, rows: list[str], expected: str):
+    for name in ("a.png", "copy.png"):
+        Image.new("L", (SIDE, SIDE), 100).save(tmp_path / name)
+    said = call("cases", "check", write(tmp_path, *rows, header="image,ratio,group,split"))
+    assert f"warning: {expected}" in said
+
+
+def test_a_sound_table_is_not_warned_of(tmp_path: Path):
+    assert "warning" not in call("cases", "check", mixed(tmp_path))
+
+
+def test_the_picture_is_a_png_of_the_cases(tmp_path: Path):
+    call("cases", "check", mixed(tmp_path), "--picture", tmp_path / "new" / "sheet.png")
+    with Image.open(tmp_path / "new" / "sheet.png") as sheet:
+        assert sheet.format == "PNG"
+        assert min(sheet.size) > 400
+
+
+def test_another_kind_of_picture_is_refused_at_once(tmp_path: Path):
+    said = call("cases", "check", tmp_path / "none.csv", "--picture", "sheet.bmp", code=2)
+    assert "name it .png" in said
+
+
+def test_targets_are_laid_over_the_picture(tmp_path: Path):
+    Image.new("L", (SIDE, SIDE), 100).save(tmp_path / "a.png")
+    carried = carry(Case(row=2, image=tmp_path / "a.png", ratios=(0.1,)), 1)
+    cases = [(carried.case, carried.signals)]
+
+    def drawn(target: np.ndarray | None) -> np.ndarray:
+        draw_cases(cases, ("roi",), tmp_path / "sheet.png", lambda case: target)
+        return np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
+
+    bare = drawn(None)
+    whole, quarter = (
+        np.argwhere((drawn(np.array([target], np.float32)) != bare).any(2))
+        for target in ([[1]], [[0, 1], [np.nan, 0]])
+    )
+    (top, left), (bottom, right) = whole.min(0), whole.max(0)
+    corners = np.array([[top, (left + right) / 2], [(top + bottom) / 2, right]])
+    assert np.abs([quarter.min(0), quarter.max(0)] - corners).max() <= 2
+
+
+def test_the_picture_shows_every_combination_of_signals_first():
+    few, many = (frozenset[Signal]({"ratio"}),), (frozenset[Signal]({"marks"}),)
+    cases = [(Case(row=row, image=Path("a.png"), ratios=(0.1,)), many) for row in range(2, 30)]
+    cases[20] = (cases[20][0], few)
+    chosen = choose(cases)
+    assert len(chosen) == MOST
+    assert [case.row for case, _ in chosen] == [*range(2, 13), 22]
+
+
+def test_what_a_signal_fills_is_a_label_of_the_batch():
+    assert frozenset().union(*FIELDS.values()) <= set(Batch.__annotations__)
+
+
+def test_every_term_that_needs_labels_is_taught_by_some_signal():
+    known = {kind for signal in FIELDS for kind in readers(signal)[0]}
+    for settings, build in PARTS.items():
+        part = build(settings(), Given(("image",), (0.5,)))
+        assert not part.labels or settings.model_fields["kind"].default in known
+
+
+@pytest.mark.parametrize(
+    ("signal", "term", "preset"),
+    [
+        ("ratio", "size", "paper"),
+        ("bounds", "size_bounds", "size-bounds"),
+        ("present", "tag_suppression", "tags"),
+        ("points", "partial_cross_entropy", "scribbles"),
+        ("extremes", "box_tightness", "boxes"),
+        ("centroid", "centroid", "moments"),
+        ("mask", "dice", "full"),
+    ],
+)
+def test_a_signal_is_read_by_its_terms_and_presets(signal: Signal, term: str, preset: str):
+    terms, presets = readers(signal)
+    assert term in terms
+    assert preset in presets
+    assert set(presets) <= set(PRESETS)
+
+
+def test_marked_background_teaches_no_term_that_reads_classes_only():
+    assert "weak_mark" not in readers("background marks")[0]

@@ -1,0 +1,296 @@
+"""What holds for every loss term, whatever its formula."""
+
+import dataclasses
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from wsseg.train.batch import Batch, Outputs
+from wsseg.train.objective import PARTS
+from wsseg.train.ratios import Denominator
+from wsseg.train.term_config import BoxSize, GatedCrf, RatioPrior, TermConfig, TermSettings
+from wsseg.train.terms.part import Given, Part
+
+SIDE = 12
+NAN = float("nan")
+KINDS: tuple[type[TermSettings], ...] = get_args(get_args(TermConfig)[0])
+OF_IMAGE: tuple[Denominator, ...] = ("image", "image")
+SETTINGS: dict[type[TermSettings], dict[str, Any]] = {
+    RatioPrior: {"prior": (0.2, 0.1)},
+    GatedCrf: {"cells": 12, "radius": 2},
+}
+BATCHWISE = {"RatioPrior"}
+"""Terms on the batch as a whole: the mean of the costs of two halves is not that of the whole."""
+SMOOTHED = {"Dice", "PartialDice", "TargetDice"}
+"""Terms that count one pixel of smoothing, which is smaller at a finer resolution."""
+NEVER_ZERO = {"TagInclusion", "SizeBarrier", "Reconstruction"}
+"""TagInclusion asks for a little more than any small region, a barrier pushes from afar, and the
+reconstruction is not a segmentation."""
+
+
+def part_of(kind: type[TermSettings], denominators: tuple[Denominator, ...] = OF_IMAGE) -> Part:
+    """A term with its default settings, and nothing to remember yet."""
+    return PARTS[kind](kind(**SETTINGS.get(kind, {})), Given(denominators))
+
+
+def draw_labels(draw: torch.Generator) -> Tensor:
+    """A label map with a rectangle of class 1 in its upper and one of class 2 in its lower half."""
+    labels = torch.zeros(SIDE, SIDE, dtype=torch.long)
+    for number in (1, 2):
+        top, left = torch.randint(0, 3, (2,), generator=draw).tolist()
+        height, width = torch.randint(3, 5, (2,), generator=draw).tolist()
+        rows = slice((number - 1) * SIDE // 2 + min(top, 1), (number - 1) * SIDE // 2 + 1 + height)
+        labels[rows, left : left + width] = number
+    return labels
+
+
+def shape_of(mask: Tensor) -> tuple[list[float], list[float], list[float]]:
+    """Box, centroid and spread of a mask, as shares of the side."""
+    places = mask.nonzero().double()
+    low, high = places.min(0).values / SIDE, (places.max(0).values + 1) / SIDE
+    centre = (places + 0.5).mean(0) / SIDE
+    spread = (places.var(0, unbiased=False) + 1 / 12).sqrt() / SIDE
+    return [*low.tolist(), *high.tolist()], centre.tolist(), spread.tolist()
+
+
+def scene(seed: int, count: int = 3, scale: float = 3.0) -> tuple[Outputs, Batch]:
+    """Pictures of two classes with every kind of label, all true, and random answers; float64."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.stack([draw_labels(draw) for _ in range(count)])
+    mask = torch.stack([labels == 1, labels == 2], 1)
+    known = torch.rand(labels.shape, generator=draw) < 0.3
+    ratio = mask.double().mean((2, 3))
+    shapes = [[shape_of(layer) for layer in layers] for layers in mask]
+    box, centroid, spread = (
+        torch.tensor([[shape[i] for shape in row] for row in shapes], dtype=torch.float64)
+        for i in range(3)
+    )
+    image = labels.double()[:, None] / 2
+    batch = Batch(
+        image=image,
+        ratio=ratio,
+        bounds=torch.stack([ratio * 0.8, ratio * 1.2], -1),
+        present=torch.ones(count, 2, dtype=torch.float64),
+        box=box,
+        centroid=centroid,
+        spread=spread,
+        marks=torch.where(known, torch.where(labels == 0, 255, labels), 0),
+        mask=mask,
+        has_mask=torch.ones(count, dtype=torch.bool),
+        target=mask.double(),
+        target_weight=torch.rand(mask.shape, generator=draw, dtype=torch.float64),
+        index=torch.arange(count),
+    )
+    logits = scale * torch.randn(3, *mask.shape, generator=draw, dtype=torch.float64)
+    return Outputs(logits[0], image * 0.5, logits[1], logits[2].sigmoid()), batch
+
+
+def cost_of(part: Part, outputs: Outputs, batch: Batch) -> Tensor:
+    return part.loss(outputs, batch, 0.5)
+
+
+def chosen(record, places):
+    """The cases at these places, of outputs or of a batch."""
+    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    return dataclasses.replace(record, **{name: value[places] for name, value in fields.items()})
+
+
+def cast(record, dtype: torch.dtype):
+    """Outputs or a batch with all that is not a label map or a flag in this precision."""
+    fields = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    floats = {k: v.to(dtype) for k, v in fields.items() if v.is_floating_point()}
+    return dataclasses.replace(record, **floats)
+
+
+def unlabelled(batch: Batch) -> Batch:
+    """The same pictures, of which nothing is known."""
+    names = ("ratio", "bounds", "present", "box", "centroid", "spread")
+    nothing = {name: torch.full_like(getattr(batch, name), NAN) for name in names}
+    zeros = {name: torch.zeros_like(getattr(batch, name)) for name in ("marks", "has_mask")}
+    weight = torch.zeros_like(batch.target_weight)
+    return dataclasses.replace(batch, **nothing, **zeros, target_weight=weight)
+
+
+def test_every_kind_of_settings_has_its_term():
+    assert set(KINDS) == set(PARTS)
+    names = [kind().kind for kind in KINDS]  # type: ignore[attr-defined]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_the_formulas(kind):
+    outputs, batch = scene(1, count=2, scale=1.0)
+    batch = dataclasses.replace(batch, present=torch.tensor([[1.0, 0], [0, 1]]).double())
+
+    def cost(logits: Tensor, moved: Tensor, reconstruction: Tensor) -> Tensor:
+        return cost_of(
+            part_of(kind), Outputs(logits, reconstruction, moved, outputs.teacher), batch
+        )
+
+    assert outputs.moved is not None
+    answers = (outputs.logits, outputs.moved, outputs.reconstruction)
+    leaves = [answer.clone().requires_grad_() for answer in answers]
+    # Along random directions: entry by entry, a map would take its number of pixels as long.
+    assert torch.autograd.gradcheck(cost, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cost_and_gradient_are_finite_and_full_precision(kind):
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        outputs, batch = (cast(record, torch.float32) for record in scene(0))
+        for extreme in (0.0, 1e4, -1e4):
+            for labelled in (batch, unlabelled(batch)):
+                logits = torch.full_like(outputs.logits, extreme, dtype=dtype)
+                logits[0, 0, 3:5] = -extreme
+                leaves = [logits.requires_grad_(), outputs.reconstruction.requires_grad_()]
+                answers = dataclasses.replace(outputs, logits=logits)
+                cost = cost_of(part_of(kind), answers, labelled)
+                assert cost.dtype == torch.float32
+                assert torch.isfinite(cost)
+                for gradient in torch.autograd.grad(cost, leaves, allow_unused=True):
+                    assert gradient is None or torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ratios_0_and_1_and_absent_classes_are_finite_too(kind):
+    outputs, batch = (cast(record, torch.float32) for record in scene(0))
+    for share in (0.0, 1.0):
+        known = dataclasses.replace(
+            batch,
+            ratio=torch.full_like(batch.ratio, share),
+            bounds=torch.full_like(batch.bounds, share),
+            present=torch.full_like(batch.present, share),
+        )
+        for extreme in (0.0, 1e4, -1e4):
+            logits = torch.full_like(outputs.logits, extreme, requires_grad=True)
+            cost = cost_of(part_of(kind), dataclasses.replace(outputs, logits=logits), known)
+            (gradient,) = torch.autograd.grad(
+                cost + 0 * logits.sum(), logits, materialize_grads=True
+            )
+            assert torch.isfinite(cost)
+            assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("denominators", [("foreground", "foreground"), (1, 0), ("image", 0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_definition_of_a_ratio_gives_a_finite_cost_and_gradient(kind, denominators):
+    outputs, batch = scene(0)
+    for scale in (0.0, 1.0, 1e4):
+        logits = (outputs.logits * scale).requires_grad_()
+        part = part_of(kind, denominators)
+        cost = cost_of(part, dataclasses.replace(outputs, logits=logits), batch)
+        (gradient,) = torch.autograd.grad(cost + 0 * logits.sum(), logits)
+        assert torch.isfinite(cost)
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_changes_nothing_and_float64_stays(kind):
+    outputs, batch = scene(3)
+    assert cost_of(part_of(kind), outputs, batch).dtype == torch.float64
+    outputs, batch = cast(outputs, torch.float32), cast(batch, torch.float32)
+    outside = cost_of(part_of(kind), outputs, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = cost_of(part_of(kind), outputs, batch)
+    assert torch.equal(inside, outside)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_costs_the_mean_of_its_images_known_or_not_in_any_order(kind):
+    outputs, batch = scene(4, count=4)
+    nothing = chosen(unlabelled(batch), slice(3, 4))
+    fields = {f.name: getattr(batch, f.name).clone() for f in dataclasses.fields(batch)}
+    for name, value in fields.items():
+        value[3:] = getattr(nothing, name)
+    batch = Batch(**fields)
+    whole = cost_of(part_of(kind), outputs, batch)
+    order = torch.tensor([2, 0, 3, 1])
+    shuffled = cost_of(part_of(kind), chosen(outputs, order), chosen(batch, order))
+    torch.testing.assert_close(shuffled, whole)
+    if kind.__name__ not in BATCHWISE:
+        places = [slice(i, i + 1) for i in range(4)]
+        alone = [cost_of(part_of(kind), chosen(outputs, i), chosen(batch, i)) for i in places]
+        torch.testing.assert_close(torch.stack(alone).mean(), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_needs_a_label_costs_nothing_and_teaches_nothing_without_one(kind):
+    outputs, batch = scene(5)
+    logits = outputs.logits.requires_grad_()
+    part = part_of(kind)
+    cost = cost_of(part, outputs, unlabelled(batch)) + 0 * logits.sum()
+    (gradient,) = torch.autograd.grad(cost, logits)
+    nothing = cost.item() == 0 and torch.count_nonzero(gradient) == 0
+    assert nothing == bool(part.labels) or kind.__name__ == "Reconstruction"
+    assert part.labels <= part.reads
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_term_does_not_say_it_reads_changes_nothing(kind):
+    outputs, batch = scene(6)
+    part = part_of(kind)
+    other = {
+        "moved": -outputs.logits,
+        "teacher": outputs.logits.sigmoid(),
+        "reconstruction": outputs.reconstruction + 1,
+    }
+    changed = {k: v for k, v in other.items() if k not in part.reads}
+    along = {"mask": "has_mask", "target": "target_weight"}
+    read = part.reads | {along[name] for name in part.reads if name in along} | {"image", "index"}
+    nothing = unlabelled(batch)
+    fields = {f.name: getattr(nothing, f.name) for f in dataclasses.fields(batch)}
+    fields |= {"mask": ~batch.mask, "target": 1 - batch.target}
+    unread = {name: value for name, value in fields.items() if name not in read}
+    before = cost_of(part, outputs, batch)
+    after = cost_of(
+        part_of(kind),
+        dataclasses.replace(outputs, **changed),
+        dataclasses.replace(batch, **unread),
+    )
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_finer_grid_of_the_same_picture_costs_the_same(kind):
+    outputs, batch = scene(7)
+
+    def finer(record):
+        maps = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+        return dataclasses.replace(
+            record,
+            **{
+                name: value.repeat_interleave(2, -1).repeat_interleave(2, -2)
+                for name, value in maps.items()
+                if value.ndim > 2 and value.shape[-1] == SIDE
+            },
+        )
+
+    coarse = cost_of(part_of(kind), outputs, batch)
+    fine = cost_of(part_of(kind), finer(outputs), finer(batch))
+    tolerance = 0.1 if kind.__name__ in SMOOTHED else 1e-9
+    if kind.__name__ != "BoxTightness":  # whose strips are whole rows: see its own tests
+        assert fine.item() == pytest.approx(coarse.item(), rel=tolerance, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_true_answer_costs_nothing_and_a_wrong_one_something(kind):
+    outputs, batch = scene(8)
+    true = batch.mask.double() * 2000 - 1000
+    teacher = batch.mask.double()
+    settings = dict(SETTINGS.get(kind, {}))
+    if kind is RatioPrior:
+        settings["prior"] = tuple(batch.ratio.mean(0).tolist())
+    if kind is BoxSize:
+        settings["parts"] = (0.5, 1.0)  # these regions fill their boxes
+    part = PARTS[kind](kind(**settings), Given(OF_IMAGE))
+    right = cost_of(part, Outputs(true, batch.image, true, teacher), batch).item()
+    if kind.__name__ not in NEVER_ZERO:
+        assert right == pytest.approx(0, abs=1e-6)
+    wrong = dataclasses.replace(outputs, logits=torch.full_like(true, 1.0), moved=-true)
+    absent = dataclasses.replace(batch, present=torch.zeros_like(batch.present))
+    costs = [cost_of(part, wrong, labels).item() for labels in (batch, absent)]
+    empty = dataclasses.replace(wrong, logits=torch.full_like(true, -8.0))
+    costs.append(cost_of(part, empty, batch).item())
+    assert max(costs) > max(right, 1e-3)

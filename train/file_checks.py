@@ -1,0 +1,205 @@
+"""Checks of one case against its files: the image's header, the pixels of marks and mask."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.errors import WssegError
+from wsseg.imaging.slices import grid_difference, slice_count, slice_shape
+from wsseg.train.batch import MARKED_BACKGROUND
+from wsseg.train.case import Case
+from wsseg.train.case_agreement import (
+    Statement,
+    against_image,
+    against_itself,
+    against_marks,
+    statements,
+)
+from wsseg.train.label_checks import against_mask, marks_against_mask
+from wsseg.train.label_files import WHITE, draw_points, label_slice, mask_slice
+from wsseg.train.ratios import Denominator, mask_ratios
+
+VALUES_SHOWN = 5
+
+T = TypeVar("T")
+Labels = NDArray[np.uint8]
+
+
+class _FileError(Exception):
+    """What is wrong with one file, for the report."""
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What could be read of a case's files; None where there is none or it is at fault."""
+
+    shape: tuple[int, int] | None
+    marks: Labels | None
+    mask: Labels | None
+
+
+def check_case(
+    case: Case, sliced: bool, *, classes: tuple[str, ...], denominators: tuple[Denominator, ...]
+) -> list[str]:
+    """What is wrong with a case and its files, one line each. sliced: its row names a slice.
+
+    A file that is at fault is left out of the comparisons with others, and so is a class that its
+    row contradicts itself about.
+    """
+    messages: list[str] = []
+    files = _read(messages, case, sliced, classes)
+    if files.marks is not None and files.mask is not None:
+        messages += marks_against_mask(files.marks, files.mask)
+    drawn = (None,) * len(classes) if files.mask is None else mask_ratios(files.mask, denominators)
+    for statement, ratio in zip(statements(case, classes, denominators), drawn, strict=True):
+        contradictions = list(against_itself(statement))
+        messages += contradictions or _against_files(statement, files, ratio)
+    return messages
+
+
+def _against_files(statement: Statement, files: _Files, drawn: float | None) -> list[str]:
+    messages: list[str] = []
+    if files.shape is not None:
+        messages += against_image(statement, files.shape)
+    if files.marks is not None:
+        messages += against_marks(statement, files.marks)
+    if files.mask is not None:
+        messages += against_mask(statement, files.mask, drawn)
+    return messages
+
+
+def _read(messages: list[str], case: Case, sliced: bool, classes: tuple[str, ...]) -> _Files:
+    shape = _attempt(messages, "image", case.image, lambda path: _image_shape(path, case, sliced))
+    mask = _attempt(messages, "mask", case.mask, lambda path: _mask(path, case, shape, classes))
+    marks = _attempt(messages, "marks", case.marks, lambda path: _marks(path, case, shape, classes))
+    if shape is not None and case.points:
+        marks = _with_points(messages, case, shape, marks)
+    return _Files(shape, marks, mask)
+
+
+def _attempt(
+    messages: list[str], column: str, path: Path | None, read: Callable[[Path], T]
+) -> T | None:
+    """What `read` gives; None, with a message, where the file is at fault."""
+    if path is None:
+        return None
+    try:
+        if not path.is_file():
+            raise _FileError(
+                f"{path} is a folder: name one file"
+                if path.is_dir()
+                else f"there is no file {path}: paths are relative to the folder of the table"
+            )
+        return read(path)
+    except (WssegError, _FileError) as error:
+        messages.append(f"{column}: {error}")
+        return None
+
+
+def _image_shape(path: Path, case: Case, sliced: bool) -> tuple[int, int]:
+    count = slice_count(path)
+    if count > 1 and not sliced:
+        raise _FileError(
+            f"{path.name} has {count} slices: give one, from 0, in a column named slice"
+        )
+    return slice_shape(path, slice_index=case.slice_index, volume=case.volume)
+
+
+def _mask(
+    path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
+) -> Labels | None:
+    """The mask; None without an image to compare it with."""
+    labels = mask_slice(path, case, len(classes))
+    _check_values(labels, len(classes), ())
+    return _on_grid(path, case, labels, shape)
+
+
+def _marks(
+    path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
+) -> Labels | None:
+    labels = label_slice(path, case)
+    _check_inverted(labels, len(classes))
+    _check_values(labels, len(classes), (MARKED_BACKGROUND,))
+    # White paint is the common mistake, and would train on nothing without a word.
+    marked = labels[labels != 0]
+    only_background = marked.size > 0 and bool(np.all(marked == MARKED_BACKGROUND))
+    if only_background and not _may_mark_background_only(case):
+        raise _FileError(
+            f"{path.name} marks no class, only {MARKED_BACKGROUND}, which means background: "
+            f"paint marked pixels with the class number, {_range(len(classes))}"
+        )
+    return _on_grid(path, case, labels, shape)
+
+
+def _may_mark_background_only(case: Case) -> bool:
+    """Whether no class is in the picture, or some class is shown by a box or by points."""
+    told = zip(case.ratios, case.regions, strict=True)
+    healthy = all(ratio == 0 or region.present is False for ratio, region in told)
+    return healthy or bool(case.points) or any(region.box for region in case.regions)
+
+
+def _check_inverted(labels: Labels, classes: int) -> None:
+    """Some scribble data sets store strokes over background as 0, and most pixels as k + 1."""
+    if np.count_nonzero(labels == classes + 1) > labels.size / 2 and classes + 1 < WHITE:
+        raise _FileError(
+            f"most pixels are {classes + 1}, as where that means not marked and 0 a stroke over "
+            f"background: write {MARKED_BACKGROUND} for 0, then 0 for {classes + 1}"
+        )
+
+
+def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> None:
+    values = np.unique(labels)
+    wrong = values[~np.isin(values, [*range(classes + 1), *further])]
+    if wrong.size:
+        shown = ", ".join(str(value) for value in wrong[:VALUES_SHOWN])
+        background = f", {MARKED_BACKGROUND} where background is marked" if further else ""
+        raise _FileError(
+            f"pixel values {shown}{' ...' if wrong.size > VALUES_SHOWN else ''} are no class "
+            f"numbers: expected {_range(classes)}{background}, and 0 elsewhere"
+        )
+
+
+def _range(classes: int) -> str:
+    return "1" if classes == 1 else f"1 to {classes}"
+
+
+def _on_grid(
+    path: Path, case: Case, labels: Labels, shape: tuple[int, int] | None
+) -> Labels | None:
+    if shape is None:
+        return None
+    if labels.shape != shape:
+        raise _FileError(
+            f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, the image "
+            f"{shape[0]} and {shape[1]}: draw it on the image's own pixels"
+        )
+    # A picture that was drawn on one slice of a volume has no other slices to compare.
+    drawn_on_slice = slice_count(path) == 1 < slice_count(case.image)
+    difference = "" if drawn_on_slice else grid_difference(case.image, path)
+    if difference:
+        raise _FileError(f"{difference}: draw it on the image's own grid")
+    return labels
+
+
+def _with_points(
+    messages: list[str], case: Case, shape: tuple[int, int], marks: Labels | None
+) -> Labels | None:
+    """The marks with the points drawn over them; unchanged where a point lies outside."""
+    rows, columns = shape
+    outside = [
+        point for point in case.points if not (0 <= point[0] < rows and 0 <= point[1] < columns)
+    ]
+    if outside:
+        row, column, number = outside[0]
+        # Number 255 marks background, which has no extremes.
+        own = case.regions[number - 1].extremes if number <= len(case.regions) else ()
+        messages.append(
+            f"{'extremes' if (row, column) in own else 'points'}: {[row, column]} lies outside "
+            f"the image of {rows} rows and {columns} columns; a point is [row, column], from 0"
+        )
+        return marks
+    return draw_points(np.zeros(shape, np.uint8) if marks is None else marks, case.points)

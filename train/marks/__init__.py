@@ -1,0 +1,1 @@
+"""Weak marks simulated from full masks, as a reader would draw them."""

@@ -1,0 +1,150 @@
+"""A table of cases with masks becomes one with simulated weak marks."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from wsseg.imaging.atomic import atomic_folder
+from wsseg.imaging.errors import NothingToDoError, WssegError
+from wsseg.train.case import Case, CaseTable
+from wsseg.train.case_table import TextTable, read_table
+from wsseg.train.cases import read_cases
+from wsseg.train.label_checks import READER_VARIATION
+from wsseg.train.label_files import case_mask
+from wsseg.train.marks.cells import (
+    MEASURES,
+    Cells,
+    columns_of,
+    measured_cells,
+    moved,
+    ratio_cells,
+)
+from wsseg.train.marks.chance import marked_rows
+from wsseg.train.marks.options import MarkOptions
+from wsseg.train.marks.paint import MARK_KINDS, USUAL_PERCENT, Labels, paint_marks
+
+TABLE = "cases.csv"
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that the rows of the new table are made by. marked: rows of the old table.
+
+    scratch: the folder that becomes `out`.
+    """
+
+    text: TextTable
+    table: CaseTable
+    percent: float
+    options: MarkOptions
+    marked: frozenset[int]
+    out: Path
+    scratch: Path
+
+
+def simulate_marks(
+    cases_csv: Path,
+    out: Path,
+    *,
+    percent: float | None = None,
+    options: MarkOptions | None = None,
+    keep_mask: bool = True,
+    classes: tuple[str, ...] | None = None,
+) -> Path:
+    """Write weak marks for the cases that have a mask, and the table that uses them.
+
+    `out` becomes a folder with cases.csv: all columns of the old table, paths made relative to the
+    new one, the masks' own ratios of the whole image where the old table has no ratio columns, and
+    what the kind of the options adds: the columns marks and mark_kind, with marks/NNNN.png (pixel
+    value = class number, 255 background, numbered by the order of the table), or the columns box,
+    extremes, or centroid and spread. The masks stay in the table, for evaluation, unless
+    `keep_mask` is false. percent: how much of each region is marked, None for what is usual of the
+    kind. classes: as for `read_cases`, which checks the old table first. Returns the new table.
+
+    Raises WssegError for a folder `out` that holds anything, CasesError for a table with faults,
+    NothingToDoError for one without a mask.
+    """
+    chosen = options or MarkOptions()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WssegError(f"{out} exists and is not empty: name a new folder for the marks")
+    _require_plausible(chosen, keep_mask)
+    table = read_cases(cases_csv, classes=classes)
+    if all(case.mask is None for case in table.cases):
+        raise NothingToDoError(f"{cases_csv.name} has no mask to make marks of: add a column mask")
+    text = read_table(cases_csv)
+    amount = USUAL_PERCENT.get(chosen.kind, 100.0) if percent is None else percent
+    with atomic_folder(out) as folder, (folder / TABLE).open("w", encoding="utf-8") as file:
+        job = _Job(text, table, amount, chosen, _marked(text, table, chosen), out, folder)
+        header = [name for name in _header(job) if keep_mask or name != "mask"]
+        writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_rows(job))
+    return out / TABLE
+
+
+def _require_plausible(options: MarkOptions, keep_mask: bool) -> None:
+    most = 100 * READER_VARIATION
+    if keep_mask and options.ratio_noise > most:
+        raise WssegError(
+            f"ratios that err by up to {options.ratio_noise:g} percent do not pass for those of "
+            f"their masks: leave the masks out, or stay within {most:g} percent"
+        )
+
+
+def _marked(text: TextTable, table: CaseTable, options: MarkOptions) -> frozenset[int]:
+    """Rows to mark: the share of each split on its own, of the splits that the table states."""
+    splits: dict[str, list[Case]] = {}
+    for row, case in zip(text.rows, table.cases, strict=True):
+        if case.mask is not None:
+            splits.setdefault(row.cells.get("split", ""), []).append(case)
+    rows = (marked_rows(cases, options.share, options.seed) for cases in splits.values())
+    return frozenset().union(*rows)
+
+
+def _header(job: _Job) -> tuple[str, ...]:
+    """The columns of the old table, then those that it lacks."""
+    ratios = columns_of("ratio", job.text, job.table)
+    return tuple(dict.fromkeys((*job.text.header, *ratios, *_added(job))))
+
+
+def _added(job: _Job) -> tuple[str, ...]:
+    """The columns that the kind of mark fills."""
+    if job.options.kind in MARK_KINDS:
+        return ("marks", *columns_of("mark_kind", job.text, job.table))
+    return tuple(name for names in _measured_columns(job) for name in names)
+
+
+def _measured_columns(job: _Job) -> list[tuple[str, ...]]:
+    names, _ = MEASURES[job.options.kind]
+    return [columns_of(name, job.text, job.table) for name in names]
+
+
+def _rows(job: _Job) -> Iterator[Cells]:
+    """The rows of the new table, each after its marks were written under `scratch`."""
+    ratios = columns_of("ratio", job.text, job.table)
+    for place, (row, case) in enumerate(zip(job.text.rows, job.table.cases, strict=True)):
+        cells = moved(row.cells, job.table.path.parent, job.out)
+        labels = case_mask(case, len(job.table.classes))
+        if labels is not None:
+            cells |= ratio_cells(ratios, cells, labels, job.options, case.row)
+            # What the table says already would make a case of the unmarked share a marked one.
+            cells |= dict.fromkeys(_added(job), "")
+            if case.row in job.marked:
+                cells |= _mark(job, place, case, labels)
+        yield cells
+
+
+def _mark(job: _Job, place: int, case: Case, labels: Labels) -> Cells:
+    """The cells of a marked case, its marks written if they are painted."""
+    kind = job.options.kind
+    if kind in MEASURES:
+        return measured_cells(_measured_columns(job), labels, kind)
+    name = f"marks/{place + 1:04d}.png"
+    (job.scratch / "marks").mkdir(exist_ok=True)
+    marks = paint_marks(labels, job.percent, job.options, case.row)
+    Image.fromarray(marks).save(job.scratch / name)
+    kinds = columns_of("mark_kind", job.text, job.table)
+    return {"marks": name, **dict.fromkeys(kinds, MARK_KINDS[kind])}

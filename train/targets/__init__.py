@@ -1,0 +1,1 @@
+"""What each pixel of a training image may be taught, grown from marks and known areas."""

@@ -1,0 +1,123 @@
+"""Targets of cases on the network's grid, and the choice of how a data set's marks are grown."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.train.case import Box, Case, Region
+from wsseg.train.coverage import area_mean, shrink_marks
+from wsseg.train.ratios import Denominator
+from wsseg.train.targets.build import Evidence, Target, evidence_of_borders, first_target
+from wsseg.train.targets.kind import Growth, choose_growth
+
+LONGEST_SIDE = 256
+"""Of the grid that targets are grown on. A finer one costs time, and errs less by a pixel where
+growing errs by many."""
+LOOKED_AT = 64
+"""Cases at least, evenly spread, whose borders are looked at to choose how marks are grown."""
+FULL = 255
+
+
+def grid_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the grid that a picture of this shape is grown on."""
+    scale = min(1.0, LONGEST_SIDE / max(shape))
+    rows, columns = (max(1, round(side * scale)) for side in shape)
+    return rows, columns
+
+
+def case_evidence(
+    case: Case,
+    image: NDArray[np.floating],
+    marks: NDArray[np.uint8],
+    denominators: tuple[Denominator, ...],
+) -> Evidence:
+    """What is known of a case, on the grid of its growth. image: 0..1, at its own resolution.
+
+    Only a ratio of the whole image says how many pixels a class has; another one does not count.
+    """
+    original, shape = (image.shape[1], image.shape[2]), grid_shape(image.shape[1:])
+    regions = case.regions or (Region(),) * len(case.ratios)
+    return Evidence(
+        image=area_mean(image.mean(0), shape),
+        marks=shrink_marks(marks, shape),
+        areas=case_areas(case, denominators),
+        boxes=tuple(_box(region.box, original, shape) for region in regions),
+        absent=tuple(region.present is False for region in regions),
+        kinds=tuple(region.mark_kind for region in regions),
+    )
+
+
+def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.floating]:
+    """Bounds of each class's share of the image, equal where it is known exactly, NaN if unknown.
+
+    A class that is tagged as absent has no area.
+    """
+    regions = case.regions or (Region(),) * len(case.ratios)
+    return np.array(
+        [
+            _area(ratio, region) if below == "image" else (math.nan, math.nan)
+            for ratio, region, below in zip(case.ratios, regions, denominators, strict=True)
+        ]
+    )
+
+
+def taught(target: Target, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Target and weight on the network's grid, in 255ths."""
+    inside, weight = (
+        np.stack([area_mean(layer.astype(np.float32), (size, size)) for layer in layers])
+        for layers in (target.inside, target.weight)
+    )
+    return _in_255ths(inside), _in_255ths(weight)
+
+
+def masks_taught(mask: NDArray[np.bool_], size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A full mask as a target that is sure everywhere."""
+    return taught(Target(mask, np.ones(mask.shape, np.float32)), size)
+
+
+def growth_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> Growth:
+    """How the shape-bearing marks of a data set are grown, by `kind.choose_growth`.
+
+    marked: positions of the cases with marks. read: gives their evidence.
+    """
+    looked_at = marked[:: max(1, len(marked) // LOOKED_AT)]
+    found = [border for position in looked_at for border in evidence_of_borders(read(position))]
+    return choose_growth(found)
+
+
+def grown(
+    evidence: Evidence, growth: Growth, size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """First target and weight of a case on the network's grid, in 255ths."""
+    return taught(first_target(evidence, growth), size)
+
+
+def _area(ratio: float | None, region: Region) -> tuple[float, float]:
+    if region.present is False:
+        return 0.0, 0.0
+    if ratio is not None:
+        return ratio, ratio
+    if region.low is None or region.high is None:
+        return math.nan, math.nan
+    return region.low, region.high
+
+
+def _box(
+    box: Box | None, original: tuple[int, int], shape: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    if box is None:
+        return None
+    rows, columns = (new / old for new, old in zip(shape, original, strict=True))
+    inside = np.zeros(shape, bool)
+    inside[
+        math.floor(box.top * rows) : math.ceil(box.bottom * rows),
+        math.floor(box.left * columns) : math.ceil(box.right * columns),
+    ] = True
+    return inside
+
+
+def _in_255ths(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    steps: NDArray[np.uint8] = np.rint(values.clip(0, 1) * FULL).astype(np.uint8)
+    return steps

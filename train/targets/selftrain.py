@@ -1,0 +1,121 @@
+"""Self-training: the network's own map of a training image, cut where its area is the known one."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
+from skimage.morphology import reconstruction
+from torch import Tensor
+
+from wsseg.train.targets.growth import shares
+
+NO_CUT = 255
+"""Of a class whose area is not known."""
+BLEND = 0.5
+"""Share of the first target in a target of marks and a cut."""
+
+
+def cut(
+    probability: NDArray[np.floating],
+    marks: NDArray[np.uint8],
+    areas: NDArray[np.floating],
+) -> NDArray[np.uint8]:
+    """Each class's map cut at its known area: 1 inside, 0 outside, NO_CUT where none is known.
+
+    probability: 0..1. marks: as in `Batch.marks`; of a marked class only what is connected to its
+    marks counts, and a pixel marked as something else is outside. areas: bounds of each class's
+    share of the image, NaN where unknown; between two bounds the map's own area decides. A pixel
+    belongs to one class at most: that within whose area it ranks first.
+    """
+    found = np.full(probability.shape, NO_CUT, np.uint8)
+    known = [number for number, (_, high) in enumerate(areas) if not math.isnan(high)]
+    found[known] = 0
+    pixels = marks.size
+    wanted = {
+        number: round(pixels * float(np.clip((probability[number] >= 0.5).mean(), *areas[number])))
+        for number in known
+    }
+    there = [number for number in known if wanted[number] > 0]
+    if not there:
+        return found
+    costs = np.stack([_cost(probability[n], marks == n + 1, _other(marks, n)) for n in there])
+    sizes = np.array([float(wanted[number]) for number in there])
+    found[there] = shares(costs, sizes, reach=2.0) < 1
+    return found
+
+
+def certainty(probability: NDArray[np.floating], found: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """How sure a map is of its own cut (k, rows, columns): its mean within, per class, 0..1.
+
+    A map that is low wherever it is cut has not found the region. 1 for an empty cut, 0 for none.
+    """
+    inside = found == 1
+    count = inside.sum((1, 2))
+    mean = np.where(inside, probability, 0.0).sum((1, 2)) / np.maximum(count, 1)
+    cut_there = found[:, 0, 0] != NO_CUT
+    return np.where(cut_there, np.where(count > 0, mean, 1.0), 0.0).astype(np.float32)
+
+
+def _other(marks: NDArray[np.uint8], number: int) -> NDArray[np.bool_]:
+    other: NDArray[np.bool_] = (marks != 0) & (marks != number + 1)
+    return other
+
+
+def _cost(
+    probability: NDArray[np.floating], mark: NDArray[np.bool_], other: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """What ranks pixels of a class: lowest where it is surest, infinite where it is excluded.
+
+    With a mark, a pixel is as sure as the least sure pixel on the best path from the mark, which
+    makes every cut of the ranking connected to the mark; the pixel's own probability breaks ties.
+    """
+    own = probability.astype(np.float64)
+    own[other] = 0
+    sure = own
+    if mark.any():
+        own = np.where(mark, 1.0, own)
+        seed = np.where(mark, own, 0.0)
+        sure = reconstruction(seed, own, method="dilation")  # type: ignore[no-untyped-call]
+    cost = -(sure + TIE * own)
+    return np.where(other, math.inf, cost)
+
+
+TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A case's `cut` and its `certainty`, as tensors."""
+
+    inside: UInt8[Tensor, "k s s"]
+    certainty: Float[Tensor, " k"]
+
+
+def blend(
+    target: Float[Tensor, "k s s"], weight: Float[Tensor, "k s s"], found: Cut
+) -> tuple[Float[Tensor, "k s s"], Float[Tensor, "k s s"]]:
+    """Target and weight after self-training, from the first ones and a cut.
+
+    Where the first target taught a pixel, the mean of the two, BLEND of it the first, is taught
+    with full weight; elsewhere the cut alone, with its certainty. What is not cut stays as it was.
+    """
+    cut_there, first = found.inside != NO_CUT, weight > 0
+    inside = found.inside.to(target.dtype)
+    taught = torch.where(first, BLEND * target + (1 - BLEND) * inside, inside)
+    sure = torch.where(first, 1.0, found.certainty.to(weight.dtype)[:, None, None])
+    return torch.where(cut_there, taught, target), torch.where(cut_there, sure, weight)
+
+
+def agreement(before: UInt8[Tensor, "k s s"], after: UInt8[Tensor, "k s s"]) -> float:
+    """Mean IoU of the cuts of one case in two rounds, over the classes that are not empty in both.
+
+    NaN where every class is.
+    """
+    first, second = before == 1, after == 1
+    both = (first & second).flatten(1).sum(1)
+    either = (first | second).flatten(1).sum(1)
+    there: Bool[Tensor, " k"] = either > 0
+    return float((both[there] / either[there]).mean()) if bool(there.any()) else math.nan

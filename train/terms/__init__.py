@@ -1,0 +1,1 @@
+"""Loss terms: one file a family, each a pure function of logits and what is known."""
