@@ -25,13 +25,9 @@ TARGET_ALPHA = 0.45
 """Opacity of a pixel that is surely taught as part of the class."""
 
 Signals = tuple[frozenset[Signal], ...]
-Targets = Callable[[Case], NDArray[np.float32] | None]
+Targets = Callable[[Case], NDArray[np.float32]]
 """What a case's pixels are taught, (k, row, column) of any grid over its picture, 0..1, NaN where
-nothing; None for a case without targets."""
-
-
-def no_targets(case: Case) -> None:
-    """Draw no targets."""
+nothing."""
 
 
 def draw_cases(
@@ -78,15 +74,14 @@ def _title(case: Case, signals: Signals) -> str:
     return f"row {case.row}, {case.split}\n{', '.join(dict.fromkeys(named))}"
 
 
-def _draw_case(axes: Any, case: Case, classes: int, target: NDArray[np.float32] | None) -> None:
+def _draw_case(axes: Any, case: Case, classes: int, target: NDArray[np.float32]) -> None:
     pixels = read_slice(case.image, slice_index=case.slice_index, volume=case.volume)
     axes.imshow(_shown(pixels), cmap="gray", vmin=0, vmax=1)
     marks, mask = case_marks(case), case_mask(case, classes)
     edges = (-0.5, pixels.shape[1] - 0.5, pixels.shape[0] - 0.5, -0.5)
     for number, region in enumerate(case.regions, start=1):
         colour = _colour(number)
-        if target is not None:
-            axes.imshow(_veil(target[number - 1], colour), interpolation="nearest", extent=edges)
+        axes.imshow(_veil(target[number - 1], colour), interpolation="nearest", extent=edges)
         if mask is not None:
             _outline(axes, mask == number, colour, "dotted")
         if marks is not None:

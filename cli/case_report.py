@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from wsseg.cli.case_picture import Targets, draw_cases, no_targets
-from wsseg.cli.training import parse_ratio
+from wsseg.cli.case_picture import draw_cases
+from wsseg.cli.ratio_option import parse_ratio
 from wsseg.imaging.errors import WssegError
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.case_cells import SPLITS
@@ -38,21 +38,23 @@ class Carried:
     signals: tuple[frozenset[Signal], ...]
 
 
-def check_cases(
-    path: Path, *, ratios: Sequence[str], picture: Path | None, targets: Targets = no_targets
-) -> None:
+def check_cases(path: Path, *, ratios: Sequence[str], picture: Path | None) -> None:
     """Check a table and print what it can teach; draw some of its cases where asked to.
 
-    ratios: definitions as on the command line. targets: gives a case's targets for the picture.
+    ratios: definitions as on the command line.
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
-    table = read_cases(path, ratios=tuple(parse_ratio(text) for text in ratios))
+    definitions = tuple(parse_ratio(text) for text in ratios)
+    table = read_cases(path, ratios=definitions)
     with ThreadPoolExecutor(READERS) as pool:
         carried = tuple(pool.map(lambda case: carry(case, len(table.classes)), table.cases))
     show(table, carried)
     if picture is not None:
-        draw_cases([(each.case, each.signals) for each in carried], table.classes, picture, targets)
+        from wsseg.train.preview import target_preview
+
+        shown = [(each.case, each.signals) for each in carried]
+        draw_cases(shown, table.classes, picture, target_preview(table, definitions))
 
 
 def carry(case: Case, classes: int) -> Carried:

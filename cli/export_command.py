@@ -32,8 +32,8 @@ def export(
     threshold: Annotated[
         list[float] | None,
         typer.Option(
-            help="Probability from which a pixel belongs to a class; one per class. [default: those "
-            "that training fitted]"
+            help="Probability from which a pixel belongs to a class; one per class. "
+            "[default: what training fitted]"
         ),
     ] = None,
     name: Annotated[

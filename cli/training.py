@@ -1,7 +1,6 @@
 """Run a training and show its progress."""
 
 import logging
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from wsseg.cli.ratio_option import parse_ratio
 from wsseg.cli.settings import settings
-from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
 from wsseg.train.run import train
 from wsseg.train.term_config import WeakMark
-
-_RATIO = re.compile(r"^(?P<name>[^=]+)=(?P<numerator>[^/]+)/(?P<denominator>[^/]+)$")
 
 
 def run_training(
@@ -66,14 +63,6 @@ def with_mark_average(config: TrainConfig, average: str) -> TrainConfig:
         for term in config.loss_terms
     )
     return config.model_copy(update={"terms": changed})
-
-
-def parse_ratio(text: str) -> RatioDefinition:
-    """Read `NAME=CLASS/DENOMINATOR`."""
-    match = _RATIO.match(text)
-    if not match:
-        raise WssegError(f"--ratio {text}: expected NAME=CLASS/DENOMINATOR, such as fat=fat/muscle")
-    return RatioDefinition(**{key: value.strip() for key, value in match.groupdict().items()})
 
 
 def _progress() -> Progress:

@@ -1,17 +1,13 @@
 """One ONNX engine of a model folder: made from the predictor, judged, written."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import onnx
 import torch
-from numpy.typing import NDArray
 
 from wsseg.export.graph import DeployGraph, Precision
 from wsseg.export.half_range import LARGEST, largest_value
-from wsseg.export.onnx_file import INPUT, PROBABILITY, save_onnx, to_onnx, without_probability
+from wsseg.export.onnx_file import save_onnx, to_onnx
 from wsseg.export.parity import Candidate, EngineRejectedError, Standard, judge
 from wsseg.serve.manifest import EngineFile, Manifest
 from wsseg.serve.onnx_engine import Device, EngineOptions, OnnxEngine, open_onnx
@@ -44,10 +40,10 @@ def make_onnx_engine(
     graph = DeployGraph(predictor, manifest.thresholds, entry.precision)
     model = to_onnx(graph, channels=manifest.channels, description=describe(manifest))
     file = folder / entry.file
-    save_onnx(without_probability(model), file)
+    save_onnx(model, file)
     made = entry.model_copy(update={"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
     engine = _open(folder, manifest.model_copy(update={"engines": (made,)}))
-    candidate = Candidate(engine, engine.name, entry.precision, _probability(model, engine))
+    candidate = Candidate(engine, engine.name, entry.precision, engine.probability)
     try:
         return made.model_copy(update={"parity": judge(candidate, standard)})
     except EngineRejectedError:
@@ -81,20 +77,3 @@ def _open(folder: Path, manifest: Manifest) -> OnnxEngine:
     precision = manifest.engines[0].precision
     device: Device = "cpu" if precision == "fp32" else "auto"
     return open_onnx(folder, manifest, EngineOptions(device=device, precision=precision))
-
-
-def _probability(
-    model: onnx.ModelProto, engine: OnnxEngine
-) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The probability inside the engine, from its twin that still has it as an output."""
-    import onnxruntime
-
-    providers = engine.session.get_providers()
-    twin = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
-
-    def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        (probability,) = twin.run([PROBABILITY], {INPUT: pixels})
-        found: NDArray[np.float32] = probability
-        return found
-
-    return run

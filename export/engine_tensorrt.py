@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
 from wsseg.export.graph import Precision
-from wsseg.export.onnx_file import INPUT, OUTPUTS
+from wsseg.export.onnx_file import INPUT, OUTPUTS, without_probability
 from wsseg.export.parity import Candidate, Standard, judge, within
 from wsseg.export.tensorrt_toolkit import (
     EngineBuildError,
@@ -44,11 +45,12 @@ class TensorRTJob:
 def make_tensorrt_engine(job: TensorRTJob, architecture: str, source: EngineFile) -> EngineFile:
     """Build, judge where this machine's GPU allows it, and write one engine beside its ONNX file.
 
-    source: the ONNX file to build from; the engine has its precision. Raises EngineBuildError, and
+    source: the ONNX file to build from; the engine has its precision, and not its probability: an
+    engine of TensorRT writes every output in every run. Raises EngineBuildError, and
     EngineRejectedError where the engine ran and disagreed with PyTorch.
     """
-    content = (job.folder / source.file).read_bytes()
-    plan = build_engine(job.toolkit, content, architecture, job.profile)
+    model = without_probability(onnx.load(job.folder / source.file))
+    plan = build_engine(job.toolkit, model.SerializeToString(), architecture, job.profile)
     parity = None
     if architecture == this_gpu():
         parity = _judge(job, source.precision, open_engine(job.toolkit, plan))

@@ -41,8 +41,8 @@ class DeployGraph(nn.Module):
         """Mask, pixel area, soft area and probability of raw pixels (n, c, H, W), float32.
 
         mask: uint8 (n, k, H, W), 0 or 1. pixel_area: int64 (n, k), exact. soft_area: float32
-        (n, k), sum of probabilities in pixels. probability: float32 (n, k, H, W), 0..1; it is for
-        the parity gate, a published file does not offer it.
+        (n, k), sum of probabilities in pixels. probability: float32 (n, k, H, W), 0..1; the mask is
+        cut from it, so that a reader who knows a better place to cut can do so.
 
         Areas are summed along rows, then over the rows. Each sum of n positive float32 terms is
         off by at most (n - 1) * 2**-24 of its value in whatever order it is taken, so soft_area by

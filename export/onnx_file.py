@@ -12,6 +12,7 @@ from wsseg.export.graph import DeployGraph
 
 INPUT = "pixels"
 OUTPUTS = ("mask", "pixel_area", "soft_area")
+# Costs a runtime that is not asked for it no time: the other outputs are computed from it.
 PROBABILITY = "probability"
 # Known to ONNX Runtime and TensorRT for years, and the newest that every node used here needs.
 OPSET = 18
@@ -28,9 +29,8 @@ logger = logging.getLogger(__name__)
 def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.ModelProto:
     """The graph as ONNX, optimised and checked, with batch, height and width left open.
 
-    channels: of the input. description: JSON, kept in the file's metadata under `wsseg`. The model
-    still has the output `probability`, which `without_probability` takes away. Notes that the
-    exporter leaves on every node (source lines, paths of this machine) are removed.
+    channels: of the input. description: JSON, kept in the file's metadata under `wsseg`. Notes that
+    the exporter leaves on every node (source lines, paths of this machine) are removed.
     """
     batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     example = torch.zeros(EXAMPLE[0], channels, *EXAMPLE[1:])
@@ -54,12 +54,12 @@ def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.Mode
 
 
 def without_probability(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model that is published: the same nodes, with masks and areas as only outputs."""
-    published = copy.deepcopy(model)
-    del published.graph.output[:]
-    published.graph.output.extend(o for o in model.graph.output if o.name in OUTPUTS)
-    onnx.checker.check_model(published, full_check=True)
-    return published
+    """The same nodes with masks and areas as only outputs, for engines that write all they have."""
+    reduced = copy.deepcopy(model)
+    del reduced.graph.output[:]
+    reduced.graph.output.extend(o for o in model.graph.output if o.name in OUTPUTS)
+    onnx.checker.check_model(reduced, full_check=True)
+    return reduced
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:

@@ -110,8 +110,7 @@ def case_hints(case: Case, shape: tuple[int, int]) -> Hints:
 
     A single bound leaves the other one unknown.
     """
-    regions = case.regions or (Region(),) * len(case.ratios)
-    return _hints([_numbers(region, shape) for region in regions])
+    return _hints([_numbers(region, shape) for region in case.regions])
 
 
 def _numbers(region: Region, shape: tuple[int, int]) -> tuple[float, ...]:

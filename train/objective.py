@@ -91,9 +91,12 @@ class Objective:
         So that a step in which a term rests still gives every parameter a gradient, which
         distributed training waits for.
         """
-        nothing = widened(outputs.logits).sum() * 0
+        answers = [outputs.logits]
         if "reconstruction" in self.needs:
-            nothing = nothing + widened(outputs.reconstruction).sum() * 0
+            answers.append(outputs.reconstruction)
+        nothing = outputs.logits.new_zeros(())
+        for answer in answers:
+            nothing = nothing + widened(answer).sum() * 0
         return nothing
 
 

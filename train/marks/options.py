@@ -36,8 +36,6 @@ class MarkOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise WssegError(f"there is no mark kind {self.kind}: choose {', '.join(KINDS)}")
         for name, percent in (("share", self.share), ("ratio noise", self.ratio_noise)):
             if not 0 <= percent <= 100:
                 raise WssegError(f"a {name} of {percent:g} percent: give 0 to 100")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsseg.train.case import MarkKind
-from wsseg.train.targets.growth import edge_strength, geodesic_cost, shares, straight_cost
+from wsseg.train.targets.growth import CONTEST, edge_strength, geodesic_cost, shares, straight_cost
 from wsseg.train.targets.kind import (
     BorderEvidence,
     Growth,
@@ -98,7 +98,7 @@ def evidence_of_borders(evidence: Evidence) -> list[BorderEvidence]:
             geodesic_cost(edges, seed.mark, allowed, area),
         )
         borders = (
-            shares(cost[None], np.array([max(round(area), 1.0)]), 1.0)[0] < 1 for cost in grown
+            shares(cost[None], np.array([float(max(round(area), 1))]), 1.0)[0] < 1 for cost in grown
         )
         case = border_evidence(edges, seed.mark, *borders)
         found += [case] if case is not None else []
@@ -147,6 +147,7 @@ def _grown(
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Costs and relative ranks (see `shares`) of the growing classes, g of them."""
     size = evidence.marks.size
+    reach = REACH if len(seeds) == 1 else CONTEST * REACH
     along_edges = any(seed.growth == "geodesic" for seed in seeds.values())
     edges = edge_strength(evidence.image) if along_edges else evidence.image
     costs = []
@@ -155,8 +156,7 @@ def _grown(
         if seed.growth == "straight":
             costs.append(straight_cost(seed.mark, allowed))
         else:
-            reach = REACH * seed.high * size
-            costs.append(geodesic_cost(edges, seed.mark, allowed, reach))
+            costs.append(geodesic_cost(edges, seed.mark, allowed, reach * seed.high * size))
     stack = np.stack(costs)
     areas = np.array([round((seed.low + seed.high) / 2 * size) for seed in seeds.values()])
     return stack, shares(stack, np.maximum(areas, 1.0), REACH)

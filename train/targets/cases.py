@@ -38,14 +38,13 @@ def case_evidence(
     Only a ratio of the whole image says how many pixels a class has; another one does not count.
     """
     original, shape = (image.shape[1], image.shape[2]), grid_shape(image.shape[1:])
-    regions = case.regions or (Region(),) * len(case.ratios)
     return Evidence(
         image=area_mean(image.mean(0), shape),
         marks=shrink_marks(marks, shape),
         areas=case_areas(case, denominators),
-        boxes=tuple(_box(region.box, original, shape) for region in regions),
-        absent=tuple(region.present is False for region in regions),
-        kinds=tuple(region.mark_kind for region in regions),
+        boxes=tuple(_box(region.box, original, shape) for region in case.regions),
+        absent=tuple(region.present is False for region in case.regions),
+        kinds=tuple(region.mark_kind for region in case.regions),
     )
 
 
@@ -54,11 +53,10 @@ def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.
 
     A class that is tagged as absent has no area.
     """
-    regions = case.regions or (Region(),) * len(case.ratios)
     return np.array(
         [
             _area(ratio, region) if below == "image" else (math.nan, math.nan)
-            for ratio, region, below in zip(case.ratios, regions, denominators, strict=True)
+            for ratio, region, below in zip(case.ratios, case.regions, denominators, strict=True)
         ]
     )
 

@@ -73,26 +73,32 @@ def shares(
 ) -> NDArray[np.floating]:
     """Rank over the known area, per class: below 1 within the region, 1 at its border.
 
-    areas: pixels, > 0. Ranks go up to `reach` times the area, infinite beyond. Where several
-    classes reach a pixel, it belongs to the one with the lowest rank; the others grow on elsewhere,
-    until every class has its area, and have infinity there.
+    areas: pixels, > 0. Ranks go up to `reach` times the area, infinite beyond; to CONTEST times as
+    far where there are several classes. Where several reach a pixel, it belongs to the one with the
+    lowest rank; the others grow on elsewhere, until every class has its area as nearly as the
+    ground allows, and have infinity there.
     """
-    ranks = [rank(c, math.ceil(reach * a)) for c, a in zip(costs, areas, strict=True)]
-    if len(ranks) == 1:
-        alone: NDArray[np.floating] = np.stack(ranks) / areas[0]
-        return alone
+    farthest = reach if len(areas) == 1 else CONTEST * reach
+    ranks = [rank(c, math.ceil(farthest * a)) for c, a in zip(costs, areas, strict=True)]
     stack, stretch = np.stack(ranks), np.ones(len(areas))
+    if len(ranks) == 1:
+        alone: NDArray[np.floating] = stack / areas[0]
+        return alone
     for _ in range(ROUNDS):
         relative = stack / (areas * stretch)[:, None, None]
         best = relative.argmin(0)
         own = np.arange(len(areas))[:, None, None] == best
         covered = (own & (relative < 1)).sum((1, 2))
-        stretch = np.clip(stretch * areas / np.maximum(covered, 1), 1 / reach, reach)
+        # The root keeps two classes that want the same ground from overshooting in turn.
+        factor = np.sqrt(areas / np.maximum(covered, 1))
+        stretch = np.clip(stretch * factor, 1 / farthest, farthest)
     relative = stack / (areas * stretch)[:, None, None]
     own = np.arange(len(areas))[:, None, None] == relative.argmin(0)
     apart: NDArray[np.floating] = np.where(own, relative, math.inf)
     return apart
 
 
-ROUNDS = 6
-"""Of matching areas between classes: on hearts they are within 1 % after four."""
+ROUNDS = 10
+"""Of matching areas between classes; more change nothing."""
+CONTEST = 2.0
+"""How much farther a class is followed where another may take its ground."""

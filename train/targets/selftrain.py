@@ -90,13 +90,13 @@ TIE = 1e-6
 class Cut:
     """A case's `cut` and its `certainty`, as tensors."""
 
-    inside: UInt8[Tensor, "k s s"]
+    inside: UInt8[Tensor, "k h w"]
     certainty: Float[Tensor, " k"]
 
 
 def blend(
-    target: Float[Tensor, "k s s"], weight: Float[Tensor, "k s s"], found: Cut
-) -> tuple[Float[Tensor, "k s s"], Float[Tensor, "k s s"]]:
+    target: Float[Tensor, "k h w"], weight: Float[Tensor, "k h w"], found: Cut
+) -> tuple[Float[Tensor, "k h w"], Float[Tensor, "k h w"]]:
     """Target and weight after self-training, from the first ones and a cut.
 
     Where the first target taught a pixel, the mean of the two, BLEND of it the first, is taught
@@ -109,7 +109,7 @@ def blend(
     return torch.where(cut_there, taught, target), torch.where(cut_there, sure, weight)
 
 
-def agreement(before: UInt8[Tensor, "k s s"], after: UInt8[Tensor, "k s s"]) -> float:
+def agreement(before: UInt8[Tensor, "k h w"], after: UInt8[Tensor, "k h w"]) -> float:
     """Mean IoU of the cuts of one case in two rounds, over the classes that are not empty in both.
 
     NaN where every class is.

@@ -1,0 +1,53 @@
+"""`wsseg marks` from the command line."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import call, write_outlined
+from wsseg.train.cases import read_cases
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("flags", "columns"),
+    [
+        (["--percent", 8], {"marks", "mark_kind"}),
+        (["--kind", "disc", "--per-component"], {"marks", "mark_kind"}),
+        (["--kind", "scribble", "--seed", 3], {"marks", "mark_kind"}),
+        (["--kind", "box"], {"box"}),
+        (["--kind", "extremes"], {"extremes"}),
+        (["--kind", "moments"], {"centroid", "spread"}),
+    ],
+)
+def test_every_kind_gives_a_table_to_train_on(tmp_path, flags, columns):
+    outlined = write_outlined(tmp_path, 4)
+    said = call("marks", outlined, "--out", tmp_path / "out", *flags)
+    path = tmp_path / "out" / "cases.csv"
+    assert said.strip() == f"wrote {path}"
+    assert set(rows(path)[0]) == {"image", "mask", "split", "ratio", *columns}
+    assert len(read_cases(path).cases) == 4
+
+
+def test_few_marks_wrong_ratios_and_no_masks(tmp_path):
+    outlined = write_outlined(tmp_path, 8)
+    call(
+        "marks", outlined, "--out", tmp_path / "out", "--kind", "random-disc", "--share", 50,
+        "--ratio-noise", 40, "--drop-masks",
+    )  # fmt: skip
+    found = [row for row in rows(tmp_path / "out" / "cases.csv") if row["split"] == "train"]
+    assert sum(bool(row["marks"]) for row in found) == 3
+    assert all(0 < float(row["ratio"]) < 1 for row in found)
+    assert "mask" not in found[0]
+
+
+def test_an_unknown_kind_is_told_with_those_that_exist(tmp_path):
+    outlined = write_outlined(tmp_path, 4)
+    said = call("marks", outlined, "--out", tmp_path / "out", "--kind", "blob", code=2)
+    assert "random-disc" in said
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,129 @@
+import math
+
+import numpy as np
+import pytest
+
+from wsseg.train.targets.build import Evidence, evidence_of_borders, first_target
+
+SIDE = 64
+
+
+def disc(row: float, column: float, radius: float) -> np.ndarray:
+    rows, columns = np.indices((SIDE, SIDE))
+    return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+
+
+def evidence(marks: np.ndarray, areas: list[tuple[float, float]], **other: object) -> Evidence:
+    count = len(areas)
+    known = {
+        "image": np.zeros((SIDE, SIDE), np.float32),
+        "boxes": (None,) * count,
+        "absent": (False,) * count,
+        "kinds": (None,) * count,
+    }
+    return Evidence(marks=marks.astype(np.uint8), areas=np.array(areas), **{**known, **other})
+
+
+UNKNOWN = (math.nan, math.nan)
+REGION = disc(30, 30, 16)
+SHARE = float(REGION.mean())
+
+
+def test_a_mark_grows_to_the_known_area_and_is_doubtful_at_its_border_only() -> None:
+    known = evidence(disc(30, 30, 5), [(SHARE, SHARE)], kinds=("eroded",))
+    target = first_target(known, "straight")
+    assert target.inside[0].sum() == REGION.sum()
+    assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.95
+    assert target.weight[0, 30, 30] == 1
+    assert target.weight[0, 0, 63] == 1
+    assert target.weight[0, 30, 46] < 1
+
+
+def test_a_mark_without_an_area_teaches_itself_alone() -> None:
+    mark = disc(30, 30, 5)
+    target = first_target(evidence(mark, [UNKNOWN]), "straight")
+    assert np.array_equal(target.inside[0], mark)
+    assert np.array_equal(target.weight[0] > 0, mark)
+
+
+def test_background_strokes_are_never_grown_over_and_are_taught_as_outside() -> None:
+    marks = disc(30, 30, 4).astype(np.uint8)
+    marks[:, 36] = 255
+    target = first_target(evidence(marks, [(SHARE, SHARE)]), "straight")
+    assert not target.inside[0][:, 36].any()
+    assert (target.weight[0][:, 36] == 1).all()
+    assert target.inside[0].sum() == REGION.sum()
+
+
+def test_bounds_widen_the_band_of_doubt() -> None:
+    mark, how = disc(30, 30, 5), {"kinds": ("eroded",)}
+    exact = first_target(evidence(mark, [(SHARE, SHARE)], **how), "straight")
+    loose = first_target(evidence(mark, [(0.5 * SHARE, 1.5 * SHARE)], **how), "straight")
+    assert (loose.weight < 1).sum() > 2 * (exact.weight < 1).sum()
+
+
+@pytest.mark.parametrize("how", [{"absent": (True,)}, {}])
+def test_a_class_that_is_not_there_is_taught_to_be_nowhere(how: dict[str, object]) -> None:
+    areas = [UNKNOWN] if how else [(0.0, 0.0)]
+    target = first_target(evidence(np.zeros((SIDE, SIDE)), areas, **how), "straight")
+    assert not target.inside.any()
+    assert (target.weight == 1).all()
+
+
+def test_a_box_keeps_its_class_inside_and_grows_it_from_the_middle() -> None:
+    box = np.zeros((SIDE, SIDE), bool)
+    box[14:47, 14:47] = True
+    target = first_target(evidence(np.zeros((SIDE, SIDE)), [UNKNOWN], boxes=(box,)), "straight")
+    assert not target.inside[0][~box].any()
+    assert (target.weight[0][~box] == 1).all()
+    assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.75
+
+
+def test_an_extreme_point_at_the_edge_of_a_box_does_not_keep_the_middle_from_growing() -> None:
+    box = np.zeros((SIDE, SIDE), bool)
+    box[14:47, 14:47] = True
+    marks = np.zeros((SIDE, SIDE))
+    marks[[14, 46, 30, 30], [30, 30, 14, 46]] = 1
+    target = first_target(evidence(marks, [(SHARE, SHARE)], boxes=(box,)), "straight")
+    assert target.inside[0, 30, 30]
+    assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.7
+
+
+def test_nothing_known_teaches_nothing() -> None:
+    target = first_target(evidence(np.zeros((SIDE, SIDE)), [(SHARE, SHARE)]), "straight")
+    assert not target.weight.any()
+
+
+def test_a_ratio_smaller_than_the_mark_keeps_the_mark() -> None:
+    mark = disc(30, 30, 5)
+    target = first_target(evidence(mark, [(0.001, 0.001)]), "straight")
+    assert np.array_equal(target.inside[0], mark)
+
+
+def test_classes_with_and_without_marks_live_in_one_picture() -> None:
+    target = first_target(evidence(disc(30, 30, 5), [(SHARE, SHARE), (0.1, 0.1)]), "straight")
+    assert target.inside[0].any()
+    assert not target.inside[1].any()
+    # The second class has no seed; where the first is marked, it surely is not.
+    assert (target.weight[1] > 0).sum() == disc(30, 30, 5).sum()
+
+
+def test_a_stated_kind_wins_over_the_shape_of_the_mark() -> None:
+    random = np.random.default_rng(0)
+    image = random.random((SIDE, SIDE)).astype(np.float32)
+    mark = disc(30, 30, 5)
+    told = first_target(
+        evidence(mark, [(SHARE, SHARE)], image=image, kinds=("eroded",)), "straight"
+    )
+    seen = first_target(evidence(mark, [(SHARE, SHARE)], image=image), "straight")
+    assert (told.inside & REGION).sum() > (seen.inside & REGION).sum()
+
+
+def test_only_shape_bearing_marks_speak_of_borders() -> None:
+    random = np.random.default_rng(0)
+    image = random.random((SIDE, SIDE)).astype(np.float32)
+    long = np.zeros((SIDE, SIDE), bool)
+    long[28:33, 20:40] = True
+    round_mark = evidence(disc(30, 30, 5), [(SHARE, SHARE)], image=image)
+    assert len(evidence_of_borders(evidence(long, [(SHARE, SHARE)], image=image))) == 1
+    assert evidence_of_borders(round_mark) == []
