@@ -25,6 +25,13 @@ def infer(
     overlays: Annotated[
         Path | None, typer.Option(help="Folder for PNG pictures with the regions drawn in.")
     ] = None,
+    known_ratios: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of ratios on file: recover masks of these sizes, beside the report. "
+            "Changes no measured ratio."
+        ),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda (an error where it fails)."),
@@ -57,6 +64,7 @@ def infer(
             report=report,
             masks=masks,
             overlays=overlays,
+            known_ratios=known_ratios,
             device=device,
             precision=precision,
             batch=batch,

@@ -17,7 +17,8 @@ from rich.progress import (
 )
 
 from wsseg.cli.settings import settings
-from wsseg.serve.infer import InferOptions, Summary, infer
+from wsseg.serve.infer import Summary, infer
+from wsseg.serve.infer_options import InferOptions
 
 
 def run_inference(inputs: list[Path], *, quiet: bool, **flags: Any) -> int:
@@ -39,9 +40,10 @@ def run_inference(inputs: list[Path], *, quiet: bool, **flags: Any) -> int:
 def closing_line(summary: Summary) -> str:
     """Say what was measured, what failed and where the tables are."""
     rate = summary.slices / summary.seconds if summary.seconds else 0.0
+    recovered = "" if summary.recovered is None else f"{summary.recovered} masks recovered, "
     return (
         f"{summary.scans} scans, {summary.slices} slices in {summary.seconds:.1f} s "
-        f"({rate:.1f} slices/s, {summary.engine}); {summary.failed} failed, "
+        f"({rate:.1f} slices/s, {summary.engine}); {recovered}{summary.failed} failed, "
         f"{summary.skipped} passed over; wrote {summary.report}"
     )
 

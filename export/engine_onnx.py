@@ -43,7 +43,9 @@ def make_onnx_engine(
     save_onnx(model, file)
     made = entry.model_copy(update={"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
     engine = _open(folder, manifest.model_copy(update={"engines": (made,)}))
-    candidate = Candidate(engine, engine.name, entry.precision, engine.probability)
+    candidate = Candidate(
+        engine, engine.name, entry.precision, lambda pixels: engine.with_probability(pixels)[1]
+    )
     try:
         return made.model_copy(update={"parity": judge(candidate, standard)})
     except EngineRejectedError:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import Scan, ScanRef
+from wsseg.serve.channels import channel_flags, to_channels
+from wsseg.serve.cut import Known, Recovered, recover
 from wsseg.serve.engine import Engine, EngineError, Prediction
-
-LUMINANCE = "LUMINANCE"
-GREY_AS_RGB = "GREY_AS_RGB"
+from wsseg.serve.segmented import Areas, Segmented
 
 # 16 million pixels of float32 are 64 MiB a channel: enough to fill any processor.
 MOST_PIXELS = 1 << 24
@@ -35,44 +34,21 @@ class Limits:
     nbytes: int = 1 << 29
 
 
-@dataclass(frozen=True)
-class Areas:
-    """pixel, border: (slice, class); foreground: (slice,) pixels that carry any class.
-
-    pixel counts each mask's pixels, border tells whether the mask touches the picture's edge.
-    """
-
-    pixel: NDArray[np.int64]
-    border: NDArray[np.bool_]
-    foreground: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """A scan with all of its slices measured.
-
-    labels: (slice, row, column) class number 1..k or 0; where classes overlap the later one wins,
-    while `areas` come from each class's own mask. None where nobody asked for them.
-    """
-
-    scan: Scan
-    areas: Areas
-    labels: NDArray[np.uint8] | None
-
-
 @dataclass
 class _Job:
-    scan: Scan
-    areas: Areas
-    labels: NDArray[np.uint8] | None
+    found: Segmented
+    known: Known
     left: int
     failures: tuple[Failure, ...] = ()
 
     def nbytes(self) -> int:
-        return self.scan.pixels.nbytes + (0 if self.labels is None else self.labels.nbytes)
+        """Bytes that decide about batches. Recovered maps, a quarter more at most, are left out:
+        slices that shared another batch could differ in the last bit of what is measured."""
+        return replace(self.found, recovered=None).nbytes()
 
     def fail(self, reason: str, message: str) -> None:
-        failed = failed_files(self.scan.ref, reason, message, known=self.scan.failures)
+        scan = self.found.scan
+        failed = failed_files(scan.ref, reason, message, known=scan.failures)
         self.failures = self.failures or failed
 
 
@@ -82,7 +58,11 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Segmenter:
-    """Runs an engine over scans; `on_slices` hears how many slices each batch finished."""
+    """Runs an engine over scans; `on_slices` hears how many slices each batch finished.
+
+    known: the ratios on file of a scan's slices. They change nothing that is measured; only a
+    batch with such a slice asks the engine for its probability.
+    """
 
     engine: Engine
     classes: int
@@ -90,6 +70,7 @@ class Segmenter:
     limits: Limits
     keep_labels: bool
     on_slices: Callable[[int], None] = lambda _: None
+    known: Callable[[Scan], Known] = lambda _: {}
     _groups: dict[Shape, list[Place]] = field(default_factory=dict, init=False)
     _jobs: deque[_Job | Failure] = field(default_factory=deque, init=False)
 
@@ -115,7 +96,7 @@ class Segmenter:
             return
         job = self._job(item)
         self._jobs.append(job)
-        shape = job.scan.pixels.shape[1:]
+        shape = job.found.scan.pixels.shape[1:]
         rows, columns = shape[:2]
         size = max(1, min(self.limits.slices, MOST_PIXELS // (rows * columns)))
         for index in range(job.left):
@@ -133,10 +114,12 @@ class Segmenter:
             foreground=np.zeros(count, np.int64),
         )
         labels = np.zeros((count, *grid), np.uint8) if self.keep_labels else None
+        known = self.known(scan)
+        recovered = Recovered(np.zeros((count, *grid), np.uint8)) if known else None
         adapted = channel_flags(scan, self.channels)
         if adapted:
             scan = replace(scan, flags=(*scan.flags, *adapted))
-        return _Job(scan, areas, labels, count)
+        return _Job(Segmented(scan, areas, labels, recovered), known, count)
 
     def _waiting_too_long(self) -> bool:
         """Whether the oldest unfinished scan holds back more than the limits allow."""
@@ -147,7 +130,7 @@ class Segmenter:
 
     def _oldest(self) -> Shape:
         job = next(job for job in self._jobs if isinstance(job, _Job) and job.left)
-        return job.scan.pixels.shape[1:]
+        return job.found.scan.pixels.shape[1:]
 
     def _flush(self, shape: Shape) -> None:
         places = self._groups.pop(shape, [])
@@ -159,13 +142,19 @@ class Segmenter:
     def _run(self, places: list[Place]) -> None:
         if not places:
             return
-        slices = [to_channels(job.scan.pixels[index], self.channels) for job, index in places]
+        slices = [to_channels(job.found.scan.pixels[index], self.channels) for job, index in places]
+        probability = None
         try:
-            prediction = self.engine(np.stack(slices))
+            if any(index in job.known for job, index in places):
+                prediction, probability = self.engine.with_probability(np.stack(slices))
+            else:
+                prediction = self.engine(np.stack(slices))
         except (EngineError, MemoryError) as error:
             self._run_apart(places, error)
             return
         _store(places, prediction)
+        if probability is not None:
+            _recover(places, probability)
 
     def _run_apart(self, places: list[Place], error: Exception) -> None:
         reason = str(error) or "out of memory"
@@ -194,7 +183,7 @@ class Segmenter:
             elif job.failures:
                 yield from job.failures
             else:
-                yield Segmented(job.scan, job.areas, job.labels)
+                yield job.found
 
 
 def failed_files(
@@ -217,26 +206,17 @@ def _store(places: list[Place], prediction: Prediction) -> None:
         if not np.isfinite(prediction.soft_areas[place]).all():
             job.fail("not_finite", f"slice {index}: the network's answer is not a number")
             continue
-        job.areas.pixel[index] = prediction.pixel_areas[place]
-        job.areas.border[index] = border[place]
-        job.areas.foreground[index] = foreground[place]
-        if job.labels is not None:
-            job.labels[index] = (masks[place] * numbers).max(0)
+        job.found.areas.pixel[index] = prediction.pixel_areas[place]
+        job.found.areas.border[index] = border[place]
+        job.found.areas.foreground[index] = foreground[place]
+        if job.found.labels is not None:
+            job.found.labels[index] = (masks[place] * numbers).max(0)
 
 
-def channel_flags(scan: Scan, channels: int) -> tuple[str, ...]:
-    """What `to_channels` does to a scan, as a flag of the report; nothing where it fits."""
-    rgb = scan.pixels.ndim == 4
-    if rgb and channels == 1:
-        return (LUMINANCE,)
-    return (GREY_AS_RGB,) if not rgb and channels == 3 else ()
-
-
-def to_channels(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """One slice, (row, column) or (row, column, 3), as the (channel, row, column) of a network.
-
-    RGB becomes its luminance for a grey network; grey is repeated for an RGB network.
-    """
-    if pixels.ndim == 3:
-        return luminance(pixels)[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
-    return np.broadcast_to(pixels, (channels, *pixels.shape))
+def _recover(places: list[Place], probability: NDArray[np.float32]) -> None:
+    """Cut what is on file for each slice out of its probability (n, k, row, column)."""
+    for place, (job, index) in enumerate(places):
+        recovered = job.found.recovered
+        if recovered and index in job.known and not job.failures:
+            labels, masks = recover(probability[place], job.known[index])
+            recovered.labels[index], recovered.masks[index] = labels, masks

@@ -42,3 +42,8 @@ class Engine(Protocol):
     def file(self) -> str: ...  # noqa: D102
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction: ...  # noqa: D102
+
+    def with_probability(
+        self, pixels: NDArray[np.float32], /
+    ) -> tuple[Prediction, NDArray[np.float32]]:
+        """The same Prediction, and the probability (n, k, H, W), 0..1, that it was cut from."""

@@ -3,26 +3,27 @@
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import NonNegativeInt, PositiveInt
-
-from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.find import find
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.batching import Limits
 from wsseg.serve.engine import Engine
+from wsseg.serve.infer_options import InferOptions, check_apart, make_folders
+from wsseg.serve.known_slices import KnownSlices
+from wsseg.serve.known_table import read_known
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import series_rows, slice_rows
 from wsseg.serve.model_folder import load_model
-from wsseg.serve.onnx_engine import Device, EngineOptions, Precision, open_onnx
+from wsseg.serve.onnx_engine import EngineOptions, OnnxEngine, open_onnx
 from wsseg.serve.pipeline import Counts, OnProgress, Outcome, Pictures, Pipeline
 from wsseg.serve.read_ahead import Room
+from wsseg.serve.recovered_rows import recovered_rows
 from wsseg.serve.report import Report, open_report, report_paths
 from wsseg.serve.rows import Provenance
 
@@ -32,31 +33,12 @@ MIB = 1 << 20
 logger = logging.getLogger(__name__)
 
 
-class InferOptions(Frozen):
-    """All of a run but its inputs.
-
-    masks, overlays: folders for label maps and for pictures with the regions drawn in. batch:
-    slices the network sees at once. threads: of the engine on a CPU, 0 leaves it to the runtime.
-    readers, read_ahead: threads that read, and scans they read ahead. memory_mb: pixels held at
-    once, in MiB, besides the engine's own; a larger scan is still read, with no other beside it.
-    """
-
-    model: Path
-    report: Path = Path("ratios.csv")
-    masks: Path | None = None
-    overlays: Path | None = None
-    device: Device = "auto"
-    precision: Precision = "auto"
-    threads: NonNegativeInt = 0
-    batch: PositiveInt = 8
-    readers: PositiveInt = 2
-    read_ahead: PositiveInt = 32
-    memory_mb: PositiveInt = 2048
-
-
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. scans, slices: measured. failed, skipped: rows of the failures table."""
+    """What a run did. scans, slices: measured. failed, skipped: rows of the failures table.
+
+    recovered: rows of the table of recovered masks; None where no ratios were on file.
+    """
 
     scans: int
     slices: int
@@ -65,6 +47,7 @@ class Summary:
     seconds: float
     engine: str
     tables: tuple[Path, Path, Path]
+    recovered: int | None = None
 
     @property
     def report(self) -> Path:
@@ -94,7 +77,7 @@ def infer(
     """
     started = time.monotonic()
     tables = report_paths(options.report)
-    _check_apart(inputs, options)
+    check_apart(inputs, options)
     counts = Counts(on_progress or (lambda *_: None))
     # What cannot be cleared away is no reason to lose what was measured.
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
@@ -102,7 +85,8 @@ def infer(
         engine = _measure(refs, options, counts)
     seconds = time.monotonic() - started
     found = (counts.scans, counts.slices, counts.failed, counts.skipped)
-    summary = Summary(*found, seconds, engine.name, tables)
+    recovered = counts.recovered if options.known_ratios else None
+    summary = Summary(*found, seconds, engine.name, tables, recovered)
     logger.info("measured %d scans, %d slices", *found[:2], extra=_end(summary))
     return summary
 
@@ -112,37 +96,54 @@ def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: C
     manifest, folder = load_model(options.model)
     asked = EngineOptions(options.device, options.precision, options.threads)
     engine = open_onnx(folder, manifest, asked)
-    _make_folders(options)
+    known = None
+    if options.known_ratios:
+        refs = list(refs)
+        known = _known(options.known_ratios, refs, engine, manifest)
+    make_folders(options)
     logger.info("measuring with %s in %s", engine.name, engine.precision, extra=_start(engine))
-    pipeline = _pipeline(engine, manifest, options)
+    pipeline = _pipeline(engine, manifest, options, known)
     provenance = _provenance(manifest, engine)
-    with open_report(options.report) as report, closing(pipeline(refs, counts)) as outcomes:
+    with (
+        open_report(options.report, recovered=known is not None) as report,
+        closing(_outcomes(pipeline(refs, counts), known, counts)) as outcomes,
+    ):
         for outcome in outcomes:
             _write(outcome, report, manifest, provenance)
     return engine
 
 
-def _check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
-    """Pictures written among the inputs would be measured, in this run or in the next."""
-    for folder in (options.masks, options.overlays):
-        for source in inputs:
-            if folder and source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
-                raise WssegError(
-                    f"output folder {folder} lies inside the input folder {source}, where its "
-                    "pictures would be taken for scans: choose another place for it"
-                )
+def _known(
+    table: Path, found: Sequence[ScanRef | Failure], engine: OnnxEngine, manifest: Manifest
+) -> KnownSlices:
+    """The table of known ratios, checked against the model and against what was found."""
+    rows = read_known(table, manifest)
+    if not engine.gives_probability:
+        raise WssegError(
+            f"model {manifest.name} was exported without its probability, which masks are "
+            "recovered from: run wsseg-export again"
+        )
+    return KnownSlices(table.name, rows, found)
 
 
-def _make_folders(options: InferOptions) -> None:
-    for folder in (options.masks, options.overlays):
-        try:
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WssegError(f"folder {folder} cannot be made: {error.strerror}") from error
+def _outcomes(
+    outcomes: Generator[Outcome, None, None], known: KnownSlices | None, counts: Counts
+) -> Generator[Outcome, None, None]:
+    """The outcomes of all scans, and at last the rows of known ratios that fitted none."""
+    with closing(outcomes):
+        for outcome in outcomes:
+            if known and outcome.found and outcome.found.recovered:
+                known.recovered(outcome.found.recovered.masks)
+            yield outcome
+    if known:
+        left = Outcome(None, known.failures())
+        counts.end(left)
+        yield left
 
 
-def _pipeline(engine: Engine, manifest: Manifest, options: InferOptions) -> Pipeline:
+def _pipeline(
+    engine: Engine, manifest: Manifest, options: InferOptions, known: KnownSlices | None
+) -> Pipeline:
     share = options.memory_mb * MIB // 4
     return Pipeline(
         engine=engine,
@@ -150,7 +151,8 @@ def _pipeline(engine: Engine, manifest: Manifest, options: InferOptions) -> Pipe
         limits=Limits(slices=options.batch, nbytes=share),
         reading=Room(options.readers, options.read_ahead, 2 * share),
         writing=Room(options.readers, options.read_ahead, share),
-        pictures=Pictures(options.masks, options.overlays, manifest.window),
+        pictures=Pictures(options.masks, options.overlays, manifest.window, options.recovered),
+        known=known or (lambda _: {}),
     )
 
 
@@ -163,6 +165,8 @@ def _write(outcome: Outcome, report: Report, manifest: Manifest, provenance: Pro
     if outcome.found:
         report.slices(slice_rows(outcome.found, manifest, provenance))
         report.series(series_rows(outcome.found, manifest, provenance))
+        if report.recovered:
+            report.recovered(recovered_rows(outcome.found, manifest, provenance))
     for failure in outcome.failures:
         report.fail(failure)
 

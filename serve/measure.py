@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
 from wsseg.imaging.scan import Geometry, Scan
-from wsseg.serve.batching import Segmented
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.rows import (
     Provenance,
@@ -18,6 +17,7 @@ from wsseg.serve.rows import (
     SliceRatio,
     SliceRow,
 )
+from wsseg.serve.segmented import Segmented
 
 EMPTY = "EMPTY"
 BORDER = "BORDER"
@@ -36,7 +36,7 @@ def slice_rows(found: Segmented, manifest: Manifest, provenance: Provenance) -> 
     """
     ratios = [slice_ratios(found, manifest, definition) for definition in manifest.ratios]
     return [
-        SliceRow(_slice_origin(found.scan, index), of_ratio[index], provenance)
+        SliceRow(slice_origin(found.scan, index), of_ratio[index], provenance)
         for index in range(len(found.scan.slices))
         for of_ratio in ratios
     ]
@@ -68,7 +68,7 @@ def slice_ratios(
                 ratio_high=None,
                 confidence=None,
                 flags=";".join(flags),
-                status=_status(flags),
+                status=status_of(flags),
             )
         )
     return rows
@@ -120,7 +120,7 @@ def series_ratio(found: Segmented, manifest: Manifest, definition: RatioDefiniti
         volume_ratio=above / below if below else None,
         mean_ratio=_mean_ratio(numerator, denominator),
         flags=";".join(flags),
-        status=_status(flags),
+        status=status_of(flags),
     )
 
 
@@ -175,11 +175,13 @@ def _flags(scan: Scan, numerator: int, denominator: int, *, border: bool) -> tup
     return (*scan.flags, *(flag for flag, holds in own.items() if holds))
 
 
-def _status(flags: Iterable[str]) -> str:
+def status_of(flags: Iterable[str]) -> str:
+    """How tables sum up the flags of a row."""
     return "ok_flagged" if any(flags) else "ok"
 
 
-def _slice_origin(scan: Scan, index: int) -> SliceOrigin:
+def slice_origin(scan: Scan, index: int) -> SliceOrigin:
+    """How tables name a slice."""
     identity = scan.slices[index]
     return SliceOrigin(
         source=identity.source,

@@ -23,6 +23,9 @@ Precision = Literal["auto", "fp32", "fp16"]
 
 INPUT = "pixels"
 OUTPUTS = {"mask": "tensor(uint8)", "pixel_area": "tensor(int64)", "soft_area": "tensor(float)"}
+# Models exported by early versions lack it; only what recovers masks asks for it.
+PROBABILITY = "probability"
+KINDS = {**OUTPUTS, PROBABILITY: "tensor(float)"}
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 NAMES = {CUDA: "onnxruntime-cuda", CPU: "onnxruntime-cpu"}
@@ -58,11 +61,26 @@ class OnnxEngine:
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
         """Masks and areas of slices (n, c, H, W); EngineError where the runtime gives up."""
+        return Prediction(*self._run(list(OUTPUTS), pixels))
+
+    def with_probability(
+        self, pixels: NDArray[np.float32], /
+    ) -> tuple[Prediction, NDArray[np.float32]]:
+        """The same, and the probability (n, k, H, W); only where `gives_probability`."""
+        *answers, probability = self._run([*OUTPUTS, PROBABILITY], pixels)
+        return Prediction(*answers), probability
+
+    @property
+    def gives_probability(self) -> bool:
+        """Whether the file was exported with the probability as an output."""
+        return any(output.name == PROBABILITY for output in self.session.get_outputs())
+
+    def _run(self, outputs: list[str], pixels: NDArray[np.float32]) -> list[Any]:
         try:
-            masks, pixel_areas, soft_areas = self.session.run(list(OUTPUTS), {INPUT: pixels})
+            answers: list[Any] = self.session.run(outputs, {INPUT: pixels})
         except Exception as error:  # the runtime's errors share no class below Exception
             raise EngineError(_first_line(error)) from error
-        return Prediction(masks, pixel_areas, soft_areas)
+        return answers
 
 
 def open_onnx(folder: Path, manifest: Manifest, options: EngineOptions) -> OnnxEngine:
@@ -181,12 +199,14 @@ def _checked(session: Any, manifest: Manifest, entry: EngineFile) -> OnnxEngine:
     inputs = {i.name: (i.type, i.shape) for i in session.get_inputs()}
     outputs = {o.name: (o.type, o.shape) for o in session.get_outputs()}
     found = {name: kind for name, (kind, _) in outputs.items()}
+    shapes = [shape for name, (_, shape) in outputs.items() if name in KINDS]
     fits = (
         list(inputs) == [INPUT]
         and inputs[INPUT][0] == "tensor(float)"
-        and OUTPUTS.items() <= found.items()
+        and OUTPUTS.keys() <= found.keys()
+        and all(found[name] == KINDS[name] for name in found.keys() & KINDS.keys())
         and _agrees(inputs[INPUT][1], manifest.channels)
-        and all(_agrees(outputs[name][1], len(manifest.classes)) for name in OUTPUTS)
+        and all(_agrees(shape, len(manifest.classes)) for shape in shapes)
     )
     if not fits:
         raise WssegError(

@@ -9,7 +9,7 @@ from PIL import Image
 from wsseg.imaging.atomic import atomic
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.labels import safe_name
-from wsseg.serve.batching import Segmented
+from wsseg.serve.segmented import Segmented
 
 # Okabe and Ito's palette, told apart with any colour vision; black and grey are left out.
 COLOURS = np.array(

@@ -12,11 +12,13 @@ from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import Scan, ScanRef
-from wsseg.serve.batching import Limits, Segmented, Segmenter, failed_files
+from wsseg.serve.batching import Limits, Segmenter, failed_files
+from wsseg.serve.cut import Known
 from wsseg.serve.engine import Engine
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.overlay import write_overlays
 from wsseg.serve.read_ahead import Room, ahead
+from wsseg.serve.segmented import Segmented
 
 PHI_RISK = "PHI_RISK"
 # Stored pixels of 16 bits, packed about 2:1 by a lossless codec, become float32.
@@ -37,16 +39,22 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Folders for label maps and overlays, None for those not wanted."""
+    """Folders for label maps, overlays and recovered label maps, None for those not wanted."""
 
     masks: Path | None
     overlays: Path | None
     window: Window
+    recovered: Path | None = None
+
+    @property
+    def of_labels(self) -> bool:
+        """Whether anything is to be drawn of what was measured."""
+        return bool(self.masks or self.overlays)
 
     @property
     def wanted(self) -> bool:
         """Whether anything is to be drawn."""
-        return bool(self.masks or self.overlays)
+        return bool(self.of_labels or self.recovered)
 
     def draw(self, item: Segmented | Failure) -> Outcome:
         """Write what is wanted of one scan; what cannot be written is a failure beside its rows.
@@ -67,6 +75,8 @@ class Pictures:
     def _draw(self, item: Segmented) -> None:
         if self.masks and item.labels is not None:
             write_labels(item.scan, item.labels, self.masks)
+        if self.recovered and item.recovered:
+            write_labels(item.scan, item.recovered.labels, self.recovered)
         if not self.overlays:
             return
         if PHI_RISK in item.scan.flags:
@@ -87,6 +97,7 @@ class Counts:
     slices: int = 0
     failed: int = 0
     skipped: int = 0
+    recovered: int = 0
     _done: int = 0
     _met: int = 0
     _began: float | None = None
@@ -119,6 +130,8 @@ class Counts:
         if outcome.found:
             self.scans += 1
             self.slices += len(outcome.found.scan.slices)
+            recovered = outcome.found.recovered
+            self.recovered += sum(map(len, recovered.masks.values())) if recovered else 0
             event = {"event": "scan_measured", "scan": self.scans}
             logger.debug("scan %d is measured", self.scans, extra=event)
 
@@ -128,6 +141,7 @@ class Pipeline:
     """Reads ahead in threads, computes in the caller's thread, writes pictures in threads.
 
     Memory is bounded by `reading`, `limits` and `writing` together, whatever the number of scans.
+    known: the ratios on file of a scan's slices, to recover masks by.
     """
 
     engine: Engine
@@ -136,6 +150,7 @@ class Pipeline:
     reading: Room
     writing: Room
     pictures: Pictures
+    known: Callable[[Scan], Known] = lambda _: {}
 
     def __call__(
         self, refs: Iterable[ScanRef | Failure], counts: Counts
@@ -146,8 +161,9 @@ class Pipeline:
             classes=len(self.manifest.classes),
             channels=self.manifest.channels,
             limits=self.limits,
-            keep_labels=self.pictures.wanted,
+            keep_labels=self.pictures.of_labels,
             on_slices=counts.done,
+            known=self.known,
         )
         # Closed here, not by the garbage collector: an interrupted run must not read on.
         with closing(ahead(attempt_read, refs, self.reading, _nbytes)) as scans:
@@ -200,7 +216,7 @@ def _nbytes(item: ScanRef | Scan | Segmented | Outcome | Failure | tuple[Failure
         case Scan():
             return item.pixels.nbytes
         case Segmented():
-            return item.scan.pixels.nbytes + (0 if item.labels is None else item.labels.nbytes)
+            return item.nbytes()
         case Outcome(found=Segmented() as found):
             return _nbytes(found)
         case _:

@@ -1,4 +1,4 @@
-"""ratios.csv and the two tables beside it, which appear together when a run has ended."""
+"""ratios.csv and the tables beside it, which appear together when a run has ended."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,17 +7,21 @@ from pathlib import Path
 
 from wsseg.imaging.atomic import atomic
 from wsseg.imaging.errors import AllFailedError, Failure
-from wsseg.serve.rows import FailureRow, Row, SeriesRow, SliceRow
+from wsseg.serve.rows import FailureRow, RecoveredRow, Row, SeriesRow, SliceRow
 from wsseg.serve.tables import Write, table_writer
 
 
 @dataclass(frozen=True)
 class Report:
-    """Takes rows as they come: of slices, of series, of files that gave no result."""
+    """Takes rows as they come: of slices, of series, of files that gave no result.
+
+    recovered: takes those of recovered masks; None where that table was not asked for.
+    """
 
     slices: Write
     series: Write
     failures: Write
+    recovered: Write | None = None
 
     def fail(self, failure: Failure) -> None:
         """Write one file that gave no result."""
@@ -38,19 +42,25 @@ def report_paths(path: Path) -> tuple[Path, Path, Path]:
     )
 
 
+def recovered_paths(path: Path) -> tuple[Path, Path]:
+    """The table of recovered masks beside a report, and the folder that holds the masks."""
+    table = path.with_name(f"{path.stem}.recovered{path.suffix}")
+    return table, table.with_suffix("")
+
+
 @contextmanager
-def open_report(path: Path) -> Iterator[Report]:
+def open_report(path: Path, *, recovered: bool = False) -> Iterator[Report]:
     """Write the three tables to scratch files that take their places only if the block succeeds.
 
     The tables of an earlier run stay until then. All three are written, if only with a header, so
-    that none is left over from another run.
+    that none is left over from another run; `recovered` adds the table of recovered masks.
 
     Raises AllFailedError if a table cannot be opened, written or put in its place; what the block
     raises passes through as it is.
     """
     with ExitStack() as tables:
         with _told(path):
-            report = tables.enter_context(_open_tables(path))
+            report = tables.enter_context(_open_tables(path, recovered=recovered))
         yield report
         with _told(path):
             tables.close()
@@ -68,11 +78,14 @@ def _told(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _open_tables(path: Path) -> Iterator[Report]:
+def _open_tables(path: Path, *, recovered: bool) -> Iterator[Report]:
     kinds: tuple[type[Row], ...] = (SliceRow, SeriesRow, FailureRow)
+    targets: tuple[Path, ...] = report_paths(path)
+    if recovered:
+        kinds, targets = (*kinds, RecoveredRow), (*targets, recovered_paths(path)[0])
     opened = table_writer(path)
     with ExitStack() as placed:
-        scratch = [placed.enter_context(atomic(target)) for target in report_paths(path)]
+        scratch = [placed.enter_context(atomic(target)) for target in targets]
         with ExitStack() as written:
             yield Report(
                 *(

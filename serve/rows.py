@@ -108,6 +108,35 @@ class SeriesRow:
 
 
 @dataclass(frozen=True)
+class RecoveredRatio:
+    """A mask that was cut to a known ratio, and what the model by itself had measured.
+
+    pixels: of the mask, out of image_pixels. threshold: probability at which the map was cut, the
+    lowest inside. confidence: mean probability inside. Both are None for a mask without a pixel.
+    """
+
+    ratio_name: str
+    class_name: str
+    known_ratio: float
+    predicted_ratio: float
+    pixels: int
+    image_pixels: int
+    threshold: float | None
+    confidence: float | None
+    flags: str
+    status: str
+
+
+@dataclass(frozen=True)
+class RecoveredRow:
+    """A row of ratios.recovered.csv."""
+
+    origin: SliceOrigin
+    recovered: RecoveredRatio
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
 class FailureRow:
     """A row of ratios.failures.csv: a file that gave no result, and why."""
 
@@ -117,7 +146,7 @@ class FailureRow:
     message: str
 
 
-Row = SliceRow | SeriesRow | FailureRow
+Row = SliceRow | SeriesRow | RecoveredRow | FailureRow
 
 
 def columns(row_type: Any) -> dict[str, type]:
@@ -134,8 +163,7 @@ def columns(row_type: Any) -> dict[str, type]:
 def cells(row: Any) -> Iterator[Cell]:
     """Values of a row in the order of its columns.
 
-    A number that is not finite is unknown, None; text that is not valid Unicode (a file name in
-    an old encoding) is escaped.
+    A number that is not finite is unknown, None; text is made `printable`.
     """
     for one in fields(row):
         value = getattr(row, one.name)
@@ -144,6 +172,11 @@ def cells(row: Any) -> Iterator[Cell]:
         elif isinstance(value, float) and not math.isfinite(value):
             yield None
         elif isinstance(value, str):
-            yield value.encode("utf-8", "backslashreplace").decode("utf-8")
+            yield printable(value)
         else:
             yield value
+
+
+def printable(text: str) -> str:
+    """Text as tables show it: what is not valid Unicode (a name in an old encoding) is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

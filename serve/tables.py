@@ -96,6 +96,11 @@ def _inert(cell: Cell) -> Cell:
     return cell
 
 
+def without_apostrophe(cell: str) -> str:
+    """The text of a cell that `csv_table` may have kept from being run as a formula."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
+
+
 def _pyarrow() -> ModuleType:
     try:
         arrow = import_module("pyarrow")

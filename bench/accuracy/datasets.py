@@ -35,7 +35,7 @@ class Dataset:
     """How a folder of pictures becomes cases.
 
     numbers: value in the label maps -> class number, other values being background. epochs: chosen
-    so that every data set gets about 1300 steps of 8 images. dealt: groups are few, so folds are
+    so that every data set gets about 1000 steps of 8 images. dealt: groups are few, so folds are
     dealt out evenly instead of by hash alone. per_component: marks for each connected part. flip:
     whether a mirrored picture still shows the same classes.
     """
@@ -91,13 +91,13 @@ def cardiac_mr(folder: Path) -> list[Picture]:
 
 
 DATASETS = {
-    "busi": Dataset("busi", ("lesion",), {1: 1}, breast_ultrasound, epochs=30, dealt=False),
+    "busi": Dataset("busi", ("lesion",), {1: 1}, breast_ultrasound, epochs=24, dealt=False),
     "kidneys": Dataset(
         "abdomen_ct",
         ("kidneys",),
         {2: 1, 3: 1},
         abdominal_ct,
-        epochs=16,
+        epochs=13,
         per_component=True,
         window=EIGHT_BIT,
     ),
@@ -106,7 +106,7 @@ DATASETS = {
         ("right_kidney", "left_kidney"),
         {2: 1, 3: 2},
         abdominal_ct,
-        epochs=16,
+        epochs=13,
         per_component=True,
         flip=False,
         window=EIGHT_BIT,
@@ -116,7 +116,7 @@ DATASETS = {
         ("right_ventricle", "myocardium", "left_ventricle"),
         {1: 1, 2: 2, 3: 3},
         cardiac_mr,
-        epochs=45,
+        epochs=36,
         scribbles=True,
     ),
 }

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,8 +29,8 @@ def test_cross_entropy_is_the_weighted_mean_of_each_image_and_class(seed):
     logits, target, weight = random_case(seed)
     p = torch.sigmoid(logits)
     cost = -(target * p.log() + (1 - target) * (1 - p).log())
-    literal = ((weight * cost).sum((2, 3)) / weight.sum((2, 3))).mean()
-    torch.testing.assert_close(target_cross_entropy_loss(logits, target, weight), literal)
+    literal = weight.amax((2, 3)) * (weight * cost).sum((2, 3)) / weight.sum((2, 3))
+    torch.testing.assert_close(target_cross_entropy_loss(logits, target, weight), literal.mean())
 
 
 @given(seed=seeds)
@@ -38,6 +39,7 @@ def test_dice_is_its_formula(seed):
     p, s = torch.sigmoid(logits), SMOOTHING_PIXELS
     above = 2 * (weight * p * target).sum((2, 3)) + s
     literal = 1 - above / ((weight * (p + target)).sum((2, 3)) + s)
+    literal = weight.amax((2, 3)) * literal
     torch.testing.assert_close(target_dice_loss(logits, target, weight), literal.mean())
 
 
@@ -53,10 +55,19 @@ def test_a_sure_target_of_zeros_and_ones_is_a_full_mask(soft, full, seed):
 
 
 @given(seed=seeds)
-def test_only_the_proportion_of_the_weights_counts_in_cross_entropy(seed):
+def test_an_image_that_is_half_as_sure_everywhere_counts_half(seed):
     logits, target, weight = random_case(seed)
     before = target_cross_entropy_loss(logits, target, weight)
-    torch.testing.assert_close(target_cross_entropy_loss(logits, target, weight / 8), before)
+    torch.testing.assert_close(target_cross_entropy_loss(logits, target, weight / 2), before / 2)
+
+
+@given(seed=seeds)
+def test_an_image_of_which_few_pixels_are_taught_counts_whole(seed):
+    logits, target, _ = random_case(seed)
+    few = torch.zeros_like(logits)
+    few[..., 0, 0] = 1
+    alone = F.binary_cross_entropy_with_logits(logits[..., 0, 0], target[..., 0, 0])
+    torch.testing.assert_close(target_cross_entropy_loss(logits, target, few), alone)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -1,0 +1,68 @@
+"""What a run is asked for, and whether its outputs have a place."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from wsseg.imaging.definitions import Frozen
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.onnx_engine import Device, Precision
+from wsseg.serve.report import recovered_paths
+
+
+class InferOptions(Frozen):
+    """All of a run but its inputs.
+
+    masks, overlays: folders for label maps and for pictures with the regions drawn in.
+    known_ratios: table of ratios on file, to recover masks by, see `read_known`. batch:
+    slices the network sees at once. threads: of the engine on a CPU, 0 leaves it to the runtime.
+    readers, read_ahead: threads that read, and scans they read ahead. memory_mb: pixels held at
+    once, in MiB, besides the engine's own; a larger scan is still read, with no other beside it.
+    """
+
+    model: Path
+    report: Path = Path("ratios.csv")
+    masks: Path | None = None
+    overlays: Path | None = None
+    known_ratios: Path | None = None
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: NonNegativeInt = 0
+    batch: PositiveInt = 8
+    readers: PositiveInt = 2
+    read_ahead: PositiveInt = 32
+    memory_mb: PositiveInt = 2048
+
+    @property
+    def recovered(self) -> Path | None:
+        """Folder for recovered masks, None where no ratios are on file."""
+        return recovered_paths(self.report)[1] if self.known_ratios else None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders that label maps and pictures are written to."""
+        return tuple(filter(None, (self.masks, self.overlays, self.recovered)))
+
+
+def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
+    """WssegError for pictures among the inputs, where this run or the next would measure them."""
+    for folder in options.folders:
+        for source in inputs:
+            if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+                place = "the report, beside which it lies" if folder == options.recovered else "it"
+                raise WssegError(
+                    f"output folder {folder} lies inside the input folder {source}, where its "
+                    f"pictures would be taken for scans: choose another place for {place}"
+                )
+    if len({folder.resolve() for folder in options.folders}) < len(options.folders):
+        raise WssegError("two kinds of pictures would go into one folder: give each its own")
+
+
+def make_folders(options: InferOptions) -> None:
+    """Make the folders that are written to; WssegError for one that cannot be made."""
+    for folder in options.folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WssegError(f"folder {folder} cannot be made: {error.strerror}") from error
