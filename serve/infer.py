@@ -16,7 +16,7 @@ from wsseg.serve.batching import Limits
 from wsseg.serve.engine import Engine
 from wsseg.serve.infer_options import InferOptions, check_apart, make_folders
 from wsseg.serve.known_slices import KnownSlices
-from wsseg.serve.known_table import read_known
+from wsseg.serve.known_table import KnownRow, read_known
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import series_rows, slice_rows
 from wsseg.serve.model_folder import load_model
@@ -98,8 +98,9 @@ def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: C
     engine = open_onnx(folder, manifest, asked)
     known = None
     if options.known_ratios:
+        rows = _known_rows(options.known_ratios, engine, manifest)
         refs = list(refs)
-        known = _known(options.known_ratios, refs, engine, manifest)
+        known = KnownSlices(options.known_ratios.name, rows, refs)
     make_folders(options)
     logger.info("measuring with %s in %s", engine.name, engine.precision, extra=_start(engine))
     pipeline = _pipeline(engine, manifest, options, known)
@@ -113,17 +114,14 @@ def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: C
     return engine
 
 
-def _known(
-    table: Path, found: Sequence[ScanRef | Failure], engine: OnnxEngine, manifest: Manifest
-) -> KnownSlices:
-    """The table of known ratios, checked against the model and against what was found."""
-    rows = read_known(table, manifest)
+def _known_rows(table: Path, engine: OnnxEngine, manifest: Manifest) -> tuple[KnownRow, ...]:
+    """The table of known ratios, if the model can recover masks by it."""
     if not engine.gives_probability:
         raise WssegError(
             f"model {manifest.name} was exported without its probability, which masks are "
             "recovered from: run wsseg-export again"
         )
-    return KnownSlices(table.name, rows, found)
+    return read_known(table, manifest)
 
 
 def _outcomes(

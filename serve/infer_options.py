@@ -15,10 +15,10 @@ class InferOptions(Frozen):
     """All of a run but its inputs.
 
     masks, overlays: folders for label maps and for pictures with the regions drawn in.
-    known_ratios: table of ratios on file, to recover masks by, see `read_known`. batch:
-    slices the network sees at once. threads: of the engine on a CPU, 0 leaves it to the runtime.
-    readers, read_ahead: threads that read, and scans they read ahead. memory_mb: pixels held at
-    once, in MiB, besides the engine's own; a larger scan is still read, with no other beside it.
+    known_ratios: table of ratios on file, to recover masks by, see `read_known`. batch: slices the
+    network sees at once. threads: of the engine on a CPU, 0 leaves it to the runtime. readers,
+    read_ahead: threads that read, and scans they read ahead. memory_mb: pixels held at once, in
+    MiB, besides the engine's own; a larger scan is still read, with no other beside it.
     """
 
     model: Path
@@ -55,8 +55,9 @@ def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
                     f"output folder {folder} lies inside the input folder {source}, where its "
                     f"pictures would be taken for scans: choose another place for {place}"
                 )
-    if len({folder.resolve() for folder in options.folders}) < len(options.folders):
-        raise WssegError("two kinds of pictures would go into one folder: give each its own")
+    others = (folder.resolve() for folder in (options.masks, options.overlays) if folder)
+    if options.recovered and options.recovered.resolve() in others:
+        raise WssegError(f"recovered masks go to {options.recovered}: choose another for the rest")
 
 
 def make_folders(options: InferOptions) -> None:

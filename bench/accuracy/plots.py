@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DPI = 150
-OUTLINE_SECONDS, STROKE_SECONDS = 79.0, 10.9
-"""Time for an accurate outline and for a stroke, Bearman et al., ECCV 2016; photographs, not scans,
-and no time for finding the region, which both need."""
+OUTLINE_SECONDS = 79.0
+"""An outline of one object in a photograph takes 54 to 79 s (Bearman et al., ECCV 2016)."""
+STROKE_SECONDS = 10.0
+"""Assumed for a mark; the time to find the region, which an outline needs as well, left out."""
 CURVES = {
     "eroded marks": (
         "wsseg-share-0",
@@ -85,7 +86,7 @@ def _draw_curves(panel: "Axes", arms: Sequence[Figures]) -> None:
     panel.set_xticks(range(len(shares)), [_tick(share) for share in shares])
     panel.set(
         xlabel="images marked, and minutes of marking per 100 images\n"
-        f"({STROKE_SECONDS:g} s a stroke; full masks, {OUTLINE_SECONDS:g} s an outline: "
+        f"(at {STROKE_SECONDS:g} s a mark; full masks, {OUTLINE_SECONDS:g} s an outline: "
         f"{100 * OUTLINE_SECONDS / 60:.0f} min)",
         ylabel="IoU, of full supervision's",
     )

@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -100,6 +101,10 @@ def _write(path: Path, header: Sequence[str], rows: Sequence[Mapping[str, str]])
 def _alone(out: Path) -> Iterator[None]:
     """Keep other processes from reading and replacing the table in between."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / f".{TABLE}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The folder itself is locked: a lock file would lie among the results.
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(folder)

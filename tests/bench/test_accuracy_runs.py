@@ -7,6 +7,7 @@ import pytest
 
 from bench.accuracy import __main__ as command
 from bench.accuracy.arms import ARMS
+from bench.accuracy.examples import draw_examples
 from bench.accuracy.jobs import SCALES, Choice, Job, jobs
 from bench.accuracy.results import (
     ImageScore,
@@ -134,7 +135,7 @@ def test_a_failed_run_is_named_and_the_others_go_on(data, tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
-def test_a_real_run_leaves_its_row_and_single_images(data, tmp_path):
+def test_a_real_run_leaves_its_row_its_single_images_and_a_network_to_show(data, tmp_path):
     task = Task(JOB, "small", str(data), "none", str(tmp_path / "work"), str(tmp_path / "out"))
     run(Task.from_json(task.to_json()))
     (row,) = read_rows(tmp_path / "out")
@@ -149,3 +150,12 @@ def test_a_real_run_leaves_its_row_and_single_images(data, tmp_path):
     settings = tmp_path / "work" / JOB.name / "run" / "config.json"
     config = TrainConfig.model_validate_json(settings.read_text(encoding="utf-8"))
     assert (config.select, config.preset, config.epochs) == ("last", "full", 1)
+    draw_examples([JOB.name], data, tmp_path / "work", tmp_path / "out")
+    assert (tmp_path / "out" / "accuracy-examples.png").stat().st_size > 0
+
+
+def test_images_that_may_not_be_published_are_not_shown(data, tmp_path):
+    job = replace(JOB, dataset="cardiac")
+    finish(tmp_path, job)
+    with pytest.raises(WssegError, match="may not be published"):
+        draw_examples([job.name], data, tmp_path, tmp_path)

@@ -68,6 +68,11 @@ def test_the_manifest_tells_where_the_network_came_from(exported):
     assert manifest.network_size == 64
 
 
+def test_thresholds_are_the_runs_unless_others_are_asked_for(run, tmp_path, made):
+    options = ExportOptions(precisions=("fp32",))
+    assert export_run(run, tmp_path / "model", options).thresholds == (0.5, 0.3)
+
+
 def test_the_onnx_file_alone_says_what_it_measures(exported):
     manifest, out, _ = exported
     for name in ("model.onnx", "model.fp16.onnx"):
@@ -86,6 +91,9 @@ def test_serving_runs_what_was_published(exported, predictor, slices):
         expected = predictor(torch.from_numpy(slices[1][None])).numpy()
     limits = np.array([0.5, 0.4], np.float32)[:, None, None]
     assert (found.masks == (expected >= limits)).mean() > 0.9999
+    again, probability = engine.with_probability(slices[1][None])
+    assert np.array_equal(again.masks, found.masks)
+    assert np.abs(probability - expected).max() < 1e-5
 
 
 def test_a_failed_export_leaves_the_old_folder_as_it_was(

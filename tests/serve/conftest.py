@@ -18,7 +18,8 @@ from PIL import Image
 from wsseg.imaging.definitions import FOREGROUND, RatioDefinition, Window
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 from wsseg.serve.engine import EngineError, Prediction
-from wsseg.serve.infer import InferOptions, Summary, infer
+from wsseg.serve.infer import Summary, infer
+from wsseg.serve.infer_options import InferOptions
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Parity, Training
 
 CLASSES = ("bright", "brightest")
@@ -42,8 +43,13 @@ RATIOS_PER_SLICE = len(RATIOS)
 Picture = NDArray[np.uint8]
 
 
-def threshold_graph(channels: int = 1, names: Sequence[str] = ()) -> bytes:
-    """An ONNX file with the agreed inputs and outputs: probability = sigmoid((x - level) / 4)."""
+def threshold_graph(
+    channels: int = 1, names: Sequence[str] = (), *, probability: bool = True
+) -> bytes:
+    """An ONNX file with the agreed inputs and outputs: probability = sigmoid((x - level) / 4).
+
+    Without `probability` it has the outputs of models that early versions exported.
+    """
     mask, pixel, soft = names or ("mask", "pixel_area", "soft_area")
     constants = {
         "levels": LEVELS.reshape(1, 2, 1, 1),
@@ -63,6 +69,7 @@ def threshold_graph(channels: int = 1, names: Sequence[str] = ()) -> bytes:
         helper.make_node("ReduceSum", ["counted", "plane"], [pixel], keepdims=0),
         helper.make_node("ReduceSum", ["probability", "plane"], [soft], keepdims=0),
     ]
+    seen = helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n", 2, "h", "w"])
     graph = helper.make_graph(
         nodes,
         "threshold",
@@ -71,6 +78,7 @@ def threshold_graph(channels: int = 1, names: Sequence[str] = ()) -> bytes:
             helper.make_tensor_value_info(mask, TensorProto.UINT8, ["n", 2, "h", "w"]),
             helper.make_tensor_value_info(pixel, TensorProto.INT64, ["n", 2]),
             helper.make_tensor_value_info(soft, TensorProto.FLOAT, ["n", 2]),
+            *([seen] if probability else []),
         ],
         [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
     )
@@ -176,6 +184,11 @@ class ThresholdEngine:
         self.most: int | None = None  # a larger batch finds no memory
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
+        return self.with_probability(pixels)[0]
+
+    def with_probability(
+        self, pixels: NDArray[np.float32], /
+    ) -> tuple[Prediction, NDArray[np.float32]]:
         self.shapes.append(pixels.shape)
         if self.most and len(pixels) > self.most:
             raise MemoryError
@@ -185,7 +198,8 @@ class ThresholdEngine:
         probability = 1 / (1 + np.exp(-above.astype(np.float64)))
         masks = (probability >= 0.5).astype(np.uint8)
         soft = probability.sum((2, 3)).astype(np.float32)
-        return Prediction(masks, masks.sum((2, 3), dtype=np.int64), soft)
+        areas = masks.sum((2, 3), dtype=np.int64)
+        return Prediction(masks, areas, soft), probability.astype(np.float32)
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from tests.serve.conftest import (
 )
 from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.serve.engine import EngineError
-from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.infer import infer
+from wsseg.serve.infer_options import InferOptions
 from wsseg.serve.onnx_engine import OnnxEngine
 
 

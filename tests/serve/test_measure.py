@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
 from wsseg.imaging.scan import Geometry
-from wsseg.serve.batching import Limits, Segmented, Segmenter
+from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.measure import series_rows, slice_rows, slice_thickness_mm
 from wsseg.serve.rows import Provenance, SeriesRatio, SliceRatio
+from wsseg.serve.segmented import Segmented
 
 PROVENANCE = Provenance("threshold", "abc", "numpy", "fp32", "0")
 DARK, BRIGHT, BRIGHTEST = 0, 150, 250

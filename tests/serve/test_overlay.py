@@ -7,8 +7,8 @@ from PIL import Image
 
 from tests.serve.conftest import make_scan
 from wsseg.imaging.definitions import Window
-from wsseg.serve.batching import Areas, Segmented
 from wsseg.serve.overlay import COLOURS, outline, overlay, windowed, write_overlays
+from wsseg.serve.segmented import Areas, Segmented
 
 WINDOW = Window(low=0, high=200)
 NO_AREAS = Areas(

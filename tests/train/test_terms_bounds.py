@@ -1,6 +1,7 @@
 """Terms on bounds of an area ratio, and where the bounds come from."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -61,6 +62,12 @@ def test_a_missing_bound_asks_for_nothing(share, low, high, cost):
     assert bounds_loss(flat(share), bounds(low, high), ("image",)).item() == pytest.approx(cost)
     missing = bounds_barrier_loss(flat(0.5), bounds(NAN, NAN), ("image",), sharpness=5.0)
     assert missing.item() == 0
+
+
+def test_a_lower_bound_of_0_asks_for_nothing():
+    for loss in (bounds_loss, partial(bounds_barrier_loss, sharpness=5.0)):
+        costs = [loss(flat(0.1), bounds(low, 0.4), ("image",)) for low in (0.0, NAN)]
+        assert torch.equal(*costs)
 
 
 def test_over_another_class_an_upper_bound_above_one_holds_too():
