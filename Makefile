@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests run in two processes; one computing thread each keeps them from fighting over cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test lint types check wheel bench clean
+.PHONY: demo test lint types wheel bench bench-accuracy clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,13 @@ wheel: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench.engines
 	$(BIN)/python -m bench.reading
+
+# Accuracy against full supervision, on data sets of your own: see docs/results. About 10 minutes a
+# run on two cores; every run is kept, a rerun goes on where the last one stopped.
+DATA ?= data
+WEIGHTS ?= imagenet
+bench-accuracy: $(VENV)/.ready
+	$(BIN)/python -m bench.accuracy --data $(DATA) --weights $(WEIGHTS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo-out *.egg-info

@@ -26,15 +26,6 @@ _log = logging.getLogger("wsseg.demo")
 MARK_PERCENT = 8.0
 NETWORK_SIZE = 128
 MARKER = ".wsseg-demo"
-# The paper's four terms, balanced for a training of minutes: averaged over the image, the mark's
-# term hardly teaches; at weight 1, areas stay too large once the network has made up its mind.
-TERMS = [
-    {"kind": "confidence"},
-    {"kind": "reconstruction"},
-    {"kind": "weak_mark", "average": "mark"},
-    {"kind": "size", "weight": 4.0},
-]
-
 # source column of ratios.csv -> class -> ratio per slice, in slice order
 Ratios = dict[str, dict[str, NDArray[np.float64]]]
 
@@ -77,7 +68,6 @@ def _train(cases: Path, run: Path, epochs: int) -> None:
         "epochs": epochs,
         "learning_rate": 1e-3,
         "accelerator": "cpu",
-        "terms": TERMS,
     }
     run_training(cases, run, config=None, flags=flags)
 

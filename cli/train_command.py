@@ -17,8 +17,8 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Loss terms: paper (the literal recipe), paper-size-only, paper-mark-only, or "
-            "full (needs masks). [default: paper]"
+            help="Loss terms: wsseg (all that is known, as targets), paper (the literal recipe), "
+            "full (needs masks), or another of docs/method.md. [default: wsseg]"
         ),
     ] = None,
     mark_average: Annotated[
@@ -72,11 +72,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
-    """Train a segmenter from area ratios and weak marks.
+    """Train a segmenter from area ratios, weak marks and whatever else is known.
 
     CASES has a row per image with the columns image, ratio (0 to 1), marks (label image: 0 not
-    marked, 1 the first class, 255 marked as background), and optionally mask, group, split,
-    points, volume, slice. The whole table is checked before the first step.
+    marked, 1 the first class, 255 marked as background), and others: docs/cases.md. The whole
+    table is checked before the first step; `wsseg cases check` tells what it can teach.
 
     The run folder gets weights.safetensors, run.json, metrics.csv, curves.png, examples.png and
     TensorBoard events; `wsseg-export` takes it from there.

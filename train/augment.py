@@ -19,13 +19,20 @@ from wsseg.train.dataset import Sample
 
 
 def augment(
-    sample: Sample, settings: Augmentation, of_image: Bool[Tensor, " k"], *, seed: int, epoch: int
+    sample: Sample,
+    settings: Augmentation,
+    of_image: Bool[Tensor, " k"],
+    *,
+    seed: int,
+    epoch: int,
+    repeat: int = 0,
 ) -> Sample:
-    """The sample as one epoch sees it; the same for the same seed, epoch and case.
+    """The sample as one epoch sees it; the same for the same seed, epoch, case and repeat.
 
-    of_image: which ratios are shares of the whole image, see `CaseDataset`.
+    of_image: which ratios are shares of the whole image, see `CaseDataset`. repeat: how often the
+    epoch has seen this case before.
     """
-    random = np.random.default_rng((seed, epoch, sample.index))
+    random = np.random.default_rng((seed, epoch, sample.index, repeat))
     change = draw(settings, random, upright=sample.hints.upright)
     return apply(change, sample, of_image)
 

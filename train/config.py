@@ -56,7 +56,7 @@ class TrainConfig(Frozen):
     `targets.kind.choose_growth`.
     """
 
-    preset: str = "paper"
+    preset: str = "wsseg"
     terms: tuple[TermConfig, ...] = ()
     network: NetworkName = "resnet50"
     weights: str = "none"

@@ -1,10 +1,14 @@
 """In which order, and in which process, the cases of an epoch are seen."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from wsseg.imaging.errors import WssegError
+
+T = TypeVar("T")
 
 
 def epoch_order(
@@ -27,7 +31,17 @@ def epoch_order(
     return mixed
 
 
-def batches(order: Sequence[int], size: int, rank: int = 0, world: int = 1) -> Iterator[list[int]]:
+def with_repeats(order: Sequence[int]) -> list[tuple[int, int]]:
+    """Each place of an order, with how often it came before."""
+    seen: Counter[int] = Counter()
+    numbered = []
+    for place in order:
+        numbered.append((place, seen[place]))
+        seen[place] += 1
+    return numbered
+
+
+def batches(order: Sequence[T], size: int, rank: int = 0, world: int = 1) -> Iterator[list[T]]:
     """The share of process `rank` of `world` in every batch of `size` places, in order.
 
     Shares are contiguous and of one length. The last places that fill no batch are left out (the

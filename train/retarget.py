@@ -77,7 +77,9 @@ def retarget(learner: Learner, cases: CaseDataset) -> float:
         if index in cases.cuts
     ]
     cases.cuts = found
-    return float(np.nanmean(agreed)) if agreed else math.nan
+    # A case whose cuts are empty in both rounds has no agreement.
+    known = [value for value in agreed if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
 
 
 @torch.no_grad()

@@ -10,11 +10,11 @@ from wsseg.train.augment import augment
 from wsseg.train.batch import Batch
 from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset, Sample, collate
-from wsseg.train.order import batches, epoch_order
+from wsseg.train.order import batches, epoch_order, with_repeats
 from wsseg.train.schedule import renewals
 
-Place = tuple[int, int]
-"""(epoch, position of the case in the table's training split)."""
+Place = tuple[int, int, int]
+"""(epoch, position of the case in the table's training split, how often it came before in it)."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class Augmented(Dataset[Sample]):
     config: TrainConfig
 
     def __getitem__(self, place: Place) -> Sample:
-        """The case at a position, changed as the epoch changes it."""
-        epoch, position = place
+        """The case at a position, changed as the epoch changes it, each time otherwise."""
+        epoch, position, repeat = place
         return augment(
             self.cases.item(position),
             self.config.augmentation,
             self.cases.of_image,
             seed=self.config.seed,
             epoch=epoch,
+            repeat=repeat,
         )
 
 
@@ -50,9 +51,9 @@ def stream(
     an epoch.
     """
     plan = [
-        [(epoch, position) for position in share]
+        [(epoch, position, repeat) for position, repeat in share]
         for epoch in range(first, config.epochs + 1)
-        for share in batches(_order(cases, config, epoch), config.batch, rank, world)
+        for share in batches(with_repeats(_order(cases, config, epoch)), config.batch, rank, world)
     ]
     loader: DataLoader[Batch] = DataLoader(
         Augmented(cases, config),  # type: ignore[arg-type]

@@ -163,11 +163,13 @@ def test_targets_are_laid_over_the_picture(tmp_path: Path):
     carried = carry(Case(row=2, image=tmp_path / "a.png", ratios=(0.1,)), 1)
     cases = [(carried.case, carried.signals)]
 
-    def drawn(target: np.ndarray | None) -> np.ndarray:
+    def drawn(target: np.ndarray) -> np.ndarray:
         draw_cases(cases, ("roi",), tmp_path / "sheet.png", lambda case: target)
         return np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB"))
 
-    bare = drawn(None)
+    # Nothing is taught, or only that there is nothing: nothing is to be seen of it.
+    bare = drawn(np.full((1, 2, 2), np.nan, np.float32))
+    assert np.array_equal(bare, drawn(np.zeros((1, 1, 1), np.float32)))
     whole, quarter = (
         np.argwhere((drawn(np.array([target], np.float32)) != bare).any(2))
         for target in ([[1]], [[0, 1], [np.nan, 0]])

@@ -1,12 +1,16 @@
 """Files that the tests of this room share."""
 
-from collections.abc import Callable
+import csv
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+
+from wsseg.train.label_checks import region_box, region_moments
 
 ROWS, COLUMNS = 10, 8
 
@@ -52,17 +56,38 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def signals(disc: np.ndarray, number: int) -> dict[str, str]:
+    """What a row may say of the disc of the picture of that number, by column."""
+    centroid, spread = region_moments(disc)
+    return {
+        "ratio": f"{disc.mean():.6f}",
+        "marks": f"w{number}.png",
+        "mask": f"m{number}.png",
+        "present": "1",
+        "box": json.dumps(region_box(disc)),
+        "centroid": json.dumps(centroid),
+        "spread": json.dumps(spread),
+    }
+
+
 @pytest.fixture(scope="session")
 def make_blobs() -> Callable[..., Path]:
     """A function that writes noisy pictures of one bright disc each, of uneven sizes about 40.
 
     It returns the table, with ratios, marks (a small disc) and masks; the first `val` cases are
-    for validation. `columns` leaves out what it does not name.
+    for validation. `columns` says which columns there are, see `signals`; `known` which of them
+    each case fills, all without it.
     """
 
-    def make(folder: Path, count: int, val: int, columns: str = "ratio,marks,mask") -> Path:
+    def make(
+        folder: Path,
+        count: int,
+        val: int,
+        columns: str = "ratio,marks,mask",
+        known: Sequence[str] = (),
+    ) -> Path:
         random = np.random.default_rng(0)
-        lines = [f"image,split,{columns}"]
+        rows = [["image", "split", *columns.split(",")]]
         for number in range(count):
             height, width = (int(size) for size in random.integers(34, 44, 2))
             distance = np.hypot(*(np.indices((height, width)) - np.full((2, 1, 1), 17)))
@@ -71,12 +96,14 @@ def make_blobs() -> Callable[..., Path]:
             Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / f"i{number}.png")
             Image.fromarray(disc.astype(np.uint8)).save(folder / f"m{number}.png")
             Image.fromarray((distance < 3).astype(np.uint8)).save(folder / f"w{number}.png")
-            cells = {"ratio": f"{disc.mean():.6f}", "marks": f"w{number}.png"}
-            cells |= {"mask": f"m{number}.png"}
-            given = [cells[column] for column in columns.split(",")]
-            split = "val" if number < val else "train"
-            lines.append(",".join([f"i{number}.png", split, *given]))
-        (folder / "cases.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            cells, filled = signals(disc, number), known[number] if known else columns
+            given = [
+                cells[column] if column in filled.split(",") else ""
+                for column in columns.split(",")
+            ]
+            rows.append([f"i{number}.png", "val" if number < val else "train", *given])
+        with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
         return folder / "cases.csv"
 
     return make

@@ -28,6 +28,7 @@ RECORD = RunRecord(
     chosen_by="last",
     seed=0,
     metrics={},
+    thresholds=(0.5, 0.42),
     wsseg_version="0.1.0",
 )
 SAMPLES = [np.full((1, 5, 7), 3, np.float32), np.zeros((1, 8, 4), np.float32)]
@@ -68,7 +69,7 @@ def test_a_folder_that_is_no_finished_run_is_named_with_what_to_do(tmp_path):
 
 
 def _drop(tensors):
-    del tensors["classifier.4.bias"]
+    del tensors["classifier.refine.4.bias"]
 
 
 def _add(tensors):
@@ -76,15 +77,15 @@ def _add(tensors):
 
 
 def _reshape(tensors):
-    tensors["classifier.4.bias"] = torch.zeros(3)
+    tensors["classifier.refine.4.bias"] = torch.zeros(3)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_drop, r"1 tensors are missing, such as classifier\.4\.bias"),
+        (_drop, r"1 tensors are missing, such as classifier\.refine\.4\.bias"),
         (_add, r"1 tensors are unknown, such as classifier\.9\.bias"),
-        (_reshape, r"classifier\.4\.bias is \(3,\) instead of \(2,\)"),
+        (_reshape, r"classifier\.refine\.4\.bias is \(3,\) instead of \(2,\)"),
     ],
 )
 def test_weights_of_another_network_are_told_by_the_tensor_that_differs(run, change, message):

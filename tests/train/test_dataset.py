@@ -3,15 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.imaging.errors import WssegError
 from wsseg.imaging.slices import read_slice
 from wsseg.train.case import Case
-from wsseg.train.dataset import CaseDataset, batches, collate, epoch_order
+from wsseg.train.dataset import CaseDataset, collate
 from wsseg.train.front import Front
 
 CLASSES = ("organ", "tumour")
@@ -161,38 +158,3 @@ def test_collate_stacks_in_order(case):
     assert batch.image.shape == (2, 1, 32, 32)
     assert torch.equal(batch.marks[1], cases.item(0).marks)
     assert torch.isnan(batch.ratio).tolist() == [[True, False], [False, True]]
-
-
-def test_an_epoch_has_every_case_once_and_an_order_of_its_own():
-    order = epoch_order(50, 3, 1)
-    assert sorted(order) == list(range(50))
-    assert order == epoch_order(50, 3, 1)
-    assert order != epoch_order(50, 3, 2)
-    assert order != epoch_order(50, 4, 1)
-
-
-@given(count=st.integers(1, 60), share=st.integers(1, 5), world=st.sampled_from([1, 2, 3, 4]))
-def test_processes_together_see_the_batches_of_one(count, share, world):
-    size = max(share * world, 2 * world)
-    order = epoch_order(count, 0, 0)
-    alone = list(batches(order, size))
-    parts = [list(batches(order, size, rank, world)) for rank in range(world)]
-    together = [[place for part in step for place in part] for step in zip(*parts, strict=True)]
-    assert together == alone
-    assert {len(batch) for batch in alone} == {size}
-    assert len(alone) == max(1, count // size)
-
-
-def test_fewer_cases_than_a_batch_are_repeated_to_fill_one():
-    assert list(batches([2, 0, 1], 8)) == [[2, 0, 1, 2, 0, 1, 2, 0]]
-
-
-@pytest.mark.parametrize(("size", "world"), [(1, 1), (3, 2)])
-def test_a_batch_that_cannot_be_normed_or_shared_out_is_refused(size, world):
-    with pytest.raises(WssegError, match="change batch or devices"):
-        list(batches([0, 1, 2, 3], size, 0, world))
-
-
-def test_no_training_case_is_refused():
-    with pytest.raises(WssegError, match="no training case"):
-        list(batches([], 4))

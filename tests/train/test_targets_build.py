@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ def disc(row: float, column: float, radius: float) -> np.ndarray:
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
 
 
-def evidence(marks: np.ndarray, areas: list[tuple[float, float]], **other: object) -> Evidence:
+def evidence(marks: np.ndarray, areas: list[tuple[float, float]], **other: Any) -> Evidence:
     count = len(areas)
-    known = {
+    known: dict[str, Any] = {
         "image": np.zeros((SIDE, SIDE), np.float32),
         "boxes": (None,) * count,
         "absent": (False,) * count,

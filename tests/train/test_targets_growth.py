@@ -22,7 +22,7 @@ def disc(row: float, column: float, radius: float, size: int = 64) -> np.ndarray
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    return (a & b).sum() / (a | b).sum()
+    return float((a & b).sum() / (a | b).sum())
 
 
 @given(st.integers(1, 64 * 64), st.integers(0, 63), st.integers(0, 63))

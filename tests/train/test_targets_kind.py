@@ -11,7 +11,8 @@ from wsseg.train.targets.kind import (
 
 def ellipse(height: float, width: float, size: int = 128) -> np.ndarray:
     rows, columns = np.indices((size, size)) - size / 2
-    return (rows / height) ** 2 + (columns / width) ** 2 <= 1
+    inside: np.ndarray = (rows / height) ** 2 + (columns / width) ** 2 <= 1
+    return inside
 
 
 def test_a_few_pixels_are_a_point() -> None:
