@@ -1,5 +1,7 @@
 """Label maps on the network's grid: by the area they cover there, so that nothing vanishes."""
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -28,6 +30,7 @@ def area_mean(values: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np
     return means.astype(np.float32, copy=False)
 
 
+@functools.lru_cache(maxsize=32)
 def _overlap(cells: int, pixels: int) -> NDArray[np.float32]:
     """Share of each cell (row) that each pixel (column) covers along one axis."""
     starts = np.arange(cells)[:, None] * (pixels / cells)

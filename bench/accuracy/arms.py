@@ -1,7 +1,9 @@
 """The arms: what each run is told of its training images, and by which recipe it learns."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
 
 Marks = Literal["masks", "drawn", "erode", "disc", "random-disc", "point"]
 WORDS: dict[Marks, str] = {
@@ -14,13 +16,23 @@ WORDS: dict[Marks, str] = {
 }
 
 
+REMOVED: Mapping[str, Mapping[str, Any]] = {
+    "self-training": {"self_training": {"rounds": 0}},
+    "size": {"terms": [{"kind": "target_cross_entropy"}, {"kind": "target_dice"}]},
+    "dice": {"terms": [{"kind": "target_cross_entropy"}, {"kind": "size_kl"}]},
+    "repeats": {"self_training": {"located": 0.0, "located_later": 0.0}},
+}
+"""Settings that take one part away from the method, for the ablation."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """Supervision and recipe of a run.
 
     marks: full masks, scribbles of the data set, or a kind that `wsseg marks` simulates. percent:
     of each region. share: percent of the training images that are marked; all have their ratio.
-    ratio_noise: largest error of a ratio, percent of it.
+    ratio_noise: largest error of a ratio, percent of it. without: the part of the method that is
+    taken away, of REMOVED.
     """
 
     preset: str
@@ -28,15 +40,22 @@ class Arm:
     percent: float | None = None
     share: float = 100.0
     ratio_noise: float = 0.0
+    without: str = ""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Training settings of this arm alone."""
+        return REMOVED[self.without] if self.without else {}
 
     @property
     def words(self) -> str:
         """The marks, as a table shows them."""
         if not self.share:
             return "none"
+        removed = f", without {self.without}" if self.without else ""
         few = "" if self.share == 100 else f" on {self.share:g} % of the images"
         noisy = f", ratios +-{self.ratio_noise:g} %" if self.ratio_noise else ""
-        return WORDS[self.marks] + few + noisy
+        return WORDS[self.marks] + few + noisy + removed
 
 
 ARMS = {
@@ -62,6 +81,13 @@ ARMS = {
     "wsseg-share-5-disc": Arm("wsseg", "disc", 8.0, share=5.0),
     "wsseg-scribble": Arm("wsseg", "drawn"),
     "full": Arm("full", "masks"),
+}
+ABLATED = ("wsseg-8", "wsseg-disc-8", "wsseg-share-10")
+ARMS |= {
+    f"{name}-no-{part}": replace(ARMS[name], without=part)
+    for name, part in product(ABLATED, REMOVED)
+    # Where every image is marked, none is repeated.
+    if part != "repeats" or ARMS[name].share < 100
 }
 MAIN = (
     "full",

@@ -78,6 +78,7 @@ def settings(task: Task, dataset: Dataset, arm: Arm) -> TrainConfig:
             "dropout": DROPOUT,
             "select": "last",
             "seed": task.job.seed,
+            **arm.settings,
             "augmentation": {**CHANGES, "flip_horizontal": 0.5 if dataset.flip else 0.0},
         }
     )

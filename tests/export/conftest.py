@@ -96,7 +96,7 @@ def run(predictor, slices, tmp_path_factory):
         chosen_by="last",
         seed=0,
         metrics={"iou": 0.5, "dice": float("nan")},
-        thresholds=(0.5, 0.3),
+        thresholds=THRESHOLDS,
         wsseg_version="0.1.0",
     )
     (folder / RECORD).write_text(json.dumps(record.model_dump()))

@@ -1,17 +1,23 @@
 import logging
 import sys
 
+import numpy as np
+import onnx
 import pytest
 import torch
 
+from wsseg.export import engine_tensorrt
+from wsseg.export.engine_onnx import planned_engine
 from wsseg.export.engine_tensorrt import (
     DEFAULT_PROFILE,
+    TensorRTJob,
     build_engine,
     check_profile,
+    make_tensorrt_engine,
     open_engine,
 )
-from wsseg.export.onnx_file import without_probability
-from wsseg.export.parity import Candidate, judge, make_standard
+from wsseg.export.onnx_file import save_onnx, without_probability
+from wsseg.export.parity import Candidate, Standard, judge, make_standard
 from wsseg.export.tensorrt_toolkit import (
     DEFAULT_ARCHITECTURES,
     EngineBuildError,
@@ -37,6 +43,24 @@ def test_an_engine_is_built_ahead_of_time_without_a_gpu(models, no_gpu, precisio
     assert len(plan) > 0.5 * len(model)
     assert toolkit.runtime == "tensorrt_rtx"
     assert toolkit.builder.startswith("tensorrt_rtx 1.")
+
+
+def test_an_engine_is_built_from_the_published_file_without_its_probability(
+    models, tmp_path, no_gpu, monkeypatch
+):
+    given = []
+
+    def building(toolkit, model, architecture, profile):
+        given.append(onnx.load_from_string(model))
+        return b"plan"
+
+    monkeypatch.setattr(engine_tensorrt, "build_engine", building)
+    save_onnx(models["fp16"], tmp_path / "model.fp16.onnx")
+    standard = Standard((), np.zeros(2, np.float32), (), ())
+    job = TensorRTJob(find_toolkit(("sm_89",)), DEFAULT_PROFILE, standard, tmp_path)
+    entry = make_tensorrt_engine(job, "sm_89", planned_engine("fp16"))
+    assert (tmp_path / entry.file).read_bytes() == b"plan"
+    assert [output.name for output in given[0].graph.output] == ["mask", "pixel_area", "soft_area"]
 
 
 def test_engines_of_two_architectures_differ(models, no_gpu):

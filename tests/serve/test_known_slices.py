@@ -139,5 +139,5 @@ def test_rows_that_cannot_be_meant_so_are_refused_before_anything_is_read(rows, 
 def test_two_columns_of_one_class_are_refused():
     twice = row(2, "a")
     twice = replace(twice, ratios=twice.ratios * 2)
-    with pytest.raises(KnownRatiosError, match="line 2: .* in two columns: keep one"):
+    with pytest.raises(KnownRatiosError, match=r"line 2: .* in two columns: keep one"):
         KnownSlices("known.csv", [twice], [ref("a")])

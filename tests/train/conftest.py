@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsseg.train.label_checks import region_box, region_moments
-
 ROWS, COLUMNS = 10, 8
 
 
@@ -58,6 +56,9 @@ def folder(tmp_path: Path) -> Path:
 
 def signals(disc: np.ndarray, number: int) -> dict[str, str]:
     """What a row may say of the disc of the picture of that number, by column."""
+    # Imported here: this file may be read before types are checked at imports.
+    from wsseg.train.label_checks import region_box, region_moments
+
     centroid, spread = region_moments(disc)
     return {
         "ratio": f"{disc.mean():.6f}",

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.augment import Change, apply, augment, draw, largest_scale
+from wsseg.train.augment import apply, augment
+from wsseg.train.change import Change, largest_scale
 from wsseg.train.config import Augmentation
 from wsseg.train.dataset import Sample
+from wsseg.train.hints import empty_hints
 
 SIZE = 96
 OF_IMAGE = torch.tensor([True, False])
@@ -20,17 +24,36 @@ def disc(centre=(50.0, 40.0), radius=20.0, size=SIZE):
     return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
 
 
-def sample(mask=None, marks=None, index=0):
+def sample(mask=None, marks=None, index=0, hints=None):
+    """A case whose target is its mask, and whose weight is 1 in the mask and a half elsewhere."""
     mask = disc() if mask is None else mask
     image = mask.float()[None] * 0.5 + 0.25
+    both = torch.stack([mask, ~mask])
     return Sample(
         image=image,
         ratio=torch.tensor([float(mask.float().mean()), 0.4]),
+        hints=empty_hints(2) if hints is None else hints,
         marks=mask.long() if marks is None else marks,
-        mask=torch.stack([mask, ~mask]),
+        mask=both,
         has_mask=True,
+        target=both.float(),
+        target_weight=mask.float().expand(2, -1, -1) / 2 + 0.5,
         index=index,
     )
+
+
+WHOLE = torch.ones(SIZE, SIZE, dtype=torch.bool)
+
+
+def fills_its_box(mask):
+    """Whether a mask is an upright rectangle."""
+    rows, columns = np.nonzero(mask.numpy())
+    return len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+
+
+def boxed():
+    """Hints that a free rotation would spoil."""
+    return replace(empty_hints(2), box=torch.tensor([[0.2, 0.2, 0.6, 0.5], [0.0, 0.0, 0.1, 0.1]]))
 
 
 rotations = st.builds(
@@ -79,6 +102,8 @@ def test_flips_and_turns_move_pixels_and_change_none(change):
     assert torch.equal(after.mask[0], after.marks.bool())
     torch.testing.assert_close(after.image[0], after.mask[0] * 0.5 + 0.25)
     assert after.mask[0].sum() == before.mask[0].sum()
+    assert torch.equal(after.target, after.mask.float())
+    assert torch.equal(after.target_weight[0], after.mask[0] / 2 + 0.5)
 
 
 def test_each_flip_and_turn_is_the_one_it_names():
@@ -93,15 +118,63 @@ def test_each_flip_and_turn_is_the_one_it_names():
 
 @pytest.mark.parametrize("degrees", [10.0, -35.0, 90.0, 170.0])
 def test_a_shrunk_and_rotated_picture_stays_in_its_frame(degrees):
-    before = sample(torch.ones(SIZE, SIZE, dtype=torch.bool))
+    before = sample(WHOLE)
     scale = largest_scale(degrees)
     after = apply(Change(degrees=degrees, scale=scale), before, OF_IMAGE)
     assert after.mask[0].float().mean() == pytest.approx(scale**2, abs=0.01)
     assert after.ratio[0] == pytest.approx(scale**2)
 
 
+@given(rotation=rotations, row=st.floats(20, 75), column=st.floats(20, 75))
+def test_targets_and_weights_move_with_the_mask(rotation, row, column):
+    degrees, scale = rotation
+    before = sample(disc((row, column), 18.0))
+    after = apply(Change(degrees=degrees, scale=scale), before, OF_IMAGE)
+    # Bilinear against nearest: they differ along the outline alone, and by a share of a pixel.
+    outline = 2 * np.pi * 18.0 * scale
+    target, mask = after.target[0], after.mask[0]
+    assert (target - mask.float()).abs().sum() <= 0.5 * outline
+    assert target.sum() == pytest.approx(float(mask.sum()), abs=0.25 * outline)
+    # The weight is 1 where the first class is and a half where the second is, before and after.
+    torch.testing.assert_close(after.target_weight[0], target + after.target[1] / 2)
+
+
+def test_the_empty_border_is_not_taught():
+    before = sample(WHOLE)
+    after = apply(Change(scale=0.5), before, OF_IMAGE)
+    border = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    border[22:-22, 22:-22] = False
+    assert not after.target_weight[:, border].any()
+    assert (after.target_weight[:, 26:-26, 26:-26] == 1).all()
+
+
+@given(epoch=st.integers(1, 1000))
+def test_a_case_with_a_box_is_never_freely_rotated(epoch):
+    settings = Augmentation(rotate_degrees=180, shrink=0.5, turn=0.5)
+    after = augment(sample(WHOLE, hints=boxed()), settings, OF_IMAGE, seed=0, epoch=epoch)
+    # A rotated box would be unknown, see `Hints.moved`.
+    assert not after.hints.box.isnan().any()
+    assert fills_its_box(after.mask[0])
+
+
+def test_a_case_without_a_box_is_rotated_in_some_epochs():
+    settings = Augmentation(rotate_degrees=180, shrink=0.5)
+    seen = [
+        fills_its_box(augment(sample(WHOLE), settings, OF_IMAGE, seed=0, epoch=epoch).mask[0])
+        for epoch in range(20)
+    ]
+    assert 5 <= seen.count(False) <= 15
+
+
+def test_hints_move_with_the_picture():
+    change = Change(flip_horizontal=True, quarter_turns=1, scale=0.6)
+    after = apply(change, sample(hints=boxed()), OF_IMAGE)
+    assert torch.equal(after.hints.box, boxed().moved(change, OF_IMAGE).box)
+    assert not torch.equal(after.hints.box, boxed().box)
+
+
 def test_the_empty_border_is_black_and_not_marked():
-    before = sample(torch.ones(SIZE, SIZE, dtype=torch.bool))
+    before = sample(WHOLE)
     after = apply(Change(scale=0.5, brightness=0.2), before, OF_IMAGE)
     border = torch.ones(SIZE, SIZE, dtype=torch.bool)
     border[22:-22, 22:-22] = False
@@ -127,7 +200,7 @@ def test_every_single_marked_pixel_survives_near_its_new_place(rotation, places)
         # Where this pixel really went: a bright spot of its own, moved by the same change.
         spot = torch.zeros(1, SIZE, SIZE)
         spot[0, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2] = 1
-        moved = apply(change, Sample(spot, *fields(after)), OF_IMAGE).image[0]
+        moved = apply(change, replace(after, image=spot), OF_IMAGE).image[0]
         near = torch.nn.functional.max_pool2d(moved[None], 3, stride=1, padding=1)[0] > 0
         assert (after.marks[near] == 255).any()
 
@@ -138,33 +211,14 @@ def test_labels_are_moved_without_mixing():
     assert set(after.marks.unique().tolist()) == {0, 2, 255}
 
 
-def fields(sample):
-    return sample.ratio, sample.marks, sample.mask, sample.has_mask, sample.index
-
-
-@given(seed=st.integers(0, 1000))
-def test_what_is_drawn_keeps_to_the_settings(seed):
-    settings = Augmentation(turn=0.5, shrink=0.8, rotate_degrees=180)
-    change = draw(settings, np.random.default_rng(seed))
-    assert not change.flip_vertical
-    assert 0.8 - 1e-9 <= change.scale <= largest_scale(change.degrees) + 1e-9
-    assert abs(change.contrast) <= settings.contrast
-    assert abs(change.brightness) <= settings.brightness
-    assert 0 <= change.noise <= settings.noise
-
-
-def test_about_half_of_the_samples_keep_their_scale():
-    random = np.random.default_rng(0)
-    scales = [draw(Augmentation(), random).scale for _ in range(400)]
-    assert 150 < scales.count(1.0) < 250
-
-
 def test_settings_of_nothing_change_nothing():
     before = sample()
     after = augment(before, STILL, OF_IMAGE, seed=1, epoch=2)
     assert torch.equal(after.image, before.image)
     assert torch.equal(after.marks, before.marks)
     assert torch.equal(after.ratio, before.ratio)
+    assert torch.equal(after.target, before.target)
+    assert torch.equal(after.target_weight, before.target_weight)
 
 
 def test_a_case_is_changed_alike_in_the_same_epoch_and_otherwise_in_others():
@@ -176,6 +230,7 @@ def test_a_case_is_changed_alike_in_the_same_epoch_and_otherwise_in_others():
     for other in (
         augment(sample(), settings, OF_IMAGE, seed=1, epoch=3),
         augment(sample(), settings, OF_IMAGE, seed=2, epoch=2),
+        augment(sample(), settings, OF_IMAGE, seed=1, epoch=2, repeat=1),
         augment(sample(index=1), settings, OF_IMAGE, seed=1, epoch=2),
     ):
         assert not torch.equal(first.image, other.image)
@@ -191,3 +246,5 @@ def test_intensities_stay_within_0_and_1_and_leave_marks_and_masks_alone():
     assert torch.equal(after.marks, before.marks)
     assert torch.equal(after.mask, before.mask)
     assert torch.equal(after.ratio, before.ratio)
+    assert torch.equal(after.target, before.target)
+    assert torch.equal(after.target_weight, before.target_weight)

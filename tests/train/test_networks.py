@@ -47,7 +47,9 @@ def test_outputs_are_float32_under_autocast(network):
 def test_the_only_dropout_is_ours_with_the_probability_asked_for(network):
     assert not [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
     ours = [module for module in network.modules() if isinstance(module, SeededDropout)]
-    assert [module.probability for module in ours] == [0.25]
+    # After the pyramid, and before the last layer of a decoder.
+    wanted = 2 if network.name == "mobilenet_v2" else 1
+    assert [module.probability for module in ours] == [0.25] * wanted
 
 
 def test_both_heads_reach_the_backbone(network):
@@ -79,11 +81,35 @@ def test_a_prior_of_nothing_keeps_a_gradient():
 
 
 @torch.no_grad()
-def test_mobilenet_v2_sees_its_neighbourhood_at_output_stride_8():
+def test_mobilenet_v2_decodes_output_stride_16_to_logits_at_a_quarter_of_the_input():
+    network = build_network("mobilenet_v2", classes=2, channels=1).eval()
+    image = torch.randn(1, 3, 96, 64)
+    features = network.backbone(image)
+    assert {name: tuple(map_.shape) for name, map_ in features.items()} == {
+        "fine": (1, 24, 24, 16),
+        "middle": (1, 32, 12, 8),
+        "aux": (1, 96, 6, 4),
+        "out": (1, 320, 6, 4),
+    }
+    assert network.coarse_logits(image).shape == (1, 2, 24, 16)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(33, 50), (65, 47)])
+def test_sizes_that_no_stride_divides_are_answered_at_their_own_size(size):
+    network = build_network("mobilenet_v2", classes=1, channels=1).eval()
+    outputs = network(torch.randn(1, 3, *size))
+    assert outputs.logits.shape == outputs.reconstruction.shape == (1, 1, *size)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("level", ["fine", "middle", "out"])
+def test_every_level_of_the_decoder_reaches_the_logits(level):
     network = build_network("mobilenet_v2", classes=1, channels=1).eval()
     features = network.backbone(torch.randn(1, 3, 64, 64))
-    assert features["out"].shape == (1, 320, 8, 8)
-    assert features["aux"].shape == (1, 96, 8, 8)
+    before = network.classifier(features)
+    changed = {**features, level: features[level] + torch.randn_like(features[level])}
+    assert not torch.allclose(network.classifier(changed), before)
 
 
 @torch.no_grad()

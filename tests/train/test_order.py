@@ -47,7 +47,11 @@ def test_no_located_case_is_repeated_once_more_than_another_is_seen(cases, least
 
 
 def test_every_other_case_is_seen_in_some_epoch():
-    seen = {place for epoch in range(40) for place in epoch_order(20, 0, epoch, located=[3, 5], least=0.5)}
+    seen = {
+        place
+        for epoch in range(40)
+        for place in epoch_order(20, 0, epoch, located=[3, 5], least=0.5)
+    }
     assert seen == set(range(20))
 
 

@@ -38,8 +38,10 @@ def geodesic_cost(
     costs = np.where(allowed | mark, 1 + EDGE_COST * edges, -1.0)
     share = min(1.0, (area + 1) / mark.size)
     paths = MCP_Geometric(costs)
-    cumulative, _ = paths.find_costs(np.argwhere(mark), max_coverage=share)
-    return np.asarray(cumulative, np.float64)
+    # Paths begin at the rim: the search looks at each start in turn, and the inside costs nothing.
+    rim = mark & ~ndimage.binary_erosion(mark)
+    cumulative, _ = paths.find_costs(np.argwhere(rim), max_coverage=share)
+    return np.where(mark, 0.0, np.asarray(cumulative, np.float64))
 
 
 def edge_strength(image: NDArray[np.floating]) -> NDArray[np.floating]:
