@@ -98,8 +98,7 @@ def resolved(table: str, rows: Sequence[KnownRow], found: Found) -> list[KnownRo
     for row in rows:
         fits = [exact[row.source]] if row.source in exact else by_name.get(row.source, [])
         if len(fits) > 1:
-            few = " and ".join(printable(source) for source in sorted(fits)[:2])
-            faults.append((row.line, f"{len(fits)} files are called so, {few}: give the path"))
+            faults.append((row.line, f"{len(fits)} files are called so: give the path"))
         elif fits and volumes[fits[0]] > 1 and row.frame is None:
             count = volumes[fits[0]]
             faults.append((row.line, f"its file has {count} volumes: fill in the column frame"))

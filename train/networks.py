@@ -133,7 +133,8 @@ def build_network(
     """A network with fresh weights, drawn from torch's global generator (seed it before).
 
     classes: maps the classifier gives. channels: of the image the reconstruction head gives, 1 or
-    3; the input always has 3. dropout: probability after the pyramid of the classifier.
+    3; the input always has 3. dropout: probability after the pyramid of the classifier, and before
+    the last layer of a decoder.
     """
     backbone, classifier, width = BUILDERS[name](classes)
     for path, module in list(classifier.named_modules()):

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
 
 from wsseg.imaging.atomic import atomic
 from wsseg.train.config import TrainConfig
@@ -82,21 +85,27 @@ def retarget(learner: Learner, cases: CaseDataset) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-@torch.no_grad()
 def _cuts(learner: Learner, cases: CaseDataset, mine: list[int]) -> Iterator[tuple[int, Cut]]:
-    network, front = learner.predictor().network, learner.front
-    mirrored = learner.plan.config.augmentation.flip_horizontal > 0
     for first in range(0, len(mine), AT_ONCE):
         indices = mine[first : first + AT_ONCE]
         batch = collate([cases.item(index) for index in indices])
-        image = front.normalise(batch.image.to(learner.fabric.device))
-        maps = network(image).logits.sigmoid()
-        if mirrored:
-            maps = (maps + network(image.flip(3)).logits.sigmoid().flip(3)) / 2
-        for index, marks, probability in zip(indices, batch.marks, maps.cpu().numpy(), strict=True):
+        maps = _maps(learner, batch.image)
+        for index, marks, probability in zip(indices, batch.marks, maps, strict=True):
             found = cut(probability, marks.numpy().astype(np.uint8), cases.areas(index))
             sure = certainty(probability, found)
             yield index, Cut(torch.from_numpy(found), torch.from_numpy(sure))
+
+
+@torch.no_grad()
+def _maps(learner: Learner, image: Float[Tensor, "b c s s"]) -> NDArray[np.float32]:
+    """Probabilities (b, k, row, column) of the averaged network."""
+    network = learner.predictor().network
+    image = learner.front.normalise(image.to(learner.fabric.device))
+    maps = network(image).logits.sigmoid()
+    if learner.plan.config.augmentation.flip_horizontal > 0:
+        maps = (maps + network(image.flip(3)).logits.sigmoid().flip(3)) / 2
+    found: NDArray[np.float32] = maps.cpu().numpy()
+    return found
 
 
 def _from_all(mine: Cuts) -> Cuts:

@@ -31,7 +31,7 @@ def test_masks_of_the_known_size_are_written_beside_the_report(job: Path, tmp_pa
     ]
     for name, ratio in (("image0.png", 0.125), ("image2.png", 0.3)):
         with Image.open(tmp_path / "r.recovered" / name) as mask:
-            assert np.count_nonzero(mask) == round(ratio * 48 * 48)
+            assert np.count_nonzero(np.asarray(mask)) == round(ratio * 48 * 48)
 
 
 def test_a_row_without_a_picture_ends_with_code_8_and_a_faulty_table_with_2(

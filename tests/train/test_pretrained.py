@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision.models import ResNet50_Weights, mobilenet_v2
+from torchvision.models.segmentation import DeepLabV3_MobileNet_V3_Large_Weights
 
 from wsseg.imaging.errors import WssegError
 from wsseg.train.networks import build_network
@@ -39,8 +40,8 @@ def test_a_published_classifier_gives_its_backbone_and_leaves_the_heads_fresh(tm
     loaded = fresh.state_dict()["backbone.17.conv.2.weight"]
     assert torch.equal(loaded, published["features.17.conv.2.weight"])
     assert f"306 of {len(before)} tensors loaded" in report
-    assert all(f"backbone.{number}." in "".join(before) for number in (0, 17))
-    assert "classifier.refine.4" in report
+    for part in ("fine", "middle", "pyramid", "refine"):
+        assert f"classifier.{part}" in report
     assert "reconstruction.3" in report
 
 
@@ -58,9 +59,14 @@ def test_a_run_on_other_classes_gives_all_but_the_last_layer(tmp_path):
     file = tmp_path / "weights.safetensors"
     save_file(network(classes=3, seed=1).state_dict(), file)
     target = network(classes=1, seed=2)
-    assert "fresh: classifier.refine.4" in load_weights(target, str(file))
-    last = network(classes=1, seed=2).state_dict()["classifier.refine.4.weight"]
-    assert torch.equal(target.state_dict()["classifier.refine.4.weight"], last)
+    own = copied(target)
+    report = load_weights(target, str(file))
+    assert report.endswith("fresh: classifier.refine")
+    assert f"{len(own) - 2} of {len(own)} tensors loaded" in report
+    loaded = target.state_dict()
+    last, before_it = "classifier.refine.4.weight", "classifier.refine.0.weight"
+    assert torch.equal(loaded[last], own[last])
+    assert torch.equal(loaded[before_it], network(classes=3, seed=1).state_dict()[before_it])
 
 
 def test_weights_of_another_network_are_refused_and_change_nothing(tmp_path):
@@ -126,6 +132,22 @@ def test_a_download_is_checked_and_cannot_run_code(monkeypatch, published):
 def test_there_are_no_coco_weights_for_mobilenet_v2():
     with pytest.raises(WssegError, match="only for resnet50"):
         load_weights(network(), "coco")
+
+
+def test_a_published_segmenter_gives_all_but_its_last_layer(monkeypatch):
+    from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large as segmenter
+
+    source = segmenter(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    tensors = source.state_dict()
+    monkeypatch.setattr(
+        DeepLabV3_MobileNet_V3_Large_Weights, "get_state_dict", lambda self, **kwargs: tensors
+    )
+    ours = build_network("mobilenet_v3_large", classes=2, channels=1)
+    report = load_weights(ours, "coco")
+    heads = ("reconstruction.0", "reconstruction.1", "reconstruction.3")
+    assert report.endswith(f"fresh: classifier.4, {', '.join(heads)}")
+    for name in ("backbone.0.0.weight", "classifier.0.convs.1.0.weight", "classifier.1.weight"):
+        assert torch.equal(ours.state_dict()[name], tensors[name])
 
 
 def test_published_resnet_names_fit_our_resnet(monkeypatch):
