@@ -41,7 +41,8 @@ def pictures(data: Path, name: str) -> Iterator[tuple[NDArray[np.float32], Mask]
         region = label_map(dataset, picture) == 1
         if region.any():
             with Image.open(picture.image) as image:
-                yield np.asarray(image.convert("L"), np.float32) / 255, region
+                grey = np.asarray(image.convert("L"), np.float32)
+            yield grey / np.float32(255), region
 
 
 def by_component(mark: Marker) -> Marker:
@@ -49,7 +50,8 @@ def by_component(mark: Marker) -> Marker:
 
     def marks(region: Mask, number: int) -> Mask:
         each = [mark(component, number) for component in components(region)]
-        return np.logical_or.reduce(each)
+        together: Mask = np.logical_or.reduce(each)
+        return together
 
     return marks
 

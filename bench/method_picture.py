@@ -16,7 +16,8 @@ from wsseg.train.case import MarkKind
 from wsseg.train.marks.discs import disc_mark, point_mark, random_disc_mark
 from wsseg.train.marks.erode import erode_mark
 from wsseg.train.marks.strokes import stroke_mark
-from wsseg.train.targets.build import Evidence, Target, first_target
+from wsseg.train.targets.build import first_target
+from wsseg.train.targets.evidence import Evidence, Target
 
 SIDE = 192
 SEED = 4
@@ -40,7 +41,7 @@ def phantom() -> tuple[NDArray[np.float32], Mask]:
 def grown(image: NDArray[np.float32], mark: Mask, share: float, kind: MarkKind) -> Target:
     """The first target of one mark and the area."""
     known = Evidence(
-        image, mark.astype(np.uint8), np.array([[share, share]]), (None,), (False,), (kind,)
+        image, mark.astype(np.uint8), np.array([[share, share]]), (None,), (True,), (kind,)
     )
     return first_target(known, "straight")
 

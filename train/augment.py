@@ -17,6 +17,8 @@ from wsseg.train.change import Change, draw
 from wsseg.train.config import Augmentation
 from wsseg.train.dataset import Sample
 
+TINY = 1e-6
+
 
 def augment(
     sample: Sample,
@@ -44,9 +46,12 @@ def apply(change: Change, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sampl
     ratio of one area to another stays.
     """
     classes, image = len(sample.mask), _change_intensities(sample.image, change)
-    smooth = _move(torch.cat([sample.target, sample.target_weight, image]), change)
+    # By its weight: between a taught pixel and one that is not, the target must not fade.
+    taught = sample.target * sample.target_weight
+    smooth = _move(torch.cat([taught, sample.target_weight, image]), change)
     labels = _move(torch.cat([sample.marks[None], sample.mask]), change)
-    target, weight, image = torch.split(_rotate(smooth, change), [classes, classes, len(image)])
+    taught, weight, image = torch.split(_rotate(smooth, change), [classes, classes, len(image)])
+    target = torch.where(weight > 0, taught / weight.clamp(min=TINY), 0.0)
     marks, mask = torch.split(_rotate(labels, change), [1, classes])
     if change.scale != 1 or change.degrees != 0:
         marks = _keep_marks(labels[:1], marks, change)

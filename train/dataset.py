@@ -21,14 +21,15 @@ from wsseg.train.front import Front
 from wsseg.train.hints import Hints, case_hints
 from wsseg.train.label_files import case_marks, case_mask
 from wsseg.train.ratios import class_denominators
-from wsseg.train.targets.build import Evidence
 from wsseg.train.targets.cases import (
     FULL,
+    Lesson,
     case_areas,
     case_evidence,
     grown,
-    masks_taught,
+    mask_lesson,
 )
+from wsseg.train.targets.evidence import Evidence
 from wsseg.train.targets.kind import Growth
 from wsseg.train.targets.selftrain import Cut, blend
 
@@ -43,7 +44,7 @@ READERS = 4
 class Sample:
     """One case at the network's size; the fields mean what they mean in `Batch`.
 
-    mask: all False where has_mask is False.
+    mask: all False where has_mask is False. final: classes whose target self-training leaves.
     """
 
     image: Float[Tensor, "c s s"]
@@ -54,6 +55,7 @@ class Sample:
     has_mask: bool
     target: Shaped[Tensor, "k s s"]
     target_weight: Shaped[Tensor, "k s s"]
+    final: Bool[Tensor, " k"]
     index: int
 
 
@@ -131,10 +133,11 @@ class CaseDataset:
     def areas(self, index: int) -> NDArray[np.floating]:
         """What bounds each class's share of the image: see `targets.cases.case_areas`.
 
-        NaN for a case with a mask, whose target needs no area.
+        NaN for a class whose target is final, as that of a mask is, so that it is not cut.
         """
         areas = case_areas(self.cases[index], self._denominators)
-        return np.full_like(areas, np.nan) if self.cases[index].mask is not None else areas
+        areas[self._compact(index).final.numpy()] = np.nan
+        return areas
 
     def evidence(self, index: int) -> Evidence:
         """What is known of one case, on the grid that its target is grown on."""
@@ -175,7 +178,7 @@ class CaseDataset:
         full = _read_mask(case, classes)
         mask = np.zeros((classes, size, size), bool) if full is None else shrink_mask(full, size)
         marks = _read_marks(case, raw.shape[1:])
-        target, weight = self._taught(case, raw, marks, full)
+        taught = self._lesson(case, raw, marks, full)
         ratio = [float("nan") if ratio is None else ratio for ratio in case.ratios]
         return Sample(
             # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
@@ -185,25 +188,26 @@ class CaseDataset:
             marks=torch.from_numpy(shrink_marks(marks, (size, size))),
             mask=torch.from_numpy(mask),
             has_mask=full is not None,
-            target=torch.from_numpy(target),
-            target_weight=torch.from_numpy(weight),
+            target=torch.from_numpy(taught.inside),
+            target_weight=torch.from_numpy(taught.weight),
+            final=torch.from_numpy(taught.final),
             index=index,
         )
 
-    def _taught(
+    def _lesson(
         self,
         case: Case,
         raw: NDArray[np.float32],
         marks: NDArray[np.uint8],
         full: NDArray[np.bool_] | None,
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """First target and weight, in 255ths: the mask where there is one, else what is grown."""
-        size = self._front.size
+    ) -> Lesson:
+        """The first target: the mask where there is one, else what is grown."""
+        size, classes = self._front.size, len(self.classes)
         if self.growth is None:
-            nothing = np.zeros((len(self.classes), size, size), np.uint8)
-            return nothing, nothing
+            nothing = np.zeros((classes, size, size), np.uint8)
+            return Lesson(nothing, nothing, np.ones(classes, bool))
         if full is not None:
-            return masks_taught(full, size)
+            return mask_lesson(full, size)
         return grown(self._evidence(case, raw, marks), self.growth, size)
 
 

@@ -92,6 +92,8 @@ def convert(network: nn.Module, device: torch.device) -> nn.Module:
         if type(module) is nn.BatchNorm2d:
             twin = GlobalBatchNorm(module.num_features, module.eps, module.momentum)
             twin.to(module.weight).load_state_dict(module.state_dict())
+            # DDP waits for the gradient of every parameter that asks for one.
+            twin.requires_grad_(module.weight.requires_grad)
             network.set_submodule(name, twin.train(module.training))
     return network
 

@@ -144,13 +144,18 @@ def mean_ratios(data: Data) -> tuple[float, ...]:
 
 
 def require_evidence(objective: Objective, cases: Sequence[Case]) -> None:
-    """Warn of loss terms that no training case has labels for.
+    """Warn of loss terms that no training case has labels for, and where no term wants any.
 
-    WssegError if that leaves no term that says what to segment.
+    WssegError if that leaves no term that learns from labels.
     """
     known = known_fields(cases)
     labelled = [term for term in objective.terms if term.part.labels]
     idle = [term for term in labelled if not term.part.labels & known]
+    if not labelled:
+        log.warning(
+            "no term learns from the labels of the cases: only first weights, or what is common to "
+            "all pictures, can say what to segment"
+        )
     if labelled and len(idle) == len(labelled):
         needs = "; ".join(f"{term.name}: {' or '.join(sorted(term.part.labels))}" for term in idle)
         raise WssegError(

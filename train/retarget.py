@@ -18,7 +18,7 @@ from wsseg.train.dataset import CaseDataset, collate
 from wsseg.train.learner import Learner
 from wsseg.train.parallel import rank, world_size
 from wsseg.train.schedule import renewals
-from wsseg.train.targets.selftrain import NO_CUT, Cut, agreement, certainty, cut
+from wsseg.train.targets.selftrain import NO_CUT, Cut, agreement, boxes_allow, certainty, cut
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def retarget(learner: Learner, cases: CaseDataset) -> float:
 
     What is cut (see `targets.selftrain.cut`) is the mean of the averaged network's maps of the
     image and, if training mirrors images, of its mirror image. Each process predicts a part of the
-    cases; all get the cuts of all. The agreement is NaN in the first round.
+    cases; all get the cuts of all. The agreement is NaN in the first round, 1
+    where nothing can be cut.
     """
     mine = [
         index
@@ -80,6 +81,8 @@ def retarget(learner: Learner, cases: CaseDataset) -> float:
         if index in cases.cuts
     ]
     cases.cuts = found
+    if not found:
+        return 1.0
     # A case whose cuts are empty in both rounds has no agreement.
     known = [value for value in agreed if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
@@ -90,8 +93,10 @@ def _cuts(learner: Learner, cases: CaseDataset, mine: list[int]) -> Iterator[tup
         indices = mine[first : first + AT_ONCE]
         batch = collate([cases.item(index) for index in indices])
         maps = _maps(learner, batch.image)
-        for index, marks, probability in zip(indices, batch.marks, maps, strict=True):
-            found = cut(probability, marks.numpy().astype(np.uint8), cases.areas(index))
+        parts = zip(indices, batch.marks.numpy(), batch.box.numpy(), maps, strict=True)
+        for index, marks, box, probability in parts:
+            free = boxes_allow(box, marks.shape[-1])
+            found = cut(probability, marks.astype(np.uint8), cases.areas(index), free)
             sure = certainty(probability, found)
             yield index, Cut(torch.from_numpy(found), torch.from_numpy(sure))
 

@@ -2,15 +2,40 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from wsseg.train.config import SelfTraining, TrainConfig
+from wsseg.train.label_checks import region_box, region_moments
+from wsseg.train.presets import PRESETS
+from wsseg.train.progress import EpochReport, StepReport
+from wsseg.train.record import RunRecord
+from wsseg.train.run import train
+
 ROWS, COLUMNS = 10, 8
+
+CONFIG = TrainConfig(
+    # Both heads learn, and targets are renewed before the second and the third epoch.
+    terms=PRESETS["wsseg"] + PRESETS["paper"],
+    self_training=SelfTraining(rounds=2, start=0.3, end=0.5),
+    network="mobilenet_v2",
+    size=32,
+    epochs=4,
+    batch=4,
+    learning_rate=1e-5,
+    precision="fp32",
+    accelerator="cpu",
+    seed=3,
+)
 
 
 def picture(path: Path, values: np.ndarray | int = 0) -> Path:
@@ -56,9 +81,6 @@ def folder(tmp_path: Path) -> Path:
 
 def signals(disc: np.ndarray, number: int) -> dict[str, str]:
     """What a row may say of the disc of the picture of that number, by column."""
-    # Imported here: this file may be read before types are checked at imports.
-    from wsseg.train.label_checks import region_box, region_moments
-
     centroid, spread = region_moments(disc)
     return {
         "ratio": f"{disc.mean():.6f}",
@@ -108,3 +130,77 @@ def make_blobs() -> Callable[..., Path]:
         return folder / "cases.csv"
 
     return make
+
+
+@dataclass
+class Straight:
+    """What a whole run was seen to do.
+
+    files: names of the cuts kept after each epoch; the second epoch's lie beside `out`. moments:
+    after each epoch, see `moments_of`. untouched: whether the caller's random state was.
+    """
+
+    out: Path
+    record: RunRecord
+    steps: list[StepReport]
+    epochs: list[EpochReport]
+    files: list[set[str]]
+    moments: list[float]
+    untouched: bool
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The same sums in every run: threads add in an order of their own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def partly_marked(
+    make_blobs: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Two cases to judge by; of nine to learn from, two with marks, one with a mask."""
+    known = ["ratio,mask"] * 2 + ["ratio,marks"] * 2 + ["mask"] + ["ratio"] * 6
+    return make_blobs(tmp_path_factory.mktemp("blobs"), 11, 2, known=known)
+
+
+@pytest.fixture(scope="session")
+def straight(partly_marked: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """A run from start to end, with what its watchers saw and the caller's random state."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    steps: list[StepReport] = []
+    epochs: list[EpochReport] = []
+    files: list[set[str]] = []
+    moments: list[float] = []
+
+    def on_epoch(report: EpochReport) -> None:
+        epochs.append(report)
+        moments.append(moments_of(out))
+        files.append({path.name for path in out.glob("cuts-*")})
+        if report.epoch == 3:
+            shutil.copy(out / "cuts-2.npz", out.parent)
+
+    before = torch.random.get_rng_state()
+    with one_thread():
+        record = train(partly_marked, out, CONFIG, on_step=steps.append, on_epoch=on_epoch)
+    untouched = torch.equal(before, torch.random.get_rng_state())
+    return Straight(out, record, steps, epochs, files, moments, untouched)
+
+
+def curve_of(run: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv, without what depends on the machine."""
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: float(row[name]) for name in row if name != "seconds"} for row in rows]
+
+
+def moments_of(run: Path) -> float:
+    """Length of Adam's average gradient."""
+    state = torch.load(run / "last.pt", weights_only=True)["optimizer"]["state"]
+    averages = [moments["exp_avg"].flatten() for moments in state.values()]
+    return float(torch.cat(averages).norm())

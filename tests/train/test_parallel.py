@@ -91,6 +91,18 @@ def test_one_process_keeps_plain_batch_norm():
     assert [type(layer) for layer in network.modules()].count(nn.BatchNorm2d) == 2
 
 
+def test_a_frozen_layer_stays_frozen_among_several_processes(monkeypatch):
+    monkeypatch.setattr("wsseg.train.parallel.world_size", lambda: 2)
+    network = small_network()
+    network[5].requires_grad_(False)
+    before = {name: value.requires_grad for name, value in network.named_parameters()}
+    convert(network, CPU)
+    assert isinstance(network[5], GlobalBatchNorm)
+    after = {name: value.requires_grad for name, value in network.named_parameters()}
+    assert before == after
+    assert not after["5.weight"]
+
+
 def test_global_batch_norm_has_the_checkpoint_of_batch_norm():
     plain, twin = nn.BatchNorm2d(3), GlobalBatchNorm(3)
     assert list(plain.state_dict()) == list(twin.state_dict())

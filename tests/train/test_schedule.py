@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from wsseg.train.config import TrainConfig
+from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.schedule import (
     average_with,
     ema_decay,
     parameter_groups,
     rate_factor,
+    renewals,
     set_rate,
 )
 
@@ -72,3 +73,26 @@ def test_the_backbone_learns_at_its_own_rate_throughout():
     for group in optimizer.param_groups:
         expected = 0.0005 if id(group["params"][0]) in slow else 0.005
         assert group["lr"] == pytest.approx(expected)
+
+
+@given(
+    rounds=st.integers(0, 10),
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
+    epochs=st.integers(1, 200),
+)
+def test_targets_are_renewed_between_start_and_end_but_never_before_the_first_epoch(
+    rounds, ends, epochs
+):
+    start, end = ends
+    found = renewals(SelfTraining(rounds=rounds, start=start, end=end), epochs)
+    assert len(found) <= rounds
+    assert bool(found) == bool(rounds)
+    assert all(max(2, 1 + round(start * epochs)) <= epoch for epoch in found)
+    assert all(epoch <= max(2, 1 + round(end * epochs)) for epoch in found)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"), [(10, {4, 6, 8}), (60, {19, 31, 43}), (2, {2}), (1, {2})]
+)
+def test_the_rounds_of_the_default_settings(epochs, expected):
+    assert renewals(SelfTraining(), epochs) == expected

@@ -2,9 +2,10 @@ import math
 from typing import Any
 
 import numpy as np
-import pytest
 
-from wsseg.train.targets.build import Evidence, evidence_of_borders, first_target
+from wsseg.train.targets.build import evidence_of_borders, first_target
+from wsseg.train.targets.evidence import Evidence
+from wsseg.train.targets.seeds import seeds
 
 SIDE = 64
 
@@ -19,7 +20,7 @@ def evidence(marks: np.ndarray, areas: list[tuple[float, float]], **other: Any) 
     known: dict[str, Any] = {
         "image": np.zeros((SIDE, SIDE), np.float32),
         "boxes": (None,) * count,
-        "absent": (False,) * count,
+        "located": (True,) * count,
         "kinds": (None,) * count,
     }
     return Evidence(marks=marks.astype(np.uint8), areas=np.array(areas), **{**known, **other})
@@ -63,18 +64,18 @@ def test_bounds_widen_the_band_of_doubt() -> None:
     assert (loose.weight < 1).sum() > 2 * (exact.weight < 1).sum()
 
 
-@pytest.mark.parametrize("how", [{"absent": (True,)}, {}])
-def test_a_class_that_is_not_there_is_taught_to_be_nowhere(how: dict[str, object]) -> None:
-    areas = [UNKNOWN] if how else [(0.0, 0.0)]
-    target = first_target(evidence(np.zeros((SIDE, SIDE)), areas, **how), "straight")
+def test_a_class_that_is_not_there_is_taught_to_be_nowhere() -> None:
+    target = first_target(evidence(np.zeros((SIDE, SIDE)), [(0.0, 0.0)]), "straight")
     assert not target.inside.any()
     assert (target.weight == 1).all()
+    assert target.final.all()
 
 
 def test_a_box_keeps_its_class_inside_and_grows_it_from_the_middle() -> None:
     box = np.zeros((SIDE, SIDE), bool)
     box[14:47, 14:47] = True
-    target = first_target(evidence(np.zeros((SIDE, SIDE)), [UNKNOWN], boxes=(box,)), "straight")
+    known = evidence(np.zeros((SIDE, SIDE)), [UNKNOWN], boxes=(box,), located=(False,))
+    target = first_target(known, "straight")
     assert not target.inside[0][~box].any()
     assert (target.weight[0][~box] == 1).all()
     assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.75
@@ -85,7 +86,8 @@ def test_an_extreme_point_at_the_edge_of_a_box_does_not_keep_the_middle_from_gro
     box[14:47, 14:47] = True
     marks = np.zeros((SIDE, SIDE))
     marks[[14, 46, 30, 30], [30, 30, 14, 46]] = 1
-    target = first_target(evidence(marks, [(SHARE, SHARE)], boxes=(box,)), "straight")
+    known = evidence(marks, [(SHARE, SHARE)], boxes=(box,), located=(False,))
+    target = first_target(known, "straight")
     assert target.inside[0, 30, 30]
     assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.7
 
@@ -128,3 +130,43 @@ def test_only_shape_bearing_marks_speak_of_borders() -> None:
     round_mark = evidence(disc(30, 30, 5), [(SHARE, SHARE)], image=image)
     assert len(evidence_of_borders(evidence(long, [(SHARE, SHARE)], image=image))) == 1
     assert evidence_of_borders(round_mark) == []
+
+
+def test_a_long_box_without_a_mark_grows_along_edges_too() -> None:
+    rows, columns = np.indices((SIDE, SIDE))
+    region = ((rows - 32) / 10) ** 2 + ((columns - 32) / 26) ** 2 <= 1
+    box = np.zeros((SIDE, SIDE), bool)
+    box[22:43, 6:59] = True
+    share = float(region.mean())
+    known = evidence(
+        np.zeros((SIDE, SIDE)),
+        [(share, share)],
+        boxes=(box,),
+        located=(False,),
+        image=region.astype(np.float32),
+    )
+    grown = first_target(known, "straight").inside[0]
+    assert (grown & region).sum() / (grown | region).sum() > 0.9
+
+
+def test_a_marked_class_gets_no_seed_in_the_middle_of_its_box() -> None:
+    box = np.zeros((SIDE, SIDE), bool)
+    box[12:53, 12:53] = True
+    stroke = disc(32, 14, 2)
+    known = evidence(stroke, [(0.1, 0.1)], boxes=(box,))
+    assert np.array_equal(seeds(known, "straight")[0].mark, stroke)
+
+
+def test_wide_bounds_leave_everything_between_them_in_doubt() -> None:
+    known = evidence(disc(30, 30, 3), [(0.01, 0.09)], kinds=("eroded",))
+    target = first_target(known, "straight")
+    between = disc(30, 30, 10.5) & ~disc(30, 30, 4.5)
+    assert (target.weight[0][between] < 1).all()
+
+
+def test_only_a_straight_growth_is_final() -> None:
+    mark = disc(30, 30, 5)
+    straight = first_target(evidence(mark, [(SHARE, SHARE)], kinds=("eroded",)), "straight")
+    along = first_target(evidence(mark, [(SHARE, SHARE)], kinds=("disc",)), "straight")
+    assert straight.final.tolist() == [True]
+    assert along.final.tolist() == [False]

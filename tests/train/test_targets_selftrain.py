@@ -11,6 +11,7 @@ from wsseg.train.targets.selftrain import (
     Cut,
     agreement,
     blend,
+    boxes_allow,
     certainty,
     cut,
 )
@@ -24,6 +25,10 @@ def disc(row: float, column: float, radius: float, size: int = 48) -> np.ndarray
 NO_MARKS = np.zeros((48, 48), np.uint8)
 
 
+def everywhere(classes: int = 1) -> np.ndarray:
+    return np.ones((classes, 48, 48), bool)
+
+
 def exactly(*ratios: float) -> np.ndarray:
     return np.array([(ratio, ratio) for ratio in ratios])
 
@@ -31,13 +36,13 @@ def exactly(*ratios: float) -> np.ndarray:
 @given(st.floats(0.001, 0.9), st.integers(0, 9))
 def test_a_cut_has_the_known_area_whatever_the_map_says(ratio: float, seed: int) -> None:
     probability = np.random.default_rng(seed).random((1, 48, 48)).astype(np.float32) * 1e-3
-    found = cut(probability, NO_MARKS, exactly(ratio))
+    found = cut(probability, NO_MARKS, exactly(ratio), everywhere())
     assert (found == 1).sum() == round(ratio * 48 * 48)
 
 
 def test_a_cut_takes_the_most_probable_pixels() -> None:
     probability = np.where(disc(20, 20, 9), 0.3, 0.1)[None].astype(np.float32)
-    found = cut(probability, NO_MARKS, exactly(float(disc(20, 20, 9).mean())))
+    found = cut(probability, NO_MARKS, exactly(float(disc(20, 20, 9).mean())), everywhere())
     assert np.array_equal(found[0] == 1, disc(20, 20, 9))
 
 
@@ -45,24 +50,24 @@ def test_what_does_not_touch_the_mark_is_dropped_however_probable() -> None:
     true, look_alike = disc(14, 14, 8), disc(34, 34, 8)
     probability = np.where(true, 0.6, np.where(look_alike, 0.9, 0.05))[None].astype(np.float32)
     marks = disc(14, 14, 2).astype(np.uint8)
-    found = cut(probability, marks, exactly(float(true.mean())))
+    found = cut(probability, marks, exactly(float(true.mean())), everywhere())
     assert np.array_equal(found[0] == 1, true)
-    unmarked = cut(probability, NO_MARKS, exactly(float(true.mean())))
+    unmarked = cut(probability, NO_MARKS, exactly(float(true.mean())), everywhere())
     assert np.array_equal(unmarked[0] == 1, look_alike)
 
 
 def test_background_strokes_are_outside_every_cut() -> None:
     marks = np.zeros((48, 48), np.uint8)
     marks[20] = 255
-    found = cut(np.full((1, 48, 48), 0.9, np.float32), marks, exactly(0.9))
+    found = cut(np.full((1, 48, 48), 0.9, np.float32), marks, exactly(0.9), everywhere())
     assert not (found[0][20] == 1).any()
 
 
 def test_between_two_bounds_the_map_decides() -> None:
     probability = np.where(disc(20, 20, 9), 0.9, 0.1)[None].astype(np.float32)
     share = float(disc(20, 20, 9).mean())
-    within = cut(probability, NO_MARKS, np.array([(share / 2, 2 * share)]))
-    below = cut(probability, NO_MARKS, np.array([(2 * share, 3 * share)]))
+    within = cut(probability, NO_MARKS, np.array([(share / 2, 2 * share)]), everywhere())
+    below = cut(probability, NO_MARKS, np.array([(2 * share, 3 * share)]), everywhere())
     assert (within == 1).mean() == pytest.approx(share, abs=1e-3)
     assert (below == 1).mean() == pytest.approx(2 * share, abs=1e-3)
 
@@ -70,14 +75,14 @@ def test_between_two_bounds_the_map_decides() -> None:
 def test_classes_do_not_overlap_and_each_has_its_area() -> None:
     rows, columns = np.indices((48, 48))
     maps = [np.exp(-((rows - place) ** 2 + (columns - place) ** 2) / 162.0) for place in (20, 26)]
-    found = cut(np.stack(maps).astype(np.float32), NO_MARKS, exactly(0.1, 0.12)) == 1
+    found = cut(np.stack(maps).astype(np.float32), NO_MARKS, exactly(0.1, 0.12), everywhere(2)) == 1
     assert not (found[0] & found[1]).any()
     assert found.mean((1, 2)) == pytest.approx([0.1, 0.12], rel=0.05)
 
 
 def test_unknown_and_absent_classes_are_left_out_and_left_empty() -> None:
     probability = np.full((2, 48, 48), 0.9, np.float32)
-    found = cut(probability, NO_MARKS, np.array([(math.nan, math.nan), (0.0, 0.0)]))
+    found = cut(probability, NO_MARKS, np.array([(math.nan, math.nan), (0.0, 0.0)]), everywhere(2))
     assert (found[0] == NO_CUT).all()
     assert (found[1] == 0).all()
 
@@ -113,3 +118,17 @@ def test_agreement_is_the_mean_overlap_of_classes_that_are_there() -> None:
     after = torch.tensor([[[1, 0, 1, 0]], [[0, 0, 0, 0]]], dtype=torch.uint8)
     assert agreement(before, after) == pytest.approx(1 / 3)
     assert math.isnan(agreement(before[1:], after[1:]))
+
+
+def test_a_cut_stays_in_its_box() -> None:
+    box = np.array([[0.0, 0.0, 0.5, 0.5]])
+    free = boxes_allow(box, 48)
+    assert np.array_equal(np.argwhere(free[0]).max(0), [23, 23])
+    probability = np.where(free, 0.2, 0.9).astype(np.float32)
+    found = cut(probability, NO_MARKS, exactly(0.1), free)
+    assert (found == 1).sum() == round(0.1 * 48 * 48)
+    assert not (found == 1)[~free].any()
+
+
+def test_a_class_without_a_box_may_be_anywhere() -> None:
+    assert boxes_allow(np.full((2, 4), np.nan), 16).all()

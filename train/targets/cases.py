@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 from wsseg.train.case import Box, Case, Region
 from wsseg.train.coverage import area_mean, shrink_marks
 from wsseg.train.ratios import Denominator
-from wsseg.train.targets.build import Evidence, Target, evidence_of_borders, first_target
+from wsseg.train.targets.build import evidence_of_borders, first_target
+from wsseg.train.targets.evidence import Evidence, Target
 from wsseg.train.targets.kind import Growth, choose_growth
 
 LONGEST_SIDE = 256
@@ -43,7 +45,7 @@ def case_evidence(
         marks=shrink_marks(marks, shape),
         areas=case_areas(case, denominators),
         boxes=tuple(_box(region.box, original, shape) for region in case.regions),
-        absent=tuple(region.present is False for region in case.regions),
+        located=tuple(_located(case, marks, place) for place in range(len(case.ratios))),
         kinds=tuple(region.mark_kind for region in case.regions),
     )
 
@@ -51,28 +53,42 @@ def case_evidence(
 def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.floating]:
     """Bounds of each class's share of the image, equal where it is known exactly, NaN if unknown.
 
-    A class that is tagged as absent has no area.
+    Of a single bound only an upper one counts. A class that is tagged as absent, or that is nothing
+    of anything, has no area.
     """
     return np.array(
         [
-            _area(ratio, region) if below == "image" else (math.nan, math.nan)
+            _area(ratio, region, below)
             for ratio, region, below in zip(case.ratios, case.regions, denominators, strict=True)
         ]
     )
 
 
-def taught(target: Target, size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Target and weight on the network's grid, in 255ths."""
-    inside, weight = (
-        np.stack([area_mean(layer.astype(np.float32), (size, size)) for layer in layers])
-        for layers in (target.inside, target.weight)
-    )
-    return _in_255ths(inside), _in_255ths(weight)
+@dataclass(frozen=True)
+class Lesson:
+    """A `Target` on the network's grid: inside and weight in 255ths, and what is final (k)."""
+
+    inside: NDArray[np.uint8]
+    weight: NDArray[np.uint8]
+    final: NDArray[np.bool_]
 
 
-def masks_taught(mask: NDArray[np.bool_], size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def lesson(target: Target, size: int) -> Lesson:
+    """A target on the network's grid.
+
+    A cell is taught the mean of its taught pixels, each by its weight: what is not taught must not
+    count as background there.
+    """
+    weight = _shrunk(target.weight, size)
+    sure = _shrunk(target.weight * target.inside, size)
+    inside = np.divide(sure, weight, out=np.zeros_like(sure), where=weight > 0)
+    return Lesson(_in_255ths(inside), _in_255ths(weight), target.final)
+
+
+def mask_lesson(mask: NDArray[np.bool_], size: int) -> Lesson:
     """A full mask as a target that is sure everywhere."""
-    return taught(Target(mask, np.ones(mask.shape, np.float32)), size)
+    every = np.ones(len(mask), bool)
+    return lesson(Target(mask, np.ones(mask.shape, np.float32), every), size)
 
 
 def growth_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> Growth:
@@ -85,21 +101,31 @@ def growth_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> Growth:
     return choose_growth(found)
 
 
-def grown(
-    evidence: Evidence, growth: Growth, size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """First target and weight of a case on the network's grid, in 255ths."""
-    return taught(first_target(evidence, growth), size)
+def grown(evidence: Evidence, growth: Growth, size: int) -> Lesson:
+    """First target of a case on the network's grid."""
+    return lesson(first_target(evidence, growth), size)
 
 
-def _area(ratio: float | None, region: Region) -> tuple[float, float]:
-    if region.present is False:
+def _area(ratio: float | None, region: Region, below: Denominator) -> tuple[float, float]:
+    if region.present is False or ratio == 0 or region.high == 0:
         return 0.0, 0.0
+    if below != "image":
+        return math.nan, math.nan
     if ratio is not None:
         return ratio, ratio
-    if region.low is None or region.high is None:
-        return math.nan, math.nan
-    return region.low, region.high
+    return (math.nan, math.nan) if region.high is None else (region.low or 0.0, region.high)
+
+
+def _located(case: Case, marks: NDArray[np.uint8], place: int) -> bool:
+    """Whether a class is marked by more than its extreme points."""
+    own = marks == place + 1
+    for row, column in case.regions[place].extremes:
+        own[row, column] = False
+    return bool(own.any())
+
+
+def _shrunk(layers: NDArray[np.floating], size: int) -> NDArray[np.float32]:
+    return np.stack([area_mean(layer.astype(np.float32), (size, size)) for layer in layers])
 
 
 def _box(

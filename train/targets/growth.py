@@ -12,8 +12,10 @@ EDGE_COST = 10.0
 and points on lesions in ultrasound, and for kidneys in CT (see docs/method.md)."""
 SMOOTHING_PIXELS = 1.5
 STRONG_EDGE_PERCENTILE = 95
-COARSEST = 384
-"""Longest side that costs are computed on; a finer picture gains nothing at the network's size."""
+ROUNDS = 10
+"""Of matching areas between classes; more change nothing."""
+CONTEST = 2.0
+"""How much farther a class is followed where another may take its ground."""
 
 
 def straight_cost(mark: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.floating]:
@@ -98,9 +100,3 @@ def shares(
     own = np.arange(len(areas))[:, None, None] == relative.argmin(0)
     apart: NDArray[np.floating] = np.where(own, relative, math.inf)
     return apart
-
-
-ROUNDS = 10
-"""Of matching areas between classes; more change nothing."""
-CONTEST = 2.0
-"""How much farther a class is followed where another may take its ground."""

@@ -18,6 +18,7 @@ from wsseg.train.case import MarkKind
 
 Growth = Literal["straight", "geodesic"]
 
+TOUCHING = np.ones((3, 3), bool)
 POINT_PIXELS = 5
 ROUNDEST = 1.2
 """A disc's second moment is 1 in its own units, and 1.16 where the region's border cuts it; that
@@ -40,12 +41,14 @@ class BorderEvidence:
 
 
 def mark_kind(mark: NDArray[np.bool_]) -> MarkKind:
-    """How a mark was made, by its shape alone.
+    """How a mark was made, by the shape of its largest connected part alone.
 
     point: at most POINT_PIXELS. disc: its second moment about its centre is at most ROUNDEST times
     that of a disc of its area. scribble: more than LONGEST times. eroded: between.
     """
-    places = np.argwhere(mark)
+    parts, _ = ndimage.label(mark, TOUCHING)
+    largest = int(np.bincount(parts[mark]).argmax()) if mark.any() else 1
+    places = np.argwhere(parts == largest)
     if len(places) <= POINT_PIXELS:
         return "point"
     moment = float(places.var(0).sum()) / (len(places) / (2 * math.pi))

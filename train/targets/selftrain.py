@@ -16,19 +16,22 @@ NO_CUT = 255
 """Of a class whose area is not known."""
 BLEND = 0.5
 """Share of the first target in a target of marks and a cut."""
+TIE = 1e-6
 
 
 def cut(
     probability: NDArray[np.floating],
     marks: NDArray[np.uint8],
     areas: NDArray[np.floating],
+    allowed: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
     """Each class's map cut at its known area: 1 inside, 0 outside, NO_CUT where none is known.
 
     probability: 0..1. marks: as in `Batch.marks`; of a marked class only what is connected to its
     marks counts, and a pixel marked as something else is outside. areas: bounds of each class's
-    share of the image, NaN where unknown; between two bounds the map's own area decides. A pixel
-    belongs to one class at most: that within whose area it ranks first.
+    share of the image, NaN where unknown; between two bounds the map's own area decides. allowed:
+    pixels that each class may have (k, rows, columns), see `boxes_allow`. A pixel belongs to one
+    class at most: that within whose area it ranks first.
     """
     found = np.full(probability.shape, NO_CUT, np.uint8)
     known = [number for number, (_, high) in enumerate(areas) if not math.isnan(high)]
@@ -41,7 +44,10 @@ def cut(
     there = [number for number in known if wanted[number] > 0]
     if not there:
         return found
-    costs = np.stack([_cost(probability[n], marks == n + 1, _other(marks, n)) for n in there])
+    free = [allowed[n] & ((marks == 0) | (marks == n + 1)) for n in there]
+    costs = np.stack(
+        [_cost(probability[n], marks == n + 1, f) for n, f in zip(there, free, strict=True)]
+    )
     sizes = np.array([float(wanted[number]) for number in there])
     found[there] = shares(costs, sizes, reach=2.0) < 1
     return found
@@ -59,31 +65,37 @@ def certainty(probability: NDArray[np.floating], found: NDArray[np.uint8]) -> ND
     return np.where(cut_there, np.where(count > 0, mean, 1.0), 0.0).astype(np.float32)
 
 
-def _other(marks: NDArray[np.uint8], number: int) -> NDArray[np.bool_]:
-    other: NDArray[np.bool_] = (marks != 0) & (marks != number + 1)
-    return other
+def boxes_allow(boxes: NDArray[np.floating], size: int) -> NDArray[np.bool_]:
+    """Pixels (k, size, size) within each class's box, as in `Batch.box`; all without a box."""
+    edges = np.arange(size + 1) / size
+    starts, ends = edges[:-1], edges[1:]
+    rows, columns = (
+        (ends > first[:, None]) & (starts < last[:, None])
+        for first, last in ((boxes[:, 0], boxes[:, 2]), (boxes[:, 1], boxes[:, 3]))
+    )
+    within: NDArray[np.bool_] = rows[:, :, None] & columns[:, None, :]
+    unknown: NDArray[np.bool_] = np.isnan(boxes).any(1)
+    allowed: NDArray[np.bool_] = within | unknown[:, None, None]
+    return allowed
 
 
 def _cost(
-    probability: NDArray[np.floating], mark: NDArray[np.bool_], other: NDArray[np.bool_]
+    probability: NDArray[np.floating], mark: NDArray[np.bool_], free: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """What ranks pixels of a class: lowest where it is surest, infinite where it is excluded.
+    """What ranks pixels of a class: lowest where it is surest, infinite where it may not be.
 
     With a mark, a pixel is as sure as the least sure pixel on the best path from the mark, which
     makes every cut of the ranking connected to the mark; the pixel's own probability breaks ties.
     """
     own = probability.astype(np.float64)
-    own[other] = 0
+    own[~free] = 0
     sure = own
     if mark.any():
         own = np.where(mark, 1.0, own)
         seed = np.where(mark, own, 0.0)
         sure = reconstruction(seed, own, method="dilation")  # type: ignore[no-untyped-call]
     cost = -(sure + TIE * own)
-    return np.where(other, math.inf, cost)
-
-
-TIE = 1e-6
+    return np.where(free, cost, math.inf)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+"""Every preset trains on a table that has its signals, by the front door."""
+
+import csv
+import math
+
+import pytest
+
+from tests.train.conftest import curve_of
+from wsseg.train.config import SelfTraining, TrainConfig
+from wsseg.train.presets import PRESETS
+from wsseg.train.run import train
+
+SIGNALS = {
+    "wsseg": "ratio,marks",
+    "paper": "ratio,marks",
+    "paper-size-only": "ratio",
+    "paper-mark-only": "marks",
+    "size-bounds": "ratio,marks",
+    "log-barrier": "ratio,marks",
+    "area-l2": "ratio,present",
+    "prior-kl": "ratio,marks",
+    "source-free": "ratio",
+    "tags": "present",
+    "boxes": "box",
+    "moments": "ratio,centroid,spread",
+    "scribbles": "marks",
+    "full": "mask",
+}
+
+SETTINGS = {
+    "network": "mobilenet_v2",
+    "size": 32,
+    "batch": 2,
+    "precision": "fp32",
+    "accelerator": "cpu",
+}
+
+
+@pytest.fixture(autouse=True)
+def _without_pictures(monkeypatch):
+    """What is drawn of a run is no matter of its preset, and takes longer than the training."""
+    for name in ("draw_curves", "draw_examples"):
+        monkeypatch.setattr(f"wsseg.train.outputs.{name}", lambda *arguments: None)
+
+
+def test_every_preset_is_tried():
+    assert SIGNALS.keys() == PRESETS.keys()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_trains_on_a_table_with_its_signals(preset, make_blobs, tmp_path, caplog):
+    cases = make_blobs(tmp_path, 5, 1, SIGNALS[preset])
+    config = TrainConfig(**SETTINGS, preset=preset, epochs=1)
+    record = train(cases, tmp_path / "run", config)
+    assert record.preset == preset
+    assert "no training case has labels" not in caplog.text
+    (row,) = curve_of(tmp_path / "run")
+    parts = [row[term.kind] for term in PRESETS[preset]]
+    assert all(math.isfinite(part) for part in parts)
+    assert sum(parts) == pytest.approx(row["total"], rel=1e-5)
+    assert row["total"] != 0
+
+
+def _tag_absent(cases):
+    """The table, with the last case tagged as without the class."""
+    with cases.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    rows[-1][rows[0].index("present")] = "0"
+    with cases.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+def test_one_table_of_every_signal_trains(make_blobs, tmp_path, caplog):
+    known = ["mask", "ratio", "marks", "mask", "box", "present", "ratio,marks", "present"]
+    cases = make_blobs(tmp_path, 8, 1, "ratio,marks,mask,box,present", known)
+    _tag_absent(cases)
+    config = TrainConfig(
+        **SETTINGS,
+        preset="wsseg",
+        epochs=3,
+        self_training=SelfTraining(rounds=2, start=0.3, end=0.6),
+    )
+    record = train(cases, tmp_path / "run", config)
+    assert record.chosen_by == "mask"
+    assert math.isfinite(record.metrics["iou"])
+    assert "no training case has labels" not in caplog.text
+    rows = curve_of(tmp_path / "run")
+    assert len(rows) == 3
+    for row in rows:
+        assert all(math.isfinite(row[term.kind]) for term in PRESETS["wsseg"])
+        assert row["target_cross_entropy"] > 0
+        assert row["target_dice"] > 0
