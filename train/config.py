@@ -90,6 +90,12 @@ class TrainConfig(Frozen):
         return any(term.kind.startswith("target_") for term in self.loss_terms)
 
     @property
+    def reads_shapes(self) -> bool:
+        """Whether any term reads boxes or spreads, which a free rotation would lose."""
+        kinds = [term.kind for term in self.loss_terms]
+        return "spread" in kinds or any(kind.startswith("box_") for kind in kinds)
+
+    @property
     def loss_terms(self) -> tuple[TermConfig, ...]:
         """The terms that the run learns from; empty for a preset that does not exist."""
         return self.terms or PRESETS.get(self.preset, ())

@@ -70,11 +70,10 @@ class Native(NamedTuple):
 class CaseDataset:
     """The checked cases of a split; each is read once and kept at the network's size.
 
-    ratios: definitions that tell which ratios are shares of the whole image (`of_image`, one per
-    class): only those change when the picture shrinks. front: gives channels, window and size.
-    growth: how shape-bearing marks become targets; None leaves all targets without weight. cuts:
-    by position, what self-training found, blended into the targets (see `targets.blend`).
-    A set larger than `cache_bytes` is read from disk each time instead.
+    ratios: tell which ratios are shares of the whole image (`of_image`, one per class): only those
+    change when the picture shrinks. front: channels, window and size. growth: how shape-bearing
+    marks become targets; None: no target has weight. cuts: by position, what self-training found,
+    see `targets.selftrain`. A set above `cache_bytes` is read from disk each time instead.
     """
 
     def __init__(
@@ -131,10 +130,7 @@ class CaseDataset:
         return [place for place, case in enumerate(self.cases) if case.locates]
 
     def areas(self, index: int) -> NDArray[np.floating]:
-        """What bounds each class's share of the image: see `targets.cases.case_areas`.
-
-        NaN for a class whose target is final, as that of a mask is, so that it is not cut.
-        """
+        """Bounds of each class's share of the image, see `case_areas`; NaN for a final target."""
         areas = case_areas(self.cases[index], self._denominators)
         areas[self._compact(index).final.numpy()] = np.nan
         return areas

@@ -39,6 +39,15 @@ class Hints:
         """Whether a rotation by other than quarter turns would lose a box or a spread."""
         return not bool(self.box.isnan().all() and self.spread.isnan().all())
 
+    @property
+    def free(self) -> "Hints":
+        """The hints without boxes and spreads, for terms that read neither."""
+        return replace(
+            self,
+            box=torch.full_like(self.box, UNKNOWN),
+            spread=torch.full_like(self.spread, UNKNOWN),
+        )
+
     def moved(self, change: Change, of_image: Bool[Tensor, " k"]) -> "Hints":
         """The hints of the picture that `augment.apply` makes of this one's, which is a square.
 

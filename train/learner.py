@@ -18,10 +18,10 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.front import Front
 from wsseg.train.networks import Network
 from wsseg.train.objective import Objective
-from wsseg.train.parallel import convert, rank, set_step, world_size
+from wsseg.train.parallel import convert, gathered, rank, set_step, world_size
 from wsseg.train.predictor import Predictor
 from wsseg.train.schedule import average_with, parameter_groups, rate_factor, set_rate
-from wsseg.train.views import draw_view
+from wsseg.train.views import View, draw_view
 
 TOTAL = "total"
 GRADIENT = "gradient"
@@ -100,8 +100,10 @@ class Learner:
             logits, reconstruction = self.module(image)
             return Outputs(logits, reconstruction, teacher=teacher)
         # One pass over both views: batch norm sees them together, and so does DDP.
-        random = np.random.default_rng((self.plan.config.seed, number, rank()))
-        view = draw_view(len(image), random)
+        # Drawn for the whole batch, whatever the number of processes, then this one's part taken.
+        random = np.random.default_rng((self.plan.config.seed, number))
+        count, first = len(image), rank() * len(image)
+        view = View(draw_view(world_size() * count, random).back[first : first + count])
         both = self.front.normalise(torch.cat([batch.image, view.apply(batch.image)]))
         logits, reconstruction = self.module(_laid_out(both))
         here, moved = logits.chunk(2)
@@ -147,7 +149,7 @@ class Learner:
         wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
         if not wrong:
             return
-        suspects = _gathered(self._suspects(outputs, batch))
+        suspects = gathered(self._suspects(outputs, batch))
         shown = ", ".join(map(str, sorted(suspects)))
         raise WssegError(
             f"step {number + 1} of {self.plan.steps}: {', '.join(wrong)} is not a finite number, "
@@ -189,12 +191,3 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 
 def _laid_out(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=torch.channels_last)
-
-
-def _gathered(local: list[int]) -> list[int]:
-    """The lists of all processes, joined."""
-    if world_size() == 1:
-        return local
-    lists: list[list[int]] = [[] for _ in range(world_size())]
-    dist.all_gather_object(lists, local)
-    return [item for part in lists for item in part]

@@ -5,15 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch.distributed as dist
-
 from wsseg.train.batch import Batch
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.evaluate import evaluate, is_due, validation_interval
 from wsseg.train.journal import Course, Journal, row
 from wsseg.train.learner import TOTAL, Learner
-from wsseg.train.metrics import CaseCounts, summarise
-from wsseg.train.parallel import rank, world_size
+from wsseg.train.metrics import summarise
+from wsseg.train.parallel import gathered, rank, world_size
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.ratios import Denominator
 from wsseg.train.retarget import Renewals
@@ -53,14 +51,7 @@ def fit(
             renewals.renew(learner, epoch)
             # Reading processes hold the targets as they were.
             batches = stream(epoch)
-        learner.module.train()
-        sums: Counter[str] = Counter()
-        for step in range(steps):
-            values = learner.step(next(batches), (epoch - 1) * steps + step)
-            sums.update(values)
-            if journal is not None:
-                journal.step(StepReport(epoch, epochs, step + 1, steps, values[TOTAL]))
-        parts = {name: total / steps for name, total in sums.items()}
+        parts = _train_epoch(learner, batches, epoch, journal)
         figures = validate(learner, data, epoch)
         course.choice = update(course.choice, epoch, data.rule, figures)
         rate = learner.plan.config.learning_rate * learner.rate(epoch * steps - 1)
@@ -69,6 +60,22 @@ def fit(
         course.history.append(row(report))
         if journal is not None:
             journal.epoch(learner, course, report)
+
+
+def _train_epoch(
+    learner: Learner, batches: Iterator[Batch], epoch: int, journal: Journal | None
+) -> dict[str, float]:
+    """Take the steps of one epoch; the mean of every part of the objective over them."""
+    epochs = learner.plan.config.epochs
+    steps = learner.plan.steps // epochs
+    learner.module.train()
+    sums: Counter[str] = Counter()
+    for step in range(steps):
+        values = learner.step(next(batches), (epoch - 1) * steps + step)
+        sums.update(values)
+        if journal is not None:
+            journal.step(StepReport(epoch, epochs, step + 1, steps, values[TOTAL]))
+    return {name: total / steps for name, total in sums.items()}
 
 
 def validate(learner: Learner, data: Data, epoch: int) -> dict[str, float]:
@@ -82,12 +89,4 @@ def validate(learner: Learner, data: Data, epoch: int) -> dict[str, float]:
     predictor = learner.predictor()
     mine = range(rank(), len(data.val), world_size())
     counts = evaluate(predictor, data.val, mine, data.denominators, learner.fabric.device)
-    return summarise(sorted(_from_all(counts), key=lambda case: case.row))
-
-
-def _from_all(counts: list[CaseCounts]) -> list[CaseCounts]:
-    if world_size() == 1:
-        return counts
-    parts: list[list[CaseCounts]] = [[] for _ in range(world_size())]
-    dist.all_gather_object(parts, counts)
-    return [case for part in parts for case in part]
+    return summarise(sorted(gathered(counts), key=lambda case: case.row))

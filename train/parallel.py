@@ -5,13 +5,15 @@ Every process must hold the same number of samples, and the loss of a process mu
 its samples, so that averaging gradients over processes gives the gradient of the global mean.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -22,6 +24,15 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process, 0 outside of distributed training."""
     return dist.get_rank() if world_size() > 1 else 0
+
+
+def gathered(local: list[T]) -> list[T]:
+    """The lists of all processes, joined in the order of the processes."""
+    if world_size() == 1:
+        return local
+    parts: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, local)
+    return [item for part in parts for item in part]
 
 
 class _ProcessMean(torch.autograd.Function):

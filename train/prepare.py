@@ -111,11 +111,11 @@ def prepare_learner(
     objective = build_objective(
         config, train.classes, config.ratios, steps=steps, prior=mean_ratios(data)
     )
-    require_evidence(objective, train.cases)
+    require_evidence(objective, train.cases, corrected=config.self_training.rounds > 0)
     network = first_network(data, config, given["channels"])
     if "ratio" in objective.needs:
         # A run that is not told the ratios must not start from them either.
-        set_prior(network, mean_ratios(data))
+        set_prior(network, image_shares(data))
     load_weights(network, config.weights)
     plan = Plan(config, objective, rows=tuple(case.row for case in train.cases), steps=steps)
     return build_learner(fabric, network, build_front(config, given), plan)
@@ -134,21 +134,28 @@ def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
 
 
 def mean_ratios(data: Data) -> tuple[float, ...]:
-    """Mean known share of the image per class in training; NaN where it is not known."""
+    """Mean known ratio per class in training, by its definition; NaN where none is known."""
     means = []
-    for place, denominator in enumerate(data.denominators):
+    for place in range(len(data.denominators)):
         ratios = [case.ratios[place] for case in data.train.cases]
         known = [ratio for ratio in ratios if ratio is not None]
-        means.append(float(np.mean(known)) if known and denominator == "image" else float("nan"))
+        means.append(float(np.mean(known)) if known else float("nan"))
     return tuple(means)
 
 
-def require_evidence(objective: Objective, cases: Sequence[Case]) -> None:
+def image_shares(data: Data) -> tuple[float, ...]:
+    """The mean ratios of classes that are measured over the image; NaN for the others."""
+    means = zip(mean_ratios(data), data.denominators, strict=True)
+    return tuple(mean if below == "image" else float("nan") for mean, below in means)
+
+
+def require_evidence(objective: Objective, cases: Sequence[Case], *, corrected: bool) -> None:
     """Warn of loss terms that no training case has labels for, and where no term wants any.
 
-    WssegError if that leaves no term that learns from labels.
+    corrected: self-training makes targets of known areas. WssegError if no term is left that learns
+    from labels.
     """
-    known = known_fields(cases)
+    known = known_fields(cases, corrected=corrected)
     labelled = [term for term in objective.terms if term.part.labels]
     idle = [term for term in labelled if not term.part.labels & known]
     if not labelled:

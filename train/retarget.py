@@ -3,11 +3,11 @@
 import logging
 import math
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,7 +16,7 @@ from wsseg.imaging.atomic import atomic
 from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset, collate
 from wsseg.train.learner import Learner
-from wsseg.train.parallel import rank, world_size
+from wsseg.train.parallel import gathered, rank, world_size
 from wsseg.train.schedule import renewals
 from wsseg.train.targets.selftrain import NO_CUT, Cut, agreement, boxes_allow, certainty, cut
 
@@ -53,6 +53,9 @@ class Renewals:
         self._agreement = retarget(learner, self._cases)
         if learner.fabric.is_global_zero:
             _save(self._cases.cuts, self._agreement, self._out / FILES.replace("*", str(epoch)))
+        if not self._cases.cuts:
+            log.info("every target is final: none is renewed")
+            return
         log.info(
             "epoch %d begins with targets from the network's own maps of %d cases%s",
             epoch,
@@ -74,7 +77,7 @@ def retarget(learner: Learner, cases: CaseDataset) -> float:
         for index in range(rank(), len(cases), world_size())
         if not np.isnan(cases.areas(index)).all()
     ]
-    found = _from_all(dict(_cuts(learner, cases, mine)))
+    found = dict(sorted(gathered(list(_cuts(learner, cases, mine))), key=itemgetter(0)))
     agreed = [
         agreement(cases.cuts[index].inside, new.inside)
         for index, new in found.items()
@@ -111,14 +114,6 @@ def _maps(learner: Learner, image: Float[Tensor, "b c s s"]) -> NDArray[np.float
         maps = (maps + network(image.flip(3)).logits.sigmoid().flip(3)) / 2
     found: NDArray[np.float32] = maps.cpu().numpy()
     return found
-
-
-def _from_all(mine: Cuts) -> Cuts:
-    if world_size() == 1:
-        return mine
-    parts: list[Cuts] = [{} for _ in range(world_size())]
-    dist.all_gather_object(parts, mine)
-    return {index: found for part in parts for index, found in sorted(part.items())}
 
 
 def _save(cuts: Cuts, agreed: float, path: Path) -> None:

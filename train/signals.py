@@ -1,6 +1,6 @@
 """The kinds of weak signal, which of them a case carries, and what of a batch each one fills."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from wsseg.train.batch import MARKED_BACKGROUND
@@ -23,7 +23,7 @@ Signal = Literal[
 FIELDS: dict[Signal, frozenset[str]] = {
     "ratio": frozenset({"ratio"}),
     "bounds": frozenset({"bounds"}),
-    "present": frozenset({"present", "target"}),
+    "present": frozenset({"present"}),
     "marks": frozenset({"marks", "target"}),
     "points": frozenset({"marks", "target"}),
     "background marks": frozenset({"marks", "target"}),
@@ -61,10 +61,11 @@ def class_signals(case: Case, number: int, marked: Collection[int]) -> frozenset
     return frozenset(signal for signal, given in carried.items() if given)
 
 
-def known_fields(cases: Iterable[Case]) -> frozenset[str]:
+def known_fields(cases: Sequence[Case], *, corrected: bool) -> frozenset[str]:
     """The labels of `Batch` that any of these cases fills for any class.
 
-    No file is opened: a marks file counts as marking a class.
+    corrected: self-training makes a target of an area too. No file is opened: a marks file counts
+    as marking a class.
     """
     carried = {
         signal
@@ -72,4 +73,13 @@ def known_fields(cases: Iterable[Case]) -> frozenset[str]:
         for number in range(1, len(case.ratios) + 1)
         for signal in class_signals(case, number, {number} if case.marks is not None else ())
     }
-    return frozenset[str]().union(*(FIELDS[signal] for signal in carried))
+    fields = frozenset[str]().union(*(FIELDS[signal] for signal in carried))
+    absent = any(_absent(case, place) for case in cases for place in range(len(case.ratios)))
+    taught = absent or (corrected and bool(carried & {"ratio", "bounds"}))
+    return fields | {"target"} if taught else fields
+
+
+def _absent(case: Case, place: int) -> bool:
+    """Whether a case says that a class is not in its picture, which is a target in itself."""
+    region = case.regions[place]
+    return region.present is False or case.ratios[place] == 0 or region.high == 0

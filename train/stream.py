@@ -1,7 +1,7 @@
 """The batches of a run, which depend on seed and epoch and on nothing that happened before."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -27,8 +27,12 @@ class Augmented(Dataset[Sample]):
     def __getitem__(self, place: Place) -> Sample:
         """The case at a position, changed as the epoch changes it, each time otherwise."""
         epoch, position, repeat = place
+        sample = self.cases.item(position)
+        if not self.config.reads_shapes:
+            # What no term reads must not keep the picture from being turned.
+            sample = replace(sample, hints=sample.hints.free)
         return augment(
-            self.cases.item(position),
+            sample,
             self.config.augmentation,
             self.cases.of_image,
             seed=self.config.seed,

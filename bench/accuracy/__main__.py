@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     asked = _parser().parse_args(arguments)
     try:
         wanted = jobs(SCALES[asked.size], _choice(asked))
-        standing = set() if asked.redo else {key_of(row) for row in read_rows(asked.out)}
+        # Rows of other starting weights do not count: their runs are done again.
+        same = [row for row in read_rows(asked.out) if row["weights"] == Path(asked.weights).stem]
+        standing = set() if asked.redo else {key_of(row) for row in same}
         open_jobs = [job for job in wanted if job not in standing]
         print(f"{len(wanted)} runs, {len(wanted) - len(open_jobs)} of them done")
         if asked.dry_run:

@@ -17,7 +17,14 @@ INTRODUCTION = """\
 Written by `python -m bench.accuracy` from `accuracy.csv`, which has a row for every run;
 `accuracy/` has the single images. No arm but full supervision sees a mask, in training or
 validation; every arm keeps its last epoch, and a pixel belongs to a class from probability 0.5 on.
-Arms of one table share data, network, epochs and folds.
+Arms of one table share data, network, starting weights, recipe and epochs; the line above a
+table names folds and seeds. The threshold that training fits is not used here.
+
+The arms named `paper` are the paper's four terms in their better reading: the mark term averaged
+over the mark, not over the image. They start from the same pretrained weights and biases, with the
+same augmentation and schedule as every other arm. Tables state how each mark was made (column
+`mark_kind` of cases.csv). The constants of growing marks (docs/method.md) were chosen looking at
+true masks of an eighth of these lesions, and of a few kidneys and hearts.
 
 - **IoU** (and Dice): per image, averaged over the held-out images that show the class, then over
   the classes. +- is the standard deviation over runs; the interval (95 %) comes from drawing whole
@@ -81,9 +88,11 @@ def _folds(runs: Sequence[Run]) -> str:
     commits = sorted({row["commit"] for _, row in runs})
     machines = sorted({row["machine"] for _, row in runs})
     seeds = sorted({job.seed for job, _ in runs})
+    weights = sorted({row["weights"] for _, row in runs})
     return (
         f"{sum(images.values())} held-out images, folds {_listed(sorted(images))} of 5, seeds "
-        f"{_listed(seeds)}; commits {_listed(commits)}; {'; '.join(machines)}."
+        f"{_listed(seeds)}; starting weights {_listed(weights)}; commits {_listed(commits)}; "
+        f"{'; '.join(machines)}."
     )
 
 

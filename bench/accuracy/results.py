@@ -16,6 +16,7 @@ IMAGES = "accuracy"
 COLUMNS = (
     "dataset", "arm", "marks", "percent", "network", "size", "fold", "seed", "images", "iou_mean",
     "iou_pooled", "dice_mean", "ratio_mae", "epochs", "minutes", "commit", "machine",
+    "weights",
 )  # fmt: skip
 KEY = tuple(field.name for field in fields(Job))
 

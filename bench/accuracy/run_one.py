@@ -57,6 +57,7 @@ def run(task: Task) -> None:
             "minutes": f"{(time.monotonic() - start) / 60:.1f}",
             "commit": commit(),
             "machine": machine(),
+            "weights": task.weights_name,
         },
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from bench.accuracy.jobs import Job
 
@@ -19,6 +20,11 @@ class Task:
     weights: str
     work: str
     out: str
+
+    @property
+    def weights_name(self) -> str:
+        """The starting weights as the table names them: without folder and suffix."""
+        return Path(self.weights).stem
 
     def to_json(self) -> str:
         """One line, for `from_json` in another process."""
