@@ -38,6 +38,7 @@ def row_of(job: Job, iou: float = 0.5) -> dict[str, object]:
         "minutes": 1,
         "commit": "abc",
         "machine": "none",
+        "weights": "none",
     }
 
 
@@ -96,9 +97,9 @@ def started(monkeypatch):
     return names
 
 
-def call(data: Path, out: Path, *more: str) -> None:
+def call(data: Path, out: Path, *more: str, weights: str = "none") -> None:
     asked = ["--data", str(data), "--out", str(out), "--datasets", "busi", "--epochs", "1"]
-    command.main([*asked, "--arms", "full,wsseg-8", *more])
+    command.main([*asked, "--weights", weights, "--arms", "full,wsseg-8", *more])
 
 
 def test_a_rerun_goes_on_where_the_first_stopped(data, tmp_path, started):
@@ -109,6 +110,12 @@ def test_a_rerun_goes_on_where_the_first_stopped(data, tmp_path, started):
     assert len(started) == 1
     call(data, tmp_path, "--redo")
     assert len(started) == 3
+
+
+def test_a_row_of_other_starting_weights_does_not_stand_for_a_run(data, tmp_path, started):
+    finish(tmp_path, Job("busi", "full", "mobilenet_v2", 128, 0, 0, 1))
+    call(data, tmp_path, weights="imagenet")
+    assert len(started) == 2
     assert len(read_rows(tmp_path)) == 2
 
 

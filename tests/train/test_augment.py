@@ -38,6 +38,7 @@ def sample(mask=None, marks=None, index=0, hints=None):
         has_mask=True,
         target=both.float(),
         target_weight=mask.float().expand(2, -1, -1) / 2 + 0.5,
+        final=torch.zeros(2, dtype=torch.bool),
         index=index,
     )
 
@@ -132,11 +133,24 @@ def test_targets_and_weights_move_with_the_mask(rotation, row, column):
     after = apply(Change(degrees=degrees, scale=scale), before, OF_IMAGE)
     # Bilinear against nearest: they differ along the outline alone, and by a share of a pixel.
     outline = 2 * np.pi * 18.0 * scale
-    target, mask = after.target[0], after.mask[0]
-    assert (target - mask.float()).abs().sum() <= 0.5 * outline
-    assert target.sum() == pytest.approx(float(mask.sum()), abs=0.25 * outline)
+    taught, mask = after.target * after.target_weight, after.mask[0]
+    assert (taught[0] - mask.float()).abs().sum() <= 0.5 * outline
+    assert taught[0].sum() == pytest.approx(float(mask.sum()), abs=0.25 * outline)
     # The weight is 1 where the first class is and a half where the second is, before and after.
-    torch.testing.assert_close(after.target_weight[0], target + after.target[1] / 2)
+    torch.testing.assert_close(after.target_weight[0], taught.sum(0))
+
+
+@given(rotation=rotations)
+def test_a_taught_pixel_beside_untaught_ones_keeps_its_target(rotation):
+    degrees, scale = rotation
+    before = sample(WHOLE)
+    alone = torch.zeros_like(before.target_weight)
+    alone[:, 40:42, 50:52] = 1
+    marked = replace(before, target=alone.clone(), target_weight=alone)
+    after = apply(Change(degrees=degrees, scale=scale), marked, OF_IMAGE)
+    there = after.target_weight > 1e-3
+    assert there.any()
+    torch.testing.assert_close(after.target[there], torch.ones(int(there.sum())))
 
 
 def test_the_empty_border_is_not_taught():

@@ -126,15 +126,30 @@ def test_only_a_share_of_the_whole_image_tells_how_far_marks_grow(folder):
     assert cases.item(0).target.mean() < 0.1
 
 
-def test_areas_are_the_ratio_or_its_bounds_and_unknown_beside_a_mask(folder):
+def test_areas_are_the_ratio_or_its_bounds(folder):
     assert dataset(folder, ratios=(0.2,)).areas(0).tolist() == [[0.2, 0.2]]
     bounds = (Region(low=0.1, high=0.3),)
     assert dataset(folder, regions=bounds).areas(0).tolist() == [[0.1, 0.3]]
-    assert dataset(folder, regions=(Region(present=False),)).areas(0).tolist() == [[0, 0]]
+    upper = (Region(high=0.3),)
+    assert dataset(folder, regions=upper).areas(0).tolist() == [[0.0, 0.3]]
     for said in ({}, {"regions": (Region(low=0.1),)}, {"mask": folder / "mask.png"}):
         assert np.isnan(dataset(folder, **said).areas(0)).all()
-    masked = dataset(folder, ratios=(0.2,), mask=folder / "mask.png")
-    assert np.isnan(masked.areas(0)).all()
+
+
+def test_a_target_that_is_final_has_no_area_to_be_cut_at(folder):
+    marks = {"ratios": (0.2,), "marks": folder / "marks.png"}
+    for said, growth, final in (
+        ({"ratios": (0.2,), "mask": folder / "mask.png"}, "straight", True),
+        ({"regions": (Region(present=False),)}, "straight", True),
+        ({"ratios": (0.0,)}, "geodesic", True),
+        (marks | {"regions": (Region(mark_kind="eroded"),)}, "straight", True),
+        (marks | {"regions": (Region(mark_kind="eroded"),)}, "geodesic", False),
+        (marks | {"regions": (Region(mark_kind="disc"),)}, "straight", False),
+        ({"ratios": (0.2,)}, "straight", False),
+    ):
+        cases = dataset(folder, growth=growth, **said)
+        assert cases.item(0).final.tolist() == [final]
+        assert np.isnan(cases.areas(0)).all() == final
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def moved(mask: torch.Tensor, change: Change) -> torch.Tensor:
         has_mask=True,
         target=mask.float(),
         target_weight=mask.float(),
+        final=torch.zeros(len(mask), dtype=torch.bool),
         index=0,
     )
     return apply(change, sample, OF_IMAGE).mask
@@ -131,6 +132,16 @@ def test_a_free_rotation_leaves_no_box_and_no_spread_that_may_be_wrong():
 def test_boxes_and_spreads_are_to_be_kept_upright(region, upright):
     case = Case(row=2, image=Path("a.png"), ratios=(None, None), regions=(Region(), region))
     assert case_hints(case, (8, 8)).upright == upright
+
+
+def test_freed_hints_have_lost_what_a_rotation_would_lose_and_nothing_else():
+    whole = measured(ellipses(0))
+    freed = whole.free
+    assert not freed.upright
+    assert freed.box.isnan().all()
+    assert freed.spread.isnan().all()
+    for field in ("bounds", "present", "centroid"):
+        assert torch.equal(getattr(freed, field), getattr(whole, field))
 
 
 def test_a_row_becomes_shares_of_its_own_frame():

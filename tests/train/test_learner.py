@@ -7,14 +7,16 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
+from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
 from wsseg.train.cases import read_cases
-from wsseg.train.config import TrainConfig
+from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.networks import last_layer
 from wsseg.train.objective import build_objective
 from wsseg.train.prepare import (
     choose_given,
     first_network,
+    image_shares,
     mean_ratios,
     prepare_data,
     prepare_learner,
@@ -153,7 +155,7 @@ def test_first_weights_follow_the_seed_alone(table):
 def test_training_starts_at_the_mean_ratio_where_ratios_are_taught_and_only_there(table):
     data, learner = _prepare(table)
     mean = sum(case.ratios[0] for case in table.part("train")) / 4
-    (found,) = mean_ratios(data)
+    (found,) = image_shares(data)
     assert found == pytest.approx(mean)
     bias = last_layer(learner.network).bias
     assert bias is not None
@@ -183,11 +185,34 @@ def test_terms_without_labels_are_told_and_refused_if_no_other_is_left(
         _prepare(table, CONFIG.model_copy(update={"preset": "full"}))
 
 
+def test_a_mean_ratio_is_of_the_class_s_own_kind_and_only_a_share_of_the_image_starts_it(table):
+    of_foreground = RatioDefinition(name="roi", numerator="roi", denominator="foreground")
+    data, learner = _prepare(table, CONFIG.model_copy(update={"ratios": (of_foreground,)}))
+    (found,) = mean_ratios(data)
+    assert found == pytest.approx(sum(case.ratios[0] for case in table.part("train")) / 4)
+    assert math.isnan(image_shares(data)[0])
+    bias, own = (last_layer(n).bias for n in (learner.network, first_network(data, CONFIG, 1)))
+    assert bias is not None
+    assert own is not None
+    assert torch.equal(bias, own)
+
+
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_a_ratio_alone_is_a_target_only_where_self_training_makes_one_of_it(
+    make_blobs, tmp_path, caplog, rounds
+):
+    table = read_cases(make_blobs(tmp_path, 4, 1, columns="ratio"))
+    settings = SelfTraining(rounds=rounds)
+    _prepare(table, CONFIG.model_copy(update={"preset": "wsseg", "self_training": settings}))
+    idle = "no training case has labels for the terms: target_cross_entropy, target_dice"
+    assert (idle in caplog.text) == (rounds == 0)
+
+
 def test_terms_that_want_no_label_are_allowed_and_told(table, caplog):
     config = CONFIG.model_copy(update={"terms": (RatioPrior(prior=(0.1,)), Entropy())})
     objective = build_objective(config, table.classes, (), steps=1)
     bare = [replace(case, ratios=(None,), marks=None, mask=None) for case in table.part("train")]
-    require_evidence(objective, bare)
+    require_evidence(objective, bare, corrected=True)
     assert "no term learns from the labels of the cases" in caplog.text
 
 

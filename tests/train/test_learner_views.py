@@ -101,7 +101,8 @@ def test_the_second_view_is_answered_in_the_frame_of_the_first(table):
     outputs = Watch(frozenset({"moved"})).step(learner, batch)
     assert outputs.moved is not None
     assert outputs.moved.requires_grad
-    view = draw_view(2, np.random.default_rng((CONFIG.seed, 0, 0)))
+    # Drawn by seed and step.
+    view = draw_view(2, np.random.default_rng((CONFIG.seed, 0)))
     network = _prepare(table)[0].network.train()
     both = learner.front.normalise(torch.cat([batch.image, view.apply(batch.image)]))
     here, there = network(both).logits.chunk(2)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from lightning.fabric import Fabric
 from PIL import Image
 
+from wsseg.imaging.definitions import Window
 from wsseg.train import retarget as room
+from wsseg.train.case import Box, Region
 from wsseg.train.cases import read_cases
 from wsseg.train.config import Augmentation, SelfTraining, TrainConfig
 from wsseg.train.dataset import CaseDataset
@@ -246,12 +248,47 @@ def test_a_second_round_of_an_unchanged_network_agrees_with_the_first(learner, c
     assert retarget(learner, cases) == 1
 
 
-def test_cuts_that_are_empty_in_both_rounds_have_no_agreement(learner, cases, table):
-    absent = [replace(case, ratios=(0.0,), marks=None, mask=None) for case in cases.cases]
-    empty = CaseDataset(absent, table.classes, (), learner.front, growth="straight")
+def _bare(cases, region):
+    """The cases, known by this region alone."""
+    bare = [
+        replace(case, ratios=(None,), marks=None, mask=None, regions=(region,))
+        for case in cases.cases
+    ]
+    front = build_front(CONFIG, {"window": Window().model_dump(), "channels": 1})
+    return CaseDataset(bare, cases.classes, (), front, growth="straight")
+
+
+def test_cuts_that_are_empty_in_both_rounds_have_no_agreement(learner, cases):
+    empty = _bare(cases, Region(low=0.0, high=0.1 / SIZE**2))
     assert math.isnan(retarget(learner, empty))
     assert math.isnan(retarget(learner, empty))
+    assert len(empty.cuts) == len(cases)
     assert not any(bool((found.inside == 1).any()) for found in empty.cuts.values())
+
+
+@pytest.mark.parametrize("region", [Region(present=True), Region(present=False)])
+def test_without_anything_to_cut_a_first_round_is_the_last(learner, cases, tmp_path, region):
+    nothing = _bare(cases, region)
+    rounds = Renewals(nothing, CONFIG, tmp_path, 1)
+    rounds.renew(learner, 4)
+    assert nothing.cuts == {}
+    assert not _due(rounds, 5)
+    assert not _due(Renewals(nothing, CONFIG, tmp_path, 5), 5)
+
+
+def test_a_cut_stays_in_the_box(learner, cases):
+    box = Box(4, 6, 20, 30)
+    boxed = _bare(cases, Region(low=0.05, high=0.1, box=box))
+    retarget(learner, boxed)
+    assert len(boxed.cuts) == len(cases)
+    for place, found in boxed.cuts.items():
+        rows, columns = np.nonzero(found.inside[0].numpy())
+        top, left, bottom, right = (boxed.item(place).hints.box[0] * SIZE).tolist()
+        assert len(rows) > 0
+        assert rows.min() >= math.floor(top)
+        assert rows.max() < math.ceil(bottom)
+        assert columns.min() >= math.floor(left)
+        assert columns.max() < math.ceil(right)
 
 
 def test_two_processes_cut_a_part_each_and_both_get_all(learner, table, monkeypatch):
@@ -259,20 +296,19 @@ def test_two_processes_cut_a_part_each_and_both_get_all(learner, table, monkeypa
     retarget(learner, whole)
     cut_by = {}
     monkeypatch.setattr(room, "world_size", lambda: 2)
-
-    def gather(parts, mine):
-        parts[:] = [cut_by.get(0, mine), cut_by.get(1, mine)]
-        latest.append(mine)
-
-    monkeypatch.setattr(room.dist, "all_gather_object", gather)
     for place in (1, 0):
-        latest = []
+        # Of the processes, the second is heard first, and its part is what the first is sent.
+        def gathered(mine, place=place):
+            cut_by[place] = mine
+            return [*mine, *cut_by[1]] if place == 0 else mine
+
+        monkeypatch.setattr(room, "gathered", gathered)
         monkeypatch.setattr(room, "rank", lambda place=place: place)
         part = _cases(table)
         retarget(learner, part)
-        (cut_by[place],) = latest
-    assert not cut_by[0].keys() & cut_by[1].keys()
-    assert min(len(cut_by[0]), len(cut_by[1])) >= 2
-    assert part.cuts.keys() == whole.cuts.keys()
+    indices = [{index for index, _ in cut_by[place]} for place in (0, 1)]
+    assert not indices[0] & indices[1]
+    assert min(map(len, indices)) >= 2
+    assert list(part.cuts) == sorted(whole.cuts)
     for place, found in whole.cuts.items():
         assert agreement(found.inside, part.cuts[place].inside) > 0.99

@@ -104,6 +104,21 @@ def test_a_case_that_is_repeated_in_an_epoch_is_changed_anew_each_time(cases):
         assert not any(torch.equal(image, other) for other in images[:number])
 
 
+@pytest.mark.parametrize(("preset", "read"), [("wsseg", False), ("boxes", True)])
+def test_a_box_keeps_a_picture_upright_only_where_a_term_reads_boxes(
+    make_blobs, tmp_path, preset, read
+):
+    table = read_cases(make_blobs(tmp_path, 5, 1, "box"))
+    config = CONFIG.model_copy(update={"preset": preset, "epochs": 8})
+    cases = prepare_data(table, config, choose_given(table, config)).train
+    batches = list(stream(cases, config, first=1))
+    assert all(bool(batch.box.isnan().any()) != read for batch in batches)
+    # Around a picture that is shrunk but not turned, the empty border is a frame of straight lines.
+    pictures = torch.cat([batch.image[:, 0] > 0 for batch in batches])
+    upright = [bool((p == p.any(1)[:, None] & p.any(0)[None]).all()) for p in pictures]
+    assert all(upright) == read
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stream_that_is_begun_after_a_renewal_teaches_the_new_targets(cases, workers):
     config = CONFIG.model_copy(update={"workers": workers})
