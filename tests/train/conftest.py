@@ -7,15 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import nibabel
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
 from PIL import Image
 
+from wsseg.train.case import CaseTable
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.label_checks import region_box, region_moments
+from wsseg.train.learner import Learner
+from wsseg.train.loop import Data
+from wsseg.train.prepare import choose_given, prepare_data, prepare_learner
 from wsseg.train.presets import PRESETS
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.record import RunRecord
@@ -147,6 +153,16 @@ class Straight:
     files: list[set[str]]
     moments: list[float]
     untouched: bool
+
+
+def prepared(
+    table: CaseTable, config: TrainConfig, precision: Literal["32-true", "bf16-mixed"] = "32-true"
+) -> tuple[Data, Learner]:
+    """Data and a network that is ready for its first step."""
+    given = choose_given(table, config)
+    data = prepare_data(table, config, given)
+    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    return data, prepare_learner(fabric, data, config, given)
 
 
 @contextmanager

@@ -1,3 +1,5 @@
+"""Changes of a picture keep its ratios true, and move its labels along."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from wsseg.train.hints import empty_hints
 
 SIZE = 96
 OF_IMAGE = torch.tensor([True, False])
+WHOLE = torch.ones(SIZE, SIZE, dtype=torch.bool)
 STILL = Augmentation(
     flip_horizontal=0, shrink=1, contrast=0, brightness=0, noise=0, rotate_degrees=0
 )
@@ -24,7 +27,7 @@ def disc(centre=(50.0, 40.0), radius=20.0, size=SIZE):
     return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 <= radius**2
 
 
-def sample(mask=None, marks=None, index=0, hints=None):
+def sample(mask=None, marks=None, index=0):
     """A case whose target is its mask, and whose weight is 1 in the mask and a half elsewhere."""
     mask = disc() if mask is None else mask
     image = mask.float()[None] * 0.5 + 0.25
@@ -32,7 +35,7 @@ def sample(mask=None, marks=None, index=0, hints=None):
     return Sample(
         image=image,
         ratio=torch.tensor([float(mask.float().mean()), 0.4]),
-        hints=empty_hints(2) if hints is None else hints,
+        hints=empty_hints(2),
         marks=mask.long() if marks is None else marks,
         mask=both,
         has_mask=True,
@@ -41,20 +44,6 @@ def sample(mask=None, marks=None, index=0, hints=None):
         final=torch.zeros(2, dtype=torch.bool),
         index=index,
     )
-
-
-WHOLE = torch.ones(SIZE, SIZE, dtype=torch.bool)
-
-
-def fills_its_box(mask):
-    """Whether a mask is an upright rectangle."""
-    rows, columns = np.nonzero(mask.numpy())
-    return len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-
-
-def boxed():
-    """Hints that a free rotation would spoil."""
-    return replace(empty_hints(2), box=torch.tensor([[0.2, 0.2, 0.6, 0.5], [0.0, 0.0, 0.1, 0.1]]))
 
 
 rotations = st.builds(
@@ -124,67 +113,6 @@ def test_a_shrunk_and_rotated_picture_stays_in_its_frame(degrees):
     after = apply(Change(degrees=degrees, scale=scale), before, OF_IMAGE)
     assert after.mask[0].float().mean() == pytest.approx(scale**2, abs=0.01)
     assert after.ratio[0] == pytest.approx(scale**2)
-
-
-@given(rotation=rotations, row=st.floats(20, 75), column=st.floats(20, 75))
-def test_targets_and_weights_move_with_the_mask(rotation, row, column):
-    degrees, scale = rotation
-    before = sample(disc((row, column), 18.0))
-    after = apply(Change(degrees=degrees, scale=scale), before, OF_IMAGE)
-    # Bilinear against nearest: they differ along the outline alone, and by a share of a pixel.
-    outline = 2 * np.pi * 18.0 * scale
-    taught, mask = after.target * after.target_weight, after.mask[0]
-    assert (taught[0] - mask.float()).abs().sum() <= 0.5 * outline
-    assert taught[0].sum() == pytest.approx(float(mask.sum()), abs=0.25 * outline)
-    # The weight is 1 where the first class is and a half where the second is, before and after.
-    torch.testing.assert_close(after.target_weight[0], taught.sum(0))
-
-
-@given(rotation=rotations)
-def test_a_taught_pixel_beside_untaught_ones_keeps_its_target(rotation):
-    degrees, scale = rotation
-    before = sample(WHOLE)
-    alone = torch.zeros_like(before.target_weight)
-    alone[:, 40:42, 50:52] = 1
-    marked = replace(before, target=alone.clone(), target_weight=alone)
-    after = apply(Change(degrees=degrees, scale=scale), marked, OF_IMAGE)
-    there = after.target_weight > 1e-3
-    assert there.any()
-    torch.testing.assert_close(after.target[there], torch.ones(int(there.sum())))
-
-
-def test_the_empty_border_is_not_taught():
-    before = sample(WHOLE)
-    after = apply(Change(scale=0.5), before, OF_IMAGE)
-    border = torch.ones(SIZE, SIZE, dtype=torch.bool)
-    border[22:-22, 22:-22] = False
-    assert not after.target_weight[:, border].any()
-    assert (after.target_weight[:, 26:-26, 26:-26] == 1).all()
-
-
-@given(epoch=st.integers(1, 1000))
-def test_a_case_with_a_box_is_never_freely_rotated(epoch):
-    settings = Augmentation(rotate_degrees=180, shrink=0.5, turn=0.5)
-    after = augment(sample(WHOLE, hints=boxed()), settings, OF_IMAGE, seed=0, epoch=epoch)
-    # A rotated box would be unknown, see `Hints.moved`.
-    assert not after.hints.box.isnan().any()
-    assert fills_its_box(after.mask[0])
-
-
-def test_a_case_without_a_box_is_rotated_in_some_epochs():
-    settings = Augmentation(rotate_degrees=180, shrink=0.5)
-    seen = [
-        fills_its_box(augment(sample(WHOLE), settings, OF_IMAGE, seed=0, epoch=epoch).mask[0])
-        for epoch in range(20)
-    ]
-    assert 5 <= seen.count(False) <= 15
-
-
-def test_hints_move_with_the_picture():
-    change = Change(flip_horizontal=True, quarter_turns=1, scale=0.6)
-    after = apply(change, sample(hints=boxed()), OF_IMAGE)
-    assert torch.equal(after.hints.box, boxed().moved(change, OF_IMAGE).box)
-    assert not torch.equal(after.hints.box, boxed().box)
 
 
 def test_the_empty_border_is_black_and_not_marked():

@@ -7,14 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lightning.fabric import Fabric
 
+from tests.train.conftest import prepared
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.train.calibrate import AS_GOOD, CANDIDATES, DEFAULT, best_thresholds, fit_thresholds
 from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.networks import last_layer
-from wsseg.train.prepare import choose_given, prepare_data, prepare_learner
 
 CONFIG = TrainConfig(
     network="mobilenet_v2", size=32, epochs=1, batch=2, accelerator="cpu", precision="fp32"
@@ -86,16 +85,9 @@ def table(make_blobs, tmp_path_factory):
     return read_cases(make_blobs(tmp_path_factory.mktemp("blobs"), 6, 1, columns, known))
 
 
-def _prepare(table, config=CONFIG):
-    choice = choose_given(table, config)
-    data = prepare_data(table, config, choice)
-    learner = prepare_learner(Fabric(accelerator="cpu", devices=1), data, config, choice)
-    return learner, data
-
-
 @torch.no_grad()
 def test_thresholds_are_fitted_to_the_training_ratios_of_the_averaged_network(table):
-    learner, data = _prepare(table)
+    data, learner = prepared(table, CONFIG)
     network = learner.predictor().network
     weight, bias = last_layer(network).parameters()
     samples = [data.train.item(place) for place in range(4)]
@@ -114,5 +106,5 @@ def test_thresholds_are_fitted_to_the_training_ratios_of_the_averaged_network(ta
 def test_ratios_of_another_class_or_none_at_all_leave_the_middle(table):
     of_foreground = RatioDefinition(name="roi", numerator="roi", denominator="foreground")
     config = CONFIG.model_copy(update={"ratios": (of_foreground,)})
-    learner, data = _prepare(table, config)
+    data, learner = prepared(table, config)
     assert fit_thresholds(learner, data.train) == (DEFAULT,)

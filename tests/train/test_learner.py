@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from lightning.fabric import Fabric
 
+from tests.train.conftest import prepared
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
 from wsseg.train.cases import read_cases
@@ -18,8 +18,6 @@ from wsseg.train.prepare import (
     first_network,
     image_shares,
     mean_ratios,
-    prepare_data,
-    prepare_learner,
     require_evidence,
 )
 from wsseg.train.stream import stream
@@ -41,11 +39,8 @@ def table(make_blobs, tmp_path_factory):
     return read_cases(make_blobs(tmp_path_factory.mktemp("blobs"), 5, 1))
 
 
-def _prepare(table, config=CONFIG, precision="32-true"):
-    given = choose_given(table, config)
-    data = prepare_data(table, config, given)
-    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    return data, prepare_learner(fabric, data, config, given)
+def _prepare(table, config=CONFIG):
+    return prepared(table, config)
 
 
 def _batches(data, config=CONFIG, first=1):
@@ -66,7 +61,7 @@ def test_a_step_follows_the_gradient_and_moves_the_average_along(table):
 
 
 def test_bfloat16_stays_inside_the_network(table):
-    data, learner = _prepare(table, precision="bf16-mixed")
+    data, learner = prepared(table, CONFIG, "bf16-mixed")
     batch = _batches(data)[0]
     inside: list[torch.dtype] = []
     outside: list[torch.dtype] = []

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
+from tests.train.conftest import prepared
 from wsseg.train.batch import Batch, Outputs
 from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.objective import Objective, Term
-from wsseg.train.prepare import choose_given, prepare_data, prepare_learner
 from wsseg.train.stream import stream
 from wsseg.train.term_config import Equivariance, Size, Teacher
 from wsseg.train.terms.part import Part
@@ -37,9 +36,7 @@ def table(make_blobs, tmp_path_factory):
 
 
 def _prepare(table, config=CONFIG):
-    given = choose_given(table, config)
-    data = prepare_data(table, config, given)
-    learner = prepare_learner(Fabric(accelerator="cpu", devices=1), data, config, given)
+    data, learner = prepared(table, config)
     (batch,) = stream(data.train, config, first=1)
     return learner, batch
 

@@ -27,13 +27,9 @@ SIGNALS = {
     "full": "mask",
 }
 
-SETTINGS = {
-    "network": "mobilenet_v2",
-    "size": 32,
-    "batch": 2,
-    "precision": "fp32",
-    "accelerator": "cpu",
-}
+CONFIG = TrainConfig(
+    network="mobilenet_v2", size=32, epochs=1, batch=2, precision="fp32", accelerator="cpu"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,8 +46,7 @@ def test_every_preset_is_tried():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_trains_on_a_table_with_its_signals(preset, make_blobs, tmp_path, caplog):
     cases = make_blobs(tmp_path, 5, 1, SIGNALS[preset])
-    config = TrainConfig(**SETTINGS, preset=preset, epochs=1)
-    record = train(cases, tmp_path / "run", config)
+    record = train(cases, tmp_path / "run", CONFIG.model_copy(update={"preset": preset}))
     assert record.preset == preset
     assert "no training case has labels" not in caplog.text
     (row,) = curve_of(tmp_path / "run")
@@ -74,12 +69,8 @@ def test_one_table_of_every_signal_trains(make_blobs, tmp_path, caplog):
     known = ["mask", "ratio", "marks", "mask", "box", "present", "ratio,marks", "present"]
     cases = make_blobs(tmp_path, 8, 1, "ratio,marks,mask,box,present", known)
     _tag_absent(cases)
-    config = TrainConfig(
-        **SETTINGS,
-        preset="wsseg",
-        epochs=3,
-        self_training=SelfTraining(rounds=2, start=0.3, end=0.6),
-    )
+    rounds = SelfTraining(rounds=2, start=0.3, end=0.6)
+    config = CONFIG.model_copy(update={"preset": "wsseg", "epochs": 3, "self_training": rounds})
     record = train(cases, tmp_path / "run", config)
     assert record.chosen_by == "mask"
     assert math.isfinite(record.metrics["iou"])

@@ -1,4 +1,4 @@
-"""Rounds of self-training: when they happen, what they cut, and what is kept of them."""
+"""What a round of self-training cuts out of the averaged network's maps."""
 
 import math
 from dataclasses import replace
@@ -6,22 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from lightning.fabric import Fabric
 from PIL import Image
 
+from tests.train.conftest import prepared
 from wsseg.imaging.definitions import Window
 from wsseg.train import retarget as room
 from wsseg.train.case import Box, Region
 from wsseg.train.cases import read_cases
-from wsseg.train.config import Augmentation, SelfTraining, TrainConfig
+from wsseg.train.config import Augmentation, TrainConfig
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.networks import last_layer
-from wsseg.train.prepare import build_front, choose_given, prepare_data, prepare_learner
-from wsseg.train.retarget import SETTLED, Renewals, remove_cuts, retarget
-from wsseg.train.schedule import renewals
-from wsseg.train.targets.selftrain import NO_CUT, Cut, agreement
+from wsseg.train.prepare import build_front, choose_given
+from wsseg.train.retarget import retarget
+from wsseg.train.targets.selftrain import agreement
 
 SIZE = 32
 CONFIG = TrainConfig(
@@ -32,9 +29,7 @@ CONFIG = TrainConfig(
     batch=2,
     accelerator="cpu",
     precision="fp32",
-    self_training=SelfTraining(rounds=3, start=0.3, end=0.7),
 )
-ROUNDS = [4, 6, 8]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +42,10 @@ def table(make_blobs, tmp_path_factory):
 @pytest.fixture(scope="module")
 def learner(table):
     """A learner whose averaged network's maps are uneven, as if it had learnt something."""
-    learner, data = _prepare(table)
+    data, learner = prepared(table, CONFIG)
     network = learner.predictor().network
     with torch.no_grad():
-        images = torch.stack([data.item(place).image for place in range(len(data))])
+        images = torch.stack([data.train.item(place).image for place in range(len(data.train))])
         logits = network(learner.front.normalise(images)).logits
         weight, bias = last_layer(network).parameters()
         weight.mul_(2 / logits.std())
@@ -58,138 +53,14 @@ def learner(table):
     return learner
 
 
-def _prepare(table, config=CONFIG):
-    given = choose_given(table, config)
-    data = prepare_data(table, config, given)
-    learner = prepare_learner(Fabric(accelerator="cpu", devices=1), data, config, given)
-    return learner, data.train
-
-
 @pytest.fixture
 def cases(table):
     return _cases(table)
 
 
-def _cases(table, growth="straight"):
+def _cases(table):
     front = build_front(CONFIG, choose_given(table, CONFIG))
-    return CaseDataset(table.part("train"), table.classes, (), front, growth=growth)
-
-
-def _found(*values):
-    """In place of `retarget`: rounds whose agreement is told, without a network."""
-    told = iter(values)
-    return lambda learner, cases: next(told)
-
-
-def _due(rounds, first=1):
-    return [epoch for epoch in range(first, CONFIG.epochs + 1) if rounds.due(epoch)]
-
-
-def test_rounds_are_due_at_the_epochs_of_the_schedule(cases, tmp_path):
-    assert sorted(renewals(CONFIG.self_training, CONFIG.epochs)) == ROUNDS
-    assert _due(Renewals(cases, CONFIG, tmp_path, 1)) == ROUNDS
-
-
-def test_nothing_is_renewed_where_no_target_is_learnt(table, cases, tmp_path):
-    for preset in ("paper", "full"):
-        config = CONFIG.model_copy(update={"preset": preset})
-        assert not _due(Renewals(cases, config, tmp_path, 1))
-    assert not _due(Renewals(_cases(table, growth=None), CONFIG, tmp_path, 1))
-    none = CONFIG.model_copy(update={"self_training": SelfTraining(rounds=0)})
-    assert not _due(Renewals(cases, none, tmp_path, 1))
-
-
-@pytest.mark.parametrize(
-    ("second", "later"), [(SETTLED - 0.01, [8]), (SETTLED, []), (1.0, []), (math.nan, [8])]
-)
-def test_rounds_stop_once_two_agree(learner, cases, tmp_path, monkeypatch, second, later):
-    monkeypatch.setattr(room, "retarget", _found(math.nan, second))
-    rounds = Renewals(cases, CONFIG, tmp_path, 1)
-    rounds.renew(learner, 4)
-    assert _due(rounds, 5) == [6, 8]
-    rounds.renew(learner, 6)
-    assert _due(rounds, 7) == later
-    # A run that is resumed knows it as well.
-    assert _due(Renewals(cases, CONFIG, tmp_path, 7), 7) == later
-    # One that trains the sixth epoch again does not know of the round before it.
-    assert _due(Renewals(cases, CONFIG, tmp_path, 6), 6) == [6, 8]
-
-
-def _random_cuts(seed, count, classes, shape):
-    random = np.random.default_rng(seed)
-    cuts = {}
-    for place in random.permutation(3 * count)[:count].tolist():
-        inside = random.integers(0, 2, (classes, *shape)).astype(np.uint8)
-        inside[random.random(classes) < 0.3] = NO_CUT
-        sure = torch.from_numpy(random.random(classes).astype(np.float32))
-        cuts[place] = Cut(torch.from_numpy(inside), sure)
-    return cuts
-
-
-def _same(cuts, others):
-    assert cuts.keys() == others.keys()
-    for place, found in cuts.items():
-        assert torch.equal(found.inside, others[place].inside)
-        assert torch.equal(found.certainty, others[place].certainty)
-
-
-@given(
-    seed=st.integers(0, 99),
-    count=st.integers(0, 4),
-    classes=st.integers(1, 3),
-    shape=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-)
-def test_cuts_are_read_back_as_they_were_kept(
-    learner, table, tmp_path_factory, seed, count, classes, shape
-):
-    folder, cuts = tmp_path_factory.mktemp("run"), _random_cuts(seed, count, classes, shape)
-    cases, later = _cases(table), _cases(table)
-    rounds = Renewals(cases, CONFIG, folder, 1)
-
-    def found(learner, cases):
-        cases.cuts = cuts
-        return 0.5
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "retarget", found)
-        rounds.renew(learner, 4)
-    assert [path.name for path in folder.iterdir()] == ["cuts-4.npz"]
-    Renewals(later, CONFIG, folder, 5)
-    _same(later.cuts, cuts)
-    # The fourth epoch, trained again, begins with the targets before it.
-    Renewals(later, CONFIG, folder, 4)
-    assert later.cuts == {}
-
-
-def test_the_newest_cuts_before_an_epoch_are_taken_up_again(learner, cases, tmp_path, monkeypatch):
-    rounds, kept = Renewals(cases, CONFIG, tmp_path, 1), {}
-    for epoch in (4, 6, 10):
-        kept[epoch] = _random_cuts(epoch, 2, 1, (4, 4))
-
-        def found(learner, cases, epoch=epoch):
-            cases.cuts = kept[epoch]
-            return math.nan
-
-        monkeypatch.setattr(room, "retarget", found)
-        rounds.renew(learner, epoch)
-    for first, newest in ((5, 4), (6, 4), (7, 6), (10, 6), (11, 10)):
-        Renewals(cases, CONFIG, tmp_path, first)
-        _same(cases.cuts, kept[newest])
-
-
-def test_a_run_that_learns_no_targets_takes_up_no_cuts(learner, cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "retarget", _found(math.nan))
-    Renewals(cases, CONFIG, tmp_path, 1).renew(learner, 4)
-    cases.cuts = _random_cuts(0, 2, 1, (4, 4))
-    Renewals(cases, CONFIG.model_copy(update={"preset": "paper"}), tmp_path, 5)
-    assert cases.cuts == {}
-
-
-def test_nothing_but_the_cuts_is_removed(tmp_path):
-    for name in ("cuts-2.npz", "cuts-13.npz", "samples.npz", "run.json"):
-        (tmp_path / name).write_text("")
-    remove_cuts(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"samples.npz", "run.json"}
+    return CaseDataset(table.part("train"), table.classes, (), front, growth="straight")
 
 
 def test_cases_of_known_area_are_cut_at_it_and_no_others(learner, cases):
@@ -264,16 +135,6 @@ def test_cuts_that_are_empty_in_both_rounds_have_no_agreement(learner, cases):
     assert math.isnan(retarget(learner, empty))
     assert len(empty.cuts) == len(cases)
     assert not any(bool((found.inside == 1).any()) for found in empty.cuts.values())
-
-
-@pytest.mark.parametrize("region", [Region(present=True), Region(present=False)])
-def test_without_anything_to_cut_a_first_round_is_the_last(learner, cases, tmp_path, region):
-    nothing = _bare(cases, region)
-    rounds = Renewals(nothing, CONFIG, tmp_path, 1)
-    rounds.renew(learner, 4)
-    assert nothing.cuts == {}
-    assert not _due(rounds, 5)
-    assert not _due(Renewals(nothing, CONFIG, tmp_path, 5), 5)
 
 
 def test_a_cut_stays_in_the_box(learner, cases):

@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from wsseg.train.augment import augment
 from wsseg.train.batch import Batch
 from wsseg.train.cases import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
@@ -104,19 +105,31 @@ def test_a_case_that_is_repeated_in_an_epoch_is_changed_anew_each_time(cases):
         assert not any(torch.equal(image, other) for other in images[:number])
 
 
-@pytest.mark.parametrize(("preset", "read"), [("wsseg", False), ("boxes", True)])
-def test_a_box_keeps_a_picture_upright_only_where_a_term_reads_boxes(
-    make_blobs, tmp_path, preset, read
+@pytest.mark.parametrize(
+    ("preset", "column", "upright"),
+    [
+        ("wsseg", "box", False),
+        ("boxes", "box", True),
+        ("moments", "spread", True),
+        ("moments", "centroid", False),
+        ("boxes", "ratio", False),
+    ],
+)
+def test_a_box_or_a_spread_keeps_a_picture_upright_only_where_a_term_reads_it(
+    make_blobs, tmp_path, monkeypatch, preset, column, upright
 ):
-    table = read_cases(make_blobs(tmp_path, 5, 1, "box"))
-    config = CONFIG.model_copy(update={"preset": preset, "epochs": 8})
+    table = read_cases(make_blobs(tmp_path, 5, 1, column))
+    config = CONFIG.model_copy(update={"preset": preset})
     cases = prepare_data(table, config, choose_given(table, config)).train
-    batches = list(stream(cases, config, first=1))
-    assert all(bool(batch.box.isnan().any()) != read for batch in batches)
-    # Around a picture that is shrunk but not turned, the empty border is a frame of straight lines.
-    pictures = torch.cat([batch.image[:, 0] > 0 for batch in batches])
-    upright = [bool((p == p.any(1)[:, None] & p.any(0)[None]).all()) for p in pictures]
-    assert all(upright) == read
+    seen: list[bool] = []
+
+    def spy(sample, *settings, **place):
+        seen.append(sample.hints.upright)
+        return augment(sample, *settings, **place)
+
+    monkeypatch.setattr("wsseg.train.stream.augment", spy)
+    list(stream(cases, config, first=4))
+    assert seen == [upright] * 4
 
 
 @pytest.mark.parametrize("workers", [0, 1])
