@@ -12,8 +12,10 @@ from tests.train.conftest import prepared
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.train.calibrate import AS_GOOD, CANDIDATES, DEFAULT, best_thresholds, fit_thresholds
 from wsseg.train.cases import read_cases
+from wsseg.train.checkpoint import load_run
 from wsseg.train.config import TrainConfig
 from wsseg.train.networks import last_layer
+from wsseg.train.run import train
 
 CONFIG = TrainConfig(
     network="mobilenet_v2", size=32, epochs=1, batch=2, accelerator="cpu", precision="fp32"
@@ -86,25 +88,37 @@ def table(make_blobs, tmp_path_factory):
 
 
 @torch.no_grad()
-def test_thresholds_are_fitted_to_the_training_ratios_of_the_averaged_network(table):
-    data, learner = prepared(table, CONFIG)
-    network = learner.predictor().network
-    weight, bias = last_layer(network).parameters()
+def _known_at(data, learner, limit):
+    """Spread the network's maps over both sides of the middle, and let cases know the ratio that
+    their map has from `limit` on."""
+    weight, bias = last_layer(learner.predictor().network).parameters()
     samples = [data.train.item(place) for place in range(4)]
     images = learner.front.normalise(torch.stack([sample.image for sample in samples]))
-    logits = network(images).logits
-    # Maps that spread over both sides of the middle, and ratios that they have from 0.6 on.
+    logits = learner.predictor().network(images).logits
     weight.mul_(2 / logits.std())
     bias.copy_((bias - logits.mean()) * 2 / logits.std())
-    maps = network(images).logits.sigmoid()
-    for case, one in zip(samples, maps, strict=True):
-        kept = data.train.item(case.index)
-        kept.ratio.fill_((one >= 0.6).float().mean())
+    maps = learner.predictor().network(images).logits.sigmoid()
+    for sample, one in zip(samples, maps, strict=True):
+        sample.ratio.fill_((one >= limit).float().mean())
+
+
+def test_thresholds_are_fitted_to_the_training_ratios_of_the_averaged_network(table):
+    data, learner = prepared(table, CONFIG)
+    _known_at(data, learner, 0.6)
     assert fit_thresholds(learner, data.train) == (0.6,)
 
 
-def test_ratios_of_another_class_or_none_at_all_leave_the_middle(table):
+def test_ratios_of_another_denominator_leave_the_middle(table):
     of_foreground = RatioDefinition(name="roi", numerator="roi", denominator="foreground")
     config = CONFIG.model_copy(update={"ratios": (of_foreground,)})
     data, learner = prepared(table, config)
+    _known_at(data, learner, 0.6)
     assert fit_thresholds(learner, data.train) == (DEFAULT,)
+
+
+def test_a_record_carries_the_thresholds_that_were_fitted(table, tmp_path, monkeypatch):
+    for name in ("draw_curves", "draw_examples"):
+        monkeypatch.setattr(f"wsseg.train.outputs.{name}", lambda *arguments: None)
+    monkeypatch.setattr("wsseg.train.outputs.fit_thresholds", lambda learner, cases: (0.38,))
+    assert train(table.path, tmp_path / "run", CONFIG).thresholds == (0.38,)
+    assert load_run(tmp_path / "run").record.thresholds == (0.38,)

@@ -90,6 +90,13 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_curve_and_weights(
     _assert_same_run(out, straight.out)
 
 
+def test_reading_processes_change_nothing_not_even_when_targets_are_renewed(
+    straight, partly_marked, tmp_path
+):
+    train(partly_marked, tmp_path, CONFIG.model_copy(update={"workers": 1}))
+    _assert_same_run(tmp_path, straight.out)
+
+
 def test_an_interrupted_run_keeps_its_last_whole_epoch(straight, partly_marked, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(partly_marked, tmp_path, CONFIG, on_step=_interrupt_at(2))
