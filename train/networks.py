@@ -184,9 +184,9 @@ def _torchvision(build: Callable[..., DeepLabV3], classes: int) -> tuple[nn.Modu
 
 
 def _mobilenet_v2(classes: int) -> tuple[nn.Module, nn.Module, int]:
-    # DeepLabV3+ rather than V3: pyramid at stride 16, logits at stride 4. On a CPU a step takes a
-    # third of the time of stride 8 without a decoder, and 32 x 32 logits of a 128 pixel picture
-    # can draw small organs that 16 x 16 ones cannot.
+    # DeepLabV3+ rather than V3: pyramid at stride 16, logits at stride 4. A step is
+    # cheaper than at stride 8 without a decoder, and 32 x 32 logits of a 128 pixel picture can draw
+    # small organs that 16 x 16 ones cannot.
     features = mobilenet_v2(weights=None).features
     _dilate(features, V2_FIFTH_STRIDE, V2_LAST + 1)
     names = {V2_FINE: "fine", V2_MIDDLE: "middle", V2_AUXILIARY: "aux", V2_LAST: "out"}

@@ -10,29 +10,15 @@ from PIL import Image
 from tests.serve.conftest import (
     LEVELS,
     SOFTNESS,
-    failures,
     rows,
     run,
-    threshold_graph,
     write_model,
-    write_pictures,
-    write_volume,
 )
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.errors import WssegError
-from wsseg.serve.engine import EngineError
-from wsseg.serve.infer import infer
-from wsseg.serve.infer_options import InferOptions
+from tests.serve.recovery import BOTH, recover, smooth, write_scans
 from wsseg.serve.onnx_engine import OnnxEngine
 from wsseg.serve.recovered_rows import is_far
-from wsseg.serve.report import recovered_paths
 from wsseg.serve.rows import RecoveredRow, columns
 
-BOTH = (
-    RatioDefinition(name="bright", numerator="bright"),
-    RatioDefinition(name="brightest", numerator="brightest"),
-    RatioDefinition(name="share", numerator="brightest", denominator="bright"),
-)
 CONTRACT = (
     *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice"),
     *("ratio_name", "class_name", "known_ratio", "predicted_ratio", "pixels", "image_pixels"),
@@ -47,31 +33,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "model", ratios=BOTH)
 
 
-def smooth(seed: int, shape: tuple[int, int] = (24, 40)) -> np.ndarray:
-    """Grey values whose probabilities differ in float32; the same value now and then."""
-    random = np.random.default_rng(seed)
-    return random.normal(145, 20, shape).clip(100, 190).round().astype(np.uint8)
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Pictures 0.png to 3.png, and a volume of three slices."""
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for seed in range(4):
-        Image.fromarray(smooth(seed)).save(folder / f"{seed}.png")
-    write_volume(folder / "volume.nii.gz", np.stack([smooth(seed) for seed in range(4, 7)]))
-    return folder
-
-
-def recover(model: Path, folder: Path, text: str, *inputs: Path, **options):
-    """A run with this known table; its summary, its table and the folder of its masks."""
-    (folder / "known.csv").write_text(text, encoding="utf-8")
-    report = folder / "out" / "ratios.csv"
-    options = {"known_ratios": folder / "known.csv"} | options
-    summary = run(model, report, *inputs, **options)
-    table, masks = recovered_paths(report)
-    return summary, rows(table), masks
+    return write_scans(tmp_path / "scans")
 
 
 def most_probable(pixels: np.ndarray, count: int) -> np.ndarray:
@@ -189,134 +154,3 @@ def test_a_known_ratio_far_from_the_measured_one_is_flagged(
 )
 def test_far_is_more_than_half_of_the_known_ratio_away(known: float, predicted: float, far: bool):
     assert is_far(known, predicted) == far
-
-
-def test_rows_that_fit_no_slice_are_failures_and_the_others_are_recovered(
-    model: Path, pictures: Path, tmp_path: Path
-):
-    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
-    text = (
-        "source,slice,ratio:bright\nelsewhere.png,,0.1\n0.png,,0.1\nbroken.png,,0.1\n"
-        "volume.nii.gz,,0.1\nvolume.nii.gz,3,0.1\n"
-    )
-    summary, (row,), _ = recover(model, tmp_path, text, pictures)
-    told = failures(tmp_path / "out" / "ratios.csv")[1:]
-    assert [(failure["source"], failure["reason"]) for failure in told] == [
-        ("elsewhere.png", "known_no_source"),
-        ("broken.png", "known_not_measured"),
-        ("volume.nii.gz", "known_several_slices"),
-        ("volume.nii.gz", "known_no_slice"),
-    ]
-    assert all(failure["message"].startswith("known.csv, line ") for failure in told)
-    assert row["source"] == "0.png"
-    assert (summary.exit_code, summary.failed, summary.recovered) == (8, 5, 1)
-
-
-def test_a_slice_that_the_engine_cannot_compute_recovers_nothing_and_says_so(
-    model: Path, pictures: Path, tmp_path: Path, monkeypatch
-):
-    def failing(*_):
-        raise EngineError("CUDA out of memory")
-
-    monkeypatch.setattr(OnnxEngine, "with_probability", failing)
-    text = "source,ratio:bright\n0.png,0.3\n"
-    summary, table, masks = recover(model, tmp_path, text, pictures)
-    reasons = [failure["reason"] for failure in failures(tmp_path / "out" / "ratios.csv")]
-    assert (table, reasons) == ([], ["engine", "known_not_measured"])
-    assert list(masks.iterdir()) == []
-    assert (summary.exit_code, summary.scans) == (8, 4)
-
-
-def test_a_file_name_alone_will_do_where_it_is_the_only_one(model: Path, tmp_path: Path):
-    for folder in ("siteA", "siteB"):
-        write_pictures(tmp_path / folder, 1)
-    Image.fromarray(smooth(0)).save(tmp_path / "siteB" / "only.png")
-    inputs = (tmp_path / "siteA", tmp_path / "siteB")
-    text = "source,ratio:bright\nonly.png,0.3\nsiteA/000.png,0.2\n"
-    _, table, _ = recover(model, tmp_path, text, *inputs)
-    assert [row["source"] for row in table] == ["siteA/000.png", "siteB/only.png"]
-    with pytest.raises(WssegError, match="line 2: 2 files are called so: give the path"):
-        recover(model, tmp_path, "source,ratio:bright\n000.png,0.3\n", *inputs)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "source,ratio:bright\n0.png,30\n",
-        "source,ratio:share\n0.png,0.3\n",
-        "source,ratio:bright\n0.png,0.3\n0.png,0.2\n",
-    ],
-)
-def test_a_faulty_table_ends_the_run_before_it_begins(
-    model: Path, pictures: Path, tmp_path: Path, text: str, monkeypatch
-):
-    monkeypatch.setattr("wsseg.serve.pipeline.read", lambda _: pytest.fail("a scan was read"))
-    with pytest.raises(WssegError, match=r"known\.csv, line") as error:
-        recover(model, tmp_path, text, pictures)
-    assert error.value.exit_code == 2
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_model_exported_without_probability_says_to_export_it_again(
-    pictures: Path, tmp_path: Path
-):
-    old = write_model(tmp_path / "old", threshold_graph(probability=False), ratios=BOTH)
-    with pytest.raises(WssegError, match="run wsseg-export again") as error:
-        recover(old, tmp_path, "source,ratio:bright\n0.png,0.3\n", pictures)
-    assert "\n" not in str(error.value)
-    assert run(old, tmp_path / "ratios.csv", pictures).exit_code == 0
-
-
-def test_recovered_masks_are_written_neither_among_the_inputs_nor_among_measured_ones(
-    model: Path, pictures: Path, tmp_path: Path
-):
-    (tmp_path / "known.csv").write_text("source,ratio:bright\n0.png,0.3\n")
-    known = {"known_ratios": tmp_path / "known.csv"}
-    with pytest.raises(WssegError, match="another place for the report, beside which it lies"):
-        run(model, pictures / "ratios.csv", pictures, **known)
-    with pytest.raises(WssegError, match="choose another for the rest"):
-        run(model, tmp_path / "r.csv", pictures, masks=tmp_path / "r.recovered", **known)
-
-
-def test_an_interrupted_run_leaves_no_table_of_recovered_masks(
-    model: Path, pictures: Path, tmp_path: Path
-):
-    def interrupt(done: int, *_):
-        if done > 2:
-            raise KeyboardInterrupt
-
-    (tmp_path / "known.csv").write_text("source,ratio:bright\n0.png,0.3\n")
-    report = tmp_path / "out" / "ratios.csv"
-    options = InferOptions(
-        model=model, report=report, device="cpu", batch=1, known_ratios=tmp_path / "known.csv"
-    )
-    with pytest.raises(KeyboardInterrupt):
-        infer([pictures], options, on_progress=interrupt)
-    assert [path.name for path in report.parent.iterdir()] == ["ratios.recovered"]
-
-
-def test_a_recovered_mask_that_cannot_be_written_is_told(
-    model: Path, pictures: Path, tmp_path: Path, monkeypatch
-):
-    def failing(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("wsseg.serve.pipeline.write_labels", failing)
-    text = "source,ratio:bright\n0.png,0.3\n"
-    summary, _, _ = recover(model, tmp_path, text, pictures)
-    (told,) = failures(tmp_path / "out" / "ratios.csv")
-    assert (told["source"], told["reason"], summary.exit_code) == ("0.png", "not_written", 8)
-    assert "No space left on device" in told["message"]
-
-
-def test_the_recovered_table_has_the_format_of_the_report(
-    model: Path, pictures: Path, tmp_path: Path
-):
-    (tmp_path / "known.csv").write_text("source,ratio:bright\n0.png,0.3\n")
-    report = tmp_path / "out" / "r.jsonl"
-    run(model, report, pictures, known_ratios=tmp_path / "known.csv")
-    assert recovered_paths(report)[0].read_text().count("\n") == 1
-    assert recovered_paths(report) == (
-        report.with_name("r.recovered.jsonl"),
-        report.with_name("r.recovered"),
-    )
