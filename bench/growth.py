@@ -20,7 +20,8 @@ from wsseg.train.targets import growth
 
 EVERY = 8
 PERCENT = 8.0
-COSTS = (3.0, 10.0, 30.0)
+COSTS = ((3.0, 0.0), (10.0, 0.0), (30.0, 0.0), (10.0, 1.0), (10.0, 2.0), (10.0, 3.0))
+"""Of a step over a strong edge, and of one on ground unlike the mark's."""
 Mask = NDArray[np.bool_]
 Marker = Callable[[Mask, int], Mask]
 
@@ -63,17 +64,15 @@ def overlap(cost: NDArray[np.floating], region: Mask) -> float:
 
 
 def row(data: Path, name: str, mark: Marker) -> list[float]:
-    """Mean IoU of growing straight, and along edges at each of COSTS."""
+    """Mean IoU of growing straight, and along the image at each of COSTS."""
     found = []
     for number, (image, region) in enumerate(pictures(data, name)):
         seed, free = mark(region, number), np.ones(region.shape, bool)
-        edges, area = growth.edge_strength(image), 1.1 * float(region.sum())
+        edges, area = growth.edge_strength(image), float(region.sum())
         costs = [growth.straight_cost(seed, free)]
-        # Edges scaled instead of the constant: the cost of a step is 1 + EDGE_COST * edge.
-        costs += [
-            growth.geodesic_cost(edges * (cost / growth.EDGE_COST), seed, free, area)
-            for cost in COSTS
-        ]
+        for growth.EDGE_COST, growth.UNLIKE_COST in COSTS:
+            steps = growth.step_cost(image, edges, seed, area)
+            costs.append(growth.geodesic_cost(steps, seed, free, 1.1 * area))
         found.append([overlap(cost, region) for cost in costs])
     means: list[float] = np.mean(found, 0).tolist()
     return means
@@ -81,7 +80,11 @@ def row(data: Path, name: str, mark: Marker) -> list[float]:
 
 def main(data: Path) -> None:
     """Print the table."""
-    print("| data | mark | straight | " + " | ".join(f"cost {cost:g}" for cost in COSTS) + " |")
+    print(
+        "| data | mark | straight | "
+        + " | ".join(f"{edge:g}, {unlike:g}" for edge, unlike in COSTS)
+        + " |"
+    )
     print("|---|---|---|" + "---|" * len(COSTS))
     for name, mark in MARKS.items():
         print(

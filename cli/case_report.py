@@ -39,7 +39,7 @@ class Carried:
 
 
 def check_cases(path: Path, *, ratios: Sequence[str], picture: Path | None) -> None:
-    """Check a table and print what it can teach; draw some of its cases where asked to.
+    """Check a table and print what it can teach; draw some training cases where asked to.
 
     ratios: definitions as on the command line.
     """
@@ -53,7 +53,7 @@ def check_cases(path: Path, *, ratios: Sequence[str], picture: Path | None) -> N
     if picture is not None:
         from wsseg.train.preview import target_preview
 
-        shown = [(each.case, each.signals) for each in carried]
+        shown = [(each.case, each.signals) for each in carried if each.case.split == "train"]
         draw_cases(shown, table.classes, picture, target_preview(table, definitions))
 
 

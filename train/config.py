@@ -53,7 +53,8 @@ class TrainConfig(Frozen):
     processes together. window None: chosen from the training images. weights: none, imagenet,
     coco, or the path of a safetensors file. select: how the best epoch is told, see `select.py`.
     growth: how marks that bear a region's shape become targets; auto looks at the images, see
-    `targets.kind.choose_growth`.
+    `targets.kind.choose_growth`. guess: whether cases that do not say where a class is may begin
+    with a guess from its area, see `targets.guess`.
     """
 
     preset: str = "wsseg"
@@ -82,6 +83,7 @@ class TrainConfig(Frozen):
     select: Literal["auto", "mask", "weak", "last"] = "auto"
     augmentation: Augmentation = Augmentation()
     growth: Literal["auto", "straight", "geodesic"] = "auto"
+    guess: bool = True
     self_training: SelfTraining = SelfTraining()
 
     @property

@@ -30,6 +30,7 @@ from wsseg.train.targets.cases import (
     mask_lesson,
 )
 from wsseg.train.targets.evidence import Evidence
+from wsseg.train.targets.guess import Guess
 from wsseg.train.targets.kind import Growth
 from wsseg.train.targets.selftrain import Cut, blend
 
@@ -44,7 +45,8 @@ READERS = 4
 class Sample:
     """One case at the network's size; the fields mean what they mean in `Batch`.
 
-    mask: all False where has_mask is False. final: classes whose target self-training leaves.
+    mask: all False where has_mask is False. final, guessed: classes whose target self-training
+    leaves, and replaces.
     """
 
     image: Float[Tensor, "c s s"]
@@ -56,6 +58,7 @@ class Sample:
     target: Shaped[Tensor, "k s s"]
     target_weight: Shaped[Tensor, "k s s"]
     final: Bool[Tensor, " k"]
+    guessed: Bool[Tensor, " k"]
     index: int
 
 
@@ -73,7 +76,8 @@ class CaseDataset:
     ratios: tell which ratios are shares of the whole image (`of_image`, one per class): only those
     change when the picture shrinks. front: channels, window and size. growth: how shape-bearing
     marks become targets; None: no target has weight. cuts: by position, what self-training found,
-    see `targets.selftrain`. A set above `cache_bytes` is read from disk each time instead.
+    see `targets.selftrain`. guesses: by position, where classes may lie that no case locates, to be
+    set before a case is read. A set above `cache_bytes` is read from disk each time instead.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class CaseDataset:
         self.classes = classes
         self.growth = growth
         self.cuts: dict[int, Cut] = {}
+        self.guesses: dict[int, tuple[Guess | None, ...]] = {}
         self._denominators = class_denominators(classes, ratios)
         self.of_image = torch.tensor([below == "image" for below in self._denominators])
         self._front = front
@@ -115,7 +120,7 @@ class CaseDataset:
         kept = self._compact(index)
         target, weight = kept.target.float() / FULL, kept.target_weight.float() / FULL
         if index in self.cuts:
-            target, weight = blend(target, weight, self.cuts[index])
+            target, weight = blend(target, weight, kept.guessed, self.cuts[index])
         return replace(
             kept,
             image=kept.image.float(),
@@ -139,12 +144,13 @@ class CaseDataset:
         """What is known of one case, on the grid that its target is grown on."""
         case = self.cases[index]
         raw = _read_image(case, self._front.channels)
-        return self._evidence(case, raw, _read_marks(case, raw.shape[1:]))
+        return self._evidence(index, raw, _read_marks(case, raw.shape[1:]))
 
-    def _evidence(self, case: Case, raw: NDArray[np.float32], marks: NDArray[np.uint8]) -> Evidence:
+    def _evidence(self, index: int, raw: NDArray[np.float32], marks: NDArray[np.uint8]) -> Evidence:
         with torch.no_grad():
             image = self._front.windowed(torch.from_numpy(raw)[None])[0].numpy()
-        return case_evidence(case, image, marks, self._denominators)
+        guessed = self.guesses.get(index, ())
+        return case_evidence(self.cases[index], image, marks, self._denominators, guessed)
 
     def native(self, index: int) -> Native:
         """One case at its raw grid, read from disk each time."""
@@ -174,7 +180,7 @@ class CaseDataset:
         full = _read_mask(case, classes)
         mask = np.zeros((classes, size, size), bool) if full is None else shrink_mask(full, size)
         marks = _read_marks(case, raw.shape[1:])
-        taught = self._lesson(case, raw, marks, full)
+        taught = self._lesson(index, raw, marks, full)
         ratio = [float("nan") if ratio is None else ratio for ratio in case.ratios]
         return Sample(
             # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
@@ -187,12 +193,13 @@ class CaseDataset:
             target=torch.from_numpy(taught.inside),
             target_weight=torch.from_numpy(taught.weight),
             final=torch.from_numpy(taught.final),
+            guessed=torch.from_numpy(taught.guessed),
             index=index,
         )
 
     def _lesson(
         self,
-        case: Case,
+        index: int,
         raw: NDArray[np.float32],
         marks: NDArray[np.uint8],
         full: NDArray[np.bool_] | None,
@@ -201,10 +208,11 @@ class CaseDataset:
         size, classes = self._front.size, len(self.classes)
         if self.growth is None:
             nothing = np.zeros((classes, size, size), np.uint8)
-            return Lesson(nothing, nothing, np.ones(classes, bool))
+            every = np.ones(classes, bool)
+            return Lesson(nothing, nothing, every, ~every)
         if full is not None:
             return mask_lesson(full, size)
-        return grown(self._evidence(case, raw, marks), self.growth, size)
+        return grown(self._evidence(index, raw, marks), self.growth, size)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -15,6 +15,7 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.evaluate import weakly_labelled
 from wsseg.train.front import Front
+from wsseg.train.guessing import guess_places
 from wsseg.train.learner import Learner, Plan, build_learner
 from wsseg.train.loop import Data
 from wsseg.train.networks import Network, build_network, set_prior
@@ -72,12 +73,22 @@ def build_front(config: TrainConfig, given: dict[str, Any]) -> Front:
     return Front(Window.model_validate(given["window"]), config.size, given["channels"])
 
 
+def teaching_cases(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> CaseDataset:
+    """The training cases, with the targets that they begin with."""
+    front = build_front(config, given)
+    cases = table.part("train")
+    data = CaseDataset(cases, table.classes, config.ratios, front, growth=given["growth"])
+    if data.growth is not None and config.guess:
+        data.guesses = guess_places(data)
+    return data
+
+
 def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Data:
     """The cases to train on, in memory where they fit, and those to judge by."""
     train, val = table.part("train"), table.part("val")
     front = build_front(config, given)
     data = Data(
-        train=CaseDataset(train, table.classes, config.ratios, front, growth=given["growth"]),
+        train=teaching_cases(table, config, given),
         val=CaseDataset(val, table.classes, config.ratios, front),
         denominators=class_denominators(table.classes, config.ratios),
         rule=choose_rule(

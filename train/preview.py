@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.config import TrainConfig
-from wsseg.train.dataset import CaseDataset
-from wsseg.train.prepare import build_front, choose_given
+from wsseg.train.prepare import choose_given, teaching_cases
 
 SIDE = 256
 
@@ -19,15 +18,16 @@ def target_preview(
 ) -> Callable[[Case], NDArray[np.float32]]:
     """A function from a training case to its first target (k, SIDE, SIDE), 0..1.
 
-    NaN where nothing is taught. How marks grow is chosen from the table, as a training would.
+    NaN where nothing is taught. How marks grow, and where unmarked classes may lie, is chosen from
+    the table, as a training would.
     """
     config = TrainConfig(preset="wsseg", size=SIDE, ratios=ratios)
     given = choose_given(table, config)
-    front = build_front(config, given)
+    data = teaching_cases(table, config, given)
+    places = {case.row: place for place, case in enumerate(data.cases)}
 
     def target(case: Case) -> NDArray[np.float32]:
-        data = CaseDataset([case], table.classes, ratios, front, growth=given["growth"])
-        sample = data.item(0)
+        sample = data.item(places[case.row])
         taught: NDArray[np.float32] = sample.target.numpy()
         return np.where(sample.target_weight.numpy() > 0, taught, np.nan).astype(np.float32)
 

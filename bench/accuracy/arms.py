@@ -20,6 +20,7 @@ REMOVED: Mapping[str, Mapping[str, Any]] = {
     "self-training": {"self_training": {"rounds": 0}},
     "size": {"terms": [{"kind": "target_cross_entropy"}, {"kind": "target_dice"}]},
     "dice": {"terms": [{"kind": "target_cross_entropy"}, {"kind": "size_kl"}]},
+    "guess": {"guess": False},
     "repeats": {"self_training": {"located": 0.0, "located_later": 0.0}},
 }
 """Settings that take one part away from the method, for the ablation."""
@@ -86,8 +87,8 @@ ABLATED = ("wsseg-8", "wsseg-disc-8", "wsseg-share-10")
 ARMS |= {
     f"{name}-no-{part}": replace(ARMS[name], without=part)
     for name, part in product(ABLATED, REMOVED)
-    # Where every image is marked, none is repeated.
-    if part != "repeats" or ARMS[name].share < 100
+    # Where every image is marked, none is guessed at or repeated.
+    if part not in {"guess", "repeats"} or ARMS[name].share < 100
 }
 MAIN = (
     "full",

@@ -42,6 +42,7 @@ def sample(mask=None, marks=None, index=0):
         target=both.float(),
         target_weight=mask.float().expand(2, -1, -1) / 2 + 0.5,
         final=torch.zeros(2, dtype=torch.bool),
+        guessed=torch.zeros(2, dtype=torch.bool),
         index=index,
     )
 

@@ -48,6 +48,7 @@ def moved(mask: torch.Tensor, change: Change) -> torch.Tensor:
         target=mask.float(),
         target_weight=mask.float(),
         final=torch.zeros(len(mask), dtype=torch.bool),
+        guessed=torch.zeros(len(mask), dtype=torch.bool),
         index=0,
     )
     return apply(change, sample, OF_IMAGE).mask

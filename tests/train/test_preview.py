@@ -26,3 +26,11 @@ def test_the_first_targets_are_shown_and_what_is_not_taught_is_unknown(make_blob
     assert np.isnan(area).all()
     assert 0 < np.isfinite(marks).mean() < 0.2
     assert np.isfinite(mask).all()
+
+
+def test_what_is_guessed_of_an_area_is_shown(make_blobs, tmp_path):
+    table = read_cases(make_blobs(tmp_path, 30, 1, known=["ratio"] * 30))
+    shown = target_preview(table, ())
+    guessed = [shown(case) for case in table.part("train")]
+    assert all(np.isfinite(target).all() for target in guessed)
+    assert np.mean([np.nanmean(target) for target in guessed]) > 0.01

@@ -52,7 +52,7 @@ def test_what_is_not_taught_does_not_dilute_what_is() -> None:
     inside = np.zeros((1, 4, 4), bool)
     weight = np.zeros((1, 4, 4), np.float32)
     inside[0, 0, 0], weight[0, 0, 0] = True, 1.0
-    taught = lesson(Target(inside, weight, np.array([False])), 2)
+    taught = lesson(Target(inside, weight, np.array([False]), np.array([False])), 2)
     assert taught.inside[0, 0, 0] == 255
     assert taught.weight[0, 0, 0] == pytest.approx(255 / 4, abs=1)
 

@@ -10,6 +10,7 @@ from wsseg.train.targets.growth import (
     geodesic_cost,
     rank,
     shares,
+    step_cost,
     straight_cost,
 )
 
@@ -45,9 +46,10 @@ def test_a_geodesic_growth_stops_at_the_edge_of_what_it_was_marked_in() -> None:
     region = np.zeros((64, 64), bool)
     region[10:50, 20:30] = True
     mark = disc(15, 25, 2)
-    edges = edge_strength(region.astype(np.float32))
+    image = region.astype(np.float32)
     area = float(region.sum())
-    along = shares(geodesic_cost(edges, mark, FREE, 1.6 * area)[None], np.array([area]), 1.6)[0] < 1
+    steps = step_cost(image, edge_strength(image), mark, area)
+    along = shares(geodesic_cost(steps, mark, FREE, 1.6 * area)[None], np.array([area]), 1.6)[0] < 1
     straight = shares(straight_cost(mark, FREE)[None], np.array([area]), 1.6)[0] < 1
     assert iou(along, region) > 0.85
     assert iou(straight, region) < 0.6
@@ -56,25 +58,39 @@ def test_a_geodesic_growth_stops_at_the_edge_of_what_it_was_marked_in() -> None:
 def test_growth_does_not_enter_what_is_not_allowed() -> None:
     allowed = FREE.copy()
     allowed[:, 32:] = False
-    mark, edges = disc(32, 28, 2), np.zeros((64, 64), np.float32)
-    for cost in (straight_cost(mark, allowed), geodesic_cost(edges, mark, allowed, 4096.0)):
+    mark, even = disc(32, 28, 2), np.ones((64, 64), np.float32)
+    for cost in (straight_cost(mark, allowed), geodesic_cost(even, mark, allowed, 4096.0)):
         grown = shares(cost[None], np.array([1500.0]), 1.0)[0] < 1
         assert grown.sum() == 1500
         assert not grown[:, 32:].any()
 
 
-def test_a_geodesic_cost_ignores_how_bright_the_picture_is() -> None:
+def test_growth_follows_what_looks_like_the_mark_where_no_edge_stops_it() -> None:
+    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
+    mark, area = disc(32, 32, 2), 600.0
+    none = np.zeros((64, 64), np.float32)
+    steps = step_cost(ramp, none, mark, area)
+    rows, columns = np.nonzero(
+        shares(geodesic_cost(steps, mark, FREE, area)[None], np.array([area]), 1.0)[0] < 1
+    )
+    assert np.ptp(rows) > 1.2 * np.ptp(columns)
+
+
+def test_the_cost_of_a_step_ignores_how_bright_the_picture_is() -> None:
     random = np.random.default_rng(0)
     image = random.random((64, 64)).astype(np.float32)
-    assert np.allclose(edge_strength(image), edge_strength(40 * image + 7), atol=1e-3)
+    mark = disc(32, 32, 4)
+    dim, bright = (step_cost(i, edge_strength(i), mark, 400.0) for i in (image, 40 * image + 7))
+    assert np.allclose(dim, bright, rtol=1e-3)
 
 
 def test_a_flat_picture_has_no_edges_and_grows_round() -> None:
-    edges = edge_strength(np.full((64, 64), 0.3, np.float32))
+    flat = np.full((64, 64), 0.3, np.float32)
+    edges = edge_strength(flat)
     assert not edges.any()
     mark = np.zeros((64, 64), bool)
     mark[32, 32] = True
-    cost = geodesic_cost(edges, mark, FREE, 900.0)
+    cost = geodesic_cost(step_cost(flat, edges, mark, 700.0), mark, FREE, 900.0)
     assert iou(shares(cost[None], np.array([700.0]), 1.0)[0] < 1, disc(32, 32, 15)) > 0.85
 
 

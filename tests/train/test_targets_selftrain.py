@@ -100,15 +100,23 @@ def test_blending_keeps_half_of_the_first_target_and_teaches_the_untaught() -> N
     target = torch.tensor([[[1.0, 0.0, 0.0]]])
     weight = torch.tensor([[[0.5, 1.0, 0.0]]])
     found = Cut(torch.tensor([[[0, 0, 1]]], dtype=torch.uint8), torch.tensor([0.7]))
-    inside, sure = blend(target, weight, found)
+    inside, sure = blend(target, weight, torch.tensor([False]), found)
     assert inside.flatten().tolist() == [0.5, 0.0, 1.0]
     assert sure.flatten().tolist() == pytest.approx([1.0, 1.0, 0.7])
+
+
+def test_a_guessed_class_is_taught_its_cut_alone_by_its_certainty() -> None:
+    target, weight = torch.tensor([[[1.0, 0.0]]] * 2), torch.tensor([[[0.5, 0.5]]] * 2)
+    found = Cut(torch.tensor([[[0, 1]]] * 2, dtype=torch.uint8), torch.tensor([0.25, 0.75]))
+    inside, sure = blend(target, weight, torch.tensor([True, False]), found)
+    assert inside.tolist() == [[[0.0, 1.0]], [[0.5, 0.5]]]
+    assert sure.tolist() == [[[0.25, 0.25]], [[1.0, 1.0]]]
 
 
 def test_blending_leaves_what_is_not_cut() -> None:
     target, weight = torch.rand(1, 4, 4), torch.rand(1, 4, 4)
     none = Cut(torch.full((1, 4, 4), NO_CUT, dtype=torch.uint8), torch.zeros(1))
-    inside, sure = blend(target, weight, none)
+    inside, sure = blend(target, weight, torch.tensor([False]), none)
     assert torch.equal(inside, target)
     assert torch.equal(sure, weight)
 

@@ -13,6 +13,7 @@ from wsseg.train.targets.growth import (
     edge_strength,
     geodesic_cost,
     shares,
+    step_cost,
     straight_cost,
 )
 from wsseg.train.targets.kind import BorderEvidence, Growth, border_evidence
@@ -41,6 +42,7 @@ def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
         target.inside[number] = np.where(stated, target.inside[number], inside)
         target.weight[number] = np.where(stated, 1.0, weight)
         target.final[number] = seed.growth == "straight"
+    _guess(target, evidence, set(found))
     return target
 
 
@@ -51,7 +53,8 @@ def evidence_of_borders(evidence: Evidence) -> list[BorderEvidence]:
         if seed.growth != "straight":
             continue
         free, area = allowed(evidence, number), _pixels(seed)
-        costs = (straight_cost(seed.mark, free), geodesic_cost(edges, seed.mark, free, area))
+        steps = step_cost(evidence.image, edges, seed.mark, area)
+        costs = (straight_cost(seed.mark, free), geodesic_cost(steps, seed.mark, free, area))
         straight, geodesic = (shares(cost[None], np.array([area]), 1.0)[0] < 1 for cost in costs)
         case = border_evidence(edges, seed.mark, straight, geodesic)
         found += [case] if case is not None else []
@@ -65,6 +68,7 @@ def _stated(evidence: Evidence) -> Target:
         np.zeros((classes, *shape), bool),
         np.zeros((classes, *shape), np.float32),
         evidence.areas[:, 1] == 0,
+        np.zeros(classes, bool),
     )
     for number, box in enumerate(evidence.boxes):
         mark = evidence.marks == number + 1
@@ -75,6 +79,20 @@ def _stated(evidence: Evidence) -> Target:
         if target.final[number]:
             target.weight[number] = 1
     return target
+
+
+def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
+    """Teach classes that nothing locates where they may lie; no pixel that two of them want."""
+    for number, guess in enumerate(evidence.guesses):
+        if guess is None or number in grown or target.final[number]:
+            continue
+        free = allowed(evidence, number) & (target.weight[number] == 0)
+        drawn = guess.blob.draw(evidence.marks.shape)
+        target.inside[number] |= drawn & free
+        target.weight[number] = np.where(free, guess.certainty, target.weight[number])
+        target.guessed[number] = True
+    contested = target.inside[target.guessed].sum(0) > 1
+    target.weight[target.guessed] *= ~contested
 
 
 def _pixels(seed: Seed) -> float:
@@ -94,7 +112,9 @@ def _grown(evidence: Evidence, found: dict[int, Seed]) -> Iterable[NDArray[np.fl
         if seed.growth == "straight":
             costs.append(straight_cost(seed.mark, free))
         else:
-            costs.append(geodesic_cost(edges, seed.mark, free, farthest * _pixels(seed)))
+            area = _pixels(seed)
+            steps = step_cost(evidence.image, edges, seed.mark, area)
+            costs.append(geodesic_cost(steps, seed.mark, free, farthest * area))
     return shares(np.stack(costs), np.array([_pixels(seed) for seed in found.values()]), reach)
 
 

@@ -12,6 +12,7 @@ from wsseg.train.coverage import area_mean, shrink_marks
 from wsseg.train.ratios import Denominator
 from wsseg.train.targets.build import evidence_of_borders, first_target
 from wsseg.train.targets.evidence import Evidence, Target
+from wsseg.train.targets.guess import Guess
 from wsseg.train.targets.kind import Growth, choose_growth
 
 LONGEST_SIDE = 256
@@ -34,6 +35,7 @@ def case_evidence(
     image: NDArray[np.floating],
     marks: NDArray[np.uint8],
     denominators: tuple[Denominator, ...],
+    guesses: tuple[Guess | None, ...] = (),
 ) -> Evidence:
     """What is known of a case, on the grid of its growth. image: 0..1, at its own resolution.
 
@@ -47,6 +49,7 @@ def case_evidence(
         boxes=tuple(_box(region.box, original, shape) for region in case.regions),
         located=tuple(_located(case, marks, place) for place in range(len(case.ratios))),
         kinds=tuple(region.mark_kind for region in case.regions),
+        guesses=guesses,
     )
 
 
@@ -66,11 +69,12 @@ def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Lesson:
-    """A `Target` on the network's grid: inside and weight in 255ths, and what is final (k)."""
+    """A `Target` on the network's grid: inside and weight in 255ths, final and guessed (k)."""
 
     inside: NDArray[np.uint8]
     weight: NDArray[np.uint8]
     final: NDArray[np.bool_]
+    guessed: NDArray[np.bool_]
 
 
 def lesson(target: Target, size: int) -> Lesson:
@@ -82,13 +86,13 @@ def lesson(target: Target, size: int) -> Lesson:
     weight = _shrunk(target.weight, size)
     sure = _shrunk(target.weight * target.inside, size)
     inside = np.divide(sure, weight, out=np.zeros_like(sure), where=weight > 0)
-    return Lesson(_in_255ths(inside), _in_255ths(weight), target.final)
+    return Lesson(_in_255ths(inside), _in_255ths(weight), target.final, target.guessed)
 
 
 def mask_lesson(mask: NDArray[np.bool_], size: int) -> Lesson:
     """A full mask as a target that is sure everywhere."""
     every = np.ones(len(mask), bool)
-    return lesson(Target(mask, np.ones(mask.shape, np.float32), every), size)
+    return lesson(Target(mask, np.ones(mask.shape, np.float32), every, ~every), size)
 
 
 def growth_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> Growth:

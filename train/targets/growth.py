@@ -10,7 +10,13 @@ from skimage.graph import MCP_Geometric
 EDGE_COST = 10.0
 """Cost of a step over a strong edge, next to 1 on even ground. Of 3, 10 and 30 the best for discs
 and points on lesions in ultrasound, and for kidneys in CT (see docs/method.md)."""
+UNLIKE_COST = 2.0
+"""Cost of a step where the image is one standard deviation from what the mark covers."""
 SMOOTHING_PIXELS = 1.5
+LIKENESS_PIXELS = 1.0
+"""Smoothing of the image before it is compared with the mark."""
+NEAR_RADII = 1.5
+"""How far around a mark the image tells what a large deviation is, in radii of the region."""
 STRONG_EDGE_PERCENTILE = 95
 ROUNDS = 10
 """Of matching areas between classes; more change nothing."""
@@ -24,20 +30,40 @@ def straight_cost(mark: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArra
     return np.where(allowed | mark, distance, math.inf)
 
 
-def geodesic_cost(
+def step_cost(
+    image: NDArray[np.floating],
     edges: NDArray[np.floating],
+    mark: NDArray[np.bool_],
+    area: float,
+) -> NDArray[np.floating]:
+    """What a step on each pixel costs a growth from the mark: 1 on even ground like the mark's.
+
+    1 + EDGE_COST e + UNLIKE_COST |I - m| / s for the edge strength e (`edge_strength`), the
+    smoothed image I, its median m over the mark and its standard deviation s around the mark. area:
+    of the region, pixels.
+    """
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), LIKENESS_PIXELS)
+    around = straight_cost(mark, np.ones_like(mark)) < NEAR_RADII * math.sqrt(area / math.pi)
+    spread = float(smooth[around | mark].std())
+    unlike = np.abs(smooth - np.median(smooth[mark])) / (spread if spread > 0 else 1.0)
+    cost: NDArray[np.floating] = 1 + EDGE_COST * edges + UNLIKE_COST * unlike
+    return cost
+
+
+def geodesic_cost(
+    steps: NDArray[np.floating],
     mark: NDArray[np.bool_],
     allowed: NDArray[np.bool_],
     area: float,
 ) -> NDArray[np.floating]:
-    """Cost of the cheapest path from the mark, a step costing 1 + EDGE_COST * edge strength.
+    """Cost of the cheapest path from the mark.
 
-    edges: strength, 1 at a strong edge (see `edge_strength`). area: pixels that are reached before
-    the search stops; what lies beyond, and what is not allowed, is infinite. Source: geodesic
-    distance on image gradients, Criminisi et al., "GeoS", ECCV 2008, cut at a known area.
+    steps: cost of a step on each pixel, see `step_cost`. area: pixels that are reached before the
+    search stops; what lies beyond, and what is not allowed, is infinite. Source: geodesic distance
+    on image gradients, Criminisi et al., "GeoS", ECCV 2008, cut at a known area.
     """
     # A negative cost is what the search takes for a wall.
-    costs = np.where(allowed | mark, 1 + EDGE_COST * edges, -1.0)
+    costs = np.where(allowed | mark, steps, -1.0)
     share = min(1.0, (area + 1) / mark.size)
     paths = MCP_Geometric(costs)
     # Paths begin at the rim: the search looks at each start in turn, and the inside costs nothing.

@@ -13,8 +13,9 @@ BOX_SHARE = 0.7
 """Share of its box that a region covers: pi / 4 for an ellipse, less for most others."""
 BOX_CORE = 0.08
 """Share of a box, around its centre, that stands for a mark where there is none."""
-DOUBT: dict[Growth, float] = {"straight": 0.15, "geodesic": 0.4}
-"""Half width of the border's band of doubt, as a share of the area."""
+DOUBT: dict[Growth, float] = {"straight": 0.0, "geodesic": 0.4}
+"""Half width of the border's band of doubt, as a share of the area. A border that the shape of a
+mark tells errs to both sides alike, and is taught as it is."""
 
 
 @dataclass(frozen=True)

@@ -107,14 +107,18 @@ class Cut:
 
 
 def blend(
-    target: Float[Tensor, "k h w"], weight: Float[Tensor, "k h w"], found: Cut
+    target: Float[Tensor, "k h w"],
+    weight: Float[Tensor, "k h w"],
+    guessed: Bool[Tensor, " k"],
+    found: Cut,
 ) -> tuple[Float[Tensor, "k h w"], Float[Tensor, "k h w"]]:
     """Target and weight after self-training, from the first ones and a cut.
 
     Where the first target taught a pixel, the mean of the two, BLEND of it the first, is taught
-    with full weight; elsewhere the cut alone, with its certainty. What is not cut stays as it was.
+    with full weight; elsewhere, and where that target was guessed, the cut alone, with its
+    certainty. What is not cut stays as it was.
     """
-    cut_there, first = found.inside != NO_CUT, weight > 0
+    cut_there, first = found.inside != NO_CUT, (weight > 0) & ~guessed[:, None, None]
     inside = found.inside.to(target.dtype)
     taught = torch.where(first, BLEND * target + (1 - BLEND) * inside, inside)
     sure = torch.where(first, 1.0, found.certainty.to(weight.dtype)[:, None, None])

@@ -1,0 +1,169 @@
+"""Guessed places in training cases that are read from files."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wsseg.imaging.definitions import Window
+from wsseg.train.case import Case, Region
+from wsseg.train.dataset import CaseDataset
+from wsseg.train.front import Front
+from wsseg.train.guessing import guess_places
+
+ROWS, COLUMNS = 60, 80
+SIZE = 32
+COUNT = 24
+
+
+def disc(row: float, column: float, radius: float) -> np.ndarray:
+    rows, columns = np.indices((ROWS, COLUMNS))
+    inside: np.ndarray = (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+    return inside
+
+
+def places() -> list[tuple[float, float, float]]:
+    """Row, column and radius of each case's region."""
+    random = np.random.default_rng(0)
+    low, high = (18, 18, 6), (42, 62, 14)
+    return [tuple(random.uniform(low, high)) for _ in range(COUNT)]
+
+
+def save(path: Path, array: np.ndarray) -> Path:
+    Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def case_list(folder: Path, marked: Sequence[int] = (), sign: int = -1) -> list[Case]:
+    """Cases of dark (or bright) regions of known area, some with a small mark in the middle."""
+    random = np.random.default_rng(1)
+    cases = []
+    for number, place in enumerate(places()):
+        region = disc(*place)
+        grey = random.normal(120, 20, region.shape) + sign * 70 * region
+        mark = disc(*place[:2], 3)
+        cases.append(
+            Case(
+                row=number + 2,
+                image=save(folder / f"i{number}.png", grey),
+                ratios=(float(region.mean()),),
+                marks=save(folder / f"w{number}.png", mark) if number in marked else None,
+            )
+        )
+    return cases
+
+
+def dataset(cases: Sequence[Case], *classes: str) -> CaseDataset:
+    return CaseDataset(cases, classes or ("roi",), (), Front(Window(), SIZE, 1), growth="straight")
+
+
+def others(cases: Sequence[Case]) -> list[Case]:
+    """The same pictures, each with the area of another one."""
+    order = np.random.default_rng(0).permutation(len(cases))
+    return [
+        Case(row=case.row, image=case.image, marks=case.marks, ratios=cases[other].ratios)
+        for case, other in zip(cases, order, strict=True)
+    ]
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+@pytest.mark.parametrize(("sign", "word"), [(-1, "darker"), (1, "brighter")])
+def test_cases_that_say_no_place_begin_at_their_regions(
+    tmp_path: Path, sign: int, word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    marked = (2, 5)
+    with caplog.at_level(logging.INFO, "wsseg.train"):
+        found = guess_places(dataset(case_list(tmp_path, marked, sign)))
+    unmarked = [number for number in range(COUNT) if number not in marked]
+    assert set(unmarked) <= set(found)
+    overlaps = []
+    for number in unmarked:
+        (guess,) = found[number]
+        assert guess is not None
+        overlaps.append(overlap(guess.blob.draw((ROWS, COLUMNS)), disc(*places()[number])))
+    assert np.mean(overlaps) > 0.8
+    assert word in caplog.text
+    assert f"{len(unmarked)} cases" in caplog.text
+
+
+def test_a_guess_is_taught_until_the_network_knows_better(tmp_path: Path) -> None:
+    cases = dataset(case_list(tmp_path, marked=(2,)))
+    cases.guesses = guess_places(cases)
+    (guess,) = cases.guesses[0]
+    assert guess is not None
+    taught, marked = cases.item(0), cases.item(2)
+    assert taught.guessed.tolist() == [True]
+    assert taught.target.mean() == pytest.approx(cases.cases[0].ratios[0], rel=0.1)
+    assert taught.target_weight.numpy() == pytest.approx(guess.certainty, abs=1 / 255)
+    # Its area is still what self-training cuts at.
+    assert cases.areas(0)[0, 0] == cases.cases[0].ratios[0]
+    assert marked.guessed.tolist() == [False]
+    assert marked.target_weight.max() == 1
+
+
+def test_nothing_is_guessed_where_every_case_is_marked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "wsseg.train"):
+        assert guess_places(dataset(case_list(tmp_path, marked=range(COUNT)))) == {}
+    assert not caplog.records
+
+
+def test_unmarked_cases_without_an_area_ask_for_no_guess(tmp_path: Path) -> None:
+    cases = case_list(tmp_path, marked=range(1, COUNT))
+    cases[0] = Case(row=2, image=cases[0].image, ratios=(None,))
+    assert guess_places(dataset(cases)) == {}
+
+
+def test_a_class_that_nothing_locates_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "wsseg.train"):
+        assert guess_places(dataset(others(case_list(tmp_path)), "fat")) == {}
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "no case says where fat is" in record.getMessage()
+
+
+def test_marks_in_some_cases_are_warning_enough(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "wsseg.train"):
+        assert guess_places(dataset(others(case_list(tmp_path, marked=(2, 5))))) == {}
+    assert not caplog.records
+
+
+def test_of_two_classes_the_one_that_is_no_blob_is_not_guessed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = case_list(tmp_path)
+    both = [
+        Case(row=case.row, image=case.image, ratios=(case.ratios[0], other.ratios[0]))
+        for case, other in zip(cases, others(cases), strict=True)
+    ]
+    with caplog.at_level(logging.WARNING, "wsseg.train"):
+        found = guess_places(dataset(both, "cyst", "fat"))
+    assert set(found) == set(range(COUNT))
+    assert all(cyst is not None and fat is None for cyst, fat in found.values())
+    assert "where fat is" in caplog.text
+    assert "cyst" not in caplog.text
+
+
+def test_an_area_known_by_bounds_is_not_exact_enough(tmp_path: Path) -> None:
+    loose = [
+        Case(
+            row=case.row,
+            image=case.image,
+            ratios=(None,),
+            regions=(Region(low=0.01, high=0.2),),
+        )
+        for case in case_list(tmp_path)[:4]
+    ]
+    found = guess_places(dataset(case_list(tmp_path)[4:] + loose))
+    assert set(found) == set(range(COUNT - 4))

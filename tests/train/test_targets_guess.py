@@ -1,0 +1,112 @@
+"""What a data set's areas and pictures say of where a class may lie."""
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+
+from wsseg.train.targets.blobs import POLARITIES, Polarity
+from wsseg.train.targets.guess import LEAST_CASES, SIDE, guesses, small
+
+SIZE = 40
+COUNT = 24
+
+
+def disc(row: float, column: float, radius: float) -> np.ndarray:
+    rows, columns = np.indices((SIZE, SIZE))
+    inside: np.ndarray = (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+    return inside
+
+
+@cache
+def regions(count: int) -> list[np.ndarray]:
+    """Discs of uneven sizes at uneven places."""
+    random = np.random.default_rng(0)
+    drawn = random.uniform((12, 12, 4), (28, 28, 9), (count, 3))
+    return [disc(row, column, radius) for row, column, radius in drawn]
+
+
+def pictures(polarity: Polarity, contrasts: list[float] | None = None) -> list[np.ndarray]:
+    """Noise with a dark or bright region in each."""
+    random = np.random.default_rng(1)
+    steps = contrasts or [0.25] * COUNT
+    return [
+        random.normal(0.5, 0.08, region.shape) + polarity * step * region
+        for region, step in zip(regions(COUNT), steps, strict=True)
+    ]
+
+
+def areas() -> list[float]:
+    return [float(region.mean()) for region in regions(COUNT)]
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+@pytest.mark.parametrize("polarity", POLARITIES)
+def test_regions_are_found_and_known_to_be_dark_or_bright(polarity: Polarity) -> None:
+    answer = guesses(pictures(polarity), areas(), {})
+    assert answer is not None
+    told, found = answer
+    assert told == polarity
+    assert sorted(found) == list(range(COUNT))
+    overlaps = [iou(found[n].blob.draw((SIZE, SIZE)), regions(COUNT)[n]) for n in found]
+    assert np.mean(overlaps) > 0.85
+
+
+def test_areas_of_other_pictures_explain_no_blobs() -> None:
+    """Else a class that is no blob, such as fat or a rim, would begin with a wrong place."""
+    assert guesses(pictures(-1), np.random.default_rng(0).permutation(areas()).tolist(), {}) is None
+
+
+def test_pictures_without_blobs_are_not_guessed() -> None:
+    random = np.random.default_rng(2)
+    empty = [random.normal(0.5, 0.08, (SIZE, SIZE)) for _ in range(COUNT)]
+    assert guesses(empty, areas(), {}) is None
+
+
+def test_too_few_cases_of_known_area_tell_nothing() -> None:
+    enough = [math.nan] * (COUNT - LEAST_CASES) + areas()[COUNT - LEAST_CASES :]
+    assert guesses(pictures(-1), enough, {}) is not None
+    for missing in (math.nan, 0.0):
+        few = [*enough[:-1], missing]
+        assert guesses(pictures(-1), few, {}) is None
+
+
+@pytest.mark.parametrize(("wrong", "believed"), [(0, True), (1, True), (4, False)])
+def test_marks_that_mostly_lie_elsewhere_take_the_guesses_back(wrong: int, believed: bool) -> None:
+    there = [disc(2, 2, 2)] * wrong + regions(COUNT)[wrong:5]
+    marks = {n: mark.astype(float) for n, mark in enumerate(there)}
+    assert (guesses(pictures(-1), areas(), marks) is not None) == believed
+
+
+def test_marks_of_cases_without_an_area_are_not_asked() -> None:
+    unknown = [math.nan, *areas()[1:]]
+    assert guesses(pictures(-1), unknown, {0: disc(2, 2, 2).astype(float)}) is not None
+
+
+def test_absent_and_unknown_classes_are_left_out() -> None:
+    known = [math.nan, 0.0, *areas()[2:]]
+    answer = guesses(pictures(-1), known, {})
+    assert answer is not None
+    assert sorted(answer[1]) == list(range(2, COUNT))
+
+
+def test_the_more_a_blob_stands_out_the_surer_it_is() -> None:
+    half = COUNT // 2
+    answer = guesses(pictures(1, [0.2] * half + [0.4] * half), areas(), {})
+    assert answer is not None
+    sure = [answer[1][n].certainty for n in range(COUNT)]
+    assert sorted(sure) == pytest.approx([(n + 1) / COUNT for n in range(COUNT)])
+    assert max(sure[:half]) < min(sure[half:])
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (96, 128), (333, 200)])
+def test_pictures_are_looked_at_small_and_keep_their_mean(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random(shape)
+    smaller = small(image)
+    assert max(smaller.shape) == min(SIDE, max(shape))
+    assert smaller.shape[0] / smaller.shape[1] == pytest.approx(shape[0] / shape[1], rel=0.03)
+    assert smaller.mean() == pytest.approx(image.mean(), abs=1e-3)
