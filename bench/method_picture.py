@@ -5,6 +5,7 @@ nothing else of its outline.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,10 @@ from wsseg.train.case import MarkKind
 from wsseg.train.marks.discs import disc_mark, point_mark, random_disc_mark
 from wsseg.train.marks.erode import erode_mark
 from wsseg.train.marks.strokes import stroke_mark
+from wsseg.train.targets.blobs import best_blobs
 from wsseg.train.targets.build import first_target
 from wsseg.train.targets.evidence import Evidence, Target
+from wsseg.train.targets.guess import Guess, small
 
 SIDE = 192
 SEED = 4
@@ -38,11 +41,13 @@ def phantom() -> tuple[NDArray[np.float32], Mask]:
     return (ndimage.gaussian_filter(bright, 1.5) * speckle).clip(0, 1).astype(np.float32), region
 
 
-def grown(image: NDArray[np.float32], mark: Mask, share: float, kind: MarkKind) -> Target:
-    """The first target of one mark and the area."""
-    known = Evidence(
-        image, mark.astype(np.uint8), np.array([[share, share]]), (None,), (True,), (kind,)
-    )
+def begun(image: NDArray[np.float32], mark: Mask, share: float, kind: MarkKind | None) -> Target:
+    """The first target of one mark and the area; without a mark the dark blob of that area."""
+    areas = np.array([[share, share]])
+    known = Evidence(image, mark.astype(np.uint8), areas, (None,), (bool(mark.any()),), (kind,))
+    if not mark.any():
+        blob = best_blobs(small(image), share)[-1]
+        known = replace(known, guesses=(Guess(blob, certainty=1.0),))
     return first_target(known, "straight")
 
 
@@ -52,18 +57,19 @@ def draw(path: Path) -> None:
     from matplotlib.figure import Figure
 
     image, region = phantom()
-    marks: list[tuple[str, MarkKind, Mask]] = [
+    marks: list[tuple[str, MarkKind | None, Mask]] = [
         ("eroded, 8 %", "eroded", erode_mark(region, 8)),
         ("scribble", "scribble", stroke_mark(region, 8)),
         ("centre disc, 8 %", "disc", disc_mark(region, 8)),
         ("random disc, 8 %", "disc", random_disc_mark(region, 8, np.random.default_rng(SEED))),
         ("one point", "point", point_mark(region)),
+        ("no mark: the blob of that size", None, np.zeros_like(region)),
     ]
     figure = Figure(figsize=(2.5 * len(marks), 2.9), layout="constrained")
     FigureCanvasAgg(figure)
     for place, (title, kind, mark) in enumerate(marks, 1):
         axes = figure.add_subplot(1, len(marks), place)
-        target = grown(image, mark, float(region.mean()), kind)
+        target = begun(image, mark, float(region.mean()), kind)
         inside, doubtful = target.inside[0], target.weight[0] < 1
         veil = np.zeros((SIDE, SIDE, 4))
         veil[inside] = (0.90, 0.62, 0.0, 0.45)
@@ -74,7 +80,7 @@ def draw(path: Path) -> None:
         axes.contour(region, [0.5], colors="white", linewidths=0.8, linestyles="dotted")
         axes.imshow(np.where(mark[..., None], (0.84, 0.37, 0.0, 1.0), 0.0))
         overlap = (inside & region).sum() / (inside | region).sum()
-        axes.set_title(f"{title}\ngrown to the known area: IoU {overlap:.2f}", fontsize=8)
+        axes.set_title(f"{title}\nIoU {overlap:.2f}", fontsize=8)
         axes.set_axis_off()
     with atomic(path) as partial:
         figure.savefig(partial, dpi=110, format="png")

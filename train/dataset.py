@@ -19,7 +19,7 @@ from wsseg.train.case import Case
 from wsseg.train.coverage import shrink_marks, shrink_mask
 from wsseg.train.front import Front
 from wsseg.train.hints import Hints, case_hints
-from wsseg.train.label_files import case_marks, case_mask
+from wsseg.train.label_files import case_marks, class_masks
 from wsseg.train.ratios import class_denominators
 from wsseg.train.targets.cases import (
     FULL,
@@ -95,8 +95,8 @@ class CaseDataset:
         self.growth = growth
         self.cuts: dict[int, Cut] = {}
         self.guesses: dict[int, tuple[Guess | None, ...]] = {}
-        self._denominators = class_denominators(classes, ratios)
-        self.of_image = torch.tensor([below == "image" for below in self._denominators])
+        self.denominators = class_denominators(classes, ratios)
+        self.of_image = torch.tensor([below == "image" for below in self.denominators])
         self._front = front
         self._kept: dict[int, Sample] = {}
         # Two bytes an intensity, one a mark; one a class's mask, its target and its weight.
@@ -136,7 +136,7 @@ class CaseDataset:
 
     def areas(self, index: int) -> NDArray[np.floating]:
         """Bounds of each class's share of the image, see `case_areas`; NaN for a final target."""
-        areas = case_areas(self.cases[index], self._denominators)
+        areas = case_areas(self.cases[index], self.denominators)
         areas[self._compact(index).final.numpy()] = np.nan
         return areas
 
@@ -150,13 +150,13 @@ class CaseDataset:
         with torch.no_grad():
             image = self._front.windowed(torch.from_numpy(raw)[None])[0].numpy()
         guessed = self.guesses.get(index, ())
-        return case_evidence(self.cases[index], image, marks, self._denominators, guessed)
+        return case_evidence(self.cases[index], image, marks, self.denominators, guessed)
 
     def native(self, index: int) -> Native:
         """One case at its raw grid, read from disk each time."""
         case = self.cases[index]
         image = _read_image(case, self._front.channels)
-        mask = _read_mask(case, len(self.classes))
+        mask = class_masks(case, len(self.classes))
         marks = _read_marks(case, image.shape[1:])
         return Native(
             torch.from_numpy(image),
@@ -177,7 +177,7 @@ class CaseDataset:
         raw = _read_image(case, self._front.channels)
         with torch.no_grad():
             image = self._front.prepare(torch.from_numpy(raw)[None])[0]
-        full = _read_mask(case, classes)
+        full = class_masks(case, classes)
         mask = np.zeros((classes, size, size), bool) if full is None else shrink_mask(full, size)
         marks = _read_marks(case, raw.shape[1:])
         taught = self._lesson(index, raw, marks, full)
@@ -241,14 +241,6 @@ def _read_image(case: Case, channels: int) -> NDArray[np.float32]:
     if pixels.ndim == 2:
         return np.repeat(pixels[None], channels, axis=0)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _read_mask(case: Case, classes: int) -> NDArray[np.bool_] | None:
-    labels = case_mask(case, classes)
-    if labels is None:
-        return None
-    mask: NDArray[np.bool_] = labels == np.arange(1, classes + 1, dtype=np.uint8)[:, None, None]
-    return mask
 
 
 def _read_marks(case: Case, shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -42,6 +42,15 @@ def draw_points(marks: NDArray[np.uint8], points: tuple[Point, ...]) -> NDArray[
     return drawn
 
 
+def class_masks(case: Case, classes: int) -> NDArray[np.bool_] | None:
+    """The full masks (k, row, column) of a checked case; None without. Raises ReadError."""
+    labels = case_mask(case, classes)
+    if labels is None:
+        return None
+    masks: NDArray[np.bool_] = labels == np.arange(1, classes + 1, dtype=np.uint8)[:, None, None]
+    return masks
+
+
 def mask_slice(path: Path, case: Case, classes: int) -> NDArray[np.uint8]:
     """The slice of a mask file that belongs to a case, values not checked.
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.definitions import Window
+from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Case, Region
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.front import Front
@@ -167,3 +169,50 @@ def test_an_area_known_by_bounds_is_not_exact_enough(tmp_path: Path) -> None:
     ]
     found = guess_places(dataset(case_list(tmp_path)[4:] + loose))
     assert set(found) == set(range(COUNT - 4))
+
+
+def test_a_class_that_nobody_marks_is_guessed_beside_one_that_everybody_marks(
+    tmp_path: Path,
+) -> None:
+    cases = [
+        replace(case, ratios=(None, *case.ratios), regions=(Region(), Region()))
+        for case in case_list(tmp_path, marked=range(COUNT))
+    ]
+    found = guess_places(dataset(cases, "marked", "bare"))
+    assert len(found) == COUNT
+    assert all(first is None and second is not None for first, second in found.values())
+
+
+def test_strokes_of_background_and_equal_bounds_still_leave_a_place_to_guess(
+    tmp_path: Path,
+) -> None:
+    cases = [
+        replace(
+            case,
+            points=((0, 0, MARKED_BACKGROUND),),
+            ratios=(None,),
+            regions=(Region(low=case.ratios[0], high=case.ratios[0]),),
+        )
+        for case in case_list(tmp_path)
+    ]
+    assert len(guess_places(dataset(cases))) == COUNT
+
+
+def test_no_class_is_called_unlocated_that_masks_or_boxes_locate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = others(case_list(tmp_path))
+    mask = save(tmp_path / "mask.png", disc(*places()[0]))
+    cases[0] = replace(cases[0], mask=mask)
+    with caplog.at_level(logging.WARNING):
+        assert not guess_places(dataset(cases))
+    assert not caplog.records
+
+
+def test_a_class_without_any_area_is_not_spoken_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cases = [replace(case, ratios=(None,)) for case in case_list(tmp_path)]
+    with caplog.at_level(logging.INFO):
+        assert not guess_places(dataset(cases))
+    assert not caplog.records

@@ -239,3 +239,11 @@ def test_a_guess_keeps_out_of_what_is_marked_as_something_else() -> None:
     assert (target.weight[1][marks != 0] == 1).all()
     assert (target.weight[1][marks == 0] == 0.5).all()
     assert np.array_equal(target.inside[0], marks == 1)
+
+
+def test_a_guess_keeps_out_of_what_another_class_has_grown_to() -> None:
+    near, kinds = (None, guess(30, 46, 16, 0.5)), ("eroded", None)
+    known = evidence(disc(30, 30, 5), [AREA, AREA], kinds=kinds, guesses=near)
+    target = first_target(known, "straight")
+    assert target.inside[1].any()
+    assert not (target.inside[0] & target.inside[1]).any()

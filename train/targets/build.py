@@ -82,13 +82,17 @@ def _stated(evidence: Evidence) -> Target:
 
 
 def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
-    """Teach classes that nothing locates where they may lie; no pixel that two of them want."""
+    """Teach classes that nothing locates where they may lie, but for what has grown from marks.
+
+    No pixel that two of them want is taught.
+    """
+    taken = target.inside[sorted(grown)].any(0)
     for number, guess in enumerate(evidence.guesses):
         if guess is None or number in grown or target.final[number]:
             continue
         free = allowed(evidence, number) & (target.weight[number] == 0)
         drawn = guess.blob.draw(evidence.marks.shape)
-        target.inside[number] |= drawn & free
+        target.inside[number] |= drawn & free & ~taken
         target.weight[number] = np.where(free, guess.certainty, target.weight[number])
         target.guessed[number] = True
     contested = target.inside[target.guessed].sum(0) > 1
