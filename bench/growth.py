@@ -70,8 +70,8 @@ def row(data: Path, name: str, mark: Marker) -> list[float]:
         seed, free = mark(region, number), np.ones(region.shape, bool)
         edges, area = growth.edge_strength(image), float(region.sum())
         costs = [growth.straight_cost(seed, free)]
-        for growth.EDGE_COST, growth.UNLIKE_COST in COSTS:
-            steps = growth.step_cost(image, edges, seed, area)
+        for edge, unlike in COSTS:
+            steps = growth.step_cost(image, edges, seed, area, edge_cost=edge, unlike_cost=unlike)
             costs.append(growth.geodesic_cost(steps, seed, free, 1.1 * area))
         found.append([overlap(cost, region) for cost in costs])
     means: list[float] = np.mean(found, 0).tolist()

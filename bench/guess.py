@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.accuracy.datasets import DATASETS, Dataset, label_map
-from wsseg.train.targets.guess import Guess, guesses, small
+from wsseg.train.targets.guess import Guess, Guesses, guesses, small
 
 SHOWN = ("busi", "kidneys", "cardiac")
 HALF = 0.5
@@ -53,13 +53,13 @@ def row(name: str, found: Found, place: int) -> str:
     areas = [float(masks[place].mean()) for masks in found.masks]
     title = f"| {name} | {DATASETS[name].classes[place]} |"
     answer = guesses(found.images, areas, {})
-    if answer is None:
+    if not isinstance(answer, Guesses):
         return f"{title} not taken | | |"
-    polarity, blobs = answer
+    blobs = answer.places
     scores = np.array([overlap(one, found.masks[at][place]) for at, one in blobs.items()])
     sure = np.array([one.certainty for one in blobs.values()])
     weighted = float((scores * sure).sum() / sure.sum())
-    return f"{title} {WORDS[polarity]} | {scores.mean():.3f} | {weighted:.3f} |"
+    return f"{title} {WORDS[answer.polarity]} | {scores.mean():.3f} | {weighted:.3f} |"
 
 
 def main(data: Path) -> None:

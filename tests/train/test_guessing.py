@@ -1,7 +1,7 @@
 """Guessed places in training cases that are read from files."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,12 @@ from PIL import Image
 from wsseg.imaging.definitions import Window
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Case, Region
+from wsseg.train.cases import read_cases
+from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.front import Front
 from wsseg.train.guessing import guess_places
+from wsseg.train.prepare import choose_given, teaching_cases
 
 ROWS, COLUMNS = 60, 80
 SIZE = 32
@@ -154,7 +157,7 @@ def test_of_two_classes_the_one_that_is_no_blob_is_not_guessed(
     assert set(found) == set(range(COUNT))
     assert all(cyst is not None and fat is None for cyst, fat in found.values())
     assert "where fat is" in caplog.text
-    assert "cyst" not in caplog.text
+    assert "no case says where cyst" not in caplog.text
 
 
 def test_an_area_known_by_bounds_is_not_exact_enough(tmp_path: Path) -> None:
@@ -216,3 +219,16 @@ def test_a_class_without_any_area_is_not_spoken_of(
     with caplog.at_level(logging.INFO):
         assert not guess_places(dataset(cases))
     assert not caplog.records
+
+
+def test_masks_that_lie_beside_the_blobs_take_the_guesses_back(tmp_path: Path) -> None:
+    corner = save(tmp_path / "corner.png", disc(5, 5, 4))
+    cases = case_list(tmp_path)
+    outlined = [replace(case, mask=corner) for case in cases[:6]]
+    assert guess_places(dataset([*outlined, *cases[6:]])) == {}
+
+
+def test_guesses_can_be_switched_off(make_blobs: Callable[..., Path], tmp_path: Path) -> None:
+    table = read_cases(make_blobs(tmp_path, 30, 1, known=["ratio"] * 30))
+    config = TrainConfig(size=SIZE, guess=False)
+    assert not teaching_cases(table, config, choose_given(table, config)).guesses

@@ -22,6 +22,9 @@ SHAPES = ((1.0, 0.0), *((1.6, quarter * math.pi / 4) for quarter in range(4)))
 RING = 1.15
 """Reach of the ring around a blob, over the blob's own; at least RING_PIXELS beyond it."""
 RING_PIXELS = 1.5
+LEAST_PIXELS = 12.0
+LEAST_CONTRAST = 1e-4
+"""Of intensities 0..1; what is fainter may be rounding."""
 INSIDE = 0.98
 """Share of a blob that lies within the picture: what sticks out at a border is mostly shadow."""
 
@@ -53,10 +56,14 @@ class Blob:
 def best_blobs(image: NDArray[np.floating], area: float) -> dict[Polarity, Blob]:
     """The darkest and the brightest blob of a picture next to its ring; empty if none fits.
 
-    image: intensities (row, column). area: share of the picture that the blob covers, > 0.
+    image: intensities 0..1 (row, column), finite. area: share of the picture that the blob covers,
+    > 0; one of fewer than LEAST_PIXELS is not told from noise, and one of more than about 0.78
+    of a square does not fit. A blob has a contrast of at least LEAST_CONTRAST.
     """
     found: dict[Polarity, Blob] = {}
-    radius = max(1.0, math.sqrt(area * image.size / math.pi))
+    if area * image.size < LEAST_PIXELS:
+        return found
+    radius = math.sqrt(area * image.size / math.pi)
     for stretch, angle in SHAPES:
         axes = (radius * math.sqrt(stretch), radius / math.sqrt(stretch))
         contrast = _contrasts(image, axes, angle)
@@ -64,7 +71,8 @@ def best_blobs(image: NDArray[np.floating], area: float) -> dict[Polarity, Blob]
             signed = polarity * contrast
             place = int(np.argmax(np.nan_to_num(signed, nan=-math.inf)))
             best = float(signed.flat[place])
-            if math.isfinite(best) and (polarity not in found or best > found[polarity].contrast):
+            least = found[polarity].contrast if polarity in found else LEAST_CONTRAST
+            if best > least:
                 found[polarity] = _blob(image.shape, place, axes, angle, best)
     return found
 

@@ -24,13 +24,16 @@ SAFE_RADII = 1.5
 pixels of lesions in ultrasound belong to the region."""
 DOUBTFUL = 0.5
 """Weight within the band of doubt."""
+KEPT = 0.6
+"""Least share of a guessed blob that other classes leave."""
 
 
 def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
     """Grow every marked class of a case to its known area, and say what is surely outside.
 
     shape_bearing: how eroded marks are grown (see `kind.choose_growth`); other marks always grow
-    along edges. Marks are taught as they stand. A class of unknown area is taught its marks only,
+    along edges. Marks are taught as they stand. A class that nothing locates is taught its guess,
+    if there is one. A class of unknown area is taught its marks only,
     a class that is absent, that it is nowhere; outside its box, a class is taught background.
     """
     target = _stated(evidence)
@@ -82,21 +85,29 @@ def _stated(evidence: Evidence) -> Target:
 
 
 def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
-    """Teach classes that nothing locates where they may lie, but for what has grown from marks.
+    """Teach classes that nothing locates where they may lie, each pixel by the guess's certainty.
 
-    No pixel that two of them want is taught.
+    What has grown from marks, and what two guesses want, is left out; a guess that loses more than
+    it may is dropped.
     """
     taken = target.inside[sorted(grown)].any(0)
-    for number, guess in enumerate(evidence.guesses):
-        if guess is None or number in grown or target.final[number]:
-            continue
+    drawn = {
+        number: guess.blob.draw(evidence.marks.shape)
+        for number, guess in enumerate(evidence.guesses)
+        if guess is not None and number not in grown and not target.final[number]
+    }
+    wanted = sum(blob.astype(int) for blob in drawn.values())
+    for number, blob in drawn.items():
+        guess = evidence.guesses[number]
         free = allowed(evidence, number) & (target.weight[number] == 0)
-        drawn = guess.blob.draw(evidence.marks.shape)
-        target.inside[number] |= drawn & free & ~taken
-        target.weight[number] = np.where(free, guess.certainty, target.weight[number])
+        own = blob & free & ~taken & (wanted == 1)
+        if guess is None or own.sum() < KEPT * blob.sum():
+            continue
+        target.inside[number] |= own
+        sure = np.where(free & ~(blob & (wanted > 1)), 1.0, target.weight[number])
+        # The largest weight tells how much a class counts: stated pixels must not raise it.
+        target.weight[number] = np.minimum(sure, guess.certainty)
         target.guessed[number] = True
-    contested = target.inside[target.guessed].sum(0) > 1
-    target.weight[target.guessed] *= ~contested
 
 
 def _pixels(seed: Seed) -> float:

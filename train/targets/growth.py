@@ -17,10 +17,13 @@ LIKENESS_PIXELS = 1.0
 """Smoothing of the image before it is compared with the mark."""
 NEAR_RADII = 1.5
 """How far around a mark the image tells what a large deviation is, in radii of the region."""
+LEAST_NEAR_PIXELS = 3.0
+MOST_UNLIKE = 10.0
+"""Standard deviations; a wall would otherwise rise where the surroundings are all but even."""
 STRONG_EDGE_PERCENTILE = 95
 ROUNDS = 10
 """Of matching areas between classes; more change nothing."""
-CONTEST = 2.0
+CONTEST = 2.3
 """How much farther a class is followed where another may take its ground."""
 
 
@@ -35,18 +38,23 @@ def step_cost(
     edges: NDArray[np.floating],
     mark: NDArray[np.bool_],
     area: float,
+    *,
+    edge_cost: float = EDGE_COST,
+    unlike_cost: float = UNLIKE_COST,
 ) -> NDArray[np.floating]:
     """What a step on each pixel costs a growth from the mark: 1 on even ground like the mark's.
 
-    1 + EDGE_COST e + UNLIKE_COST |I - m| / s for the edge strength e (`edge_strength`), the
-    smoothed image I, its median m over the mark and its standard deviation s around the mark. area:
-    of the region, pixels.
+    1 + edge_cost e + unlike_cost min(|I - m| / s, MOST_UNLIKE) for the edge strength e
+    (`edge_strength`), the smoothed image I (row, column), its median m over the mark and its
+    standard deviation s around the mark. area: of the region, pixels.
     """
     smooth = ndimage.gaussian_filter(image.astype(np.float32), LIKENESS_PIXELS)
-    around = straight_cost(mark, np.ones_like(mark)) < NEAR_RADII * math.sqrt(area / math.pi)
-    spread = float(smooth[around | mark].std())
+    reach = max(NEAR_RADII * math.sqrt(area / math.pi), LEAST_NEAR_PIXELS)
+    spread = float(smooth[straight_cost(mark, np.ones_like(mark)) < reach].std())
     unlike = np.abs(smooth - np.median(smooth[mark])) / (spread if spread > 0 else 1.0)
-    cost: NDArray[np.floating] = 1 + EDGE_COST * edges + UNLIKE_COST * unlike
+    cost: NDArray[np.floating] = (
+        1 + edge_cost * edges + unlike_cost * np.minimum(unlike, MOST_UNLIKE)
+    )
     return cost
 
 
