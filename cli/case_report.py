@@ -174,4 +174,7 @@ def _repeated(cases: Sequence[Case]) -> Iterator[str]:
 
 def _unlocated(name: str, signals: Sequence[frozenset[Signal]]) -> Iterator[str]:
     if any(signals) and not any(LOCATING & each for each in signals):
-        yield f"no training case says where {name} is: mark it in a few pictures"
+        yield (
+            f"no training case says where {name} is: only a guess from its areas can; "
+            "mark it in a few pictures to be sure"
+        )

@@ -36,7 +36,9 @@ def check(
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(help="PNG to write: up to 12 cases with what the table says of them."),
+        typer.Option(
+            help="PNG to write: up to 12 training cases with what the table says of them."
+        ),
     ] = None,
 ) -> None:
     """Check every row and file, and tell what the cases can teach.
