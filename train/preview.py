@@ -18,8 +18,8 @@ def target_preview(
 ) -> Callable[[Case], NDArray[np.float32]]:
     """A function from a training case to its first target (k, SIDE, SIDE), 0..1.
 
-    NaN where nothing is taught. How marks grow, and where unmarked classes may lie, is chosen from
-    the table, as a training would.
+    A guess is as strong as it is certain. NaN where nothing is taught. How marks grow, and where
+    unmarked classes may lie, is chosen from the table, as a training would.
     """
     config = TrainConfig(preset="wsseg", size=SIDE, ratios=ratios)
     given = choose_given(table, config)
@@ -28,7 +28,9 @@ def target_preview(
 
     def target(case: Case) -> NDArray[np.float32]:
         sample = data.item(places[case.row])
-        taught: NDArray[np.float32] = sample.target.numpy()
-        return np.where(sample.target_weight.numpy() > 0, taught, np.nan).astype(np.float32)
+        weight = sample.target_weight.numpy()
+        strength = np.where(sample.guessed.numpy()[:, None, None], weight, 1.0)
+        shown = np.where(weight > 0, sample.target.numpy() * strength, np.nan)
+        return shown.astype(np.float32)
 
     return target

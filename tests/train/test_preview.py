@@ -1,6 +1,7 @@
 """What a person is shown of the targets is what a training would begin with."""
 
 import numpy as np
+import pytest
 
 from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
@@ -33,4 +34,5 @@ def test_what_is_guessed_of_an_area_is_shown(make_blobs, tmp_path):
     shown = target_preview(table, ())
     guessed = [shown(case) for case in table.part("train")]
     assert all(np.isfinite(target).all() for target in guessed)
-    assert np.mean([np.nanmean(target) for target in guessed]) > 0.01
+    strengths = sorted(float(target.max()) for target in guessed)
+    assert strengths == pytest.approx(np.arange(1, 30) / 29, abs=0.01)
