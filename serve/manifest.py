@@ -10,6 +10,8 @@ FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class Parity(Frozen):
@@ -37,20 +39,26 @@ class Profile(Frozen):
 
 
 class EngineFile(Frozen):
-    """One runnable file of the model folder.
+    """One engine of the model folder: a file, the runtime it is for, the precision of its numbers.
 
-    `gpu` is the CUDA architecture an engine was built for (such as "sm_89"); None runs anywhere.
-    `parity` is None only for an engine that could not run on the exporting machine.
+    Engines of several runtimes may share a file. `gpu` is the CUDA architecture an engine was built
+    for (such as "sm_89"); None runs anywhere. `parity` is None only for an engine that could not
+    run on the exporting machine. `instructions` names what of a CPU its figures hold for (such as
+    "avx512_vnni"), where the arithmetic differs from one CPU to another; None where it does not.
+    `relative_time` is the time of a slice over that of fp32 in ONNX Runtime on the CPU of the
+    exporting machine; None where it was not measured.
     """
 
     file: str
-    runtime: Literal["onnxruntime", "tensorrt", "tensorrt_rtx"]
-    precision: Literal["fp32", "fp16"]
+    runtime: RuntimeName
+    precision: PrecisionName
     sha256: str
     parity: Parity | None = None
     gpu: str | None = None
     builder: str | None = None
     profile: Profile | None = None
+    instructions: str | None = None
+    relative_time: float | None = None
 
 
 class Training(Frozen):
