@@ -18,6 +18,7 @@ _PACKAGES = (
     ("lightning", ("lightning",), "train"),
     ("onnx", ("onnx",), "export"),
     ("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), None),
+    ("openvino", ("openvino",), "openvino"),
     ("tensorrt", ("tensorrt",), "trt"),
     ("tensorrt_rtx", ("tensorrt-rtx",), "trt-rtx"),
     ("highdicom", ("highdicom",), None),
@@ -44,7 +45,7 @@ def checks() -> list[Check]:
             f"{platform.machine()}, {os.cpu_count()} cores",
         ),
         *_packages(),
-        *_onnx_runtime(),
+        *_engines(),
         *_torch(),
         *_decoders(),
     ]
@@ -78,31 +79,24 @@ def _package(module: str, distributions: tuple[str, ...], extra: str | None) -> 
     return Check(f"package {module}", True, "version unknown")
 
 
-def _onnx_runtime() -> list[Check]:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        return [Check("engine onnxruntime", False, str(error))]
-    offered = onnxruntime.get_available_providers()
-    found = [Check("engine onnxruntime on CPU", "CPUExecutionProvider" in offered, "always there")]
-    if "CUDAExecutionProvider" not in offered:
-        return [*found, Check("engine onnxruntime on CUDA", False, "this build has no CUDA")]
-    works, finding = _nvidia_driver()
-    return [*found, Check("engine onnxruntime on CUDA", works, finding)]
+def _engines() -> list[Check]:
+    """Every runtime that can compute a model: what `wsseg-infer --engine` would say of it."""
+    from wsseg.serve.adapters import ADAPTERS
+
+    found = []
+    for adapter in ADAPTERS:
+        why = adapter.absent()
+        found.append(Check(f"engine {adapter.label}", why is None, why or "can be used"))
+    found.append(_integers())
+    return found
 
 
-def _nvidia_driver() -> tuple[bool, str]:
-    from ctypes import CDLL, byref, c_int
+def _integers() -> Check:
+    from wsseg.serve.cpu import INTEGER, instructions
 
-    try:
-        driver = CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
-    except OSError:
-        return False, "no NVIDIA driver on this machine"
-    count = c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(byref(count))
-    if status or not count.value:
-        return False, f"NVIDIA driver answers with CUDA error {status}, {count.value} devices"
-    return True, f"{count.value} CUDA device(s)"
+    there = sorted(instructions() & {*INTEGER})
+    finding = ", ".join(there) if there else f"none of {', '.join(INTEGER)}: INT8 is not faster"
+    return Check("INT8 on the CPU", bool(there), finding)
 
 
 def _torch() -> list[Check]:

@@ -36,8 +36,15 @@ def infer(
         str,
         typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda (an error where it fails)."),
     ] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="auto (the fastest that agreed with PyTorch), onnxruntime, openvino, tensorrt, "
+            "tensorrt-rtx, onnxruntime-tensorrt or onnxruntime-tensorrt-rtx."
+        ),
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto (fp32 on a CPU, fp16 on a GPU), fp32 or fp16.")
+        str, typer.Option(help="auto (that of the fastest engine), fp32, fp16, bf16 or int8.")
     ] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Slices the network sees at once.")] = 8,
     threads: Annotated[
@@ -65,6 +72,7 @@ def infer(
             masks=masks,
             overlays=overlays,
             known_ratios=known_ratios,
+            engine=engine,
             device=device,
             precision=precision,
             batch=batch,

@@ -9,8 +9,10 @@ from wsseg.export.graph import DeployGraph, Precision
 from wsseg.export.half_range import LARGEST, largest_value
 from wsseg.export.onnx_file import save_onnx, to_onnx
 from wsseg.export.parity import Candidate, EngineRejectedError, Standard, judge
+from wsseg.serve.choose import open_engine
+from wsseg.serve.engine import Engine
+from wsseg.serve.engine_options import Device, EngineOptions
 from wsseg.serve.manifest import EngineFile, Manifest
-from wsseg.serve.onnx_engine import Device, EngineOptions, OnnxEngine, open_onnx
 from wsseg.train.predictor import Predictor
 
 FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
@@ -35,9 +37,10 @@ def make_onnx_engine(
     The file is opened as serving opens it. Raises EngineRejectedError where it disagrees with
     PyTorch, or where its numbers do not fit into half precision; no file is left then.
     """
-    if entry.precision == "fp16":
+    precision: Precision = "fp16" if entry.precision == "fp16" else "fp32"
+    if precision == "fp16":
         _check_half_range(DeployGraph(predictor, manifest.thresholds, "fp32"), standard)
-    graph = DeployGraph(predictor, manifest.thresholds, entry.precision)
+    graph = DeployGraph(predictor, manifest.thresholds, precision)
     model = to_onnx(graph, channels=manifest.channels, description=describe(manifest))
     file = folder / entry.file
     save_onnx(model, file)
@@ -71,11 +74,13 @@ def _check_half_range(graph: DeployGraph, standard: Standard) -> None:
         )
 
 
-def _open(folder: Path, manifest: Manifest) -> OnnxEngine:
+def _open(folder: Path, manifest: Manifest) -> Engine:
     """The folder's only engine, on the device whose arithmetic it is published for.
 
-    fp32 is judged on the CPU, which has one float32; a GPU's may be rounded to TF32.
+    fp16 is judged on the GPU where there is one; all else on the CPU: a GPU's fp32 may be rounded
+    to TF32.
     """
     precision = manifest.engines[0].precision
-    device: Device = "cpu" if precision == "fp32" else "auto"
-    return open_onnx(folder, manifest, EngineOptions(device=device, precision=precision))
+    device: Device = "auto" if precision == "fp16" else "cpu"
+    asked = EngineOptions(device=device, precision=precision, engine="onnxruntime")
+    return open_engine(folder, manifest, asked)

@@ -12,19 +12,18 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from wsseg.export.graph import Precision
 from wsseg.export.onnx_file import INPUT, OUTPUTS, without_probability
 from wsseg.export.parity import Candidate, Standard, judge, within
 from wsseg.export.tensorrt_toolkit import (
     EngineBuildError,
     Toolkit,
     known_architectures,
-    listener_of,
     this_gpu,
 )
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engine import Prediction
-from wsseg.serve.manifest import EngineFile, Parity, Profile
+from wsseg.serve.manifest import EngineFile, Parity, PrecisionName, Profile
+from wsseg.serve.tensorrt_log import listener_of
 
 DEFAULT_PROFILE = Profile(minimum=(1, 64, 64), optimum=(8, 512, 512), maximum=(32, 1024, 1024))
 SHORT_NAMES = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
@@ -152,7 +151,7 @@ def _shapes(builder: Any, channels: int, profile: Profile) -> Any:
 
 
 def _judge(
-    job: TensorRTJob, precision: Precision, run: Callable[[NDArray[np.float32]], Prediction]
+    job: TensorRTJob, precision: PrecisionName, run: Callable[[NDArray[np.float32]], Prediction]
 ) -> Parity | None:
     """Figures of an engine that agrees; None where no sample slice fits into its profile."""
     standard = within(job.standard, job.profile)

@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsseg.export.graph import Precision
 from wsseg.export.tolerance import TOLERANCES, Tolerance
 from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
 from wsseg.imaging.errors import SomeFailedError
 from wsseg.serve.engine import Prediction
-from wsseg.serve.manifest import Parity, Profile
+from wsseg.serve.manifest import Parity, PrecisionName, Profile
 from wsseg.train.predictor import Predictor
 
 Pixels = NDArray[np.float32]
@@ -59,7 +58,7 @@ class Candidate:
 
     run: Callable[[Pixels], Prediction]
     provider: str
-    precision: Precision
+    precision: PrecisionName
     probability: Callable[[Pixels], NDArray[np.float32]] | None = None
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from wsseg.export.engine_onnx import make_onnx_engine, planned_engine
+from wsseg.export.engine_openvino import judge_openvino, planned_openvino
 from wsseg.export.engine_tensorrt import (
     DEFAULT_PROFILE,
     TensorRTJob,
@@ -19,6 +20,7 @@ from wsseg.export.engine_tensorrt import (
 )
 from wsseg.export.graph import Precision
 from wsseg.export.parity import EngineRejectedError, Standard, make_standard
+from wsseg.export.relative_time import with_times
 from wsseg.export.tensorrt_toolkit import (
     EngineBuildError,
     TensorRTMissingError,
@@ -80,11 +82,14 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
         trained.predictor, trained.samples, plan.thresholds, plan.classes, plan.ratios
     )
     with atomic_folder(out) as folder:
-        engines = _onnx_engines(plan, trained.predictor, standard, folder)
+        files = _onnx_engines(plan, trained.predictor, standard, folder)
+        engines = files + _openvino_engines(plan, files, standard, folder)
+        on_cpu = plan.model_copy(update={"engines": engines})
+        engines = with_times(on_cpu, trained.samples[0], folder)
         problem: WssegError | None = tensorrt.missing
         if tensorrt.toolkit:
             job = TensorRTJob(tensorrt.toolkit, options.profile, standard, folder)
-            built, problem = _tensorrt_engines(job, engines[-1])
+            built, problem = _tensorrt_engines(job, files[-1])
             engines += built
         manifest = plan.model_copy(update={"engines": engines})
         (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -163,6 +168,19 @@ def _onnx_engines(
             logger.warning("%s is left out: %s", entry.file, error)
     if not engines:
         raise AllFailedError("nothing was exported: fp16 does not agree with PyTorch, ask for fp32")
+    return tuple(engines)
+
+
+def _openvino_engines(
+    plan: Manifest, files: tuple[EngineFile, ...], standard: Standard, folder: Path
+) -> tuple[EngineFile, ...]:
+    """OpenVINO's engines over the ONNX files, those that agree with PyTorch."""
+    engines: list[EngineFile] = []
+    for entry in planned_openvino(files):
+        try:
+            engines.append(judge_openvino(entry, plan, standard, folder))
+        except EngineRejectedError as error:
+            logger.warning("%s in OpenVINO is left out: %s", entry.file, error)
     return tuple(engines)
 
 

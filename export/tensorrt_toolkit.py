@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
@@ -79,26 +78,6 @@ def known_architectures(trt: Any) -> dict[str, Any]:
     """Architectures that TensorRT-RTX can build for, by the name nvcc gives them."""
     members = trt.ComputeCapability.__members__
     return {f"sm_{n.removeprefix('SM')}": m for n, m in members.items() if n.startswith("SM")}
-
-
-@cache
-def listener_of(trt: Any) -> Any:
-    """TensorRT's messages in our log; one per library, which keeps to the first it was given."""
-    severity = trt.ILogger.Severity
-    errors = (severity.INTERNAL_ERROR, severity.ERROR)
-
-    class Listener(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last_error = "it gave no reason"
-
-        def log(self, level: Any, message: str) -> None:
-            # Its warnings are about how a network is written: nothing a user of wsseg can change.
-            logger.log(logging.ERROR if level in errors else logging.DEBUG, "%s", message)
-            if level in errors:
-                self.last_error = message
-
-    return Listener()
 
 
 def _installed(name: str) -> ModuleType | None:

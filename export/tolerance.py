@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wsseg.export.graph import Precision
+from wsseg.serve.manifest import PrecisionName
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Tolerance:
     border: float
 
 
-TOLERANCES: dict[Precision, Tolerance] = {
+TOLERANCES: dict[PrecisionName, Tolerance] = {
     # Another order of float32 sums moves a probability by 1e-7 to 1e-5 in networks this deep
     # (measured): a difference of 1e-3 is a wrong graph. The border, ten times that noise, keeps a
     # hardly trained network, flat around its threshold, from failing on its last bits.

@@ -11,6 +11,10 @@ class EngineError(Exception):
     """One batch could not be computed; the engine may still work for other batches."""
 
 
+class UnusableError(Exception):
+    """This engine cannot run on this machine; the text says why. Another may."""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the exported graph answers for n slices and k classes.
@@ -29,7 +33,7 @@ class Engine(Protocol):
     """Turns slices (n, c, H, W) in physical units into a Prediction, or raises EngineError.
 
     name: runtime and device that really run, such as "onnxruntime-cpu". file: the engine file in
-    the model folder.
+    the model folder. gives_probability: whether `with_probability` can be called.
     """
 
     @property
@@ -40,6 +44,9 @@ class Engine(Protocol):
 
     @property
     def file(self) -> str: ...  # noqa: D102
+
+    @property
+    def gives_probability(self) -> bool: ...  # noqa: D102
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction: ...  # noqa: D102
 

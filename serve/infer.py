@@ -13,6 +13,7 @@ from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, Wsse
 from wsseg.imaging.find import find
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.batching import Limits
+from wsseg.serve.choose import open_engine
 from wsseg.serve.engine import Engine
 from wsseg.serve.infer_options import InferOptions, check_apart, make_folders
 from wsseg.serve.known_slices import KnownSlices
@@ -20,7 +21,6 @@ from wsseg.serve.known_table import KnownRow, read_known
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import series_rows, slice_rows
 from wsseg.serve.model_folder import load_model
-from wsseg.serve.onnx_engine import EngineOptions, OnnxEngine, open_onnx
 from wsseg.serve.pipeline import Counts, OnProgress, Outcome, Pictures, Pipeline
 from wsseg.serve.read_ahead import Room
 from wsseg.serve.recovered_rows import recovered_rows
@@ -94,8 +94,7 @@ def infer(
 def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: Counts) -> Engine:
     """Write the report of all scans; returns the engine that measured them."""
     manifest, folder = load_model(options.model)
-    asked = EngineOptions(options.device, options.precision, options.threads)
-    engine = open_onnx(folder, manifest, asked)
+    engine = open_engine(folder, manifest, options.wanted_engine)
     known = None
     if options.known_ratios:
         rows = _known_rows(options.known_ratios, engine, manifest)
@@ -114,7 +113,7 @@ def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: C
     return engine
 
 
-def _known_rows(table: Path, engine: OnnxEngine, manifest: Manifest) -> tuple[KnownRow, ...]:
+def _known_rows(table: Path, engine: Engine, manifest: Manifest) -> tuple[KnownRow, ...]:
     """The table of known ratios, if the model can recover masks by it."""
     if not engine.gives_probability:
         raise WssegError(

@@ -7,7 +7,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.onnx_engine import Device, Precision
+from wsseg.serve.engine_options import Device, EngineName, EngineOptions, Precision
 from wsseg.serve.report import recovered_paths
 
 
@@ -26,6 +26,7 @@ class InferOptions(Frozen):
     masks: Path | None = None
     overlays: Path | None = None
     known_ratios: Path | None = None
+    engine: EngineName = "auto"
     device: Device = "auto"
     precision: Precision = "auto"
     threads: NonNegativeInt = 0
@@ -38,6 +39,17 @@ class InferOptions(Frozen):
     def recovered(self) -> Path | None:
         """Folder for recovered masks, None where no ratios are on file."""
         return recovered_paths(self.report)[1] if self.known_ratios else None
+
+    @property
+    def wanted_engine(self) -> EngineOptions:
+        """What must compute."""
+        return EngineOptions(
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            engine=self.engine,
+            probability=self.known_ratios is not None,
+        )
 
     @property
     def folders(self) -> tuple[Path, ...]:

@@ -10,14 +10,16 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from wsseg.export import engine_onnx
+from wsseg.export import engine_onnx, engine_openvino
 from wsseg.export.onnx_file import METADATA
 from wsseg.export.publish import ExportOptions, export_run
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import AllFailedError, WssegError
+from wsseg.serve.choose import open_engine
+from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.model_folder import engine_bytes, load_model
-from wsseg.serve.onnx_engine import EngineOptions, open_onnx
+from wsseg.serve.openvino_engine import OpenVinoEngine
 from wsseg.train.checkpoint import save_samples
 from wsseg.train.record import SAMPLES
 
@@ -47,16 +49,45 @@ def test_the_folder_holds_what_its_manifest_says(exported):
     manifest, out, _ = exported
     read, _ = load_model(out)
     assert read == manifest
-    names = ["model.onnx", "model.fp16.onnx", "model.rtx.sm_89.engine"]
+    names = ["model.onnx", "model.fp16.onnx", "model.onnx", "model.rtx.sm_89.engine"]
     assert [engine.file for engine in manifest.engines] == names
-    assert sorted(content(out)) == sorted([*names, "model.json"])
+    assert sorted(content(out)) == sorted({*names, "model.json"})
     for engine in manifest.engines:
         assert engine.sha256 == hashlib.sha256(engine_bytes(out, engine)).hexdigest()
-    full, half, rtx = manifest.engines
+    full, half, vino, rtx = manifest.engines
     assert full.parity.slices == half.parity.slices == 4
     assert full.parity.probability_difference < half.parity.probability_difference
+    assert (vino.runtime, vino.precision) == ("openvino", "fp32")
+    assert vino.parity.provider == "openvino-cpu"
     assert (rtx.runtime, rtx.precision, rtx.gpu) == ("tensorrt_rtx", "fp16", "sm_89")
     assert rtx.profile == OPTIONS.profile
+
+
+def test_engines_that_run_on_this_cpu_have_their_time_beside_fp32_in_onnx_runtime(exported):
+    full, half, vino, rtx = exported[0].engines
+    assert full.relative_time == 1
+    assert half.relative_time > 0
+    assert vino.relative_time > 0
+    assert rtx.relative_time is None
+
+
+def test_without_openvino_the_other_engines_are_published(run, tmp_path, made, monkeypatch):
+    monkeypatch.setattr(engine_openvino, "no_openvino", lambda: "not installed")
+    manifest = export_run(run, tmp_path / "model", OPTIONS)
+    assert [engine.runtime for engine in manifest.engines] == ["onnxruntime"] * 2
+
+
+def test_an_openvino_that_disagrees_is_left_out(run, tmp_path, made, monkeypatch, caplog):
+    def wrong(engine, pixels):
+        prediction, probability = right(engine, pixels)
+        return prediction, 1 - probability
+
+    right = OpenVinoEngine.with_probability
+    monkeypatch.setattr(OpenVinoEngine, "with_probability", wrong)
+    with caplog.at_level(logging.WARNING, "wsseg.export"):
+        manifest = export_run(run, tmp_path / "model", OPTIONS)
+    assert [engine.runtime for engine in manifest.engines] == ["onnxruntime"] * 2
+    assert "model.onnx in OpenVINO is left out: fp32 on openvino-cpu disagrees" in caplog.text
 
 
 def test_the_manifest_tells_where_the_network_came_from(exported):
@@ -85,7 +116,7 @@ def test_the_onnx_file_alone_says_what_it_measures(exported):
 
 def test_serving_runs_what_was_published(exported, predictor, slices):
     manifest, out, _ = exported
-    engine = open_onnx(out, manifest, EngineOptions(device="cpu", precision="fp32"))
+    engine = open_engine(out, manifest, EngineOptions(device="cpu", precision="fp32"))
     found = engine(slices[1][None])
     with torch.inference_mode():
         expected = predictor(torch.from_numpy(slices[1][None])).numpy()
@@ -113,7 +144,7 @@ def test_an_fp16_engine_that_disagrees_is_left_out(run, models, tmp_path, serve_
     serve_models({**models, "fp16": spoilt(models["fp16"])})
     with caplog.at_level(logging.WARNING, "wsseg.export"):
         manifest = export_run(run, tmp_path / "model", OPTIONS)
-    assert [engine.precision for engine in manifest.engines] == ["fp32"]
+    assert [engine.precision for engine in manifest.engines] == ["fp32", "fp32"]
     assert sorted(content(tmp_path / "model")) == ["model.json", "model.onnx"]
     assert "model.fp16.onnx is left out: fp16 on" in caplog.text
 
@@ -123,7 +154,7 @@ def test_a_network_too_large_for_half_precision_is_published_as_fp32(
 ):
     monkeypatch.setattr(engine_onnx, "largest_value", lambda graph, slices: 1e5)
     manifest = export_run(run, tmp_path / "model", OPTIONS)
-    assert [engine.file for engine in manifest.engines] == ["model.onnx"]
+    assert {engine.file for engine in manifest.engines} == {"model.onnx"}
     assert "no room in half precision" in caplog.text
 
 
@@ -137,7 +168,7 @@ def test_without_tensorrt_the_onnx_engines_are_published_and_the_error_says_so(
         export_run(run, out, OPTIONS.model_copy(update={"trt": True}))
     assert caught.value.exit_code == 2
     manifest, _ = load_model(out)
-    assert [engine.file for engine in manifest.engines] == ["model.onnx", "model.fp16.onnx"]
+    assert {engine.file for engine in manifest.engines} == {"model.onnx", "model.fp16.onnx"}
 
 
 def test_an_unknown_architecture_stops_before_anything_is_written(run, tmp_path, monkeypatch):

@@ -178,6 +178,7 @@ class ThresholdEngine:
     """Computes what the graph computes; fails on a slice whose first pixel is BROKEN_VALUE."""
 
     name, precision, file = "numpy", "fp32", "model.onnx"
+    gives_probability = True
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

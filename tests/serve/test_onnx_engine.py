@@ -2,39 +2,26 @@
 
 import ctypes
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
-from tests.serve.conftest import LEVELS, PARITY, make_manifest, threshold_graph, write_model
+from tests.serve.conftest import LEVELS, make_manifest, threshold_graph, write_model
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engine import EngineError
-from wsseg.serve.manifest import EngineFile
+from wsseg.serve.choose import open_engine
+from wsseg.serve.engine import Engine, EngineError
+from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.model_folder import load_model
-from wsseg.serve.onnx_engine import CPU, EngineOptions, OnnxEngine, choose_engine, open_onnx
+from wsseg.serve.onnx_engine import CPU, OnnxEngine
 
 ON_CPU = EngineOptions(device="cpu")
 
 
-def opened(folder: Path, options: EngineOptions = ON_CPU) -> OnnxEngine:
+def opened(folder: Path, options: EngineOptions = ON_CPU) -> Engine:
     manifest, _ = load_model(folder)
-    return open_onnx(folder, manifest, options)
-
-
-def engines(*precisions: Literal["fp32", "fp16"], checked: bool = True) -> tuple[EngineFile, ...]:
-    return tuple(
-        EngineFile(
-            file=f"model.{precision}.onnx",
-            runtime="onnxruntime",
-            precision=precision,
-            sha256="",
-            parity=PARITY if checked else None,
-        )
-        for precision in precisions
-    )
+    return open_engine(folder, manifest, options)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 20, 33), (2, 1, 64, 64)])
@@ -72,14 +59,14 @@ def test_cuda_without_a_driver_is_an_error_that_says_so(model: Path, monkeypatch
 
 def test_cuda_that_the_session_does_not_get_is_an_error(model: Path, monkeypatch):
     """The driver loads, but the session quietly runs on the CPU."""
-    monkeypatch.setattr("wsseg.serve.onnx_engine._no_cuda", lambda _: None)
+    monkeypatch.setattr("wsseg.serve.onnx_cuda.no_driver", lambda: None)
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
     with pytest.raises(WssegError, match="CUDA was asked for and does not run here: "):
         opened(model, EngineOptions(device="cuda"))
 
 
 def test_auto_runs_on_the_cpu_where_cuda_does_not_and_warns(model: Path, monkeypatch, log):
-    monkeypatch.setattr("wsseg.serve.onnx_engine._no_cuda", lambda _: None)
+    monkeypatch.setattr("wsseg.serve.onnx_cuda.no_driver", lambda: None)
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
     engine = opened(model, EngineOptions(device="auto"))
     assert engine.name == "onnxruntime-cpu"
@@ -120,6 +107,7 @@ def test_a_failing_gpu_is_an_error_and_no_silent_move_to_the_cpu(model: Path, ca
             raise EPFail("the GPU is lost")
 
     engine = opened(model)
+    assert isinstance(engine, OnnxEngine)
     engine.session._sess = LostGpu(engine.session._sess)
     with pytest.raises(EngineError, match="the GPU is lost"):
         engine(np.zeros((1, 1, 8, 8), np.float32))
@@ -150,28 +138,6 @@ def test_a_network_of_other_classes_than_the_manifest_says_is_refused(tmp_path: 
     }
     with pytest.raises(WssegError, match="1 classes"):
         opened(write_model(tmp_path, threshold_graph(), **changes))
-
-
-@pytest.mark.parametrize(
-    ("there", "checked", "half", "taken"),
-    [
-        (("fp32", "fp16"), True, True, "fp16"),
-        (("fp32", "fp16"), True, False, "fp32"),
-        (("fp32", "fp16"), False, True, "fp32"),
-        (("fp32",), True, True, "fp32"),
-        (("fp16",), False, False, "fp16"),
-    ],
-)
-def test_half_precision_is_taken_only_if_checked_and_on_cuda(there, checked, half, taken):
-    manifest = make_manifest(engines=engines(*there, checked=checked))
-    assert choose_engine(manifest, "auto", half=half).precision == taken
-
-
-def test_a_wished_precision_is_taken_or_refused_naming_what_there_is():
-    both = make_manifest(engines=engines("fp32", "fp16", checked=False))
-    assert choose_engine(both, "fp16", half=False).precision == "fp16"
-    with pytest.raises(WssegError, match=r"no fp16 engine.*there: fp32"):
-        choose_engine(make_manifest(engines=engines("fp32")), "fp16", half=True)
 
 
 def _no_library(name, *_, **__):

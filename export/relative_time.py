@@ -1,0 +1,70 @@
+"""How long each engine takes on this CPU, relative to fp32 in ONNX Runtime."""
+
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.serve.choose import candidates
+from wsseg.serve.engine import Engine
+from wsseg.serve.engine_options import EngineOptions
+from wsseg.serve.manifest import EngineFile, Manifest
+
+ROUNDS = 5
+WARM_UPS = 3
+"""Runs before the first that counts: OpenVINO compiles for a size once it repeats."""
+BATCH = 2
+ON_CPU = EngineOptions(device="cpu")
+REFERENCE = ("onnxruntime", "fp32")
+
+Pixels = NDArray[np.float32]
+
+
+def with_times(manifest: Manifest, sample: Pixels, folder: Path) -> tuple[EngineFile, ...]:
+    """The manifest's engines, those that run on this CPU with their `relative_time`.
+
+    sample: a raw slice (c, H, W). All engines take turns, so that a machine that is busy for a
+    while is busy for all of them; of each, the median over ROUNDS of its time over the reference's
+    in the same round counts. Without an fp32 engine in ONNX Runtime nothing is measured.
+    """
+    able, _ = candidates(manifest, ON_CPU, "cpu")
+    entries = [candidate.entry for candidate in able]
+    reference = next((e for e in entries if (e.runtime, e.precision) == REFERENCE), None)
+    if reference is None:
+        return manifest.engines
+    opened = {_key(c.entry): c.adapter.open(folder, manifest, c.entry, 0) for c in able}
+    pixels = np.ascontiguousarray(np.stack([sample] * BATCH), np.float32)
+    times = relative(opened, pixels, _key(reference))
+    return tuple(
+        entry.model_copy(update={"relative_time": times.get(_key(entry))})
+        for entry in manifest.engines
+    )
+
+
+def relative(
+    engines: Mapping[tuple[str, str], Engine], pixels: Pixels, reference: tuple[str, str]
+) -> dict[tuple[str, str], float]:
+    """Median over rounds of each engine's time over the reference's; the reference has 1."""
+    for engine in engines.values():
+        for _ in range(WARM_UPS):
+            engine(pixels)
+    rounds = [
+        {key: _seconds(engine, pixels) for key, engine in engines.items()} for _ in range(ROUNDS)
+    ]
+    return {
+        key: round(statistics.median(each[key] / each[reference] for each in rounds), 3)
+        for key in engines
+    }
+
+
+def _key(entry: EngineFile) -> tuple[str, str]:
+    return entry.runtime, entry.precision
+
+
+def _seconds(engine: Engine, pixels: Pixels) -> float:
+    start = time.perf_counter()
+    engine(pixels)
+    return time.perf_counter() - start

@@ -1,0 +1,166 @@
+"""The engine of a model folder that a run computes with: the one asked for, or the fastest."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.adapters import ADAPTERS, Adapter
+from wsseg.serve.cpu import instructions
+from wsseg.serve.engine import Engine, UnusableError
+from wsseg.serve.engine_options import EngineOptions
+from wsseg.serve.manifest import EngineFile, Manifest, PrecisionName, RuntimeName
+from wsseg.serve.openvino_engine import no_bfloat
+
+logger = logging.getLogger(__name__)
+
+# The order in which precisions are tried where nobody has measured their times.
+ON_GPU: tuple[PrecisionName, ...] = ("fp16", "bf16", "fp32")
+WITHOUT_PROBABILITY: tuple[RuntimeName, ...] = ("tensorrt", "tensorrt_rtx")
+ON_CPU: tuple[PrecisionName, ...] = ("fp32", "bf16", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An entry of the manifest and the runtime that would compute it."""
+
+    adapter: Adapter
+    entry: EngineFile
+
+    def __str__(self) -> str:
+        return f"{self.adapter.label} in {self.entry.precision}"
+
+
+def open_engine(folder: Path, manifest: Manifest, options: EngineOptions) -> Engine:
+    """Open the engine that was asked for, or the fastest that agreed with PyTorch.
+
+    "auto" takes no reduced precision without parity figures, nor one whose figures hold for
+    instructions that this CPU lacks. A GPU comes before the CPU; engines of a CPU come in the order
+    of the times that the export measured. What was taken, and what was passed over and why, is
+    logged. Raises WssegError where nothing fits, or where CUDA was asked for and does not run.
+    """
+    if options.device != "cpu" and options.engine != "openvino":
+        engine, reasons = _first(folder, manifest, options, "cuda")
+        if engine:
+            return engine
+        if options.device == "cuda":
+            raise WssegError(
+                f"CUDA was asked for and does not run here: {_said(reasons)}; "
+                "mend that or use the CPU"
+            )
+        # No GPU is as expected; a GPU that lies idle is slow for no good reason.
+        broken = any(candidate.adapter.absent() is None for candidate, _ in reasons)
+        level = logging.WARNING if broken else logging.DEBUG
+        logger.log(level, "CUDA is not used: %s", _said(reasons), extra={"event": "cuda_not_used"})
+        if not any(True for _ in _asked_for(manifest, options, "cpu")) and reasons:
+            raise WssegError(f"engine {options.engine} does not run here: {_said(reasons)}")
+    engine, reasons = _first(folder, manifest, options, "cpu")
+    if engine:
+        return engine
+    if reasons:
+        raise WssegError(f"no engine of {manifest.name} runs here: {_said(reasons)}")
+    raise WssegError(_nothing(manifest, options))
+
+
+def candidates(
+    manifest: Manifest, options: EngineOptions, device: str
+) -> tuple[list[Candidate], list[tuple[Candidate, str]]]:
+    """What can be tried on a device, best first, and what cannot, with the reason."""
+    able: list[Candidate] = []
+    not_able: list[tuple[Candidate, str]] = []
+    for candidate in _asked_for(manifest, options, device):
+        why = _why_not(candidate, options)
+        if why:
+            not_able.append((candidate, why))
+        else:
+            able.append(candidate)
+    return sorted(able, key=_order), not_able
+
+
+def _asked_for(manifest: Manifest, options: EngineOptions, device: str) -> Iterator[Candidate]:
+    for adapter in ADAPTERS:
+        if adapter.device != device or options.engine not in ("auto", adapter.engine):
+            continue
+        if options.engine == "auto" and adapter.stands_in:
+            continue
+        for entry in manifest.engines:
+            if entry.runtime == adapter.runtime and options.precision in ("auto", entry.precision):
+                yield Candidate(adapter, entry)
+
+
+def _why_not(candidate: Candidate, options: EngineOptions) -> str | None:
+    entry = candidate.entry
+    wished = (options.engine, options.precision) != ("auto", "auto")
+    if not wished and entry.parity is None and entry.precision != "fp32":
+        return "it was never compared with PyTorch"
+    if entry.precision == "bf16" and candidate.adapter.device == "cpu" and no_bfloat():
+        return no_bfloat()
+    foreign = entry.instructions and entry.instructions not in instructions()
+    if foreign and options.precision == "auto":
+        return f"its figures hold for CPUs with {entry.instructions}, which this one lacks"
+    if options.probability and entry.runtime in WITHOUT_PROBABILITY:
+        return "it gives no probability, which masks are recovered from"
+    return candidate.adapter.absent()
+
+
+def _order(candidate: Candidate) -> tuple[int, float, int]:
+    entry, adapter = candidate.entry, candidate.adapter
+    if adapter.device == "cuda":
+        known = ON_GPU.index(entry.precision) if entry.precision in ON_GPU else len(ON_GPU)
+        return ADAPTERS.index(adapter), 0.0, known
+    time = math.inf if entry.relative_time is None else entry.relative_time
+    return 0, time, ON_CPU.index(entry.precision)
+
+
+def _first(
+    folder: Path, manifest: Manifest, options: EngineOptions, device: str
+) -> tuple[Engine | None, list[tuple[Candidate, str]]]:
+    """The best candidate that opens, and why others did not."""
+    able, reasons = candidates(manifest, options, device)
+    for candidate in able:
+        try:
+            engine = candidate.adapter.open(folder, manifest, candidate.entry, options.threads)
+        except UnusableError as error:
+            reasons.append((candidate, str(error)))
+            continue
+        _tell(candidate, engine, len(able), reasons)
+        return engine, reasons
+    return None, reasons
+
+
+def _tell(
+    taken: Candidate, engine: Engine, count: int, reasons: list[tuple[Candidate, str]]
+) -> None:
+    time = taken.entry.relative_time
+    measured = "" if time is None else f", {time:.2f} of the time of fp32 when it was exported"
+    logger.info(
+        "computing with %s in %s: the first of %d that can run here%s",
+        engine.name,
+        engine.precision,
+        count,
+        measured,
+        extra={"event": "engine_chosen", "engine": engine.name, "precision": engine.precision},
+    )
+    for candidate, why in reasons:
+        logger.debug("%s is passed over: %s", candidate, why)
+
+
+def _said(reasons: list[tuple[Candidate, str]]) -> str:
+    """Each reason once, with the engines it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for candidate, why in reasons:
+        by_reason.setdefault(why, []).append(str(candidate))
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items()) or (
+        "the model has no engine for it"
+    )
+
+
+def _nothing(manifest: Manifest, options: EngineOptions) -> str:
+    there = ", ".join(sorted({f"{e.runtime} {e.precision}" for e in manifest.engines}))
+    wanted = " ".join(part for part in (options.engine, options.precision) if part != "auto")
+    return (
+        f"model {manifest.name} has no engine for {wanted or 'this machine'} (there: {there}): "
+        "export one or choose another --engine or --precision"
+    )

@@ -1,0 +1,85 @@
+"""OpenVINO gives what ONNX Runtime gives, for any batch and size, and says what it cannot."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.serve.conftest import LEVELS, make_manifest, threshold_graph, write_model
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.engine import EngineError
+from wsseg.serve.manifest import EngineFile, Manifest
+from wsseg.serve.openvino_engine import REPEATS, OpenVinoEngine, no_openvino, open_openvino
+
+
+def entry(content: bytes) -> EngineFile:
+    sha256 = hashlib.sha256(content).hexdigest()
+    return EngineFile(file="model.onnx", runtime="openvino", precision="fp32", sha256=sha256)
+
+
+def opened(folder: Path, content: bytes, threads: int = 0) -> OpenVinoEngine:
+    manifest: Manifest = make_manifest(content, engines=(entry(content),))
+    write_model(folder, content)
+    return open_openvino(folder, manifest, manifest.engines[0], threads)
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return opened(tmp_path, threshold_graph(), threads=2)
+
+
+def pixels(*shape):
+    return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+
+
+def test_openvino_is_here():
+    assert no_openvino() is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 20, 33), (5, 1, 64, 64)])
+def test_masks_and_areas_are_what_counting_gives(engine, shape):
+    slices = pixels(*shape)
+    found, probability = engine.with_probability(slices)
+    expected = (slices >= LEVELS.reshape(1, 2, 1, 1)).astype(np.uint8)
+    np.testing.assert_array_equal(found.masks, expected)
+    np.testing.assert_array_equal(found.pixel_areas, expected.sum((2, 3)))
+    assert (found.masks.dtype, found.pixel_areas.dtype) == (np.uint8, np.int64)
+    assert found.soft_areas.dtype == probability.dtype == np.float32
+    assert engine.gives_probability
+
+
+def test_a_size_that_repeats_gives_the_same_and_other_sizes_still_work(engine):
+    slices = pixels(4, 1, 32, 48)
+    first = engine(slices)
+    for _ in range(REPEATS + 1):
+        again = engine(slices)
+        np.testing.assert_array_equal(again.masks, first.masks)
+        np.testing.assert_array_equal(again.soft_areas, first.soft_areas)
+    assert engine._fixed
+    other = pixels(1, 1, 16, 16)
+    np.testing.assert_array_equal(engine(other).masks[0, 0], other[0, 0] >= LEVELS[0])
+    np.testing.assert_array_equal(engine(slices).masks, first.masks)
+
+
+def test_an_answer_outlives_the_next_run(engine):
+    first = engine(np.full((2, 1, 8, 8), 255, np.float32))
+    engine(np.zeros((2, 1, 8, 8), np.float32))
+    assert first.pixel_areas.tolist() == [[64, 64], [64, 64]]
+    assert first.masks.all()
+
+
+def test_a_batch_that_the_runtime_refuses_costs_only_itself(engine):
+    with pytest.raises(EngineError):
+        engine(np.zeros((1, 2, 8, 8), np.float32))
+    assert engine(np.zeros((1, 1, 8, 8), np.float32)).pixel_areas.tolist() == [[0, 0]]
+
+
+def test_a_file_that_is_no_network_is_one_clear_error(tmp_path):
+    with pytest.raises(WssegError, match=r"OpenVINO .* cannot load model\.onnx"):
+        opened(tmp_path, b"no network at all")
+
+
+def test_a_network_of_another_program_is_refused(tmp_path):
+    with pytest.raises(WssegError, match="no graph of wsseg"):
+        opened(tmp_path, threshold_graph(names=("mask", "area", "soft_area")))
