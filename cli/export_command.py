@@ -23,7 +23,24 @@ def export(
     ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="ONNX precisions: fp32, fp16; repeat for several. [default: both]"),
+        typer.Option(
+            help="ONNX precisions: fp32, fp16, int8 (for CPUs; needs --calibration); repeat for "
+            "several. [default: fp32 and fp16]"
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="cases.csv, or a folder of DICOM, NIfTI or pictures (no labels needed), that "
+            "int8 sets its ranges by."
+        ),
+    ] = None,
+    calibration_images: Annotated[
+        int | None, typer.Option(help="Slices to calibrate int8 on, at most. [default: 128]")
+    ] = None,
+    calibration_method: Annotated[
+        str | None,
+        typer.Option(help="How int8 sets its ranges: percentile, entropy. [default: percentile]"),
     ] = None,
     batch: Annotated[str, typer.Option(help="TensorRT batch sizes: least,best,most.")] = "1,8,32",
     image_size: Annotated[
@@ -56,6 +73,9 @@ def export(
             "gpu_arch": tuple(gpu_arch) if gpu_arch else None,
             "precisions": tuple(precision) if precision else None,
             "thresholds": tuple(threshold) if threshold else None,
+            "calibration": calibration,
+            "calibration_images": calibration_images,
+            "calibration_method": calibration_method,
             "batch": batch,
             "image_size": image_size,
             "name": name,

@@ -22,6 +22,8 @@ def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
     options = settings(ExportOptions, None, flags | {"profile": profile})
     if options.gpu_arch and not options.trt:
         raise WssegError("--gpu-arch is for TensorRT engines: add --trt")
+    if options.calibration and "int8" not in options.precisions:
+        raise WssegError("--calibration is for int8 engines: add --precision int8")
     try:
         export_run(run, out, options)
     except (TensorRTMissingError, SomeFailedError):
@@ -54,9 +56,12 @@ def describe(engine: EngineFile) -> str:
             f"{engine.parity.slices} slices on {engine.parity.provider}: "
             f"masks agree {engine.parity.mask_agreement:.6f}, "
             f"probability within {engine.parity.probability_difference:.1e}, "
-            f"ratio within {engine.parity.ratio_difference:.1e}"
+            f"mean IoU {engine.parity.mask_iou:.4f}, "
+            f"ratio within {engine.parity.ratio_difference:.1e}, "
+            f"on average {engine.parity.ratio_difference_mean:.1e}"
         )
-    return f"{engine.file}: {engine.runtime} {engine.precision}{place}; {proof}"
+    kept = f"; in float: {', '.join(engine.float_layers)}" if engine.float_layers else ""
+    return f"{engine.file}: {engine.runtime} {engine.precision}{place}; {proof}{kept}"
 
 
 def _three(text: str, option: str) -> tuple[int, int, int]:

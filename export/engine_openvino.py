@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsseg.export.parity import Candidate, Standard, judge
-from wsseg.serve.engine import Engine
+from wsseg.export.difference import Standard
+from wsseg.export.parity import judge_served
 from wsseg.serve.manifest import EngineFile, Manifest, PrecisionName
 from wsseg.serve.openvino_engine import no_bfloat, no_openvino, open_openvino
 
@@ -42,8 +42,5 @@ def judge_openvino(
     entry: EngineFile, manifest: Manifest, standard: Standard, folder: Path
 ) -> EngineFile:
     """The entry with its parity figures; EngineRejectedError where it disagrees with PyTorch."""
-    engine: Engine = open_openvino(folder, manifest, entry, 0)
-    candidate = Candidate(
-        engine, engine.name, entry.precision, lambda pixels: engine.with_probability(pixels)[1]
-    )
-    return entry.model_copy(update={"parity": judge(candidate, standard)})
+    engine = open_openvino(folder, manifest, entry, 0)
+    return entry.model_copy(update={"parity": judge_served(engine, entry.precision, standard)})

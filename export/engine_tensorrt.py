@@ -12,8 +12,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from wsseg.export.difference import Standard
 from wsseg.export.onnx_file import INPUT, OUTPUTS, without_probability
-from wsseg.export.parity import Candidate, Standard, judge, within
+from wsseg.export.parity import Candidate, judge, within
 from wsseg.export.tensorrt_toolkit import (
     EngineBuildError,
     Toolkit,

@@ -7,44 +7,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from wsseg.export.difference import (
+    Difference,
+    Pixels,
+    Reference,
+    Standard,
+    difference,
+    overall,
+)
+from wsseg.export.invariance import unsteadiness
 from wsseg.export.tolerance import TOLERANCES, Tolerance
-from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
+from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import SomeFailedError
-from wsseg.serve.engine import Prediction
+from wsseg.serve.engine import Engine, Prediction
 from wsseg.serve.manifest import Parity, PrecisionName, Profile
 from wsseg.train.predictor import Predictor
 
-Pixels = NDArray[np.float32]
+# Coarse numbers: a last bit of a sum, taken in another order, may be a whole step of the next.
+ROUNDED: frozenset[PrecisionName] = frozenset(("int8", "bf16"))
 
 
 class EngineRejectedError(SomeFailedError):
     """An engine that was built and disagrees with PyTorch: it must not be published."""
-
-
-# A ratio that one side has and the other has not (its denominator is empty) counts as all of 0..1.
-UNKNOWN = 1.0
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What PyTorch answers for one batch; several references may come from one sample slice.
-
-    pixels: (n, c, H, W) raw. probability: (n, k, H, W).
-    """
-
-    sample: int
-    pixels: Pixels
-    probability: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Standard:
-    """What every engine is held against: PyTorch's answers, and how masks and ratios follow."""
-
-    references: tuple[Reference, ...]
-    thresholds: NDArray[np.float32]
-    classes: tuple[str, ...]
-    ratios: tuple[RatioDefinition, ...]
 
 
 @dataclass(frozen=True)
@@ -68,13 +52,6 @@ class Verdict:
 
     parity: Parity
     failure: str | None
-
-
-@dataclass(frozen=True)
-class _Difference:
-    agreement: float
-    probability: float
-    ratio: float
 
 
 def make_standard(
@@ -111,8 +88,8 @@ def within(standard: Standard, profile: Profile) -> Standard:
 def check(candidate: Candidate, standard: Standard) -> Verdict:
     """Run an engine on every reference and hold it to the tolerance of its precision."""
     tolerance = TOLERANCES[candidate.precision]
-    measured: list[_Difference] = []
-    judged: list[_Difference] = []
+    measured: list[Difference] = []
+    judged: list[Difference] = []
     flaw = None
     for reference in standard.references:
         prediction = candidate.run(reference.pixels)
@@ -121,12 +98,14 @@ def check(candidate: Candidate, standard: Standard) -> Verdict:
             break
         probability = _probability_difference(candidate, prediction, reference)
         for border, kept in ((0.0, measured), (tolerance.border, judged)):
-            masks = _settled(prediction.masks, reference, standard, border)
-            kept.append(_difference(masks, reference, standard, probability))
-    worst = _worst(judged)
-    return Verdict(
-        _parity(_worst(measured), candidate, standard), flaw or _shortfall(worst, tolerance)
-    )
+            masks = prediction.masks
+            kept.append(
+                difference(masks, reference, standard, probability=probability, border=border)
+            )
+    failure = flaw or _shortfall(overall(judged), tolerance)
+    if candidate.precision in ROUNDED and not failure:
+        failure = unsteadiness(candidate.run, standard)
+    return Verdict(_parity(overall(measured), candidate, standard), failure)
 
 
 def judge(candidate: Candidate, standard: Standard) -> Parity:
@@ -140,16 +119,12 @@ def judge(candidate: Candidate, standard: Standard) -> Parity:
     return verdict.parity
 
 
-def area_ratios(
-    masks: NDArray[np.uint8], classes: tuple[str, ...], ratios: tuple[RatioDefinition, ...]
-) -> NDArray[np.float64]:
-    """Every ratio of every slice (n, r) from masks (n, k, H, W); NaN where it divides by 0."""
-    areas = dict(zip(classes, masks.sum((2, 3), dtype=np.int64).T, strict=True))
-    areas[IMAGE] = np.full(len(masks), masks.shape[2] * masks.shape[3])
-    areas[FOREGROUND] = masks.any(1).sum((1, 2))
-    numerators = np.stack([areas[ratio.numerator] for ratio in ratios], 1)
-    denominators = np.stack([areas[ratio.denominator] for ratio in ratios], 1).astype(np.float64)
-    return numerators / np.where(denominators > 0, denominators, np.nan)
+def judge_served(engine: Engine, precision: PrecisionName, standard: Standard) -> Parity:
+    """`judge` for an engine that was opened from a file as serving opens it."""
+    candidate = Candidate(
+        engine, engine.name, precision, lambda pixels: engine.with_probability(pixels)[1]
+    )
+    return judge(candidate, standard)
 
 
 def _flaw(prediction: Prediction, reference: Reference) -> str | None:
@@ -177,53 +152,28 @@ def _probability_difference(
     return max(mean, float(each.max())) if np.isfinite(each).all() else float("inf")
 
 
-def _settled(
-    masks: NDArray[np.uint8], reference: Reference, standard: Standard, border: float
-) -> NDArray[np.uint8]:
-    """The masks with PyTorch's answer in every pixel that is within `border` of its threshold."""
-    expected = reference.probability >= standard.thresholds
-    unsure = np.abs(reference.probability - standard.thresholds) < border
-    return np.where(unsure, expected, masks).astype(np.uint8)
-
-
-def _difference(
-    masks: NDArray[np.uint8], reference: Reference, standard: Standard, probability: float
-) -> _Difference:
-    expected = (reference.probability >= standard.thresholds).astype(np.uint8)
-    found = area_ratios(masks, standard.classes, standard.ratios)
-    wanted = area_ratios(expected, standard.classes, standard.ratios)
-    unknown = np.isnan(found) & np.isnan(wanted)
-    apart = np.nan_to_num(np.where(unknown, 0.0, np.abs(found - wanted)), nan=UNKNOWN)
-    equal = (masks == expected).mean((1, 2, 3)).min()
-    return _Difference(float(equal), probability, float(apart.max()))
-
-
-def _worst(differences: Sequence[_Difference]) -> _Difference:
-    """The least favourable figures; those of total disagreement where nothing was compared."""
-    if not differences:
-        return _Difference(0.0, float("inf"), float("inf"))
-    return _Difference(
-        min(d.agreement for d in differences),
-        max(d.probability for d in differences),
-        max(d.ratio for d in differences),
-    )
-
-
-def _shortfall(worst: _Difference, tolerance: Tolerance) -> str | None:
+def _shortfall(worst: Difference, tolerance: Tolerance) -> str | None:
     if worst.probability > tolerance.probability:
         return f"a probability differs by {worst.probability:.2g} (at most {tolerance.probability})"
     if worst.agreement < tolerance.agreement:
         return f"masks agree in {worst.agreement:.5f} (at least {tolerance.agreement})"
     if worst.ratio > tolerance.ratio:
         return f"an area ratio differs by {worst.ratio:.2g} (at most {tolerance.ratio})"
+    if worst.ratio_mean > tolerance.ratio_mean:
+        mean = worst.ratio_mean
+        return f"area ratios differ by {mean:.2g} on average (at most {tolerance.ratio_mean})"
+    if worst.mask_iou < tolerance.mask_iou:
+        return f"masks have a mean IoU of {worst.mask_iou:.4f} (at least {tolerance.mask_iou})"
     return None
 
 
-def _parity(measured: _Difference, candidate: Candidate, standard: Standard) -> Parity:
+def _parity(measured: Difference, candidate: Candidate, standard: Standard) -> Parity:
     return Parity(
         slices=len({reference.sample for reference in standard.references}),
         provider=candidate.provider,
         mask_agreement=measured.agreement,
         probability_difference=measured.probability,
         ratio_difference=measured.ratio,
+        ratio_difference_mean=measured.ratio_mean,
+        mask_iou=measured.mask_iou,
     )

@@ -1,6 +1,5 @@
 """A finished run becomes a model folder: engines that passed the gate, and model.json."""
 
-import logging
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,34 +7,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveInt, ValidationError
 
-from wsseg.export.engine_onnx import make_onnx_engine, planned_engine
-from wsseg.export.engine_openvino import judge_openvino, planned_openvino
-from wsseg.export.engine_tensorrt import (
-    DEFAULT_PROFILE,
-    TensorRTJob,
-    check_profile,
-    make_tensorrt_engine,
-)
-from wsseg.export.graph import Precision
-from wsseg.export.parity import EngineRejectedError, Standard, make_standard
+from wsseg.export.engine_int8 import Calibration
+from wsseg.export.engine_onnx import OnnxPrecision, planned_engine
+from wsseg.export.engine_tensorrt import DEFAULT_PROFILE, TensorRTJob, check_profile
+from wsseg.export.engines import Job, onnx_engines, openvino_engines, tensorrt_engines
+from wsseg.export.parity import make_standard
+from wsseg.export.quantize.images import calibration_slices
+from wsseg.export.quantize.ranges import Method
 from wsseg.export.relative_time import with_times
-from wsseg.export.tensorrt_toolkit import (
-    EngineBuildError,
-    TensorRTMissingError,
-    Toolkit,
-    find_toolkit,
-)
+from wsseg.export.tensorrt_toolkit import TensorRTMissingError, Toolkit, find_toolkit
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.definitions import Frozen, RatioDefinition
-from wsseg.imaging.errors import AllFailedError, WssegError
-from wsseg.serve.manifest import FILE_NAME, EngineFile, Fraction, Manifest, Profile, Training
-from wsseg.train.checkpoint import load_run
-from wsseg.train.predictor import Predictor
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.manifest import FILE_NAME, Fraction, Manifest, Profile, Training
+from wsseg.train.checkpoint import TrainedRun, load_run
 from wsseg.train.record import RunRecord
-
-logger = logging.getLogger(__name__)
 
 
 class ExportOptions(Frozen):
@@ -45,16 +33,20 @@ class ExportOptions(Frozen):
     TensorRT engines too; gpu_arch: for these architectures, such as "sm_89" (empty: this machine's
     GPU if `tensorrt` is installed, else the usual ones of TensorRT-RTX); profile: input shapes they
     take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else
-    the run's.
+    the run's. calibration: cases.csv or folder of images that int8 is calibrated by, on at most
+    `calibration_images` slices, with ranges set by `calibration_method`.
     """
 
     name: str = ""
-    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "fp16")
+    precisions: Annotated[tuple[OnnxPrecision, ...], Field(min_length=1)] = ("fp32", "fp16")
     trt: bool = False
     gpu_arch: tuple[str, ...] = ()
     profile: Profile = DEFAULT_PROFILE
     ratios: tuple[RatioDefinition, ...] = ()
     thresholds: tuple[Fraction, ...] = ()
+    calibration: Path | None = None
+    calibration_images: PositiveInt = 128
+    calibration_method: Method = "percentile"
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,8 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
 
     Raises AllFailedError where no engine may be published, and WssegError for a request that
     cannot be met; nothing is written then. TensorRTMissingError and EngineBuildError come after
-    the folder was published with the engines that could be made.
+    the folder was published with the engines that could be made; so does EngineRejectedError for
+    an int8 engine that disagrees with PyTorch.
     """
     _check_target(out)
     trained = load_run(run)
@@ -78,19 +71,23 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
         raise WssegError(f"{run} keeps no sample slices to prove an engine on: train again")
     plan = _plan(trained.record, out, options)
     tensorrt = _find_tensorrt(options)
+    calibration = _calibration(trained, options)
     standard = make_standard(
         trained.predictor, trained.samples, plan.thresholds, plan.classes, plan.ratios
     )
     with atomic_folder(out) as folder:
-        files = _onnx_engines(plan, trained.predictor, standard, folder)
-        engines = files + _openvino_engines(plan, files, standard, folder)
+        job = Job(plan, trained.predictor, standard, calibration, folder)
+        files, rejected = onnx_engines(job)
+        engines = files + openvino_engines(job, files)
         on_cpu = plan.model_copy(update={"engines": engines})
         engines = with_times(on_cpu, trained.samples[0], folder)
-        problem: WssegError | None = tensorrt.missing
+        problem = tensorrt.missing or rejected
         if tensorrt.toolkit:
-            job = TensorRTJob(tensorrt.toolkit, options.profile, standard, folder)
-            built, problem = _tensorrt_engines(job, files[-1])
-            engines += built
+            built, failed = tensorrt_engines(
+                TensorRTJob(tensorrt.toolkit, options.profile, standard, folder),
+                [file for file in files if file.precision != "int8"][-1],
+            )
+            engines, problem = engines + built, problem or failed
         manifest = plan.model_copy(update={"engines": engines})
         (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if problem:
@@ -147,6 +144,8 @@ def _training(record: RunRecord) -> Training:
 def _find_tensorrt(options: ExportOptions) -> _TensorRT:
     if not options.trt:
         return _TensorRT()
+    if options.precisions == ("int8",):
+        raise WssegError("TensorRT engines are built from fp32 or fp16: ask for one of them too")
     check_profile(options.profile)
     try:
         return _TensorRT(toolkit=find_toolkit(options.gpu_arch))
@@ -154,46 +153,18 @@ def _find_tensorrt(options: ExportOptions) -> _TensorRT:
         return _TensorRT(missing=error)
 
 
-def _onnx_engines(
-    plan: Manifest, predictor: Predictor, standard: Standard, folder: Path
-) -> tuple[EngineFile, ...]:
-    """The ONNX engines that agree with PyTorch, fp32 first; fp32 must, fp16 may be left out."""
-    engines: list[EngineFile] = []
-    for entry in sorted(plan.engines, key=lambda entry: entry.precision, reverse=True):
-        try:
-            engines.append(make_onnx_engine(plan, entry, predictor, standard, folder))
-        except EngineRejectedError as error:
-            if entry.precision == "fp32":
-                raise AllFailedError(f"nothing was exported: {error}") from error
-            logger.warning("%s is left out: %s", entry.file, error)
-    if not engines:
-        raise AllFailedError("nothing was exported: fp16 does not agree with PyTorch, ask for fp32")
-    return tuple(engines)
-
-
-def _openvino_engines(
-    plan: Manifest, files: tuple[EngineFile, ...], standard: Standard, folder: Path
-) -> tuple[EngineFile, ...]:
-    """OpenVINO's engines over the ONNX files, those that agree with PyTorch."""
-    engines: list[EngineFile] = []
-    for entry in planned_openvino(files):
-        try:
-            engines.append(judge_openvino(entry, plan, standard, folder))
-        except EngineRejectedError as error:
-            logger.warning("%s in OpenVINO is left out: %s", entry.file, error)
-    return tuple(engines)
-
-
-def _tensorrt_engines(
-    job: TensorRTJob, source: EngineFile
-) -> tuple[tuple[EngineFile, ...], WssegError | None]:
-    """The TensorRT engines that could be built, and what the first other one failed of."""
-    engines: list[EngineFile] = []
-    problem: WssegError | None = None
-    for architecture in job.toolkit.architectures:
-        try:
-            engines.append(make_tensorrt_engine(job, architecture, source))
-        except (EngineBuildError, EngineRejectedError) as error:
-            logger.warning("the TensorRT engine for %s is left out: %s", architecture, error)
-            problem = problem or error
-    return tuple(engines), problem
+def _calibration(trained: TrainedRun, options: ExportOptions) -> Calibration | None:
+    if "int8" not in options.precisions:
+        return None
+    if options.calibration is None:
+        raise WssegError(
+            "int8 needs images to set its ranges by, besides the slices it is judged on: give "
+            "--calibration cases.csv, or a folder of images (no labels are needed)"
+        )
+    slices = calibration_slices(
+        options.calibration,
+        channels=trained.record.channels,
+        count=options.calibration_images,
+        held_out=trained.samples,
+    )
+    return Calibration(slices, options.calibration_method)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.adapters import ADAPTERS, Adapter
-from wsseg.serve.cpu import instructions
+from wsseg.serve.cpu import integer_kind
 from wsseg.serve.engine import Engine, UnusableError
 from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.manifest import EngineFile, Manifest, PrecisionName, RuntimeName
@@ -37,9 +37,10 @@ def open_engine(folder: Path, manifest: Manifest, options: EngineOptions) -> Eng
     """Open the engine that was asked for, or the fastest that agreed with PyTorch.
 
     "auto" takes no reduced precision without parity figures, nor one whose figures hold for
-    instructions that this CPU lacks. A GPU comes before the CPU; engines of a CPU come in the order
-    of the times that the export measured. What was taken, and what was passed over and why, is
-    logged. Raises WssegError where nothing fits, or where CUDA was asked for and does not run.
+    integer instructions that this CPU lacks. A GPU comes before the CPU; engines of a CPU come in
+    the order of the times that the export measured. What was taken, and what was passed over and
+    why, is logged. Raises WssegError where nothing fits, or where CUDA was asked for and does not
+    run.
     """
     if options.device != "cpu" and options.engine != "openvino":
         engine, reasons = _first(folder, manifest, options, "cuda")
@@ -97,9 +98,8 @@ def _why_not(candidate: Candidate, options: EngineOptions) -> str | None:
         return "it was never compared with PyTorch"
     if entry.precision == "bf16" and candidate.adapter.device == "cpu" and no_bfloat():
         return no_bfloat()
-    foreign = entry.instructions and entry.instructions not in instructions()
-    if foreign and options.precision == "auto":
-        return f"its figures hold for CPUs with {entry.instructions}, which this one lacks"
+    if entry.instructions and not integer_kind() and options.precision == "auto":
+        return f"its figures hold for CPUs with {entry.instructions} or the like"
     if options.probability and entry.runtime in WITHOUT_PROBABILITY:
         return "it gives no probability, which masks are recovered from"
     return candidate.adapter.absent()

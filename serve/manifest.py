@@ -20,7 +20,9 @@ class Parity(Frozen):
     mask_agreement: smallest fraction of equal mask pixels over the slices.
     probability_difference: largest absolute difference of any pixel's probability; for TensorRT,
     whose engines give none, of a slice's mean probability.
-    ratio_difference: largest absolute difference of any slice's area ratio.
+    ratio_difference, ratio_difference_mean: largest and mean absolute difference of a slice's area
+    ratio. mask_iou: intersection over union of the two masks, mean over slices and classes; 1 where
+    both are empty.
     """
 
     slices: int
@@ -28,6 +30,8 @@ class Parity(Frozen):
     mask_agreement: Fraction
     probability_difference: float
     ratio_difference: float
+    ratio_difference_mean: float
+    mask_iou: Fraction
 
 
 class Profile(Frozen):
@@ -45,6 +49,8 @@ class EngineFile(Frozen):
     for (such as "sm_89"); None runs anywhere. `parity` is None only for an engine that could not
     run on the exporting machine. `instructions` names what of a CPU its figures hold for (such as
     "avx512_vnni"), where the arithmetic differs from one CPU to another; None where it does not.
+    `float_layers` names the network's layers that stay float32 in an int8 engine, because in
+    integers they would move its masks; most sensitive first.
     `relative_time` is the time of a slice over that of fp32 in ONNX Runtime on the CPU of the
     exporting machine; None where it was not measured.
     """
@@ -58,6 +64,7 @@ class EngineFile(Frozen):
     builder: str | None = None
     profile: Profile | None = None
     instructions: str | None = None
+    float_layers: tuple[str, ...] = ()
     relative_time: float | None = None
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wsseg.export import engine_tensorrt
+from wsseg.export.difference import Standard
 from wsseg.export.engine_onnx import planned_engine
 from wsseg.export.engine_tensorrt import (
     DEFAULT_PROFILE,
@@ -17,7 +18,7 @@ from wsseg.export.engine_tensorrt import (
     open_engine,
 )
 from wsseg.export.onnx_file import save_onnx, without_probability
-from wsseg.export.parity import Candidate, Standard, judge, make_standard
+from wsseg.export.parity import Candidate, judge, make_standard
 from wsseg.export.tensorrt_toolkit import (
     DEFAULT_ARCHITECTURES,
     EngineBuildError,

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from wsseg.export.difference import area_ratios
 from wsseg.export.graph import DeployGraph
 from wsseg.export.parity import (
     Candidate,
     EngineRejectedError,
-    area_ratios,
     check,
     judge,
     make_standard,

@@ -36,6 +36,8 @@ PARITY = Parity(
     mask_agreement=1,
     probability_difference=0,
     ratio_difference=0,
+    ratio_difference_mean=0,
+    mask_iou=1,
 )
 BROKEN_VALUE = -1.0
 RATIOS_PER_SLICE = len(RATIOS)

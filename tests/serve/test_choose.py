@@ -84,13 +84,13 @@ CPU_ONLY = ("openvino/cpu", "onnxruntime/cpu")
 
 def test_on_a_cpu_the_fastest_that_the_export_measured_is_taken(machine, monkeypatch):
     machine(*CPU_ONLY)
-    monkeypatch.setattr(choose, "instructions", lambda: frozenset({"avx512_vnni"}))
+    monkeypatch.setattr(choose, "integer_kind", lambda: "avx_vnni")
     assert taken(AUTO, FP32, FP16, VINO, VINO_INT8) == "openvino-cpu int8"
 
 
 def test_int8_is_not_taken_by_itself_on_another_kind_of_cpu(machine, monkeypatch):
     machine(*CPU_ONLY)
-    monkeypatch.setattr(choose, "instructions", frozenset)
+    monkeypatch.setattr(choose, "integer_kind", lambda: None)
     assert taken(AUTO, FP32, VINO, VINO_INT8) == "openvino-cpu fp32"
     wished = EngineOptions(device="cpu", engine="openvino", precision="int8")
     assert taken(wished, FP32, VINO, VINO_INT8) == "openvino-cpu int8"
