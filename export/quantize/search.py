@@ -53,7 +53,7 @@ def search(attempt: Callable[[Sequence[Layer]], Parity], rank: Callable[[], list
             return found
         count *= 2
     raise EngineRejectedError(
-        f"{last}, even with {count // 2} of {len(ranked)} layers in float; those that suffer most "
+        f"{last}, with {count // 2} of {len(ranked)} layers in float; those that suffer most "
         f"from 8 bits: {_names(ranked[:NAMED])}"
     )
 

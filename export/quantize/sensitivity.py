@@ -18,8 +18,7 @@ LOOKED_AT = 8
 def most_sensitive_first(part: NetworkPart, ranges: Ranges, inputs: Inputs) -> list[Layer]:
     """The part's layers, by how far each alone, in integers, moves the coarse logits.
 
-    Root mean square over a few of the normalised inputs (1, 3, s, s). In QDQ form on the CPU; the
-    order among layers is all that is taken from it.
+    Root mean square over a few of the normalised inputs (1, 3, s, s).
     """
     shown = [inputs[place] for place in evenly(len(inputs), LOOKED_AT)]
     exact = _logits(part, part.model, shown)
