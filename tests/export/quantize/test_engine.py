@@ -1,0 +1,147 @@
+"""Int8 engines: what they hold, what they compute, what of them stays in float."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from tests.export.quantize.conftest import (
+    CLASSES,
+    RATIOS,
+    calibration_slices,
+    inputs_of,
+    make,
+    traced,
+    with_one_loud_channel,
+)
+from wsseg.export.difference import Standard
+from wsseg.export.invariance import unsteadiness
+from wsseg.export.parity import EngineRejectedError
+from wsseg.export.quantize import search as quantize_search
+from wsseg.export.quantize.network_part import network_part
+from wsseg.export.quantize.qdq import quantised
+from wsseg.export.quantize.ranges import measure_ranges
+from wsseg.export.quantize.sensitivity import most_sensitive_first
+
+
+def test_an_ordinary_network_passes_the_gate_in_integers_alone(made):
+    entry, engine, folder = made
+    assert entry.float_layers == ()
+    assert entry.parity.mask_iou >= 0.98
+    assert entry.parity.ratio_difference_mean <= 0.002
+    assert engine.precision == "int8"
+    assert "onnxruntime" in entry.builder
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["model.int8.onnx", "model.onnx"]
+
+
+def test_weights_are_int8_by_channel_and_values_uint8_and_the_rest_of_the_graph_is_float(made):
+    graph = onnx.load(made[2] / "model.int8.onnx").graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    source = {node.output[0]: node for node in graph.node}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            weight = source[node.input[1]]
+            assert tensors[weight.input[0]].dtype == np.int8
+            assert len(tensors[weight.input[1]]) == len(tensors[weight.input[0]])
+        if node.op_type == "QuantizeLinear":
+            assert tensors[node.input[2]].dtype == np.uint8
+    resized = [node for node in graph.node if node.op_type == "Resize"]
+    rounded = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    assert resized[0].input[0] not in rounded
+    assert next(n for n in graph.node if n.op_type == "Sigmoid").input[0] not in rounded
+
+
+def test_integers_reach_the_kernels(made, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(
+        made[2] / "model.int8.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    found = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert found.count("QLinearConv") == 4
+    assert found.count("QLinearAdd") == 1
+    assert "Conv" not in found
+
+
+def test_the_same_run_and_slices_give_the_same_bytes(made, small, standard, model, tmp_path):
+    again, _ = make(small, standard, model, tmp_path)
+    assert again.sha256 == made[0].sha256
+
+
+def test_entropy_sets_ranges_too(small, standard, model, tmp_path):
+    entry, _ = make(small, standard, model, tmp_path, "entropy")
+    assert entry.parity is not None
+
+
+def test_a_batch_and_mixed_sizes_give_the_mask_of_the_slice_alone(made, standard):
+    _, engine, _ = made
+    assert unsteadiness(engine, standard) is None
+
+    def leaking(pixels):
+        found = engine(pixels)
+        return replace(found, masks=np.maximum.accumulate(found.masks, 0))
+
+    assert "between a batch of 1 and of 8" in str(unsteadiness(leaking, standard))
+
+
+def test_layers_are_put_back_until_the_gate_passes(
+    small, standard, slices, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(quantize_search, "FLOAT_AT_MOST", 1.0)  # the network has but four layers
+    loud = with_one_loud_channel(small)
+    with torch.inference_mode():
+        raw = torch.from_numpy(slices[0][None])
+        assert torch.allclose(loud(raw), small(raw), atol=1e-3)
+    with caplog.at_level(logging.INFO, "wsseg.export"):
+        entry, engine = make(loud, standard, traced(loud), tmp_path)
+    assert set(entry.float_layers) == {"backbone.2.wide", "backbone.2.depthwise"}
+    assert entry.parity.mask_iou >= 0.98
+    assert "all layers in 8 bits: int8 on onnxruntime-cpu disagrees" in caplog.text
+    assert unsteadiness(engine, standard) is None
+
+
+def test_a_layer_in_float_is_left_in_float_by_the_runtime(small, model):
+    part = network_part(model)
+    ranges = measure_ranges(part, inputs_of(small), "percentile")
+    middle = [layer for layer in part.layers if layer.name == "backbone.2.wide"]
+    mixed = quantised(model, part, ranges, middle)
+    exact, plain = (
+        onnxruntime.InferenceSession(
+            mixed.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        for options in (without_optimisation(), onnxruntime.SessionOptions())
+    )
+    pixels = calibration_slices()[0][None]
+    wanted, found = (s.run(["probability"], {"pixels": pixels})[0] for s in (exact, plain))
+    # Between the two, only the order of sums differs, and with it a step of 8 bits here and there.
+    assert np.abs(wanted - found).mean() < 1e-3
+
+
+def without_optimisation():
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def test_the_layers_around_a_loud_channel_are_the_most_sensitive(small):
+    loud = with_one_loud_channel(small)
+    part = network_part(traced(loud))
+    inputs = inputs_of(loud)
+    ranked = most_sensitive_first(part, measure_ranges(part, inputs, "percentile"), inputs)
+    assert {layer.name for layer in ranked[:2]} == {"backbone.2.wide", "backbone.2.depthwise"}
+    assert len(ranked) == 4
+
+
+def test_no_file_is_left_of_an_engine_that_was_refused(small, standard, model, tmp_path):
+    empty = tuple(replace(r, probability=1 - r.probability) for r in standard.references)
+    other = Standard(empty, standard.thresholds, CLASSES, RATIOS)
+    with pytest.raises(EngineRejectedError, match="layers in float; those that suffer most"):
+        make(small, other, model, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
