@@ -8,11 +8,20 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 
-def write_series(pixels: NDArray[np.uint8], affine: NDArray[np.float64], folder: Path) -> None:
-    """Write one file a slice. pixels (slice, row, column); affine as in `Geometry`, LPS mm."""
+def write_series(
+    pixels: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    folder: Path,
+    *,
+    key: str = "wsseg demo",
+) -> None:
+    """Write one file a slice. pixels (slice, row, column); affine as in `Geometry`, LPS mm.
+
+    All UIDs follow from `key`: another key makes another study.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     study, series, frame_of_reference = (
-        generate_uid(entropy_srcs=["wsseg demo", name]) for name in ("study", "series", "frame")
+        generate_uid(entropy_srcs=[key, name]) for name in ("study", "series", "frame")
     )
     shared = Dataset()
     shared.SOPClassUID = MRImageStorage
@@ -26,6 +35,8 @@ def write_series(pixels: NDArray[np.uint8], affine: NDArray[np.float64], folder:
         setattr(shared, tag, "")
     for number, plane in enumerate(pixels, start=1):
         dataset = _slice(shared, plane, affine, number)
+        dataset.SOPInstanceUID = generate_uid(entropy_srcs=[key, f"slice {number}"])
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.save_as(folder / f"{number:04d}.dcm", enforce_file_format=True)
 
 
@@ -34,7 +45,6 @@ def _slice(
 ) -> Dataset:
     dataset = Dataset()
     dataset.update(shared)
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=["wsseg demo", f"slice {number}"])
     dataset.InstanceNumber = number
     column, row = affine[:3, 0], affine[:3, 1]
     spacing = [float(np.linalg.norm(row)), float(np.linalg.norm(column))]
@@ -51,5 +61,4 @@ def _slice(
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     return dataset

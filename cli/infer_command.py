@@ -50,6 +50,13 @@ def infer(
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads of the network; 0: all cores.")
     ] = 0,
+    skip: Annotated[
+        bool,
+        typer.Option(
+            "--skip/--no-skip",
+            help="Leave out slices that cannot show tissue: of one value, or CT with only air.",
+        ),
+    ] = True,
     json_log: Annotated[
         bool, typer.Option("--json-log", help="Log one JSON object a line to stderr.")
     ] = False,
@@ -77,6 +84,7 @@ def infer(
             precision=precision,
             batch=batch,
             threads=threads,
+            skip=skip,
             quiet=json_log,
         )
     raise typer.Exit(code)

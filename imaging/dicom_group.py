@@ -54,7 +54,8 @@ def _scans_of_series(series: list[Header]) -> Iterator[ScanRef | Failure]:
         parts = [(scan, flags | {"SPLIT"}) for scan, flags in parts]
     for part, (scan, flags) in enumerate(parts):
         files = tuple(header.file for header in scan)
-        yield ScanRef("dicom", files, part=part, flags=tuple(sorted(flags)))
+        size = sum(header.decoded_bytes for header in scan)
+        yield ScanRef("dicom", files, part=part, flags=tuple(sorted(flags)), decoded_bytes=size)
 
 
 def _set_localizers_apart(headers: list[Header]) -> tuple[list[Header], list[Failure]]:

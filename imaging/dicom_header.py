@@ -81,6 +81,11 @@ class Header:
     syntax: str
 
     @property
+    def decoded_bytes(self) -> int:
+        """What its pixels will take as float32: grey has one value a pixel, the rest RGB."""
+        return self.rows * self.columns * self.frames * (3 if self.colour else 1) * 4
+
+    @property
     def localizer(self) -> bool:
         """True where the image says that it was made to plan others."""
         return "LOCALIZER" in self.temporal[TEMPORAL_KEYWORDS.index("ImageType")]

@@ -10,6 +10,7 @@ from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.find_content import HEAD_BYTES, Content, Head, content_of, header_beside
 from wsseg.imaging.find_files import list_files, shown_names
 from wsseg.imaging.nifti import nifti_refs
+from wsseg.imaging.picture import picture_ref
 from wsseg.imaging.scan import FileRef, ScanRef
 
 
@@ -49,7 +50,7 @@ def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
         elif content == "nifti":
             yield from _nifti(file)
         else:
-            yield ScanRef("picture", (file,))
+            yield picture_ref(file)
     yield from group(headers)
 
 

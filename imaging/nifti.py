@@ -18,10 +18,14 @@ def nifti_refs(file: FileRef) -> tuple[ScanRef, ...]:
     Raises ReadError for a header that is broken or promises more than the file can hold.
     """
     with reading(file.source):
-        volumes = open_nifti(file).layout.volumes
-    if volumes == 1:
-        return (ScanRef("nifti", (file,)),)
-    return tuple(ScanRef("nifti", (file,), volume=volume) for volume in range(volumes))
+        layout = open_nifti(file).layout
+    size = layout.decoded_bytes
+    if layout.volumes == 1:
+        return (ScanRef("nifti", (file,), decoded_bytes=size),)
+    return tuple(
+        ScanRef("nifti", (file,), volume=volume, decoded_bytes=size)
+        for volume in range(layout.volumes)
+    )
 
 
 def read_nifti(ref: ScanRef) -> Scan:

@@ -44,6 +44,11 @@ class Layout:
     slope: float
     offset: float
 
+    @property
+    def decoded_bytes(self) -> int:
+        """What the values of one volume take as float32."""
+        return math.prod(self.shape) * (3 if self.dtype.names else 1) * 4
+
 
 def read_header(path: Path, source: str) -> tuple[Nifti1Header, bool]:
     """The header of a NIfTI-1 or NIfTI-2 file of either byte order, and whether it is single.

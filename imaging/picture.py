@@ -13,7 +13,7 @@ from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
 from wsseg.imaging.nonfinite import fill_nonfinite
-from wsseg.imaging.scan import Geometry, Scan, ScanRef, SliceId
+from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 
 # Formats that hold pixels and nothing to run: no EPS, which would start an interpreter.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
@@ -23,6 +23,18 @@ _GREY_MODES = {"L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 _ONE_CHANNEL = _GREY_MODES | {"1", "LA"}
 _UPRIGHT = (None, 1)
 _WHITE_IS_ZERO = 0
+
+
+def picture_ref(file: FileRef) -> ScanRef:
+    """The scan in a picture file, by its header; what is wrong with it is told when it is read."""
+    try:
+        with reading(file.source), open_picture(file.path, file.source) as picture:
+            pages = page_count(picture)
+            channels = 1 if picture.mode in _ONE_CHANNEL else 3
+            size = picture.width * picture.height * pages * channels * 4
+    except ReadError:
+        size = 0
+    return ScanRef("picture", (file,), decoded_bytes=size)
 
 
 def read_picture(ref: ScanRef) -> Scan:

@@ -1,6 +1,6 @@
 """A scan: pixels in physical units with the geometry and identifiers they came with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +29,8 @@ class ScanRef:
 
     `files` are in slice order for DICOM and single otherwise. `volume` is the 0-based time volume
     of a 4-D NIfTI file. `part` numbers the scans that one series was split into (0-based).
+    `decoded_bytes` is what its pixels will take as float32, by its headers; 0 where they do not
+    say. It is no part of what the scan is.
     """
 
     kind: Kind
@@ -36,6 +38,7 @@ class ScanRef:
     volume: int | None = None
     part: int = 0
     flags: tuple[str, ...] = ()
+    decoded_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import Scan, ScanRef
-from wsseg.serve.channels import channel_flags, to_channels
-from wsseg.serve.cut import Known, Recovered, recover
-from wsseg.serve.engine import Engine, EngineError, Prediction
-from wsseg.serve.segmented import Areas, Segmented
+from wsseg.imaging.scan import Scan
+from wsseg.serve.answers import answers_of
+from wsseg.serve.calls import Call, Calls
+from wsseg.serve.channels import channel_flags
+from wsseg.serve.cut import Known
+from wsseg.serve.engine import Engine, EngineError
+from wsseg.serve.jobs import Job, Place, Slot, new_job
+from wsseg.serve.look import Looked
+from wsseg.serve.recent import Recent
+from wsseg.serve.segmented import Segmented
 
 # 16 million pixels of float32 are 64 MiB a channel: enough to fill any processor.
 MOST_PIXELS = 1 << 24
@@ -23,7 +25,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """slices: in one batch, at most. scans, nbytes: that may wait for a batch to fill.
+    """slices: in one batch, at most. scans, nbytes: that may wait for a batch to fill. remembered:
+    bytes of answers that are kept for slices equal to earlier ones.
 
     Batches are formed by these numbers alone, never by the clock: the same scans in the same order
     make the same batches.
@@ -32,36 +35,22 @@ class Limits:
     slices: int = 8
     scans: int = 64
     nbytes: int = 1 << 29
+    remembered: int = 1 << 25
 
 
-@dataclass
-class _Job:
-    found: Segmented
-    known: Known
-    left: int
-    failures: tuple[Failure, ...] = ()
-
-    def nbytes(self) -> int:
-        """Bytes that decide about batches. Recovered maps, a quarter more at most, are left out:
-        slices that shared another batch could differ in the last bit of what is measured."""
-        return replace(self.found, recovered=None).nbytes()
-
-    def fail(self, reason: str, message: str) -> None:
-        scan = self.found.scan
-        failed = failed_files(scan.ref, reason, message, known=scan.failures)
-        self.failures = self.failures or failed
-
-
-Place = tuple[_Job, int]
 Shape = tuple[int, ...]
 
 
 @dataclass
 class Segmenter:
-    """Runs an engine over scans; `on_slices` hears how many slices each batch finished.
+    """Runs an engine over scans; `on_slices` hears how many slices were finished.
 
-    known: the ratios on file of a scan's slices. They change nothing that is measured; only a
-    batch with such a slice asks the engine for its probability.
+    An empty slice is not run: its areas stay 0. Slices with equal pixels are run once, as far
+    back as `Limits.remembered` reaches. While the engine computes, in threads of its own, the next
+    batch is put together and the answers of the one before are stored.
+
+    known: the ratios on file of a scan's slices. They change nothing that is measured: only a
+    batch with such a slice asks the engine for its probability; a slice in no batch is asked alone.
     """
 
     engine: Engine
@@ -71,111 +60,181 @@ class Segmenter:
     keep_labels: bool
     on_slices: Callable[[int], None] = lambda _: None
     known: Callable[[Scan], Known] = lambda _: {}
-    _groups: dict[Shape, list[Place]] = field(default_factory=dict, init=False)
-    _jobs: deque[_Job | Failure] = field(default_factory=deque, init=False)
+    _groups: dict[Shape, list[Slot]] = field(default_factory=dict, init=False)
+    _jobs: deque[Job | Failure] = field(default_factory=deque, init=False)
+    _sent: deque[Call] = field(default_factory=deque, init=False)
+    _recent: Recent = field(init=False)
+    _calls: Calls = field(init=False)
 
-    def __call__(self, scans: Iterable[Scan | Failure]) -> Iterator[Segmented | Failure]:
+    def __post_init__(self) -> None:
+        self._recent = Recent(self.limits.remembered)
+        self._calls = Calls(self.engine, self.channels)
+
+    def __call__(
+        self, scans: Iterable[Looked | Failure]
+    ) -> Generator[Segmented | Failure, None, None]:
         """Scans measured, in their order; what failed before or here stays a Failure in its place.
 
         A batch that the engine cannot compute is halved until only the slices at fault are left:
         they cost their own scan its result and no other: a Failure for each of its files.
         """
-        for item in scans:
-            self._add(item)
-            while self._waiting_too_long():
-                self._flush(self._oldest())
+        try:
+            for item in scans:
+                self._add(item)
+                yield from self._finished()
+                while self._waiting_too_long():
+                    self._hurry()
+                    yield from self._finished()
+            for shape in list(self._groups):
+                self._send(shape)
+            while self._sent:
+                self._collect()
                 yield from self._finished()
             yield from self._finished()
-        for shape in list(self._groups):
-            self._flush(shape)
-        yield from self._finished()
+        finally:
+            self._calls.close()
 
-    def _add(self, item: Scan | Failure) -> None:
+    def _add(self, item: Looked | Failure) -> None:
         if isinstance(item, Failure):
             self._jobs.append(item)
             return
-        job = self._job(item)
+        known = self.known(item.scan)
+        job = new_job(self._adapted(item), known, self.classes, keep_labels=self.keep_labels)
         self._jobs.append(job)
-        shape = job.found.scan.pixels.shape[1:]
-        rows, columns = shape[:2]
-        size = max(1, min(self.limits.slices, MOST_PIXELS // (rows * columns)))
-        for index in range(job.left):
-            group = self._groups.setdefault(shape, [])
-            group.append((job, index))
-            if len(group) == size:
-                self._flush(shape)
+        through = len(item.empty)
+        for index in range(len(item.digests)):
+            if index not in item.empty:
+                through += self._place((job, index), item.digests[index])
+            elif index in job.known:
+                self._recover_alone((job, index))
+        job.left -= through
+        if through:
+            self.on_slices(through)
 
-    def _job(self, scan: Scan) -> _Job:
-        count, *grid = scan.pixels.shape[:3]
-        per_class = (count, self.classes)
-        areas = Areas(
-            pixel=np.zeros(per_class, np.int64),
-            border=np.zeros(per_class, np.bool_),
-            foreground=np.zeros(count, np.int64),
-        )
-        labels = np.zeros((count, *grid), np.uint8) if self.keep_labels else None
-        known = self.known(scan)
-        recovered = Recovered(np.zeros((count, *grid), np.uint8)) if known else None
-        adapted = channel_flags(scan, self.channels)
-        if adapted:
-            scan = replace(scan, flags=(*scan.flags, *adapted))
-        return _Job(Segmented(scan, areas, labels, recovered), known, count)
+    def _adapted(self, item: Looked) -> Looked:
+        """The scan with a flag where its channels are not the network's."""
+        flags = channel_flags(item.scan, self.channels)
+        scan = replace(item.scan, flags=(*item.scan.flags, *flags)) if flags else item.scan
+        return replace(item, scan=scan)
+
+    def _place(self, place: Place, digest: bytes) -> bool:
+        """Find a slice its answer, or a slot to wait in; True where the answer is there."""
+        job, index = place
+        slot = self._recent.find(digest)
+        if slot and slot.sent and index in job.known:
+            self._recover_alone(place)
+        if slot and slot.answer:
+            slot.answer.store(job.found, index)
+            return True
+        if slot is None:
+            self._open(Slot(digest, [place]))
+        else:
+            slot.places.append(place)
+            job.grouped += not slot.sent
+        return False
+
+    def _open(self, slot: Slot) -> None:
+        """Queue a slice that is new; its batch is sent when it is full."""
+        job, _ = slot.places[0]
+        shape = job.found.scan.pixels.shape[1:]
+        pixels = shape[0] * shape[1]
+        bits = self.classes.bit_length() * pixels if self.keep_labels else 0
+        self._recent.add(slot, bits // 8)
+        group = self._groups.setdefault(shape, [])
+        group.append(slot)
+        job.grouped += 1
+        if len(group) == max(1, min(self.limits.slices, MOST_PIXELS // pixels)):
+            self._send(shape)
 
     def _waiting_too_long(self) -> bool:
         """Whether the oldest unfinished scan holds back more than the limits allow."""
-        if not self._groups:
+        if not self._groups and not self._sent:
             return False
-        held = sum(job.nbytes() for job in self._jobs if isinstance(job, _Job))
+        held = sum(job.nbytes() for job in self._jobs if isinstance(job, Job))
         return len(self._jobs) > self.limits.scans or held > self.limits.nbytes
 
-    def _oldest(self) -> Shape:
-        job = next(job for job in self._jobs if isinstance(job, _Job) and job.left)
-        return job.found.scan.pixels.shape[1:]
+    def _hurry(self) -> None:
+        """Bring the oldest unfinished scan one step further."""
+        job = next(job for job in self._jobs if isinstance(job, Job) and job.left)
+        if job.grouped:
+            self._send(job.found.scan.pixels.shape[1:])
+        else:
+            self._collect()
 
-    def _flush(self, shape: Shape) -> None:
-        places = self._groups.pop(shape, [])
-        self._run([place for place in places if not place[0].failures])
-        for job, _ in places:
-            job.left -= 1
-        self.on_slices(len(places))
+    def _send(self, shape: Shape) -> None:
+        """Give the engine what waits of one shape, and take answers so that only one call waits."""
+        slots = self._groups.pop(shape)
+        for slot in slots:
+            for job, _ in slot.places:
+                job.grouped -= 1
+        wanted = [slot for slot in slots if slot.wanted]
+        self._close([slot for slot in slots if not slot.wanted])
+        if wanted:
+            self._sent.append(self._calls.make(wanted))
+        while len(self._sent) > self._calls.at_once:
+            self._collect()
 
-    def _run(self, places: list[Place]) -> None:
-        if not places:
-            return
-        slices = [to_channels(job.found.scan.pixels[index], self.channels) for job, index in places]
-        probability = None
+    def _collect(self) -> None:
+        """Store the answers of the oldest call."""
+        call = self._sent.popleft()
+        self._settle(call)
+        self._close(call.slots)
+
+    def _settle(self, call: Call) -> None:
         try:
-            if any(index in job.known for job, index in places):
-                prediction, probability = self.engine.with_probability(np.stack(slices))
-            else:
-                prediction = self.engine(np.stack(slices))
+            prediction, probability = call.answer.result()
         except (EngineError, MemoryError) as error:
-            self._run_apart(places, error)
+            self._settle_apart(call, _reason(error))
             return
-        _store(places, prediction)
-        if probability is not None:
-            _recover(places, probability)
+        answers = answers_of(prediction, keep_labels=self.keep_labels)
+        for at, (slot, answer) in enumerate(zip(call.slots, answers, strict=True)):
+            slot.answer = answer
+            if answer is None:
+                slot.fail("not_finite", "the network's answer is not a number")
+                continue
+            for job, index in slot.places:
+                answer.store(job.found, index)
+                if probability is not None and index in job.known:
+                    job.recover(index, probability[at])
 
-    def _run_apart(self, places: list[Place], error: Exception) -> None:
-        reason = str(error) or "out of memory"
-        if len(places) == 1:
-            job, index = places[0]
-            job.fail("engine", f"slice {index} could not be computed: {reason}")
+    def _settle_apart(self, call: Call, reason: str) -> None:
+        count = len(call.slots)
+        if count == 1:
+            call.slots[0].fail("engine", f"could not be computed: {reason}")
             return
         logger.warning(
             "a batch of %d slices failed (%s): trying it in halves",
-            len(places),
+            count,
             reason,
-            extra={"event": "batch_failed", "slices": len(places)},
+            extra={"event": "batch_failed", "slices": count},
         )
-        middle = len(places) // 2
-        self._run(places[:middle])
-        self._run([place for place in places[middle:] if not place[0].failures])
+        for start, stop in ((0, count // 2), (count // 2, count)):
+            slots, pixels = call.part(start, stop)
+            if slots:
+                self._settle(self._calls.again(slots, pixels))
 
-    def _finished(self) -> Iterator[Segmented | Failure]:
+    def _close(self, slots: list[Slot]) -> None:
+        """Nothing more is awaited for these slots; those that failed are not remembered."""
+        for slot in slots:
+            if slot.answer is None:
+                self._recent.forget(slot)
+            for job, _ in slot.places:
+                job.left -= 1
+            self.on_slices(len(slot.places))
+            slot.places.clear()
+
+    def _recover_alone(self, place: Place) -> None:
+        """Recover masks of a slice whose areas come from elsewhere."""
+        job, index = place
+        try:
+            job.recover(index, self._calls.probability(place))
+        except (EngineError, MemoryError) as error:
+            job.fail("engine", f"slice {index} could not be computed: {_reason(error)}")
+
+    def _finished(self) -> Generator[Segmented | Failure, None, None]:
         while self._jobs:
             job = self._jobs[0]
-            if isinstance(job, _Job) and job.left:
+            if isinstance(job, Job) and job.left:
                 return
             self._jobs.popleft()
             if isinstance(job, Failure):
@@ -186,37 +245,5 @@ class Segmenter:
                 yield job.found
 
 
-def failed_files(
-    ref: ScanRef, reason: str, message: str, known: tuple[Failure, ...] = ()
-) -> tuple[Failure, ...]:
-    """Every file of a scan without a result, each once; `known` are those that failed before."""
-    told = {failure.source for failure in known}
-    rest = (file.source for file in ref.files if file.source not in told)
-    return (*known, *(Failure(source, reason, message) for source in rest))
-
-
-def _store(places: list[Place], prediction: Prediction) -> None:
-    """Put each slice's part of a prediction where it belongs."""
-    masks = prediction.masks
-    edges = (masks[..., 0, :], masks[..., -1, :], masks[..., :, 0], masks[..., :, -1])
-    border = np.logical_or.reduce([edge.any(-1) for edge in edges])
-    foreground = masks.any(1).sum((1, 2), dtype=np.int64)
-    numbers = np.arange(1, masks.shape[1] + 1, dtype=np.uint8)[:, None, None]
-    for place, (job, index) in enumerate(places):
-        if not np.isfinite(prediction.soft_areas[place]).all():
-            job.fail("not_finite", f"slice {index}: the network's answer is not a number")
-            continue
-        job.found.areas.pixel[index] = prediction.pixel_areas[place]
-        job.found.areas.border[index] = border[place]
-        job.found.areas.foreground[index] = foreground[place]
-        if job.found.labels is not None:
-            job.found.labels[index] = (masks[place] * numbers).max(0)
-
-
-def _recover(places: list[Place], probability: NDArray[np.float32]) -> None:
-    """Cut what is on file for each slice out of its probability (n, k, row, column)."""
-    for place, (job, index) in enumerate(places):
-        recovered = job.found.recovered
-        if recovered and index in job.known and not job.failures:
-            labels, masks = recover(probability[place], job.known[index])
-            recovered.labels[index], recovered.masks[index] = labels, masks
+def _reason(error: Exception) -> str:
+    return str(error) or "out of memory"

@@ -1,7 +1,7 @@
 """What runs a network: anything that turns slices into masks and areas."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,3 +54,17 @@ class Engine(Protocol):
         self, pixels: NDArray[np.float32], /
     ) -> tuple[Prediction, NDArray[np.float32]]:
         """The same Prediction, and the probability (n, k, H, W), 0..1, that it was cut from."""
+
+
+@runtime_checkable
+class Concurrent(Protocol):
+    """An engine that takes several calls at once, from as many threads: one on a GPU, which
+    copies one batch while it computes another."""
+
+    @property
+    def in_flight(self) -> int: ...  # noqa: D102
+
+
+def calls_at_once(engine: Engine) -> int:
+    """How many calls an engine takes at once; 1 for one that does not say."""
+    return max(1, engine.in_flight) if isinstance(engine, Concurrent) else 1

@@ -26,6 +26,7 @@ from wsseg.serve.read_ahead import Room
 from wsseg.serve.recovered_rows import recovered_rows
 from wsseg.serve.report import Report, open_report, report_paths
 from wsseg.serve.rows import Provenance
+from wsseg.serve.skip import skip_empty, skip_none
 
 SOME_FAILED = 8
 MIB = 1 << 20
@@ -150,6 +151,7 @@ def _pipeline(
         writing=Room(options.readers, options.read_ahead, share),
         pictures=Pictures(options.masks, options.overlays, manifest.window, options.recovered),
         known=known or (lambda _: {}),
+        skip=skip_empty(manifest.window) if options.skip else skip_none,
     )
 
 

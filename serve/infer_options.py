@@ -18,7 +18,8 @@ class InferOptions(Frozen):
     known_ratios: table of ratios on file, to recover masks by, see `read_known`. batch: slices the
     network sees at once. threads: of the engine on a CPU, 0 leaves it to the runtime. readers,
     read_ahead: threads that read, and scans they read ahead. memory_mb: pixels held at once, in
-    MiB, besides the engine's own; a larger scan is still read, with no other beside it.
+    MiB, besides the engine's own; a larger scan is still read, with no other beside it. skip:
+    leave out slices that cannot show tissue, see `skip.skip_empty`.
     """
 
     model: Path
@@ -34,6 +35,7 @@ class InferOptions(Frozen):
     readers: PositiveInt = 2
     read_ahead: PositiveInt = 32
     memory_mb: PositiveInt = 2048
+    skip: bool = True
 
     @property
     def recovered(self) -> Path | None:

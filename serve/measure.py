@@ -18,6 +18,7 @@ from wsseg.serve.rows import (
     SliceRow,
 )
 from wsseg.serve.segmented import Segmented
+from wsseg.serve.skip import SKIPPED_EMPTY
 
 EMPTY = "EMPTY"
 BORDER = "BORDER"
@@ -50,10 +51,10 @@ def slice_ratios(
     touching = found.areas.border[:, manifest.classes.index(definition.numerator)]
     pixel_mm2 = _pixel_mm2(found.scan.geometry)
     rows = []
-    for above, below, border in zip(
-        numerator.tolist(), denominator.tolist(), touching.tolist(), strict=True
+    for index, (above, below, border) in enumerate(
+        zip(numerator.tolist(), denominator.tolist(), touching.tolist(), strict=True)
     ):
-        flags = _flags(found.scan, above, below, border=border)
+        flags = _flags(found.scan, above, below, border=border, skipped=index in found.skipped)
         rows.append(
             SliceRatio(
                 ratio_name=definition.name,
@@ -96,7 +97,8 @@ def series_ratio(found: Segmented, manifest: Manifest, definition: RatioDefiniti
 
     The volumes are unknown without a pixel size or slice positions, for a single slice, and where
     a slice is missing (GAP); volume_ratio weights all slices evenly where positions are unknown or
-    a slice is missing. Flags of the scan, and of the slices: EMPTY if no slice has the class.
+    a slice is missing. Flags of the scan, and of the slices: EMPTY if no slice has the class,
+    SKIPPED_EMPTY if none was run.
     """
     numerator, denominator = pixel_counts(found, manifest, definition)
     touching = found.areas.border[:, manifest.classes.index(definition.numerator)]
@@ -106,7 +108,11 @@ def series_ratio(found: Segmented, manifest: Manifest, definition: RatioDefiniti
     above, below = float(numerator @ weights), float(denominator @ weights)
     pixel_mm2 = None if thickness is None else _pixel_mm2(found.scan.geometry)
     flags = _flags(
-        found.scan, int(numerator.sum()), int(denominator.sum()), border=bool(touching.any())
+        found.scan,
+        int(numerator.sum()),
+        int(denominator.sum()),
+        border=bool(touching.any()),
+        skipped=len(found.skipped) == len(numerator) > 0,
     )
     return SeriesRatio(
         ratio_name=definition.name,
@@ -170,8 +176,15 @@ def _times(count: float, size: float | None) -> float | None:
     return None if size is None else count * size
 
 
-def _flags(scan: Scan, numerator: int, denominator: int, *, border: bool) -> tuple[str, ...]:
-    own = {EMPTY: not numerator, BORDER: border, EMPTY_DENOMINATOR: not denominator}
+def _flags(
+    scan: Scan, numerator: int, denominator: int, *, border: bool, skipped: bool
+) -> tuple[str, ...]:
+    own = {
+        EMPTY: not numerator,
+        BORDER: border,
+        EMPTY_DENOMINATOR: not denominator,
+        SKIPPED_EMPTY: skipped,
+    }
     return (*scan.flags, *(flag for flag, holds in own.items() if holds))
 
 

@@ -12,17 +12,18 @@ from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import Scan, ScanRef
-from wsseg.serve.batching import Limits, Segmenter, failed_files
+from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.cut import Known
 from wsseg.serve.engine import Engine
+from wsseg.serve.jobs import failed_files
+from wsseg.serve.look import Looked, look
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.overlay import write_overlays
 from wsseg.serve.read_ahead import Room, ahead
 from wsseg.serve.segmented import Segmented
+from wsseg.serve.skip import Skip, skip_none
 
 PHI_RISK = "PHI_RISK"
-# Stored pixels of 16 bits, packed about 2:1 by a lossless codec, become float32.
-UNPACKED = 4
 
 OnProgress = Callable[[int, int, float], None]
 
@@ -102,12 +103,12 @@ class Counts:
     _met: int = 0
     _began: float | None = None
 
-    def meet(self, scans: Iterable[Scan | Failure]) -> Iterator[Scan | Failure]:
+    def meet(self, scans: Iterable[Looked | Failure]) -> Iterator[Looked | Failure]:
         """Pass scans on and count their slices as work to do."""
         for item in scans:
-            if isinstance(item, Scan):
+            if isinstance(item, Looked):
                 self._began = self._began or time.monotonic()
-                self._met += len(item.slices)
+                self._met += len(item.scan.slices)
             yield item
 
     def done(self, slices: int) -> None:
@@ -138,10 +139,12 @@ class Counts:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Reads ahead in threads, computes in the caller's thread, writes pictures in threads.
+    """Reads ahead in threads, computes in the engine's threads, writes pictures in threads; the
+    caller's thread puts batches together, stores answers and takes the outcomes.
 
     Memory is bounded by `reading`, `limits` and `writing` together, whatever the number of scans.
-    known: the ratios on file of a scan's slices, to recover masks by.
+    known: the ratios on file of a scan's slices, to recover masks by. skip: the rule by which
+    slices are not run.
     """
 
     engine: Engine
@@ -151,6 +154,7 @@ class Pipeline:
     writing: Room
     pictures: Pictures
     known: Callable[[Scan], Known] = lambda _: {}
+    skip: Skip = skip_none
 
     def __call__(
         self, refs: Iterable[ScanRef | Failure], counts: Counts
@@ -165,13 +169,20 @@ class Pipeline:
             on_slices=counts.done,
             known=self.known,
         )
-        # Closed here, not by the garbage collector: an interrupted run must not read on.
-        with closing(ahead(attempt_read, refs, self.reading, _nbytes)) as scans:
-            segmented = segment(counts.meet(_one_by_one(scans)))
-            with closing(self._drawn(segmented)) as outcomes:
-                for outcome in outcomes:
-                    counts.end(outcome)
-                    yield outcome
+        # Closed here, not by the garbage collector: an interrupted run must not go on.
+        with (
+            closing(ahead(self._attempt, refs, self.reading, _nbytes)) as scans,
+            closing(segment(counts.meet(_one_by_one(scans)))) as segmented,
+            closing(self._drawn(segmented)) as outcomes,
+        ):
+            for outcome in outcomes:
+                counts.end(outcome)
+                yield outcome
+
+    def _attempt(self, ref: ScanRef | Failure) -> Looked | tuple[Failure, ...]:
+        """The scan, read and looked at, or why it could not be: one Failure for each file."""
+        found = attempt_read(ref)
+        return look(found, self.skip) if isinstance(found, Scan) else found
 
     def _drawn(self, segmented: Iterable[Segmented | Failure]) -> Generator[Outcome, None, None]:
         if self.pictures.wanted:
@@ -190,9 +201,9 @@ def attempt_read(ref: ScanRef | Failure) -> Scan | tuple[Failure, ...]:
         return failed_files(ref, error.reason, str(error))
 
 
-def _one_by_one(items: Iterable[Scan | tuple[Failure, ...]]) -> Iterator[Scan | Failure]:
+def _one_by_one(items: Iterable[Looked | tuple[Failure, ...]]) -> Iterator[Looked | Failure]:
     for item in items:
-        if isinstance(item, Scan):
+        if isinstance(item, Looked):
             yield item
         else:
             yield from item
@@ -208,23 +219,16 @@ def _why(error: Exception) -> str:
     return f"{kind}: {text}" if text else kind
 
 
-def _nbytes(item: ScanRef | Scan | Segmented | Outcome | Failure | tuple[Failure, ...]) -> int:
+def _nbytes(item: ScanRef | Looked | Segmented | Outcome | Failure | tuple[Failure, ...]) -> int:
     """Bytes of pixels that an item holds, or will hold once it is read."""
     match item:
         case ScanRef():
-            return UNPACKED * sum(_file_bytes(file.path) for file in item.files)
-        case Scan():
-            return item.pixels.nbytes
+            return item.decoded_bytes
+        case Looked():
+            return item.scan.pixels.nbytes
         case Segmented():
             return item.nbytes()
         case Outcome(found=Segmented() as found):
             return _nbytes(found)
         case _:
             return 0
-
-
-def _file_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # reading it will tell
-        return 0

@@ -5,6 +5,7 @@ from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import slice_origin, status_of
 from wsseg.serve.rows import Provenance, RecoveredRatio, RecoveredRow
 from wsseg.serve.segmented import Segmented
+from wsseg.serve.skip import SKIPPED_EMPTY
 
 FAR_FROM_PREDICTED = "FAR_FROM_PREDICTED"
 TIED = "TIED"
@@ -33,7 +34,11 @@ def _recovered(
     rows, columns = found.scan.pixels.shape[1:3]
     known = mask.known
     predicted = int(found.areas.pixel[index, known.place]) / (rows * columns)
-    own = {FAR_FROM_PREDICTED: is_far(known.ratio, predicted), TIED: mask.tied}
+    own = {
+        FAR_FROM_PREDICTED: is_far(known.ratio, predicted),
+        TIED: mask.tied,
+        SKIPPED_EMPTY: index in found.skipped,
+    }
     flags = (*found.scan.flags, *(flag for flag, holds in own.items() if holds))
     return RecoveredRatio(
         ratio_name=known.ratio_name,

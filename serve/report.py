@@ -1,11 +1,13 @@
 """ratios.csv and the tables beside it, which appear together when a run has ended."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-from wsseg.imaging.atomic import atomic
 from wsseg.imaging.errors import AllFailedError, Failure
 from wsseg.serve.rows import FailureRow, RecoveredRow, Row, SeriesRow, SliceRow
 from wsseg.serve.tables import Write, table_writer
@@ -56,14 +58,36 @@ def open_report(path: Path, *, recovered: bool = False) -> Iterator[Report]:
     that none is left over from another run; `recovered` adds the table of recovered masks.
 
     Raises AllFailedError if a table cannot be opened, written or put in its place; what the block
-    raises passes through as it is.
+    raises passes through as it is. A table whose place is taken for good, by a spreadsheet that
+    has it open, lies beside it under the name that the error gives.
     """
-    with ExitStack() as tables:
+    kinds: tuple[type[Row], ...] = (SliceRow, SeriesRow, FailureRow)
+    targets: tuple[Path, ...] = report_paths(path)
+    if recovered:
+        kinds, targets = (*kinds, RecoveredRow), (*targets, recovered_paths(path)[0])
+    with _scratch(path) as folder, ExitStack() as tables:
+        files = [folder / target.name for target in targets]
         with _told(path):
-            report = tables.enter_context(_open_tables(path, recovered=recovered))
-        yield report
+            opened = [
+                _told(path)(tables.enter_context(table_writer(path)(file, kind)))
+                for file, kind in zip(files, kinds, strict=True)
+            ]
+        yield Report(*opened)
         with _told(path):
             tables.close()
+        _place(list(zip(files, targets, strict=True)))
+
+
+@contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder beside the report, on its disk, that is gone in the end."""
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.mkdtemp(dir=path.parent, prefix=".tmp-")
+    try:
+        yield Path(scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -77,19 +101,32 @@ def _told(path: Path) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _open_tables(path: Path, *, recovered: bool) -> Iterator[Report]:
-    kinds: tuple[type[Row], ...] = (SliceRow, SeriesRow, FailureRow)
-    targets: tuple[Path, ...] = report_paths(path)
-    if recovered:
-        kinds, targets = (*kinds, RecoveredRow), (*targets, recovered_paths(path)[0])
-    opened = table_writer(path)
-    with ExitStack() as placed:
-        scratch = [placed.enter_context(atomic(target)) for target in targets]
-        with ExitStack() as written:
-            yield Report(
-                *(
-                    _told(path)(written.enter_context(opened(file, kind)))
-                    for file, kind in zip(scratch, kinds, strict=True)
-                )
-            )
+def _place(tables: list[tuple[Path, Path]]) -> None:
+    """Put (scratch, target) tables in their places; from the first that fails on, beside them.
+
+    So tables of two runs do not lie under the names of one.
+    """
+    reason: OSError | None = None
+    kept: list[str] = []
+    for scratch, target in tables:
+        try:
+            if reason is None:
+                scratch.replace(target)
+                continue
+        except OSError as error:
+            reason = error
+        kept.append(_keep(scratch, target).name)
+    if reason is not None:
+        raise AllFailedError(
+            f"{tables[0][1]} could not be written: {reason}; this run's tables are kept beside it "
+            f"as {', '.join(kept)}: close the program that has the old ones open and rename them"
+        ) from reason
+
+
+def _keep(scratch: Path, target: Path) -> Path:
+    """Put a table beside its taken place, over no other file."""
+    names = (target.with_name(f"{target.stem}.kept{n}{target.suffix}") for n in count(1))
+    free = next(name for name in names if not name.exists())
+    with _told(target):
+        scratch.replace(free)
+    return free

@@ -27,13 +27,15 @@ class Segmented:
 
     labels: (slice, row, column) class number 1..k or 0; where classes overlap the later one wins,
     while `areas` come from each class's own mask. None where nobody asked for them. recovered:
-    masks cut to ratios that are on file; None where there is no ratio for any slice.
+    masks cut to ratios that are on file; None where there is no ratio for any slice. skipped:
+    numbers of the slices that cannot show tissue, whose areas are 0 without having been computed.
     """
 
     scan: Scan
     areas: Areas
     labels: NDArray[np.uint8] | None
     recovered: Recovered | None = None
+    skipped: frozenset[int] = frozenset()
 
     def nbytes(self) -> int:
         """Bytes of pixels and label maps that are held."""

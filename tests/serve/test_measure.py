@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
 from wsseg.imaging.scan import Geometry
 from wsseg.serve.batching import Limits, Segmenter
+from wsseg.serve.look import look
 from wsseg.serve.measure import series_rows, slice_rows, slice_thickness_mm
 from wsseg.serve.rows import Provenance, SeriesRatio, SliceRatio
 from wsseg.serve.segmented import Segmented
+from wsseg.serve.skip import skip_none
 
 PROVENANCE = Provenance("threshold", "abc", "numpy", "fp32", "0")
 DARK, BRIGHT, BRIGHTEST = 0, 150, 250
@@ -27,7 +29,7 @@ def block(bright: int, brightest: int, shape=(10, 20)) -> np.ndarray:
 def segmented(*slices: np.ndarray, geometry: Geometry | None = None, **fields) -> Segmented:
     scan = make_scan(np.stack(slices), "scan", geometry, **fields)
     segment = Segmenter(ThresholdEngine(), 2, 1, Limits(), keep_labels=False)
-    (found,) = segment([scan])
+    (found,) = segment([look(scan, skip_none)])
     assert isinstance(found, Segmented)
     return found
 

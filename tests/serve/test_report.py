@@ -71,3 +71,34 @@ def test_a_report_that_cannot_take_its_place_is_told(tmp_path: Path):
         open_report(tmp_path / "ratios.csv"),
     ):
         pass
+
+
+def test_tables_whose_place_is_taken_are_kept_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "ratios.csv"
+    path.write_text("open in a spreadsheet")
+    (tmp_path / "ratios.kept1.csv").write_text("of an earlier run")
+    replace = Path.replace
+
+    def locked(scratch: Path, target: Path) -> Path:
+        if target == path:
+            raise PermissionError(13, "in use")
+        return replace(scratch, target)
+
+    monkeypatch.setattr(Path, "replace", locked)
+    with (
+        pytest.raises(AllFailedError, match=r"kept beside it as ratios\.kept2\.csv, ratios\.ser"),
+        open_report(path) as report,
+    ):
+        report.fail(Failure("a", "b", "c"))
+    assert path.read_text() == "open in a spreadsheet"
+    assert (tmp_path / "ratios.kept2.csv").read_text().startswith("source,")
+    assert (tmp_path / "ratios.failures.kept1.csv").read_text().endswith("a,failed,b,c\n")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "ratios.csv",
+        "ratios.failures.kept1.csv",
+        "ratios.kept1.csv",
+        "ratios.kept2.csv",
+        "ratios.series.kept1.csv",
+    ]

@@ -1,0 +1,84 @@
+"""Which slices cannot show any tissue: a rule on pixels alone, learnt from nothing."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.definitions import Window
+from wsseg.imaging.scan import Scan
+
+SKIPPED_EMPTY = "SKIPPED_EMPTY"
+CT = "CT"
+# Values of such scans are not Hounsfield units, whatever the modality says.
+NO_UNITS = frozenset({"NOT_HU", "MONOCHROME1"})
+# A crop from the inside of a cyst or of fat may be of one value; a whole picture of a body is not.
+FEWEST_PIXELS = 64 * 64
+# Aerated lung lies near -850 HU and may be what is looked for; emphysema is commonly drawn from
+# -950 HU down, but never fills a slice: vessels and walls run through it. Air is -1000 HU.
+AIR_HU = -950.0
+# The mean of so many pixels squared keeps the noise of air (some 30 HU) from passing AIR_HU.
+NEIGHBOURHOOD = 5
+# A pixel that is one fifth tissue. Below it nobody draws an outline; the noise of air stays there.
+SPECK_HU = -800.0
+
+Skip = Callable[[Scan], frozenset[int]]
+
+
+def skip_none(_scan: Scan) -> frozenset[int]:
+    """Run every slice."""
+    return frozenset()
+
+
+def skip_empty(window: Window) -> Skip:
+    """A rule that gives the numbers, from 0, of the slices of a scan that cannot show tissue."""
+
+    def rule(scan: Scan) -> frozenset[int]:
+        in_hu = scan.modality == CT and NO_UNITS.isdisjoint(scan.flags)
+        return frozenset(
+            index
+            for index, pixels in enumerate(scan.pixels)
+            if shows_nothing(pixels, window) or (in_hu and is_air(pixels))
+        )
+
+    return rule
+
+
+def shows_nothing(pixels: NDArray[np.float32], window: Window) -> bool:
+    """Whether a slice (row, column[, 3]) is one value throughout: it has no outline to find.
+
+    False below FEWEST_PIXELS, and for a value at the top of a fixed window or above, which may be
+    tissue that is brighter than the picture can tell.
+    """
+    rows, columns = pixels.shape[:2]
+    if rows * columns < FEWEST_PIXELS or not (pixels == pixels[0, 0]).all():
+        return False
+    return window.kind == "image" or bool(pixels[0, 0].min() < window.high)
+
+
+def is_air(pixels: NDArray[np.float32]) -> bool:
+    """Whether a CT slice (row, column), in HU, holds air and padding only.
+
+    Every pixel lies below SPECK_HU, and every NEIGHBOURHOOD x NEIGHBOURHOOD mean below AIR_HU. The
+    second keeps lung; the first keeps the tip of a nose, a few pixels that a mean would dilute.
+    A table in the picture is denser than that: such slices are run.
+    """
+    rows, columns = pixels.shape[:2]
+    if pixels.ndim != 2 or rows * columns < FEWEST_PIXELS or not (pixels < SPECK_HU).all():
+        return False
+    return bool((_means(pixels) < AIR_HU).all())
+
+
+def _means(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Means of all neighbourhoods; at the edges, where they are cut off, the edge is repeated.
+
+    Padding far below air (-2000, -3024) counts as air: it must not pull down what lies beside it.
+    """
+    reach = NEIGHBOURHOOD // 2
+    raised = np.maximum(pixels, -1000.0).astype(np.float64)
+    sums = np.pad(raised, reach, mode="edge")
+    for axis in (0, 1):
+        windows = np.lib.stride_tricks.sliding_window_view(sums, NEIGHBOURHOOD, axis)
+        sums = windows.sum(-1)
+    means: NDArray[np.float64] = sums / NEIGHBOURHOOD**2
+    return means
