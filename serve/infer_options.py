@@ -33,8 +33,8 @@ class InferOptions(Frozen):
     threads: NonNegativeInt = 0
     batch: PositiveInt = 8
     readers: PositiveInt = 2
-    read_ahead: PositiveInt = 32
-    memory_mb: PositiveInt = 2048
+    read_ahead: PositiveInt = 8
+    memory_mb: PositiveInt = 768
     skip: bool = True
 
     @property

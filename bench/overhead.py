@@ -1,0 +1,184 @@
+"""What a run costs beside its engine: time, memory, and how long a quick engine lies idle.
+
+    python -m bench.overhead [--network mobilenet_v2] [--size 256] [--runs 5] [--series 10 100 1000]
+
+Series are made on the spot. Time: 20 series of 20 slices of 512 x 512 against the engine alone on
+the same slices, with one thread each, as wall time and as processor time (which other programs on
+the machine disturb less). Memory: peak of a process of its own for each number of series of 4
+slices of 256 x 256, with a network so small that reading has the engine wait. Busy: the share of
+the time since its first call in which an engine that sleeps 20 ms a batch has a call.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.random_model import write_random_model
+from bench.timing import where
+from wsseg.cli.demo_dicom import write_series
+from wsseg.imaging.find import find
+from wsseg.imaging.read import read
+from wsseg.imaging.scan import ScanRef
+from wsseg.serve.batching import Limits
+from wsseg.serve.engine import Prediction
+from wsseg.serve.infer import infer
+from wsseg.serve.infer_options import InferOptions
+from wsseg.serve.measure import slice_rows
+from wsseg.serve.model_folder import load_model
+from wsseg.serve.onnx_engine import EngineOptions, open_onnx
+from wsseg.serve.pipeline import Counts, Pictures, Pipeline
+from wsseg.serve.read_ahead import Room
+from wsseg.serve.report import open_report
+from wsseg.serve.rows import Provenance
+from wsseg.serve.skip import skip_empty
+
+BATCH = 8
+SLEEP_SECONDS = 0.02
+AFFINE = np.diag([0.7, 0.7, 2.0, 1.0])
+
+
+class Sleeper:
+    """An engine whose processor is elsewhere: it sleeps, and notes when it did."""
+
+    name, precision, file = "sleeper", "fp32", "model.onnx"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, float]] = []
+
+    def __call__(self, pixels: np.ndarray, /) -> Prediction:
+        """Empty masks, after a while."""
+        began = time.perf_counter()
+        time.sleep(SLEEP_SECONDS)
+        count, _, rows, columns = pixels.shape
+        masks = np.zeros((count, 1, rows, columns), np.uint8)
+        areas = np.zeros((count, 1), np.int64)
+        self.calls.append((began, time.perf_counter()))
+        return Prediction(masks, areas, areas.astype(np.float32))
+
+    def with_probability(self, pixels: np.ndarray, /) -> tuple[Prediction, np.ndarray]:
+        """Nothing is on file here."""
+        raise NotImplementedError
+
+
+def make_series(folder: Path, count: int, slices: int, side: int) -> Path:
+    """Series of noise, no two slices alike."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        pixels = random.integers(0, 255, (slices, side, side), np.uint8)
+        write_series(pixels, AFFINE, folder / f"{number:04d}", key=f"series {number}")
+    return folder
+
+
+def run(model: Path, scans: Path) -> None:
+    """All of wsseg-infer but its command line."""
+    report = scans.parent / "ratios.csv"
+    infer([scans], InferOptions(model=model, report=report, device="cpu", threads=1, batch=BATCH))
+
+
+def engine_alone(model: Path, scans: Path) -> Callable[[], None]:
+    """The engine on batches that were read before."""
+    manifest, folder = load_model(model)
+    engine = open_onnx(folder, manifest, EngineOptions("cpu", "fp32", threads=1))
+    refs = [ref for ref in find([scans], scratch=scans.parent) if isinstance(ref, ScanRef)]
+    pixels = np.concatenate([read(ref).pixels for ref in refs])[:, None]
+
+    def compute() -> None:
+        for start in range(0, len(pixels), BATCH):
+            engine(pixels[start : start + BATCH])
+
+    return compute
+
+
+def time_ratios(model: Path, scans: Path, runs: int) -> tuple[str, str]:
+    """Whole run over the engine alone, in turn: medians of wall and of processor time."""
+    compute = engine_alone(model, scans)
+    walls, processors = [], []
+    for _ in range(runs):
+        whole, alone = _times(lambda: run(model, scans)), _times(compute)
+        walls.append(whole[0] / alone[0])
+        processors.append(whole[1] / alone[1])
+    return _median(walls), _median(processors)
+
+
+def busy_share(model: Path, scans: Path) -> float:
+    """Share of the time between its first call and its last in which the sleeper had a call."""
+    manifest, _ = load_model(model)
+    engine = Sleeper()
+    pipeline = Pipeline(
+        engine,
+        manifest,
+        Limits(slices=BATCH),
+        reading=Room(threads=2, results=8, nbytes=1 << 28),
+        writing=Room(),
+        pictures=Pictures(None, None, manifest.window),
+        skip=skip_empty(manifest.window),
+    )
+    provenance = Provenance("random", "", engine.name, engine.precision, "")
+    with open_report(scans.parent / "busy.csv") as report:
+        for outcome in pipeline(find([scans], scratch=scans.parent), Counts(lambda *_: None)):
+            if outcome.found:
+                report.slices(slice_rows(outcome.found, manifest, provenance))
+    spent = sum(end - began for began, end in engine.calls)
+    return spent / (engine.calls[-1][1] - engine.calls[0][0])
+
+
+def peak_mib(model: Path, scans: Path) -> int:
+    """Peak memory of a run in a process of its own, in MiB."""
+    command = [sys.executable, "-m", "bench.overhead", "--peak", str(model), str(scans)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _times(action: Callable[[], object]) -> tuple[float, float]:
+    wall, processor = time.perf_counter(), time.process_time()
+    action()
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def _median(figures: Sequence[float]) -> str:
+    return f"{statistics.median(figures):.2f} (min {min(figures):.2f}, max {max(figures):.2f})"
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=("mobilenet_v2", "resnet50"), default="mobilenet_v2")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--series", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--peak", type=Path, nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        run(*arguments.peak)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+        return
+    print(f"{where()}; {arguments.network} at {arguments.size}, warm cache\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        report(arguments, Path(scratch))
+
+
+def report(arguments: argparse.Namespace, scratch: Path) -> None:
+    """Measure and print, one figure after the other."""
+    model = write_random_model(scratch / "model", arguments.network, arguments.size)
+    scans = make_series(scratch / "time" / "scans", 20, 20, 512)
+    print("| figure | value |\n|---|---|")
+    wall, processor = time_ratios(model, scans, arguments.runs)
+    print(f"| run / engine alone, wall time | {wall} |", flush=True)
+    print(f"| run / engine alone, processor time | {processor} |", flush=True)
+    share = busy_share(model, scans)
+    print(f"| busy share of an engine that sleeps | {share:.2f} |", flush=True)
+    small = write_random_model(scratch / "small", "mobilenet_v2", 64)
+    for count in arguments.series:
+        scans = make_series(scratch / f"memory{count}" / "scans", count, 4, 256)
+        print(f"| peak of {count} series, MiB | {peak_mib(small, scans)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
