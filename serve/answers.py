@@ -31,8 +31,8 @@ def answers_of(prediction: Prediction, *, keep_labels: bool) -> list[Answer | No
     """The answer for each slice of a batch; None where the network's numbers are not finite."""
     masks = prediction.masks
     edges = (masks[..., 0, :], masks[..., -1, :], masks[..., :, 0], masks[..., :, -1])
-    border = np.stack([edge.any(-1) for edge in edges]).any(0)
-    finite = np.isfinite(prediction.soft_areas).all(-1)
+    border = np.logical_or.reduce([edge.any(-1) for edge in edges])
+    finite = np.logical_and.reduce(np.isfinite(prediction.soft_areas), axis=-1)
     return [
         Answer(
             pixel=prediction.pixel_areas[place].copy(),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.serve.conftest import BROKEN_VALUE, ThresholdEngine, make_scan
 from tests.serve.test_batching import segment
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.scan import Scan
 from wsseg.serve.answers import pack, unpack
 from wsseg.serve.batching import Limits
 from wsseg.serve.cut import KnownRatio
@@ -16,7 +17,7 @@ from wsseg.serve.cut import KnownRatio
 ALL_APART = Limits(remembered=0)
 
 
-def scans_of(plan: list[list[int]]) -> list:
+def scans_of(plan: list[list[int]]) -> list[Scan]:
     """Scans whose slices are given by seeds: the same seed, the same pixels."""
     return [
         make_scan(
