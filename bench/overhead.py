@@ -1,19 +1,15 @@
-"""What a run costs beside its engine: time, memory, and how long a quick engine lies idle.
+"""What a run costs beside its engine, and how long a quick engine lies idle.
 
-    python -m bench.overhead [--network mobilenet_v2] [--size 256] [--runs 5] [--series 10 100 1000]
+    python -m bench.overhead [--network mobilenet_v2] [--size 256] [--runs 5]
 
 Series are made on the spot. Time: 20 series of 20 slices of 512 x 512 against the engine alone on
 the same slices, with one thread each, as wall time and as processor time (which other programs on
-the machine disturb less). Memory: peak of a process of its own for each number of series of 4
-slices of 256 x 256, with a network so small that reading has the engine wait. Busy: the share of
+the machine disturb less). Busy: the share of
 the time since its first call in which an engine that sleeps 20 ms a batch has a call.
 """
 
 import argparse
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,12 +24,13 @@ from wsseg.imaging.find import find
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.batching import Limits
+from wsseg.serve.choose import open_engine
 from wsseg.serve.engine import Prediction
+from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.infer import infer
 from wsseg.serve.infer_options import InferOptions
 from wsseg.serve.measure import slice_rows
 from wsseg.serve.model_folder import load_model
-from wsseg.serve.onnx_engine import EngineOptions, open_onnx
 from wsseg.serve.pipeline import Counts, Pictures, Pipeline
 from wsseg.serve.read_ahead import Room
 from wsseg.serve.report import open_report
@@ -48,7 +45,7 @@ AFFINE = np.diag([0.7, 0.7, 2.0, 1.0])
 class Sleeper:
     """An engine whose processor is elsewhere: it sleeps, and notes when it did."""
 
-    name, precision, file = "sleeper", "fp32", "model.onnx"
+    name, precision, file, gives_probability = "sleeper", "fp32", "model.onnx", False
 
     def __init__(self) -> None:
         self.calls: list[tuple[float, float]] = []
@@ -80,13 +77,18 @@ def make_series(folder: Path, count: int, slices: int, side: int) -> Path:
 def run(model: Path, scans: Path) -> None:
     """All of wsseg-infer but its command line."""
     report = scans.parent / "ratios.csv"
-    infer([scans], InferOptions(model=model, report=report, device="cpu", threads=1, batch=BATCH))
+    infer(
+        [scans],
+        InferOptions(
+            model=model, report=report, device="cpu", engine="onnxruntime", threads=1, batch=BATCH
+        ),
+    )
 
 
 def engine_alone(model: Path, scans: Path) -> Callable[[], None]:
     """The engine on batches that were read before."""
     manifest, folder = load_model(model)
-    engine = open_onnx(folder, manifest, EngineOptions("cpu", "fp32", threads=1))
+    engine = open_engine(folder, manifest, EngineOptions("cpu", "fp32", 1, "onnxruntime"))
     refs = [ref for ref in find([scans], scratch=scans.parent) if isinstance(ref, ScanRef)]
     pixels = np.concatenate([read(ref).pixels for ref in refs])[:, None]
 
@@ -130,12 +132,6 @@ def busy_share(model: Path, scans: Path) -> float:
     return spent / (engine.calls[-1][1] - engine.calls[0][0])
 
 
-def peak_mib(model: Path, scans: Path) -> int:
-    """Peak memory of a run in a process of its own, in MiB."""
-    command = [sys.executable, "-m", "bench.overhead", "--peak", str(model), str(scans)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
 def _times(action: Callable[[], object]) -> tuple[float, float]:
     wall, processor = time.perf_counter(), time.process_time()
     action()
@@ -152,13 +148,7 @@ def main() -> None:
     parser.add_argument("--network", choices=("mobilenet_v2", "resnet50"), default="mobilenet_v2")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--series", type=int, nargs="*", default=[10, 100, 1000])
-    parser.add_argument("--peak", type=Path, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peak:
-        run(*arguments.peak)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-        return
     print(f"{where()}; {arguments.network} at {arguments.size}, warm cache\n")
     with tempfile.TemporaryDirectory() as scratch:
         report(arguments, Path(scratch))
@@ -174,10 +164,6 @@ def report(arguments: argparse.Namespace, scratch: Path) -> None:
     print(f"| run / engine alone, processor time | {processor} |", flush=True)
     share = busy_share(model, scans)
     print(f"| busy share of an engine that sleeps | {share:.2f} |", flush=True)
-    small = write_random_model(scratch / "small", "mobilenet_v2", 64)
-    for count in arguments.series:
-        scans = make_series(scratch / f"memory{count}" / "scans", count, 4, 256)
-        print(f"| peak of {count} series, MiB | {peak_mib(small, scans)} |", flush=True)
 
 
 if __name__ == "__main__":
