@@ -48,6 +48,13 @@ def train(
             "local .safetensors file. [default: none]"
         ),
     ] = None,
+    distill: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder of a trained network that teaches this one too, of any kind and size. "
+            "Its cases need no ratio or mark then. [default: none]"
+        ),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the square the network sees. [default: 256]")
     ] = None,
@@ -85,6 +92,7 @@ def train(
         "preset": preset,
         "network": network,
         "weights": weights,
+        "distill": distill,
         "size": size,
         "epochs": epochs,
         "batch": batch,

@@ -43,14 +43,15 @@ def apply(change: Change, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sampl
     """The changed sample: intensities first, then places, so that the empty border is 0.
 
     A ratio of the whole image becomes ratio * scale**2, which is what its pixels then cover; a
-    ratio of one area to another stays.
+    ratio of one area to another stays. Beyond the picture a teacher's map, too, has no class.
     """
     classes, image = len(sample.mask), _change_intensities(sample.image, change)
     # By its weight: between a taught pixel and one that is not, the target must not fade.
     taught = sample.target * sample.target_weight
-    smooth = _move(torch.cat([taught, sample.target_weight, image]), change)
+    smooth = _move(torch.cat([taught, sample.target_weight, image, sample.soft]), change)
     labels = _move(torch.cat([sample.marks[None], sample.mask]), change)
-    taught, weight, image = torch.split(_rotate(smooth, change), [classes, classes, len(image)])
+    parts = [classes, classes, len(image), len(sample.soft)]
+    taught, weight, image, soft = torch.split(_rotate(smooth, change), parts)
     target = torch.where(weight > 0, taught / weight.clamp(min=TINY), 0.0)
     marks, mask = torch.split(_rotate(labels, change), [1, classes])
     if change.scale != 1 or change.degrees != 0:
@@ -65,6 +66,7 @@ def apply(change: Change, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sampl
         mask=mask.bool(),
         target=target,
         target_weight=weight,
+        soft=soft,
     )
 
 

@@ -23,6 +23,7 @@ class Batch:
     marks: label map of weak marks: 0 not marked, class number 1..k, 255 marked as background.
     mask: full masks per class; meaningful only where has_mask is true.
     target: what the pixels are taught, 0..1; target_weight: how surely, 0 (not at all) to 1.
+    soft: probability 0..1 of every class by the run's teacher (j = k); j = 0 without a teacher.
     index: position of the case in the table.
     """
 
@@ -38,6 +39,7 @@ class Batch:
     has_mask: Bool[Tensor, " b"]
     target: Float[Tensor, "b k h w"]
     target_weight: Float[Tensor, "b k h w"]
+    soft: Float[Tensor, "b j h w"]
     index: Int[Tensor, " b"]
 
 

@@ -16,9 +16,12 @@ READERS = min(32, 4 + (os.cpu_count() or 1))
 and network shares."""
 
 
-def check_table(cases: Sequence[Case], *, faulty: Collection[int]) -> Iterator[Fault]:
+def check_table(
+    cases: Sequence[Case], *, faulty: Collection[int], unlabelled: bool = False
+) -> Iterator[Fault]:
     """Faults between rows. Lines in `faulty` have cells that could not be read, and are left out
-    where such a cell would give a fault that is none."""
+    where such a cell would give a fault that is none. `unlabelled`: training cases may say nothing.
+    """
     if not cases and not faulty:
         yield Fault(0, "no case in the table: expected one row for each picture")
     elif cases and not any(case.split == "train" for case in cases):
@@ -26,7 +29,8 @@ def check_table(cases: Sequence[Case], *, faulty: Collection[int]) -> Iterator[F
     sound = [case for case in cases if case.row not in faulty]
     yield from _repeated(sound)
     yield from _crossing(sound)
-    yield from _unsupervised(sound)
+    if not unlabelled:
+        yield from _unsupervised(sound)
 
 
 def check_files(

@@ -51,6 +51,7 @@ def read_cases(
     ratios: tuple[RatioDefinition, ...] = (),
     seed: int = 0,
     val_fraction: float = 0.15,
+    unlabelled: bool = False,
 ) -> CaseTable:
     """Read and check a table of cases; paths in it are relative to its own folder.
 
@@ -58,6 +59,7 @@ def read_cases(
     `read_columns`, or there is one, called roi. ratios: what the ratio columns are fractions of,
     the whole image by default. Without a split column, `val_fraction` of the groups (at least one,
     and never all) go to val, chosen by `seed`; a row without a group is grouped by its image file.
+    unlabelled: whether a training case may be a picture alone, for a run that has a teacher.
 
     Every file is looked at before this returns: the headers of images, the pixels of marks and
     masks. Raises CasesError, one report with all faults; WssegError for a file that is no table.
@@ -68,7 +70,8 @@ def read_cases(
     cases, faults = _read_rows(table, reading)
     if "split" not in table.header:
         cases = _divide(cases, seed=seed, val_fraction=val_fraction)
-    faults += check_table(cases, faulty={fault.line for fault in faults})
+    faulty = {fault.line for fault in faults}
+    faults += check_table(cases, faulty=faulty, unlabelled=unlabelled)
     unsliced = {row.line for row in table.rows if not row.cells.get("slice")}
     faults += check_files(cases, columns.classes, reading.denominators, unsliced=unsliced)
     if faults:

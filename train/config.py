@@ -3,11 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from wsseg.imaging.definitions import Frozen, RatioDefinition, Window
 from wsseg.train.presets import PRESETS
-from wsseg.train.term_config import Share, TermConfig
+from wsseg.train.term_config import Distillation, TermConfig
+from wsseg.train.term_settings import Share
 
 NetworkName = Literal["resnet50", "resnet101", "mobilenet_v3_large", "mobilenet_v2"]
 
@@ -54,7 +62,8 @@ class TrainConfig(Frozen):
     coco, or the path of a safetensors file. select: how the best epoch is told, see `select.py`.
     growth: how marks that bear a region's shape become targets; auto looks at the images, see
     `targets.kind.choose_growth`. guess: whether cases that do not say where a class is may begin
-    with a guess from its area, see `targets.guess`.
+    with a guess from its area, see `targets.guess`. distill: folder of a finished run whose network
+    teaches this one; the term `distillation` is then added where `terms` has none.
     """
 
     preset: str = "wsseg"
@@ -85,6 +94,7 @@ class TrainConfig(Frozen):
     growth: Literal["auto", "straight", "geodesic"] = "auto"
     guess: bool = True
     self_training: SelfTraining = SelfTraining()
+    distill: Path | None = None
 
     @property
     def learns_targets(self) -> bool:
@@ -100,12 +110,29 @@ class TrainConfig(Frozen):
     @property
     def loss_terms(self) -> tuple[TermConfig, ...]:
         """The terms that the run learns from; empty for a preset that does not exist."""
-        return self.terms or PRESETS.get(self.preset, ())
+        terms = self.terms or PRESETS.get(self.preset, ())
+        return (
+            terms if self.distill is None or any(map(_distils, terms)) else (*terms, Distillation())
+        )
 
     @property
     def recipe(self) -> str:
-        """The preset's name, or "custom" where terms of its own replace the preset's."""
-        return "custom" if self.terms and self.terms != PRESETS.get(self.preset) else self.preset
+        """The preset's name, or "custom" where terms of its own replace the preset's.
+
+        Distillation does not count: a run's teacher is told apart from its recipe.
+        """
+        own = tuple(term for term in self.terms if not _distils(term))
+        return "custom" if self.terms and own != PRESETS.get(self.preset) else self.preset
+
+    @model_validator(mode="after")
+    def _knows_its_teacher(self) -> "TrainConfig":
+        if self.distill is None and any(map(_distils, self.terms)):
+            raise ValueError("the term distillation needs distill, the folder of a finished run")
+        return self
+
+
+def _distils(term: TermConfig) -> bool:
+    return isinstance(term, Distillation)
 
 
 def write_config(config: TrainConfig, path: Path) -> None:

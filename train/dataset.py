@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Integer, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsseg.imaging.definitions import RatioDefinition, luminance
-from wsseg.imaging.slices import read_slice
-from wsseg.train.batch import NOT_MARKED, Batch
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.train.batch import Batch
 from wsseg.train.case import Case
+from wsseg.train.case_pixels import read_image, read_marks
 from wsseg.train.coverage import shrink_marks, shrink_mask
 from wsseg.train.front import Front
 from wsseg.train.hints import Hints, case_hints
-from wsseg.train.label_files import case_marks, class_masks
+from wsseg.train.label_files import class_masks
 from wsseg.train.ratios import class_denominators
 from wsseg.train.targets.cases import (
     FULL,
@@ -59,6 +59,7 @@ class Sample:
     target_weight: Shaped[Tensor, "k s s"]
     final: Bool[Tensor, " k"]
     guessed: Bool[Tensor, " k"]
+    soft: Float[Tensor, "j s s"]
     index: int
 
 
@@ -77,7 +78,8 @@ class CaseDataset:
     change when the picture shrinks. front: channels, window and size. growth: how shape-bearing
     marks become targets; None: no target has weight. cuts: by position, what self-training found,
     see `targets.selftrain`. guesses: by position, where classes may lie that no case locates, to be
-    set before a case is read. A set above `cache_bytes` is read from disk each time instead.
+    set before a case is read. soft: by position, the map of the run's teacher in 255ths, see
+    `teacher.teach`. A set above `cache_bytes` is read from disk each time instead.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class CaseDataset:
         self.growth = growth
         self.cuts: dict[int, Cut] = {}
         self.guesses: dict[int, tuple[Guess | None, ...]] = {}
+        self.soft: dict[int, UInt8[Tensor, "k s s"]] = {}
         self.denominators = class_denominators(classes, ratios)
         self.of_image = torch.tensor([below == "image" for below in self.denominators])
         self._front = front
@@ -127,6 +130,7 @@ class CaseDataset:
             marks=kept.marks.long(),
             target=target,
             target_weight=weight,
+            soft=self.soft[index].float() / FULL if self.soft else kept.soft,
         )
 
     @property
@@ -143,8 +147,8 @@ class CaseDataset:
     def evidence(self, index: int) -> Evidence:
         """What is known of one case, on the grid that its target is grown on."""
         case = self.cases[index]
-        raw = _read_image(case, self._front.channels)
-        return self._evidence(index, raw, _read_marks(case, raw.shape[1:]))
+        raw = read_image(case, self._front.channels)
+        return self._evidence(index, raw, read_marks(case, raw.shape[1:]))
 
     def _evidence(self, index: int, raw: NDArray[np.float32], marks: NDArray[np.uint8]) -> Evidence:
         with torch.no_grad():
@@ -155,9 +159,9 @@ class CaseDataset:
     def native(self, index: int) -> Native:
         """One case at its raw grid, read from disk each time."""
         case = self.cases[index]
-        image = _read_image(case, self._front.channels)
+        image = read_image(case, self._front.channels)
         mask = class_masks(case, len(self.classes))
-        marks = _read_marks(case, image.shape[1:])
+        marks = read_marks(case, image.shape[1:])
         return Native(
             torch.from_numpy(image),
             None if mask is None else torch.from_numpy(mask),
@@ -174,12 +178,12 @@ class CaseDataset:
 
     def _read(self, index: int) -> Sample:
         case, size, classes = self.cases[index], self._front.size, len(self.classes)
-        raw = _read_image(case, self._front.channels)
+        raw = read_image(case, self._front.channels)
         with torch.no_grad():
             image = self._front.prepare(torch.from_numpy(raw)[None])[0]
         full = class_masks(case, classes)
         mask = np.zeros((classes, size, size), bool) if full is None else shrink_mask(full, size)
-        marks = _read_marks(case, raw.shape[1:])
+        marks = read_marks(case, raw.shape[1:])
         taught = self._lesson(index, raw, marks, full)
         ratio = [float("nan") if ratio is None else ratio for ratio in case.ratios]
         return Sample(
@@ -194,6 +198,7 @@ class CaseDataset:
             target_weight=torch.from_numpy(taught.weight),
             final=torch.from_numpy(taught.final),
             guessed=torch.from_numpy(taught.guessed),
+            soft=torch.zeros(0, size, size),
             index=index,
         )
 
@@ -229,20 +234,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         has_mask=torch.tensor([sample.has_mask for sample in samples]),
         target=torch.stack([sample.target for sample in samples]),
         target_weight=torch.stack([sample.target_weight for sample in samples]),
+        soft=torch.stack([sample.soft for sample in samples]),
         index=torch.tensor([sample.index for sample in samples]),
     )
-
-
-def _read_image(case: Case, channels: int) -> NDArray[np.float32]:
-    """The slice (c, row, column) in physical units, with the channels that the network reads."""
-    pixels = read_slice(case.image, slice_index=case.slice_index, volume=case.volume)
-    if pixels.ndim == 3 and channels == 1:
-        pixels = luminance(pixels)
-    if pixels.ndim == 2:
-        return np.repeat(pixels[None], channels, axis=0)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _read_marks(case: Case, shape: tuple[int, int]) -> NDArray[np.uint8]:
-    marks = case_marks(case)
-    return np.full(shape, NOT_MARKED, np.uint8) if marks is None else marks

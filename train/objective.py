@@ -12,7 +12,7 @@ from wsseg.train.batch import Batch, Outputs
 from wsseg.train.config import TrainConfig
 from wsseg.train.presets import PRESETS
 from wsseg.train.ratios import class_denominators
-from wsseg.train.term_config import TermConfig, TermSettings
+from wsseg.train.term_settings import TermSettings
 from wsseg.train.terms.areas import widened
 from wsseg.train.terms.part import Given, Part
 from wsseg.train.terms.pixel_parts import PIXEL_PARTS
@@ -115,7 +115,8 @@ def build_objective(
     for two terms of one kind, for a term that does not fit the classes, and for a ratio that names
     an unknown class.
     """
-    chosen = config.terms or _preset(config.preset)
+    _require_preset(config)
+    chosen = config.loss_terms
     kinds = [term.kind for term in chosen]
     repeated = sorted({kind for kind in kinds if kinds.count(kind) > 1})
     if repeated:
@@ -141,10 +142,11 @@ def schedule(settings: TermSettings) -> Callable[[float], float]:
     return weight
 
 
-def _preset(name: str) -> tuple[TermConfig, ...]:
-    if name in PRESETS:
-        return PRESETS[name]
-    nearest = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.0)[0]
+def _require_preset(config: TrainConfig) -> None:
+    if config.terms or config.preset in PRESETS:
+        return
+    nearest = difflib.get_close_matches(config.preset, PRESETS, n=1, cutoff=0.0)[0]
     raise WssegError(
-        f"unknown preset {name!r}: the presets are {', '.join(PRESETS)}; did you mean {nearest}?"
+        f"unknown preset {config.preset!r}: the presets are {', '.join(PRESETS)}; "
+        f"did you mean {nearest}?"
     )

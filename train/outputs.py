@@ -1,5 +1,6 @@
 """What a run leaves behind when its last epoch is done: pictures, samples and its record."""
 
+import logging
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,17 +20,34 @@ from wsseg.train.logs import VALIDATION, write_metrics
 from wsseg.train.loop import Data
 from wsseg.train.metrics import CaseCounts, case_iou, mark_recall, relative_ratio_error
 from wsseg.train.plots import Example, draw_curves, draw_examples
-from wsseg.train.record import SAMPLES, WEIGHTS, RunRecord
+from wsseg.train.predictor import Predictor
+from wsseg.train.record import SAMPLES, WEIGHTS, RunRecord, TeacherRecord
 from wsseg.train.run_folder import CURVES, EXAMPLES, METRICS, keep_record
+from wsseg.train.teacher import Teacher
+from wsseg.train.versus import compare, described
+
+log = logging.getLogger(__name__)
 
 SAMPLE_COUNT = 8
 JUDGED = 256
-"""Cases, evenly spread over the table, among which examples are chosen."""
+"""Cases, evenly spread over the table, among which examples are chosen, and by which a student is
+compared with its teacher."""
 PER_KIND = 3
 
 
-def finish(learner: Learner, data: Data, table: CaseTable, course: Course, out: Path) -> RunRecord:
-    """Write everything but the weights, the record last, from the weights that were kept."""
+def finish(
+    learner: Learner,
+    data: Data,
+    table: CaseTable,
+    course: Course,
+    out: Path,
+    *,
+    teacher: Teacher | None = None,
+) -> RunRecord:
+    """Write everything but the weights, the record last, from the weights that were kept.
+
+    teacher: that the learner is compared with on the cases that it is judged by.
+    """
     read_weights(learner.average.module, out / WEIGHTS)
     record = describe(learner, table, course, fit_thresholds(learner, data.train))
     shown = data.val if len(data.val) else data.train
@@ -38,6 +56,9 @@ def finish(learner: Learner, data: Data, table: CaseTable, course: Course, out: 
     draw_examples(_examples(learner, data, shown), out / EXAMPLES)
     raw = [shown.native(place).image.numpy() for place in spread(len(shown), SAMPLE_COUNT)]
     save_samples(raw, out / SAMPLES)
+    if teacher is not None:
+        beside = _beside(learner.predictor(), teacher, shown)
+        record = record.model_copy(update={"teacher": beside})
     keep_record(record, out)
     return record
 
@@ -72,6 +93,17 @@ def describe(
         },
         thresholds=thresholds or (DEFAULT,) * len(table.classes),
         wsseg_version=version("wsseg"),
+    )
+
+
+def _beside(student: Predictor, teacher: Teacher, shown: CaseDataset) -> TeacherRecord:
+    compared = compare(student, teacher.predictor, shown, spread(len(shown), JUDGED))
+    log.info("%s", described(teacher.run, compared))
+    return TeacherRecord(
+        run=teacher.run,
+        network=teacher.network.name,
+        weights_sha256=teacher.sha256,
+        comparison=compared,
     )
 
 

@@ -164,17 +164,18 @@ def require_evidence(objective: Objective, cases: Sequence[Case], *, corrected: 
     """Warn of loss terms that no training case has labels for, and where no term wants any.
 
     corrected: self-training makes targets of known areas. WssegError if no term is left that learns
-    from labels.
+    from labels, nor from a teacher.
     """
     known = known_fields(cases, corrected=corrected)
     labelled = [term for term in objective.terms if term.part.labels]
     idle = [term for term in labelled if not term.part.labels & known]
-    if not labelled:
+    untaught = "soft" not in objective.needs
+    if not labelled and untaught:
         log.warning(
             "no term learns from the labels of the cases: only first weights, or what is common to "
             "all pictures, can say what to segment"
         )
-    if labelled and len(idle) == len(labelled):
+    if labelled and len(idle) == len(labelled) and untaught:
         needs = "; ".join(f"{term.name}: {' or '.join(sorted(term.part.labels))}" for term in idle)
         raise WssegError(
             f"no training case has what the terms learn from ({needs}): add a column that says it, "

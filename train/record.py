@@ -10,6 +10,30 @@ WEIGHTS = "weights.safetensors"
 SAMPLES = "samples.npz"
 
 
+class Comparison(Frozen):
+    """A student and its teacher on the same cases, validation cases where there are any.
+
+    student, teacher: figures of `metrics.summarise`. agreement: mean IoU of the two masks with each
+    other. relative_time: of a slice, the student's over the teacher's, both in PyTorch on the
+    machine that trained the student.
+    """
+
+    cases: int
+    student: dict[str, float]
+    teacher: dict[str, float]
+    agreement: float
+    relative_time: float
+
+
+class TeacherRecord(Frozen):
+    """The run that taught this one: its folder's name, its network, and how the two compare."""
+
+    run: str
+    network: NetworkName
+    weights_sha256: str
+    comparison: Comparison
+
+
 class RunRecord(Frozen):
     """The network's description; weights and sample slices lie beside it.
 
@@ -17,6 +41,7 @@ class RunRecord(Frozen):
     float32 (c, H, W), on which export proves its engines. metrics: of the chosen epoch on the
     validation split, at a threshold of 0.5; chosen_by: the rule that chose it. thresholds: one
     probability a class, from which on a pixel counts, fitted to the ratios of training images.
+    teacher: None for a run that was taught by its cases alone.
     """
 
     classes: tuple[str, ...]
@@ -35,4 +60,5 @@ class RunRecord(Frozen):
     seed: int
     metrics: dict[str, float]
     thresholds: tuple[float, ...]
+    teacher: TeacherRecord | None = None
     wsseg_version: str

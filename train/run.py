@@ -22,6 +22,7 @@ from wsseg.train.record import RunRecord
 from wsseg.train.retarget import Renewals, remove_cuts
 from wsseg.train.run_folder import check_start, complete, started, sweep
 from wsseg.train.stream import stream
+from wsseg.train.teacher import find_teacher, recognise, teach
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,16 @@ def train(
 def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     """The part of a run that every process runs."""
     config = task.config
-    table = read_cases(task.cases, ratios=config.ratios, seed=config.seed)
+    table = read_cases(
+        task.cases, ratios=config.ratios, seed=config.seed, unlabelled=config.distill is not None
+    )
+    teacher = find_teacher(config, table.classes, fabric.device)
     state = started(task.out, task.cases, table.sha256) if task.resume else None
     course = Course(choose_given(table, config)) if state is None else Course.restored(state)
     data = prepare_data(table, config, course.given)
+    if teacher is not None:
+        recognise(teacher, course.given)
+        teach(fabric, teacher, data.train, config)
     learner = prepare_learner(fabric, data, config, course.given)
     if state is not None:
         learner.restore(state)
@@ -78,7 +85,7 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     with closing(journal):
         fit(learner, data, renewals, batches, course, journal)
     remove_cuts(task.out)
-    return finish(learner, data, table, course, task.out)
+    return finish(learner, data, table, course, task.out, teacher=teacher)
 
 
 def _sha256(cases: Path) -> str:

@@ -2,39 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from wsseg.imaging.definitions import Frozen
-
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
-
-
-def _ordered(interval: tuple[float, float]) -> tuple[float, float]:
-    if interval[0] > interval[1]:
-        raise ValueError(f"{interval[0]} and {interval[1]}: the lower one comes first")
-    return interval
-
-
-Interval = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
-
-
-class TermSettings(Frozen):
-    """How much a term counts, and when; times are fractions of the whole run.
-
-    The weight is 0 before `start`, rises linearly to `weight` over `ramp`, and is 0 from `end` on.
-    """
-
-    weight: PositiveFloat = 1.0
-    start: Share = 0.0
-    ramp: Share = 0.0
-    end: Share = 1.0
-
-    @model_validator(mode="after")
-    def _begins_before_it_ends(self) -> "TermSettings":
-        if not self.start < self.end:
-            raise ValueError(f"start {self.start} of a term must be before its end {self.end}")
-        return self
+from wsseg.train.term_settings import Interval, PositiveShare, Share, TermSettings
 
 
 class Confidence(TermSettings):
@@ -235,6 +205,16 @@ class Teacher(TermSettings):
     kind: Literal["teacher"] = "teacher"
 
 
+class Distillation(TermSettings):
+    """The answer stays near that of the finished run that `distill` names.
+
+    temperature: that both answers are softened by; above 1 the less sure pixels count for more.
+    """
+
+    kind: Literal["distillation"] = "distillation"
+    temperature: PositiveFloat = 1.0
+
+
 _PaperTerm = Confidence | Reconstruction | WeakMark | Size
 _PixelTerm = (
     CrossEntropy | Dice | PartialCrossEntropy | PartialDice | TargetCrossEntropy | TargetDice
@@ -242,7 +222,7 @@ _PixelTerm = (
 _SizeTerm = SizeKl | AreaL2 | SizeBounds | SizeBarrier | RatioPrior
 _TagTerm = TagSuppression | TagInclusion | TagSize
 _ShapeTerm = BoxTightness | BoxEmptiness | BoxSize | Centroid | Spread
-_UnlabelledTerm = Entropy | GatedCrf | Equivariance | Teacher
+_UnlabelledTerm = Entropy | GatedCrf | Equivariance | Teacher | Distillation
 
 TermConfig = Annotated[
     _PaperTerm | _PixelTerm | _SizeTerm | _TagTerm | _ShapeTerm | _UnlabelledTerm,

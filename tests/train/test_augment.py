@@ -43,6 +43,7 @@ def sample(mask=None, marks=None, index=0):
         target_weight=mask.float().expand(2, -1, -1) / 2 + 0.5,
         final=torch.zeros(2, dtype=torch.bool),
         guessed=torch.zeros(2, dtype=torch.bool),
+        soft=both.float(),
         index=index,
     )
 

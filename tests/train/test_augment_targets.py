@@ -44,6 +44,7 @@ def sample(mask, hints=None):
         target_weight=mask.float().expand(2, -1, -1) / 2 + 0.5,
         final=torch.zeros(2, dtype=torch.bool),
         guessed=torch.zeros(2, dtype=torch.bool),
+        soft=both.float(),
         index=0,
     )
 

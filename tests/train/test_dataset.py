@@ -127,7 +127,7 @@ def count_reads(monkeypatch):
         read.append(path)
         return read_slice(path, **place)
 
-    monkeypatch.setattr("wsseg.train.dataset.read_slice", counted)
+    monkeypatch.setattr("wsseg.train.case_pixels.read_slice", counted)
     return read
 
 

@@ -49,6 +49,7 @@ def moved(mask: torch.Tensor, change: Change) -> torch.Tensor:
         target_weight=mask.float(),
         final=torch.zeros(len(mask), dtype=torch.bool),
         guessed=torch.zeros(len(mask), dtype=torch.bool),
+        soft=torch.zeros(0, SIZE, SIZE),
         index=0,
     )
     return apply(change, sample, OF_IMAGE).mask

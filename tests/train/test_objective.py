@@ -56,6 +56,7 @@ def step_of(seed: int = 0) -> tuple[Outputs, Batch]:
         has_mask=torch.tensor([True, False]),
         target=torch.rand(2, 2, 8, 8, generator=draw),
         target_weight=torch.rand(2, 2, 8, 8, generator=draw),
+        soft=torch.rand(2, 2, 8, 8, generator=draw),
         index=torch.arange(2),
     )
     return Outputs(logits, image * 0.5, moved, torch.rand(2, 2, 8, 8, generator=draw)), batch

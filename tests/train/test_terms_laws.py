@@ -10,7 +10,8 @@ from torch import Tensor
 from wsseg.train.batch import Batch, Outputs
 from wsseg.train.objective import PARTS
 from wsseg.train.ratios import Denominator
-from wsseg.train.term_config import BoxSize, GatedCrf, RatioPrior, TermConfig, TermSettings
+from wsseg.train.term_config import BoxSize, GatedCrf, RatioPrior, TermConfig
+from wsseg.train.term_settings import TermSettings
 from wsseg.train.terms.part import Given, Part
 
 SIDE = 12
@@ -73,6 +74,7 @@ def scene(seed: int, count: int = 3, scale: float = 3.0) -> tuple[Outputs, Batch
         has_mask=torch.ones(count, dtype=torch.bool),
         target=mask.double(),
         target_weight=torch.rand(mask.shape, generator=draw, dtype=torch.float64),
+        soft=mask.double(),
         index=torch.arange(count),
     )
     logits = scale * torch.randn(3, *mask.shape, generator=draw, dtype=torch.float64)
@@ -208,6 +210,7 @@ def test_what_a_term_does_not_say_it_reads_changes_nothing(kind):
     along = {"mask": "has_mask", "target": "target_weight"}
     read = part.reads | {along[name] for name in part.reads if name in along} | {"image", "index"}
     fields = vars(unlabelled(batch)) | {"mask": ~batch.mask, "target": 1 - batch.target}
+    fields |= {"soft": 1 - batch.soft}
     unread = {name: value for name, value in fields.items() if name not in read}
     before = cost_of(part, outputs, batch)
     answers, labels = dataclasses.replace(outputs, **changed), dataclasses.replace(batch, **unread)

@@ -10,6 +10,7 @@ from wsseg.train.term_config import (
     Confidence,
     CrossEntropy,
     Dice,
+    Distillation,
     Entropy,
     Equivariance,
     GatedCrf,
@@ -19,10 +20,11 @@ from wsseg.train.term_config import (
     TargetCrossEntropy,
     TargetDice,
     Teacher,
-    TermSettings,
     WeakMark,
 )
+from wsseg.train.term_settings import TermSettings
 from wsseg.train.terms.consistency import equivariance_loss, teacher_loss
+from wsseg.train.terms.distillation import distillation_loss
 from wsseg.train.terms.entropy import entropy_loss
 from wsseg.train.terms.gated_crf import Kernel, gated_crf_loss
 from wsseg.train.terms.paper import confidence_loss, reconstruction_loss, weak_mark_loss
@@ -137,6 +139,15 @@ def _teacher(settings: Teacher, given: Given) -> Part:
     return untaught(loss, "teacher")
 
 
+def _distillation(settings: Distillation, given: Given) -> Part:
+    return untaught(
+        lambda outputs, batch, progress: distillation_loss(
+            outputs.logits, batch.soft, temperature=settings.temperature
+        ),
+        "soft",
+    )
+
+
 PIXEL_PARTS: dict[type[TermSettings], Callable[..., Part]] = {
     Confidence: _confidence,
     Reconstruction: _reconstruction,
@@ -151,4 +162,5 @@ PIXEL_PARTS: dict[type[TermSettings], Callable[..., Part]] = {
     GatedCrf: _gated_crf,
     Equivariance: _equivariance,
     Teacher: _teacher,
+    Distillation: _distillation,
 }

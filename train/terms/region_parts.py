@@ -24,8 +24,8 @@ from wsseg.train.term_config import (
     TagInclusion,
     TagSize,
     TagSuppression,
-    TermSettings,
 )
+from wsseg.train.term_settings import TermSettings
 from wsseg.train.terms.areas import known_shares
 from wsseg.train.terms.bounds import bounds_barrier_loss, bounds_loss, choose_bounds
 from wsseg.train.terms.boxes import box_bounds, box_emptiness_loss, box_tightness_loss

@@ -1,0 +1,115 @@
+"""A finished run as the teacher of another network: its maps of the cases, made once."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsseg.imaging.errors import WssegError
+from wsseg.train.case_pixels import read_image
+from wsseg.train.checkpoint import load_run
+from wsseg.train.config import TrainConfig
+from wsseg.train.dataset import CaseDataset
+from wsseg.train.networks import Network
+from wsseg.train.parallel import gathered, rank, world_size
+from wsseg.train.predictor import Predictor
+from wsseg.train.record import WEIGHTS
+from wsseg.train.targets.cases import FULL
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A run's predictor, frozen and in `eval()`, and what tells the run from any other.
+
+    run: name of its folder. sha256: of its weights.
+    """
+
+    run: str
+    sha256: str
+    predictor: Predictor
+
+    @property
+    def network(self) -> Network:
+        """Its network, which need not be of the student's kind, size or channels."""
+        return self.predictor.network
+
+
+def find_teacher(
+    config: TrainConfig, classes: tuple[str, ...], device: torch.device
+) -> Teacher | None:
+    """The run that the setting `distill` names, on the device; None where it names none.
+
+    Raises WssegError for a folder that holds no finished run, and for a run of other classes.
+    """
+    if config.distill is None:
+        return None
+    trained = load_run(config.distill)
+    if trained.record.classes != classes:
+        raise WssegError(
+            f"the teacher {config.distill} knows the classes {', '.join(trained.record.classes)}, "
+            f"the cases have {', '.join(classes)}: a student learns the same ones in the same "
+            "order; name the columns alike, or distil another run"
+        )
+    sha256 = hashlib.sha256((config.distill / WEIGHTS).read_bytes()).hexdigest()
+    predictor = trained.predictor.requires_grad_(False).to(device)
+    return Teacher(config.distill.resolve().name, sha256, predictor)
+
+
+def recognise(teacher: Teacher, given: dict[str, Any]) -> None:
+    """Note the teacher in what holds for a whole run.
+
+    Raises WssegError if the run goes on and began with other weights of its teacher.
+    """
+    before = given.setdefault("teacher", teacher.sha256)
+    if before != teacher.sha256:
+        raise WssegError(
+            f"the weights of the teacher {teacher.run} have changed since the run began (sha256 "
+            f"{before[:12]}, now {teacher.sha256[:12]}): restore them, or train with another --out"
+        )
+
+
+def teach(fabric: Fabric, teacher: Teacher, cases: CaseDataset, config: TrainConfig) -> None:
+    """Give every case what the teacher says of it, `CaseDataset.soft`.
+
+    Once, before the first step, also of a run that goes on: the maps move with their pictures as
+    masks do, and a step costs no more than without a teacher. Of the image and, if training
+    mirrors images, of its mirror image the mean is taken. Each process looks at a part of the
+    cases, one at a time, so that their number changes nothing; all get the maps of all.
+    """
+    log.info("looking at %d training cases with the teacher %s", len(cases), teacher.run)
+    mirrored = config.augmentation.flip_horizontal > 0
+    mine = range(rank(), len(cases), world_size())
+    maps = [(at, _map(fabric, teacher, cases, at, config.size, mirrored)) for at in mine]
+    cases.soft = dict(gathered(maps))
+
+
+@torch.no_grad()
+def _map(
+    fabric: Fabric, teacher: Teacher, cases: CaseDataset, at: int, size: int, mirrored: bool
+) -> UInt8[Tensor, "k s s"]:
+    front, network = teacher.predictor.front, teacher.network
+    raw = torch.from_numpy(read_image(cases.cases[at], front.channels))[None]
+    image = front(raw.to(fabric.device))
+    probability = soft_map(network, image, size)
+    if mirrored:
+        probability = (probability + soft_map(network, image.flip(3), size).flip(3)) / 2
+    return (probability[0] * FULL).round().to(torch.uint8).cpu()
+
+
+def soft_map(
+    network: Network, image: Float[Tensor, "n 3 h w"], size: int
+) -> Float[Tensor, "n k s s"]:
+    """Probability 0..1 of every class on a square grid, of a square image of any other size.
+
+    The coarse logits are resized straight to it, as `Predictor` does.
+    """
+    coarse = network.coarse_logits(image)
+    return F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False).sigmoid()
