@@ -53,6 +53,13 @@ def export(
             "[default: what training fitted]"
         ),
     ] = None,
+    output_stride: Annotated[
+        int | None,
+        typer.Option(
+            help="16 computes every other row and column of a ResNet's deep features only, and "
+            "prints how masks and ratios change. [default: as trained]"
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the model in reports. [default: the folder's]")
     ] = None,
@@ -78,6 +85,7 @@ def export(
             "calibration_method": calibration_method,
             "batch": batch,
             "image_size": image_size,
+            "output_stride": output_stride,
             "name": name,
         }
         run_export(run, out, flags)

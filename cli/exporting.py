@@ -6,10 +6,11 @@ from typing import Any
 import typer
 
 from wsseg.cli.settings import settings
-from wsseg.export.publish import ExportOptions, export_run
+from wsseg.export.options import ExportOptions
+from wsseg.export.publish import export_run
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
 from wsseg.imaging.errors import SomeFailedError, WssegError
-from wsseg.serve.manifest import EngineFile, Profile
+from wsseg.serve.manifest import EngineFile, OutputStride, Profile
 from wsseg.serve.model_folder import load_model
 
 
@@ -34,6 +35,8 @@ def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
 
 def _list_engines(out: Path) -> None:
     manifest, folder = load_model(out)
+    if manifest.output_stride:
+        typer.echo(cost(manifest.output_stride))
     for engine in manifest.engines:
         typer.echo(describe(engine))
     typer.echo(f"wrote {folder}")
@@ -62,6 +65,15 @@ def describe(engine: EngineFile) -> str:
         )
     kept = f"; in float: {', '.join(engine.float_layers)}" if engine.float_layers else ""
     return f"{engine.file}: {engine.runtime} {engine.precision}{place}; {proof}{kept}"
+
+
+def cost(changed: OutputStride) -> str:
+    """One line on an output stride that the network was not trained at."""
+    return (
+        f"output stride {changed.stride} in place of {changed.trained_at}: on {changed.slices} "
+        f"slices of the run, mean IoU {changed.mask_iou:.4f} with the masks of the network as "
+        f"trained, ratios {changed.ratio_difference:.1e} apart on average"
+    )
 
 
 def _three(text: str, option: str) -> tuple[int, int, int]:

@@ -5,48 +5,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import ValidationError
 
 from wsseg.export.engine_int8 import Calibration
-from wsseg.export.engine_onnx import OnnxPrecision, planned_engine
-from wsseg.export.engine_tensorrt import DEFAULT_PROFILE, TensorRTJob, check_profile
+from wsseg.export.engine_onnx import planned_engine
+from wsseg.export.engine_tensorrt import TensorRTJob, check_profile
 from wsseg.export.engines import Job, onnx_engines, openvino_engines, tensorrt_engines
+from wsseg.export.options import ExportOptions
 from wsseg.export.parity import make_standard
 from wsseg.export.quantize.images import calibration_slices
-from wsseg.export.quantize.ranges import Method
 from wsseg.export.relative_time import with_times
+from wsseg.export.stride import coarsened
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError, Toolkit, find_toolkit
 from wsseg.imaging.atomic import atomic_folder
-from wsseg.imaging.definitions import Frozen, RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.manifest import FILE_NAME, Fraction, Manifest, Profile, Training
+from wsseg.serve.manifest import FILE_NAME, Manifest, Teacher, Training
 from wsseg.train.checkpoint import TrainedRun, load_run
 from wsseg.train.record import RunRecord
-
-
-class ExportOptions(Frozen):
-    """What to make of a run.
-
-    name: of the model, else the output folder's. precisions: of the ONNX files. trt: build
-    TensorRT engines too; gpu_arch: for these architectures, such as "sm_89" (empty: this machine's
-    GPU if `tensorrt` is installed, else the usual ones of TensorRT-RTX); profile: input shapes they
-    take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else
-    the run's. calibration: cases.csv or folder of images that int8 is calibrated by, on at most
-    `calibration_images` slices, with ranges set by `calibration_method`.
-    """
-
-    name: str = ""
-    precisions: Annotated[tuple[OnnxPrecision, ...], Field(min_length=1)] = ("fp32", "fp16")
-    trt: bool = False
-    gpu_arch: tuple[str, ...] = ()
-    profile: Profile = DEFAULT_PROFILE
-    ratios: tuple[RatioDefinition, ...] = ()
-    thresholds: tuple[Fraction, ...] = ()
-    calibration: Path | None = None
-    calibration_images: PositiveInt = 128
-    calibration_method: Method = "percentile"
 
 
 @dataclass(frozen=True)
@@ -69,14 +45,12 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
     trained = load_run(run)
     if not trained.samples:
         raise WssegError(f"{run} keeps no sample slices to prove an engine on: train again")
-    plan = _plan(trained.record, out, options)
+    predictor, plan = _network(trained, _plan(trained.record, out, options), options)
     tensorrt = _find_tensorrt(options)
     calibration = _calibration(trained, options)
-    standard = make_standard(
-        trained.predictor, trained.samples, plan.thresholds, plan.classes, plan.ratios
-    )
+    standard = make_standard(predictor, trained.samples, plan.thresholds, plan.classes, plan.ratios)
     with atomic_folder(out) as folder:
-        job = Job(plan, trained.predictor, standard, calibration, folder)
+        job = Job(plan, predictor, standard, calibration, folder)
         files, rejected = onnx_engines(job)
         engines = files + openvino_engines(job, files)
         on_cpu = plan.model_copy(update={"engines": engines})
@@ -127,6 +101,16 @@ def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:
         raise WssegError(f"this model cannot be exported: {reasons}") from error
 
 
+def _network(
+    trained: TrainedRun, plan: Manifest, options: ExportOptions
+) -> tuple[Predictor, Manifest]:
+    """What is exported, which the engines are then held against, and what it costs if changed."""
+    if options.output_stride is None:
+        return trained.predictor, plan
+    predictor, cost = coarsened(trained.predictor, trained.samples, plan)
+    return predictor, plan.model_copy(update={"output_stride": cost})
+
+
 def _training(record: RunRecord) -> Training:
     return Training(
         preset=record.preset,
@@ -138,6 +122,18 @@ def _training(record: RunRecord) -> Training:
         seed=record.seed,
         # JSON has no NaN: a figure that the validation split could not give is left out.
         metrics={name: value for name, value in record.metrics.items() if math.isfinite(value)},
+        teacher=_teacher(record),
+    )
+
+
+def _teacher(record: RunRecord) -> Teacher | None:
+    taught_by = record.teacher
+    if taught_by is None:
+        return None
+    return Teacher(
+        run=taught_by.run,
+        network=taught_by.network,
+        weights_sha256=taught_by.weights_sha256,
     )
 
 

@@ -68,8 +68,33 @@ class EngineFile(Frozen):
     relative_time: float | None = None
 
 
+class Teacher(Frozen):
+    """The run that taught a network: its folder's name, its network, the sha256 of its weights."""
+
+    run: str
+    network: str
+    weights_sha256: str
+
+
+class OutputStride(Frozen):
+    """A network exported at another output stride than it was trained at, and what that costs.
+
+    mask_iou: mean IoU of its masks with those of the network as trained, over real slices.
+    ratio_difference: mean absolute difference of their area ratios.
+    """
+
+    stride: Literal[16]
+    trained_at: Literal[8]
+    slices: int
+    mask_iou: Fraction
+    ratio_difference: float
+
+
 class Training(Frozen):
-    """Where the network came from: enough to tell two models apart and to train one again."""
+    """Where the network came from: enough to tell two models apart and to train one again.
+
+    teacher: None for a network that learnt from its cases alone.
+    """
 
     preset: str
     network: str
@@ -79,6 +104,7 @@ class Training(Frozen):
     epochs: int
     seed: int
     metrics: dict[str, float] = Field(default_factory=dict)
+    teacher: Teacher | None = None
 
 
 class Manifest(Frozen):
@@ -86,6 +112,7 @@ class Manifest(Frozen):
 
     `thresholds` has one probability per class: a pixel belongs to a class where its probability
     is at least that. `network_size` is the square that slices are resized to inside the graph.
+    `output_stride` is None for a network that computes as it was trained.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -97,6 +124,7 @@ class Manifest(Frozen):
     network_size: Annotated[int, Field(ge=16)]
     thresholds: tuple[Fraction, ...]
     training: Training
+    output_stride: OutputStride | None = None
     engines: Annotated[tuple[EngineFile, ...], Field(min_length=1)]
     wsseg_version: str
     created: str

@@ -10,7 +10,8 @@ from torch import nn
 
 from wsseg.export import engine_onnx
 from wsseg.export.onnx_file import to_onnx
-from wsseg.export.publish import ExportOptions, export_run
+from wsseg.export.options import ExportOptions
+from wsseg.export.publish import export_run
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.train.checkpoint import save_samples, save_weights
 from wsseg.train.front import Front

@@ -14,8 +14,9 @@ from PIL import Image
 
 from wsseg.export import engine_int8, engine_onnx, engine_openvino
 from wsseg.export.onnx_file import METADATA
+from wsseg.export.options import ExportOptions
 from wsseg.export.parity import EngineRejectedError
-from wsseg.export.publish import ExportOptions, export_run
+from wsseg.export.publish import export_run
 from wsseg.export.quantize import search
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
 from wsseg.export.tolerance import TOLERANCES
@@ -26,7 +27,7 @@ from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.model_folder import engine_bytes, load_model
 from wsseg.serve.openvino_engine import OpenVinoEngine
 from wsseg.train.checkpoint import save_samples
-from wsseg.train.record import SAMPLES
+from wsseg.train.record import RECORD, SAMPLES
 
 OPTIONS = ExportOptions(thresholds=(0.5, 0.4), name="two organs")
 
@@ -102,6 +103,27 @@ def test_the_manifest_tells_where_the_network_came_from(exported):
     assert manifest.training.metrics == {"iou": 0.5}
     assert manifest.thresholds == (0.5, 0.4)
     assert manifest.network_size == 64
+
+
+def test_the_manifest_names_the_run_that_taught_the_network(run, tmp_path, made):
+    taught = tmp_path / "run"
+    shutil.copytree(run, taught)
+    record = json.loads((taught / RECORD).read_text())
+    compared = {"cases": 1, "student": {}, "teacher": {}, "agreement": 0.5, "relative_time": 0.2}
+    told = {"run": "large", "network": "resnet50", "weights_sha256": "cd" * 32}
+    record["teacher"] = {**told, "comparison": compared}
+    (taught / RECORD).write_text(json.dumps(record))
+    manifest = export_run(taught, tmp_path / "model", ExportOptions(precisions=("fp32",)))
+    assert manifest.training.model_dump()["teacher"] == told
+    plain = export_run(run, tmp_path / "plain", ExportOptions(precisions=("fp32",)))
+    assert plain.training.teacher is None
+    assert plain.output_stride is None
+
+
+def test_a_network_that_runs_at_stride_16_is_not_changed_and_nothing_is_written(run, tmp_path):
+    with pytest.raises(WssegError, match="mobilenet_v2 has an output stride of 16 as it is"):
+        export_run(run, tmp_path / "model", ExportOptions(output_stride=16))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_thresholds_are_the_runs_where_none_are_asked_for(run, tmp_path, made):

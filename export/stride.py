@@ -1,0 +1,134 @@
+"""A network at twice its output stride: the same weights, less arithmetic, and what that costs."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsseg.export.difference import difference, overall
+from wsseg.export.parity import make_standard
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.manifest import Manifest, OutputStride
+from wsseg.train.networks import Network
+from wsseg.train.predictor import Predictor
+
+FINE: Final = 8
+"""Output stride of torchvision's DeepLabV3 on a ResNet."""
+STAGES = ("layer3", "layer4")
+"""Their stages whose stride was replaced by dilation; the first of them gets its own back."""
+AT_STRIDE_8 = ("resnet50", "resnet101")
+
+
+class Between(nn.Module):
+    """Features of the even rows and columns, and the means of their neighbours in between.
+
+    cells: rows and columns of the whole, of which ceil(cells / 2) are even. At the far edge the
+    last even one is repeated. Written with means and copies alone, because a resize would put the
+    even cells half a cell away from where the network learnt that they lie.
+    """
+
+    def __init__(self, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+
+    def forward(self, even: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n c h w"]:
+        """All cells, the even ones as they are."""
+        return _doubled(_doubled(even, 2), 3)[..., : self.cells, : self.cells]
+
+
+def at_stride_16(predictor: Predictor) -> Predictor:
+    """A copy of a predictor of output stride 8 that computes every other row and column only.
+
+    Where a stage's stride of 2 was replaced by dilation, all later convolutions look from even
+    cells at even cells. With the stride put back and dilations halved, layer3, layer4 and the
+    pyramid therefore give the very values of the even cells, for a quarter of the arithmetic; but
+    for the pyramid's mean over the image, which is taken over the even cells. The cells between
+    them are interpolated before the last 3 x 3 convolution, which has no dilation to halve.
+    Source: the reverse of Chen et al., "Rethinking Atrous Convolution for Semantic Image
+    Segmentation", 2017, section 3.1.
+
+    Raises WssegError for a network whose output stride is 16 as it is.
+    """
+    name = predictor.network.name
+    if name not in AT_STRIDE_8:
+        raise WssegError(
+            f"--output-stride 16 changes nothing: {name} has an output stride of 16 as it is; "
+            f"leave the option out (it is for {' and '.join(AT_STRIDE_8)})"
+        )
+    coarser = copy.deepcopy(predictor)
+    network = coarser.network
+    _put_stride_back(network)
+    head = network.classifier
+    if not isinstance(head, nn.Sequential):
+        raise AssertionError("torchvision's head is a sequence that begins with the pyramid")
+    _halve_dilations(head[0])
+    head[0] = nn.Sequential(head[0], Between(math.ceil(predictor.front.size / FINE)))
+    return coarser.eval()
+
+
+def coarsened(
+    predictor: Predictor, samples: Sequence[NDArray[np.float32]], plan: Manifest
+) -> tuple[Predictor, OutputStride]:
+    """The predictor at output stride 16, and how its masks and ratios differ from the original's.
+
+    samples: raw slices (c, H, W); the manifest tells thresholds, classes and ratios.
+    """
+    coarser = at_stride_16(predictor)
+    given = samples, plan.thresholds, plan.classes, plan.ratios
+    fine, coarse = make_standard(predictor, *given), make_standard(coarser, *given)
+    pairs = zip(coarse.references, fine.references, strict=True)
+    apart = overall(
+        [
+            difference(
+                (after.probability >= coarse.thresholds).astype(np.uint8),
+                before,
+                fine,
+                probability=0.0,
+                border=0.0,
+            )
+            for after, before in pairs
+            if len(before.pixels) == 1
+        ]
+    )
+    return coarser, OutputStride(
+        stride=16,
+        trained_at=FINE,
+        slices=apart.slices,
+        mask_iou=apart.mask_iou,
+        ratio_difference=apart.ratio_mean,
+    )
+
+
+def _put_stride_back(network: Network) -> None:
+    first = network.backbone.get_submodule(f"{STAGES[0]}.0")
+    for part in ("conv2", "downsample.0"):
+        _convolution(first, part).stride = (2, 2)
+    for stage in STAGES:
+        _halve_dilations(network.backbone.get_submodule(stage))
+
+
+def _convolution(block: nn.Module, name: str) -> nn.Conv2d:
+    layer = block.get_submodule(name)
+    if not isinstance(layer, nn.Conv2d):
+        raise AssertionError("torchvision's bottleneck has a convolution of this name")
+    return layer
+
+
+def _halve_dilations(module: nn.Module) -> None:
+    """Of 3 x 3 convolutions, whose padding is their dilation."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and layer.dilation[0] > 1:
+            half = layer.dilation[0] // 2
+            layer.dilation = layer.padding = (half, half)
+
+
+def _doubled(even: Tensor, axis: int) -> Tensor:
+    count = even.shape[axis]
+    following = torch.cat([even.narrow(axis, 1, count - 1), even.narrow(axis, count - 1, 1)], axis)
+    return torch.stack([even, (even + following) / 2], axis + 1).flatten(axis, axis + 1)
