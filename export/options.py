@@ -20,7 +20,8 @@ class ExportOptions(Frozen):
     GPU if `tensorrt` is installed, else the usual ones of TensorRT-RTX); profile: input shapes they
     take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else
     the run's. calibration: cases.csv or folder of images that int8 is calibrated by, on at most
-    `calibration_images` slices, with ranges set by `calibration_method`. output_stride: in place of the network's, see `stride.at_stride_16`.
+    `calibration_images` slices, with ranges set by `calibration_method`. output_stride: in
+    place of the network's, see `stride.at_stride_16`.
     """
 
     name: str = ""

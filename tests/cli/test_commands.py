@@ -28,6 +28,18 @@ def test_marks_train_and_export_leave_what_their_help_promises(job: Path):
     assert len(rows(job / "run" / "metrics.csv")) == 2
 
 
+def test_a_student_says_how_it_compares_and_its_model_names_its_teacher(job: Path, tmp_path: Path):
+    said = call(
+        "train", job / "cases" / "cases.csv", "--out", tmp_path / "run", "--distill", job / "run",
+        "--network", "mobilenet_v2", "--size", 32, "--epochs", 1, "--batch", 4,
+        "--accelerator", "cpu",
+    )  # fmt: skip
+    assert "beside its teacher run, on 2 cases" in " ".join(said.split())
+    call("export", tmp_path / "run", "--out", tmp_path / "model", "--precision", "fp32")
+    manifest = json.loads((tmp_path / "model" / "model.json").read_text(encoding="utf-8"))
+    assert manifest["training"]["teacher"]["run"] == "run"
+
+
 def test_infer_writes_a_row_for_every_picture_and_masks_on_its_grid(job: Path, tmp_path: Path):
     report = tmp_path / "ratios.csv"
     call(
