@@ -22,6 +22,7 @@ from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import FILE_NAME, Manifest, Teacher, Training
 from wsseg.train.checkpoint import TrainedRun, load_run
+from wsseg.train.predictor import Predictor
 from wsseg.train.record import RunRecord
 
 

@@ -14,8 +14,9 @@ from wsseg.export.publish import export_run
 from wsseg.export.stride import AT_STRIDE_8, Between, at_stride_16, coarsened
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.errors import WssegError
+from wsseg.serve.choose import open_engine
+from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.model_folder import load_model
-from wsseg.serve.onnx_engine import EngineOptions, open_onnx
 from wsseg.train.checkpoint import save_samples, save_weights
 from wsseg.train.config import NetworkName
 from wsseg.train.front import Front
@@ -134,7 +135,7 @@ def test_the_engine_agrees_with_the_network_as_exported_and_the_cost_is_kept(res
     assert (cost.stride, cost.trained_at, cost.slices) == (16, 8, 4)
     assert 0.3 < cost.mask_iou < 1
     assert 0 < cost.ratio_difference < 0.5
-    engine = open_onnx(out, manifest, EngineOptions(device="cpu", precision="fp32"))
+    engine = open_engine(out, manifest, EngineOptions("cpu", "fp32", engine="onnxruntime"))
     pixels = raw_slices()[1][None]
     with torch.inference_mode():
         as_exported, as_trained = (model(torch.from_numpy(pixels)) for model in (coarse, resnet))
