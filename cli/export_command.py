@@ -63,6 +63,20 @@ def export(
     name: Annotated[
         str | None, typer.Option(help="Name of the model in reports. [default: the folder's]")
     ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(help="Model repository of Triton Inference Server to add the model to."),
+    ] = None,
+    triton_version: Annotated[
+        int | None, typer.Option(help="Its version there. [default: the next]")
+    ] = None,
+    triton_engine: Annotated[
+        str | None,
+        typer.Option(help="File of the model folder that Triton serves. [default: model.onnx]"),
+    ] = None,
+    triton_device: Annotated[
+        str | None, typer.Option(help="auto (a GPU if Triton has one), cpu or gpu. [default: auto]")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Export a trained network as self-contained files.
@@ -87,5 +101,11 @@ def export(
             "image_size": image_size,
             "output_stride": output_stride,
             "name": name,
+            "triton": triton,
+            "triton_options": {
+                "version": triton_version,
+                "engine": triton_engine,
+                "device": triton_device,
+            },
         }
         run_export(run, out, flags)

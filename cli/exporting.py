@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from wsseg.cli.exporting_triton import TritonRequest, publish_to_triton, triton_request
 from wsseg.cli.settings import settings
 from wsseg.export.options import ExportOptions
 from wsseg.export.publish import export_run
@@ -17,29 +18,35 @@ from wsseg.serve.model_folder import load_model
 def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
     """Export `run` to `out` and print one line per engine file.
 
-    flags: fields of ExportOptions, None where not given; `batch` and `image_size` as text.
+    flags: fields of ExportOptions, None where not given; `batch` and `image_size` as text; `triton`
+    the model repository to add to and `triton_options` fields of TritonOptions.
     """
+    repository, triton_flags = flags.pop("triton"), flags.pop("triton_options")
     profile = parse_profile(flags.pop("batch"), flags.pop("image_size"))
     options = settings(ExportOptions, None, flags | {"profile": profile})
     if options.gpu_arch and not options.trt:
         raise WssegError("--gpu-arch is for TensorRT engines: add --trt")
     if options.calibration and "int8" not in options.precisions:
         raise WssegError("--calibration is for int8 engines: add --precision int8")
+    name = options.name or out.resolve().name
+    triton = triton_request(repository, triton_flags, name=name, profile=profile)
     try:
         export_run(run, out, options)
     except (TensorRTMissingError, SomeFailedError):
-        _list_engines(out)  # the ONNX files stand
+        _finish(out, triton)  # the ONNX files stand
         raise
-    _list_engines(out)
+    _finish(out, triton)
 
 
-def _list_engines(out: Path) -> None:
+def _finish(out: Path, triton: TritonRequest | None) -> None:
     manifest, folder = load_model(out)
     if manifest.output_stride:
         typer.echo(cost(manifest.output_stride))
     for engine in manifest.engines:
         typer.echo(describe(engine))
     typer.echo(f"wrote {folder}")
+    if triton:
+        publish_to_triton(out, triton)
 
 
 def parse_profile(batch: str, image_size: str) -> Profile:
