@@ -11,9 +11,10 @@ from tritonclient.grpc import model_config_pb2
 from wsseg.export import triton
 from wsseg.export.triton import TritonOptions, add_version, check_request
 from wsseg.imaging.errors import WssegError
+from wsseg.serve.choose import open_engine
+from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.manifest import FILE_NAME, Profile
 from wsseg.serve.model_folder import load_model
-from wsseg.serve.onnx_engine import EngineOptions, open_onnx
 
 PLAIN = TritonOptions()
 
@@ -69,7 +70,7 @@ def test_a_version_is_a_model_folder_that_wsseg_opens(model, repository, slices)
     manifest, folder = load_model(add_version(model, repository, PLAIN))
     (entry,) = manifest.engines
     assert (entry.file, entry.precision) == ("model.onnx", "fp32")
-    found = open_onnx(folder, manifest, EngineOptions(device="cpu"))(slices[0][None])
+    found = open_engine(folder, manifest, EngineOptions("cpu"))(slices[0][None])
     assert found.masks.shape == (1, 2, 64, 64)
 
 
