@@ -2,6 +2,7 @@
 
 import typer
 
+from wsseg.cli.bench_command import bench
 from wsseg.cli.cases_command import cases
 from wsseg.cli.demo_command import demo
 from wsseg.cli.doctor_command import doctor
@@ -26,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks print local variables: patient data
 )
-for _command in (train, export, infer, marks, doctor, demo):
+for _command in (train, export, infer, marks, bench, doctor, demo):
     app.command()(_command)
 app.add_typer(cases)
 

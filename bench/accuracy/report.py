@@ -8,6 +8,7 @@ from bench.accuracy.arms import ARMS
 from bench.accuracy.goals import WORDS, judged
 from bench.accuracy.plots import draw_bars, draw_budget
 from bench.accuracy.results import read_rows
+from bench.markdown import table
 from wsseg.imaging.atomic import atomic
 
 REPORT = "accuracy.md"
@@ -63,11 +64,11 @@ def _section(section: Section, runs: Sequence[Run], arms: Sequence[Figures]) -> 
     yield f"## {title(section)}\n"
     yield f"{_folds(runs)}\n"
     header = ["arm", "marks", "percent", "runs", "IoU", "95 %", "pooled", "Dice"]
-    yield from _table([*header, "ratio error", "of full", "95 %"], map(_cells, arms))
+    yield from table([*header, "ratio error", "of full", "95 %"], map(_cells, arms))
     goals = judged(section, arms)
     if goals:
         yield ""
-        yield from _table(
+        yield from table(
             ["goal", "arm", "wanted", "measured", "met"],
             (
                 [
@@ -112,13 +113,6 @@ def _cells(arm: Figures) -> list[str]:
         "" if arm.of_full is None else f"{arm.of_full:.3f}",
         "" if arm.of_full_interval is None else _range(arm.of_full_interval),
     ]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(header)} |"
-    yield f"|{'---|' * len(header)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
 
 
 def _range(interval: Interval) -> str:

@@ -1,15 +1,11 @@
 """accuracy.csv: a row for every finished run, and one file a run with its single images."""
 
-import csv
-import fcntl
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from bench.accuracy.jobs import Job
-from wsseg.imaging.atomic import atomic
+from bench.csv_file import alone, read_csv, write_csv
 
 TABLE = "accuracy.csv"
 IMAGES = "accuracy"
@@ -39,7 +35,7 @@ class ImageScore:
 
 def read_rows(out: Path) -> list[dict[str, str]]:
     """The rows of accuracy.csv; none where there is no such file yet."""
-    return _read(out / TABLE)
+    return read_csv(out / TABLE)
 
 
 def key_of(row: Mapping[str, str]) -> Job:
@@ -53,16 +49,16 @@ def add_row(out: Path, row: Mapping[str, object]) -> None:
     The file is whole at every moment, and several benchmarks may write to it.
     """
     new = {name: str(row[name]) for name in COLUMNS}
-    with _alone(out):
+    with alone(out):
         rows = [old for old in read_rows(out) if key_of(old) != key_of(new)]
-        _write(out / TABLE, COLUMNS, [*rows, new])
+        write_csv(out / TABLE, COLUMNS, [*rows, new])
 
 
 def write_images(out: Path, job: Job, scores: Sequence[ImageScore]) -> None:
     """Write the single images of a run, whole or not at all."""
     names = [field.name for field in fields(ImageScore)]
     rows = [{name: _short(getattr(score, name)) for name in names} for score in scores]
-    _write(out / IMAGES / f"{job.name}.csv", names, rows)
+    write_csv(out / IMAGES / f"{job.name}.csv", names, rows)
 
 
 def read_images(out: Path, job: Job) -> list[ImageScore]:
@@ -76,36 +72,9 @@ def read_images(out: Path, job: Job) -> list[ImageScore]:
             float(row["predicted"]),
             float(row["iou"]),
         )
-        for row in _read(out / IMAGES / f"{job.name}.csv")
+        for row in read_csv(out / IMAGES / f"{job.name}.csv")
     ]
 
 
 def _short(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.6f}"
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _write(path: Path, header: Sequence[str], rows: Sequence[Mapping[str, str]]) -> None:
-    with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, header, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other processes from reading and replacing the table in between."""
-    out.mkdir(parents=True, exist_ok=True)
-    # The folder itself is locked: a lock file would lie among the results.
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)

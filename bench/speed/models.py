@@ -1,0 +1,110 @@
+"""Model folders for the benchmark: random weights, whose arithmetic takes as long as any."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bench.speed.setting import Setting
+from bench.speed.slices import slices_file
+from wsseg.export.publish import ExportOptions, export_run
+from wsseg.imaging.atomic import atomic_folder
+from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.serve.manifest import FILE_NAME
+from wsseg.train.checkpoint import save_samples, save_weights
+from wsseg.train.config import NetworkName
+from wsseg.train.front import Front
+from wsseg.train.networks import Network, build_network, last_layer
+from wsseg.train.predictor import Predictor
+from wsseg.train.record import RECORD, SAMPLES, WEIGHTS, RunRecord
+
+CLASS = "region"
+SAMPLE_SLICES = 8
+LOGIT_SD = 3.0
+INSIDE = 0.2
+"""Share of the pixels that the network is made to find."""
+
+
+def run_folder(setting: Setting, name: NetworkName, size: int) -> Path:
+    """The folder of a run, as training leaves it; made once."""
+    folder = setting.work / "runs" / f"{name}-{size}"
+    if not (folder / RECORD).exists():
+        pixels = np.load(slices_file(setting)).astype(np.float32)
+        samples = list(pixels[:: max(1, len(pixels) // SAMPLE_SLICES)][:SAMPLE_SLICES, None])
+        predictor = _predictor(name, size, samples)
+        with atomic_folder(folder) as partial:
+            save_weights(predictor.network, partial / WEIGHTS)
+            save_samples(samples, partial / SAMPLES)
+            record = _record(name, size).model_dump()
+            (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def model_folder(setting: Setting, name: NetworkName, size: int) -> Path:
+    """The run exported with everything that export makes by default; made once.
+
+    A folder that lies there already, of a trained network for example, is taken as it is.
+    """
+    folder = setting.work / "models" / f"{name}-{size}"
+    if not (folder / FILE_NAME).exists():
+        print(f"exporting {folder.name}", flush=True)
+        export_run(run_folder(setting, name, size), folder, ExportOptions())
+    return folder
+
+
+def _predictor(name: NetworkName, size: int, samples: list[NDArray[np.float32]]) -> Predictor:
+    """A network whose values have the sizes of a trained one's, and whose answers are decided.
+
+    With neither, half precision would overflow and roundings would decide masks: the export would
+    rightly refuse to publish its engines.
+    """
+    torch.manual_seed(0)
+    network = build_network(name, classes=1, channels=1)
+    predictor = Predictor(Front(Window(), size, 1), network)
+    raw = torch.from_numpy(np.stack(samples))
+    with torch.no_grad():
+        _settle(network, predictor.front(raw))
+        logits = predictor.eval().logits(raw)
+        last = last_layer(network)
+        scale = LOGIT_SD / logits.std()
+        # Every 1009th: quantile() takes no more than 2**24 values.
+        edge = logits.flatten()[::1009].quantile(1 - INSIDE)
+        last.weight.mul_(scale)
+        if last.bias is not None:
+            last.bias.sub_(edge).mul_(scale)
+    return predictor
+
+
+def _settle(network: Network, image: torch.Tensor) -> None:
+    """Set the running statistics of all batch norms to those of these images."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+    network.train()
+    network.coarse_logits(image)
+
+
+def _record(name: NetworkName, size: int) -> RunRecord:
+    return RunRecord(
+        classes=(CLASS,),
+        ratios=(RatioDefinition(name=CLASS, numerator=CLASS),),
+        channels=1,
+        window=Window(),
+        size=size,
+        network=name,
+        preset="none",
+        initial_weights="none",
+        cases=0,
+        cases_sha256="",
+        epochs=0,
+        chosen_epoch=0,
+        chosen_by="last",
+        seed=0,
+        metrics={},
+        thresholds=(0.5,),
+        wsseg_version=version("wsseg"),
+    )

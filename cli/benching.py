@@ -1,0 +1,140 @@
+"""Time the engines of a model folder against each other and show the table."""
+
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
+from rich.console import Console
+from rich.table import Table
+
+from wsseg.imaging.definitions import Frozen
+from wsseg.imaging.errors import NothingToDoError, WssegError
+from wsseg.imaging.find import find
+from wsseg.imaging.read import read
+from wsseg.imaging.scan import ScanRef
+from wsseg.serve.channels import to_channels
+from wsseg.serve.engine import Engine, EngineError
+from wsseg.serve.manifest import EngineFile, Manifest
+from wsseg.serve.model_folder import load_model
+from wsseg.serve.one_engine import open_entry
+from wsseg.serve.onnx_engine import Device, EngineOptions
+from wsseg.serve.rounds import interleaved, paired_ratio, seconds
+
+REFERENCE = ("onnxruntime", "fp32")
+SEED = 0
+FALLBACK_RANGE = (0.0, 255.0)
+"""Intensities of made slices where the model has no fixed window."""
+
+
+class BenchOptions(Frozen):
+    """batch: slices at once. rounds: turns of each engine. side: of made slices, pixels."""
+
+    batch: PositiveInt = 8
+    rounds: PositiveInt = 5
+    side: PositiveInt = 512
+    device: Device = "auto"
+    threads: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One engine of the folder: what it reached, or why it does not run here.
+
+    engine: runtime and device that really ran. ratio: times as fast as fp32 in ONNX Runtime, None
+    where the folder has no such engine that runs here.
+    """
+
+    file: str
+    engine: str
+    precision: str
+    slices_per_second: float | None = None
+    ratio: float | None = None
+    why: str = ""
+
+
+def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[Line]:
+    """Time all engines of a folder in turn on the same slices; those that fail say why."""
+    manifest, folder = load_model(model)
+    pixels = _real(scans, manifest, options) if scans else _made(manifest, options)
+    asked = EngineOptions(device=options.device, threads=options.threads)
+    opened: dict[EngineFile, Engine] = {}
+    lines: dict[EngineFile, Line] = {}
+    for entry in manifest.engines:
+        try:
+            engine = open_entry(folder, manifest, entry, asked)
+            engine(pixels)  # the first call makes room and plans
+        except (WssegError, EngineError) as error:
+            lines[entry] = Line(entry.file, entry.runtime, entry.precision, why=str(error))
+        else:
+            opened[entry] = engine
+    lines |= _timed(opened, pixels, options.rounds)
+    return [lines[entry] for entry in manifest.engines]
+
+
+def _timed(
+    engines: dict[EngineFile, Engine], pixels: NDArray[np.float32], rounds: int
+) -> Iterator[tuple[EngineFile, Line]]:
+    """Each engine with its medians over the rounds."""
+
+    def turn(engine: Engine) -> Callable[[], float]:
+        return lambda: seconds(lambda: engine(pixels))
+
+    times = interleaved({entry: turn(engine) for entry, engine in engines.items()}, rounds)
+    reference = next((e for e in engines if (e.runtime, e.precision) == REFERENCE), None)
+    for entry, engine in engines.items():
+        own = times[entry]
+        rate = len(pixels) / statistics.median(own)
+        ratio = None if reference is None else paired_ratio(times[reference], own)
+        yield entry, Line(entry.file, engine.name, engine.precision, rate, ratio)
+
+
+def _real(scans: Sequence[Path], manifest: Manifest, options: BenchOptions) -> NDArray[np.float32]:
+    """A batch of slices of one shape from the scans; fewer where there are no more of any shape."""
+    shapes: dict[tuple[int, ...], list[NDArray[np.float32]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
+        for found in find(scans, scratch=Path(scratch)):
+            if not isinstance(found, ScanRef):
+                continue
+            for plane in _planes(found, manifest.channels):
+                shapes[plane.shape].append(plane)
+                if len(shapes[plane.shape]) == options.batch:
+                    return np.stack(shapes[plane.shape])
+    if not shapes:
+        raise NothingToDoError("no scan that can be read was found: give others, or none")
+    return np.stack(max(shapes.values(), key=len))
+
+
+def _planes(ref: ScanRef, channels: int) -> list[NDArray[np.float32]]:
+    """The slices of a scan as the network takes them; none of one that cannot be read."""
+    try:
+        return [to_channels(plane, channels) for plane in read(ref).pixels]
+    except WssegError:
+        return []
+
+
+def _made(manifest: Manifest, options: BenchOptions) -> NDArray[np.float32]:
+    """Noise within the model's window: the time of a network does not depend on the picture."""
+    window = manifest.window
+    low, high = (window.low, window.high) if window.kind == "fixed" else FALLBACK_RANGE
+    shape = (options.batch, manifest.channels, options.side, options.side)
+    return np.random.default_rng(SEED).uniform(low, high, shape).astype(np.float32)
+
+
+def show(lines: Sequence[Line]) -> None:
+    """Print the table, the fastest first, what does not run last."""
+    table = Table("engine", "precision", "slices/s", "ratio", "file", box=None, pad_edge=False)
+    for line in sorted(lines, key=lambda line: -(line.slices_per_second or 0.0)):
+        rate = "" if line.slices_per_second is None else f"{line.slices_per_second:.2f}"
+        ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
+        table.add_row(line.engine, line.precision, rate, ratio, line.file)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    for line in lines:
+        if line.why:
+            console.print(f"{line.file} does not run here: {line.why}")

@@ -1,0 +1,31 @@
+"""Several ways of doing one thing, in turn, so that a drifting machine can favour none of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def interleaved(actions: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:
+    """Call all of them in turn, A B C A B C; what each returned, round by round."""
+    found: dict[K, list[T]] = {name: [] for name in actions}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            found[name].append(action())
+    return found
+
+
+def paired_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Median of the ratios within each round: what slows a whole round down does not enter."""
+    pairs = zip(numerators, denominators, strict=True)
+    return statistics.median(above / below for above, below in pairs)
