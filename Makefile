@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests run in two processes; one computing thread each keeps them from fighting over cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test lint types wheel bench bench-accuracy clean
+.PHONY: demo test lint types wheel bench bench-accuracy bench-speed clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,16 @@ WEIGHTS ?= imagenet
 bench-accuracy: $(VENV)/.ready
 	$(BIN)/python -m bench.accuracy --data $(DATA) --weights $(WEIGHTS) \
 	  --at-once $(shell nproc) --threads 1 $(ARGS)
+
+# Engines, whole commands, memory and peers: see docs/results. Slices are made from the scans in
+# DATA, if that folder is there, else from the brain template that nilearn ships. Every peer gets an
+# environment of its own under build/peers, 6 GB each; PEERS=--share-torch lends them this one's
+# packages instead. Hours with everything; ARGS="--scenarios engines,whole" takes a part, and
+# ARGS=--quick only proves that it runs.
+PEERS ?=
+bench-speed: $(VENV)/.ready
+	$(BIN)/python -m bench.speed.peers.environments build/peers $(PEERS)
+	$(BIN)/python -m bench.speed $(if $(wildcard $(DATA)),--data $(DATA)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo-out *.egg-info

@@ -125,8 +125,8 @@ WHOLE_COMMAND = Scenario(
     "whole",
     "The whole command",
     "slices/s",
-    "`wsseg-infer` with its defaults on a folder of DICOM series, from the shell's point of view, and "
-    "the engine that it takes on slices that lie ready.",
+    "`wsseg-infer` with its defaults on a folder of DICOM series, from the shell's point of view, "
+    "and the engine that it takes on slices that lie ready.",
     lambda setting: everywhere("whole"),
     whole_candidates,
     command_rounds,

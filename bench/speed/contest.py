@@ -17,8 +17,8 @@ class EntrantError(WssegError):
 class Turn:
     """What one turn did: a number of slices, files or images, in so many seconds.
 
-    peak_mb: peak memory of its process so far, MiB. inside: seconds of them in the network alone,
-    where a whole command tells.
+    peak_mb: peak memory of its process so far, 10**6 bytes. inside: seconds of them in the network
+    alone, where a whole command tells.
     """
 
     count: float

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 # Linux counts kibibytes, macOS bytes.
-UNIT = 1 << 20 if sys.platform == "darwin" else 1 << 10
+BYTES = 1 if sys.platform == "darwin" else 1 << 10
+MB = 1e6
 
 
 def main(out: Path, command: list[str]) -> int:
@@ -22,7 +23,7 @@ def main(out: Path, command: list[str]) -> int:
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    out.write_text(json.dumps({"seconds": seconds, "peak_mb": usage.ru_maxrss / UNIT}))
+    out.write_text(json.dumps({"seconds": seconds, "peak_mb": usage.ru_maxrss * BYTES / MB}))
     return process.returncode
 
 

@@ -147,9 +147,10 @@ ENGINES = Scenario(
     "engines",
     "Engines and precisions",
     "slices/s",
-    "From an array of 512 x 512 slices to masks and areas, in a process that is warm. `size` is that "
-    "of the network's input. The ratio is the speed over the peer's; over the card's own rates, the "
-    "share of them that is reached: at least so much, for fused layers need less.",
+    "From an array of 512 x 512 slices to masks and areas, in a process that is warm. `size` is "
+    "that of the network's input. The ratio is the speed over the peer's; over a GPU's own rates "
+    "(a large product of matrices in fp16, a copy), it is the share of them that is reached, if "
+    "every convolution's input and output went through memory once.",
     engine_places,
     engine_candidates,
     rounds,

@@ -16,7 +16,7 @@ class Row:
     ratio: median, over rounds, of this one's figure over the peer's in the same round: of the rate,
     so that 2 is twice as fast, or of peak_mb where memory is compared. ratio_low and ratio_high
     are the extremes. Without a peer all three are None. size: of the network's input, 0 where
-    there is no network. batch: slices at once. peak_mb: MiB, None where it was not measured.
+    there is no network. batch: slices at once. peak_mb: 10**6 bytes, None where not measured.
     """
 
     scenario: str

@@ -15,6 +15,7 @@ from typing import IO, Any
 from bench.speed import tasks
 
 KIB = 1024
+MB = 1e6
 STATUS = Path("/proc/self/status")
 
 TASKS: dict[str, Callable[..., tasks.Action]] = {
@@ -29,13 +30,13 @@ TASKS: dict[str, Callable[..., tasks.Action]] = {
 
 
 def peak_mb() -> float | None:
-    """Peak memory of this process, MiB; None where the system does not tell.
+    """Peak memory of this process; None where the system does not tell.
 
     Not getrusage, which counts the memory of whoever started this process as well.
     """
     lines = STATUS.read_text().splitlines() if STATUS.exists() else []
     found = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return int(found[0]) / KIB if found else None
+    return int(found[0]) * KIB / MB if found else None
 
 
 def main(told: dict[str, Any], channel: IO[str]) -> None:
