@@ -1,19 +1,22 @@
 """Two ways of doing one thing, in turn, so that a drifting machine cannot favour one."""
 
 import platform
-import statistics
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from wsseg.serve.rounds import interleaved, paired_ratio, seconds
 
 
 def ratio(ours: Callable[[], object], peer: Callable[[], object], runs: int = 5) -> str:
     """Median of ours/peer over `runs` pairs after one warm-up each, with the extremes."""
     ours()
     peer()
-    pairs = [_seconds(ours) / _seconds(peer) for _ in range(runs)]
-    return f"{statistics.median(pairs):.2f} (min {min(pairs):.2f}, max {max(pairs):.2f})"
+    turns = {"ours": lambda: seconds(ours), "peer": lambda: seconds(peer)}
+    times = interleaved(turns, runs)
+    pairs = [own / other for own, other in zip(times["ours"], times["peer"], strict=True)]
+    median = paired_ratio(times["ours"], times["peer"])
+    return f"{median:.2f} (min {min(pairs):.2f}, max {max(pairs):.2f})"
 
 
 def where() -> str:
@@ -29,9 +32,3 @@ def _processor() -> str:
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{len(names)} x {names[0]}" if names else platform.machine()
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start

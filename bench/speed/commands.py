@@ -116,6 +116,11 @@ def command_rounds(setting: Setting) -> int:
     return setting.scale.command_rounds
 
 
+def memory_rounds(setting: Setting) -> int:
+    """The longest turns."""
+    return setting.scale.memory_rounds
+
+
 def everywhere(name: str) -> list[Place]:
     """One place with all rows."""
     return [Place(name)]
@@ -147,7 +152,7 @@ MEMORY = Scenario(
     "Peak memory of `wsseg-infer` with its defaults; the ratio is of memory, to the fewest series.",
     lambda setting: everywhere("memory"),
     memory_candidates,
-    command_rounds,
+    memory_rounds,
     measure=memory,
 )
 SCAN = Scenario(

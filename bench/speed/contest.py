@@ -64,12 +64,18 @@ def contest(
 ) -> list[Row]:
     """Let all take turns; a row for every entrant and peer of it that takes part.
 
-    measure: what is compared. A peer of the entrant's own size goes before one of another size.
+    measure: what is compared. A peer of the entrant's own size goes before one of another size. An
+    entrant that fails in a turn is told and left out: hours of the others' turns stand. EntrantError
+    where all fail.
     """
     keys = {(entrant.title, entrant.size): entrant for entrant in entrants}
     if len(keys) != len(entrants):
         raise AssertionError("entrants of one size need titles of their own")
-    turns = interleaved({key: entrant.turn for key, entrant in keys.items()}, rounds)
+    taken = interleaved({key: _lenient(entrant) for key, entrant in keys.items()}, rounds)
+    turns = {key: found for key, own in taken.items() if (found := _complete(own))}
+    keys = {key: keys[key] for key in turns}
+    if not keys:
+        raise EntrantError(f"nothing of {scenario} could be measured")
     rows: list[Row] = []
     for key, entrant in keys.items():
         own = turns[key]
@@ -78,6 +84,28 @@ def contest(
         rows += [_compared(alone, own, p[0], turns[p], measure) for p in peers] or [alone]
         rows += _inside(alone, own)
     return rows
+
+
+def _lenient(entrant: Entrant) -> Callable[[], Turn | None]:
+    """The entrant's turns until one fails, None from then on."""
+    failed = False
+
+    def turn() -> Turn | None:
+        nonlocal failed
+        try:
+            return None if failed else entrant.turn()
+        except EntrantError as error:
+            print(f"  {entrant.title} gave up: {error}", flush=True)
+            failed = True
+            return None
+
+    return turn
+
+
+def _complete(turns: Sequence[Turn | None]) -> list[Turn] | None:
+    """The turns, if none is missing."""
+    sound = [turn for turn in turns if turn is not None]
+    return sound if len(sound) == len(turns) else None
 
 
 def _row(scenario: str, entrant: Entrant, turns: Sequence[Turn]) -> Row:

@@ -8,7 +8,8 @@ from wsseg.train.config import NetworkName
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of everything. rounds: of engines; command_rounds: of whole commands.
+    """Sizes of everything. rounds: of engines; command_rounds: of whole commands; memory_rounds:
+    of those whose memory is compared, which varies little.
 
     batches: by the size of the network's input, on a CPU; a GPU takes all of any size at both.
     series, slices: of the folder that the whole command measures. alone: batches that its engine
@@ -18,6 +19,7 @@ class Scale:
 
     rounds: int = 5
     command_rounds: int = 3
+    memory_rounds: int = 1
     batches: tuple[tuple[int, tuple[int, ...]], ...] = ((256, (1, 8, 32)), (512, (1, 8)))
     series: int = 20
     slices: int = 100

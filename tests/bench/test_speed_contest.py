@@ -22,7 +22,7 @@ def entrant(what, seconds, *peers, size=256, calls=None, **told):
 
 
 def test_entrants_take_turns():
-    calls = []
+    calls: list[str] = []
     contest("engines", [entrant(n, [1, 1, 1], calls=calls) for n in "ABC"], 3)
     assert calls == list("ABCABCABC")
 
@@ -68,8 +68,30 @@ def test_a_command_that_tells_of_its_network_has_a_row_for_it():
     ]
 
 
+def test_who_fails_in_a_turn_costs_no_other_its_figures(capsys):
+    turns: list[int] = []
+
+    def failing():
+        turns.append(1)
+        raise EntrantError("out of memory")
+
+    broken = Entrant("broken", "fp32", 256, 1, failing)
+    rows = contest("engines", [broken, entrant("sound", [1, 1], "broken fp32")], 2)
+    assert [(row.what, row.peer) for row in rows] == [("sound", "")]
+    assert len(turns) == 1
+    assert "broken fp32 gave up: out of memory" in capsys.readouterr().out
+
+
+def test_a_contest_that_nobody_finishes_is_an_error():
+    def failing():
+        raise EntrantError("broken")
+
+    with pytest.raises(EntrantError, match="nothing of engines"):
+        contest("engines", [Entrant("broken", "fp32", 256, 1, failing)], 1)
+
+
 def test_who_cannot_take_part_is_left_out_and_told(capsys):
-    closed = []
+    closed: list[bool] = []
 
     def absent(stack: ExitStack):
         raise EntrantError("no such environment")
