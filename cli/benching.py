@@ -5,6 +5,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,11 @@ from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.channels import to_channels
 from wsseg.serve.engine import Engine, EngineError
+from wsseg.serve.engine_options import Device, EngineOptions
 from wsseg.serve.manifest import EngineFile, Manifest
 from wsseg.serve.model_folder import load_model
 from wsseg.serve.one_engine import open_entry
-from wsseg.serve.onnx_engine import Device, EngineOptions
-from wsseg.serve.rounds import interleaved, paired_ratio, seconds
+from wsseg.serve.rounds import interleaved, paired_ratio, seconds, warm_up
 
 REFERENCE = ("onnxruntime", "fp32")
 SEED = 0
@@ -68,7 +69,7 @@ def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[L
     for entry in manifest.engines:
         try:
             engine = open_entry(folder, manifest, entry, asked)
-            engine(pixels)  # the first call makes room and plans
+            warm_up(partial(engine, pixels))
         except (WssegError, EngineError) as error:
             lines[entry] = Line(entry.file, entry.runtime, entry.precision, why=str(error))
         else:

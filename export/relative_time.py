@@ -1,8 +1,7 @@
 """How long each engine takes on this CPU, relative to fp32 in ONNX Runtime."""
 
-import statistics
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ from wsseg.serve.choose import candidates
 from wsseg.serve.engine import Engine
 from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.manifest import EngineFile, Manifest
+from wsseg.serve.rounds import interleaved, paired_ratio, seconds, warm_up
 
 ROUNDS = 5
-WARM_UPS = 3
-"""Runs before the first that counts: OpenVINO compiles for a size once it repeats."""
 BATCH = 2
 ON_CPU = EngineOptions(device="cpu")
 REFERENCE = ("onnxruntime", "fp32")
@@ -49,22 +47,14 @@ def relative(
 ) -> dict[tuple[str, str], float]:
     """Median over rounds of each engine's time over the reference's; the reference has 1."""
     for engine in engines.values():
-        for _ in range(WARM_UPS):
-            engine(pixels)
-    rounds = [
-        {key: _seconds(engine, pixels) for key, engine in engines.items()} for _ in range(ROUNDS)
-    ]
-    return {
-        key: round(statistics.median(each[key] / each[reference] for each in rounds), 3)
-        for key in engines
-    }
+        warm_up(partial(engine, pixels))
+    times = interleaved({key: _turn(engine, pixels) for key, engine in engines.items()}, ROUNDS)
+    return {key: round(paired_ratio(times[key], times[reference]), 3) for key in engines}
 
 
 def _key(entry: EngineFile) -> tuple[str, str]:
     return entry.runtime, entry.precision
 
 
-def _seconds(engine: Engine, pixels: Pixels) -> float:
-    start = time.perf_counter()
-    engine(pixels)
-    return time.perf_counter() - start
+def _turn(engine: Engine, pixels: Pixels) -> Callable[[], float]:
+    return lambda: seconds(lambda: engine(pixels))

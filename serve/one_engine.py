@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from wsseg.imaging.errors import WssegError
+from wsseg.serve.choose import open_engine
 from wsseg.serve.engine import Engine
+from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.manifest import EngineFile, Manifest
-from wsseg.serve.onnx_engine import EngineOptions, open_onnx
 
 
 def open_entry(
@@ -16,10 +16,5 @@ def open_entry(
 
     Raises WssegError where it does not run on this machine.
     """
-    if entry.runtime != "onnxruntime":
-        raise WssegError(f"{entry.file}: this version opens no engines of {entry.runtime}")
     only = manifest.model_copy(update={"engines": (entry,)})
-    precision = entry.precision
-    if precision not in ("fp32", "fp16"):
-        raise WssegError(f"{entry.file}: this version opens no {precision} engines")
-    return open_onnx(folder, only, replace(options, precision=precision))
+    return open_engine(folder, only, replace(options, precision=entry.precision))

@@ -8,12 +8,20 @@ from typing import TypeVar
 K = TypeVar("K")
 T = TypeVar("T")
 
+WARM_UPS = 3
+
 
 def seconds(action: Callable[[], object]) -> float:
     """How long one call takes."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
+
+
+def warm_up(action: Callable[[], object]) -> None:
+    """Call it until it is as quick as it will be: OpenVINO compiles for a size once it repeats."""
+    for _ in range(WARM_UPS):
+        action()
 
 
 def interleaved(actions: Mapping[K, Callable[[], T]], rounds: int) -> dict[K, list[T]]:

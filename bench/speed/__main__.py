@@ -16,6 +16,7 @@ import torch
 from bench.accuracy.machine import commit, machine
 from bench.speed.against import PEERS
 from bench.speed.commands import MEMORY, SCAN, START, WHOLE_COMMAND
+from bench.speed.models import trained_runs
 from bench.speed.networks import ENGINES, TRAINING
 from bench.speed.report import goal_lines, row_lines, write_report
 from bench.speed.results import Place, is_done, read_rows, replace_rows
@@ -56,7 +57,15 @@ def _setting(asked: argparse.Namespace) -> Setting:
     work = asked.work / "quick" if asked.quick else asked.work
     device = "cuda" if torch.cuda.is_available() else "cpu"
     peers = asked.peers.absolute()
-    return Setting(scale, asked.data, work.resolve(), peers, device)
+    return Setting(
+        scale,
+        asked.data,
+        work.resolve(),
+        peers,
+        device,
+        trained=trained_runs(asked.trained),
+        calibration=asked.calibration,
+    )
 
 
 def _chosen(names: tuple[str, ...]) -> list[Scenario]:
@@ -96,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--scenarios", type=_names, default=tuple(SCENARIOS), help=", ".join(SCENARIOS))
     add("--data", type=Path, help="folder of scans; by default the template that nilearn ships")
+    add("--trained", type=Path, nargs="*", default=(), help="runs whose weights are taken")
+    add("--calibration", type=Path, help="cases.csv or folder of images like those of these runs")
     add("--out", type=Path, help=f"folder of table and plot: {RESULTS}; of a quick run WORK/quick")
     add("--work", type=Path, default=Path("build/speed"), help="folder of series and models")
     add("--peers", type=Path, default=Path("build/peers"), help="folder of their environments")

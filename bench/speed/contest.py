@@ -64,15 +64,15 @@ def contest(
 ) -> list[Row]:
     """Let all take turns; a row for every entrant and peer of it that takes part.
 
-    measure: what is compared. A peer of the entrant's own size goes before one of another size. An
-    entrant that fails in a turn is told and left out: hours of the others' turns stand. EntrantError
+    measure: what is compared. A peer of the entrant's own size goes before one of another size.
+    One that fails in a turn is told and left out: hours of the others' turns stand. EntrantError
     where all fail.
     """
     keys = {(entrant.title, entrant.size): entrant for entrant in entrants}
     if len(keys) != len(entrants):
         raise AssertionError("entrants of one size need titles of their own")
     taken = interleaved({key: _lenient(entrant) for key, entrant in keys.items()}, rounds)
-    turns = {key: found for key, own in taken.items() if (found := _complete(own))}
+    turns = {key: sound for key, own in taken.items() if (sound := _complete(own))}
     keys = {key: keys[key] for key in turns}
     if not keys:
         raise EntrantError(f"nothing of {scenario} could be measured")

@@ -1,6 +1,10 @@
-"""Model folders for the benchmark: random weights, whose arithmetic takes as long as any."""
+"""Model folders for the benchmark, of trained networks or of random weights.
 
-import json
+Arithmetic takes as long with any weights; only the gate of INT8 needs a trained network.
+"""
+
+import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,12 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bench.speed.setting import Setting
-from bench.speed.slices import slices_file
-from wsseg.export.publish import ExportOptions, export_run
+from bench.speed.slices import series_folder, slices_file
+from wsseg.export.options import ExportOptions
+from wsseg.export.parity import EngineRejectedError
+from wsseg.export.publish import export_run
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.serve.manifest import FILE_NAME
-from wsseg.train.checkpoint import save_samples, save_weights
+from wsseg.train.checkpoint import read_record, save_samples, save_weights
 from wsseg.train.config import NetworkName
 from wsseg.train.front import Front
 from wsseg.train.networks import Network, build_network, last_layer
@@ -24,36 +30,71 @@ from wsseg.train.record import RECORD, SAMPLES, WEIGHTS, RunRecord
 
 CLASS = "region"
 SAMPLE_SLICES = 8
+CALIBRATION_SERIES = 2
+CALIBRATION_SLICES = 32
 LOGIT_SD = 3.0
 INSIDE = 0.2
 """Share of the pixels that the network is made to find."""
 
 
 def run_folder(setting: Setting, name: NetworkName, size: int) -> Path:
-    """The folder of a run, as training leaves it; made once."""
+    """The folder of a run, as training leaves it; made once.
+
+    A trained network is taken at `size`, whichever it was trained at: its weights fit any.
+    """
     folder = setting.work / "runs" / f"{name}-{size}"
     if not (folder / RECORD).exists():
-        pixels = np.load(slices_file(setting)).astype(np.float32)
-        samples = list(pixels[:: max(1, len(pixels) // SAMPLE_SLICES)][:SAMPLE_SLICES, None])
-        predictor = _predictor(name, size, samples)
+        trained = setting.trained.get(name)
         with atomic_folder(folder) as partial:
-            save_weights(predictor.network, partial / WEIGHTS)
-            save_samples(samples, partial / SAMPLES)
-            record = _record(name, size).model_dump()
-            (partial / RECORD).write_text(json.dumps(record), encoding="utf-8")
+            if trained:
+                _copy(trained, size, partial)
+            else:
+                _make(setting, name, size, partial)
     return folder
 
 
 def model_folder(setting: Setting, name: NetworkName, size: int) -> Path:
-    """The run exported with everything that export makes by default; made once.
+    """The run exported with all that serves on a CPU, and fp16; made once.
 
-    A folder that lies there already, of a trained network for example, is taken as it is.
+    INT8 that does not agree with PyTorch, as with random weights, is told and left out.
     """
     folder = setting.work / "models" / f"{name}-{size}"
     if not (folder / FILE_NAME).exists():
         print(f"exporting {folder.name}", flush=True)
-        export_run(run_folder(setting, name, size), folder, ExportOptions())
+        images = setting.calibration or series_folder(
+            setting, "calibration", series=CALIBRATION_SERIES, slices=CALIBRATION_SLICES
+        )
+        options = ExportOptions(
+            precisions=("fp32", "fp16", "int8"),
+            calibration=images,
+            calibration_images=CALIBRATION_SERIES * CALIBRATION_SLICES,
+        )
+        try:
+            export_run(run_folder(setting, name, size), folder, options)
+        except EngineRejectedError as error:
+            print(f"  {error}", flush=True)
     return folder
+
+
+def trained_runs(folders: Sequence[Path]) -> dict[NetworkName, Path]:
+    """Finished runs by the network that they trained."""
+    return {read_record(folder).network: folder for folder in folders}
+
+
+def _copy(trained: Path, size: int, partial: Path) -> None:
+    for name in (WEIGHTS, SAMPLES):
+        shutil.copy(trained / name, partial / name)
+    record = read_record(trained).model_copy(update={"size": size})
+    (partial / RECORD).write_text(record.model_dump_json(), encoding="utf-8")
+
+
+def _make(setting: Setting, name: NetworkName, size: int, partial: Path) -> None:
+    pixels = np.load(slices_file(setting)).astype(np.float32)
+    samples = list(pixels[:: max(1, len(pixels) // SAMPLE_SLICES)][:SAMPLE_SLICES, None])
+    predictor = _predictor(name, size, samples)
+    save_weights(predictor.network, partial / WEIGHTS)
+    save_samples(samples, partial / SAMPLES)
+    (partial / RECORD).write_text(_record(name, size).model_dump_json(), encoding="utf-8")
 
 
 def _predictor(name: NetworkName, size: int, samples: list[NDArray[np.float32]]) -> Predictor:

@@ -1,6 +1,7 @@
 """How much is measured, and where things lie."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wsseg.train.config import NetworkName
@@ -17,14 +18,14 @@ class Scale:
     so many series, of memory_slices each. training: images of a step.
     """
 
-    rounds: int = 5
+    rounds: int = 3
     command_rounds: int = 3
     memory_rounds: int = 1
     batches: tuple[tuple[int, tuple[int, ...]], ...] = ((256, (1, 8, 32)), (512, (1, 8)))
     series: int = 20
     slices: int = 100
     alone: int = 25
-    peer_slices: int = 100
+    peer_slices: int = 40
     memory_series: tuple[int, ...] = (10, 100, 1000)
     memory_slices: int = 4
     training: int = 8
@@ -61,7 +62,9 @@ class Setting:
     """data: folder of scans to make series from, None for the template that nilearn ships.
 
     work: where series and models are made, and kept for a rerun. peers: folder of the peers'
-    environments. device: cpu or cuda.
+    environments. device: cpu or cuda. trained: finished runs whose weights are taken; networks
+    without one get random weights. calibration: images for INT8 that are like those of these runs,
+    None for the series that are made.
     """
 
     scale: Scale
@@ -69,3 +72,5 @@ class Setting:
     work: Path
     peers: Path
     device: str
+    trained: Mapping[NetworkName, Path] = field(default_factory=dict)
+    calibration: Path | None = None

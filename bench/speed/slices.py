@@ -47,7 +47,7 @@ def series_folder(setting: Setting, name: str, *, series: int, slices: int) -> P
         with atomic_folder(folder) as partial:
             for number in range(series):
                 moved = _series(pixels, slices, number)
-                write_series(moved, AFFINE, partial / f"{number:04d}", name=f"{name} {number}")
+                write_series(moved, AFFINE, partial / f"{number:04d}", key=f"{name} {number}")
     return folder
 
 

@@ -23,14 +23,16 @@ def engine(
     *, model: str, entry: int, slices: str, batch: int, batches: int = 1, device: str = "auto"
 ) -> Action:
     """The engine of one entry of a model folder, on batches of slices that lie ready."""
+    from wsseg.serve.engine_options import Device, EngineOptions
     from wsseg.serve.model_folder import load_model
     from wsseg.serve.one_engine import open_entry
-    from wsseg.serve.onnx_engine import Device, EngineOptions
+    from wsseg.serve.rounds import warm_up
 
     manifest, folder = load_model(Path(model))
     options = EngineOptions(device=cast("Device", device))
     opened = open_entry(folder, manifest, manifest.engines[entry], options)
     ready = _batches(slices, batch)
+    warm_up(lambda: opened(next(ready)))
 
     def run() -> float:
         for _ in range(batches):
