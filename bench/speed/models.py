@@ -54,26 +54,30 @@ def run_folder(setting: Setting, name: NetworkName, size: int) -> Path:
 
 
 def model_folder(setting: Setting, name: NetworkName, size: int) -> Path:
-    """The run exported with all that serves on a CPU, and fp16; made once.
+    """The run exported with every engine it can have; made once.
 
-    INT8 that does not agree with PyTorch, as with random weights, is told and left out.
+    INT8 is for trained networks: random weights decide so little that no 8-bit engine agrees.
     """
     folder = setting.work / "models" / f"{name}-{size}"
     if not (folder / FILE_NAME).exists():
         print(f"exporting {folder.name}", flush=True)
-        images = setting.calibration or series_folder(
-            setting, "calibration", series=CALIBRATION_SERIES, slices=CALIBRATION_SLICES
-        )
-        options = ExportOptions(
-            precisions=("fp32", "fp16", "int8"),
-            calibration=images,
-            calibration_images=CALIBRATION_SERIES * CALIBRATION_SLICES,
-        )
+        options = _with_int8(setting) if name in setting.trained else ExportOptions()
         try:
             export_run(run_folder(setting, name, size), folder, options)
         except EngineRejectedError as error:
             print(f"  {error}", flush=True)
     return folder
+
+
+def _with_int8(setting: Setting) -> ExportOptions:
+    images = setting.calibration or series_folder(
+        setting, "calibration", series=CALIBRATION_SERIES, slices=CALIBRATION_SLICES
+    )
+    return ExportOptions(
+        precisions=("fp32", "fp16", "int8"),
+        calibration=images,
+        calibration_images=CALIBRATION_SERIES * CALIBRATION_SLICES,
+    )
 
 
 def trained_runs(folders: Sequence[Path]) -> dict[NetworkName, Path]:
