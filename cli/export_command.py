@@ -42,6 +42,9 @@ def export(
         str | None,
         typer.Option(help="How int8 sets its ranges: percentile, entropy. [default: percentile]"),
     ] = None,
+    torch: Annotated[
+        bool, typer.Option(help="Also write the graph as a PyTorch program, for comparison.")
+    ] = False,
     batch: Annotated[str, typer.Option(help="TensorRT batch sizes: least,best,most.")] = "1,8,32",
     image_size: Annotated[
         str, typer.Option(help="TensorRT slice sides in pixels: least,best,most.")
@@ -93,6 +96,7 @@ def export(
             "trt": trt,
             "gpu_arch": tuple(gpu_arch) if gpu_arch else None,
             "precisions": tuple(precision) if precision else None,
+            "torch": torch,
             "thresholds": tuple(threshold) if threshold else None,
             "calibration": calibration,
             "calibration_images": calibration_images,

@@ -40,7 +40,7 @@ def infer(
         str,
         typer.Option(
             help="auto (the fastest that agreed with PyTorch), onnxruntime, openvino, tensorrt, "
-            "tensorrt-rtx, onnxruntime-tensorrt or onnxruntime-tensorrt-rtx."
+            "tensorrt-rtx, onnxruntime-tensorrt, onnxruntime-tensorrt-rtx or torch."
         ),
     ] = "auto",
     precision: Annotated[

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from wsseg.export.difference import Standard
 from wsseg.export.engine_int8 import Calibration, make_int8_engine
-from wsseg.export.engine_onnx import FILES, make_onnx_engine
+from wsseg.export.engine_onnx import FILES, describe, make_onnx_engine
 from wsseg.export.engine_openvino import judge_openvino, planned_openvino
 from wsseg.export.engine_tensorrt import TensorRTJob, make_tensorrt_engine
+from wsseg.export.engine_torch import make_torch_engine
 from wsseg.export.parity import EngineRejectedError
 from wsseg.export.tensorrt_toolkit import EngineBuildError
 from wsseg.imaging.errors import AllFailedError, WssegError
@@ -67,6 +68,17 @@ def openvino_engines(job: Job, files: Sequence[EngineFile]) -> tuple[EngineFile,
         except EngineRejectedError as error:
             logger.warning("%s in OpenVINO is left out: %s", entry.file, error)
     return tuple(engines)
+
+
+def torch_engines(job: Job) -> tuple[EngineFile, ...]:
+    """The PyTorch program, which is no other network than the one it is compared with."""
+    try:
+        made = make_torch_engine(
+            job.plan, job.predictor, job.standard, job.folder, describe(job.plan)
+        )
+    except EngineRejectedError as error:
+        raise AllFailedError(f"nothing was exported: {error}") from error
+    return (made,)
 
 
 def tensorrt_engines(

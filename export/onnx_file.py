@@ -7,6 +7,7 @@ from pathlib import Path
 import onnx
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch.export import Dim
 
 from wsseg.export.graph import DeployGraph
 
@@ -32,7 +33,6 @@ def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.Mode
     channels: of the input. description: JSON, kept in the file's metadata under `wsseg`. Notes that
     the exporter leaves on every node (source lines, paths of this machine) are removed.
     """
-    batch, height, width = (torch.export.Dim(name) for name in ("batch", "height", "width"))
     example = torch.zeros(EXAMPLE[0], channels, *EXAMPLE[1:])
     program = torch.onnx.export(
         graph.eval(),
@@ -41,7 +41,7 @@ def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.Mode
         opset_version=OPSET,
         input_names=[INPUT],
         output_names=[*OUTPUTS, PROBABILITY],
-        dynamic_shapes={INPUT: {0: batch, 2: height, 3: width}},
+        dynamic_shapes=open_axes(),
         verbose=False,
     )
     if program is None:
@@ -51,6 +51,11 @@ def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.Mode
     onnx.helper.set_model_props(model, {METADATA: description})
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def open_axes() -> dict[str, dict[int, Dim]]:
+    """The axes of the input whose length only a run tells."""
+    return {INPUT: {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}}
 
 
 def without_probability(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -15,7 +15,8 @@ from wsseg.serve.manifest import Fraction, Profile
 class ExportOptions(Frozen):
     """What to make of a run.
 
-    name: of the model, else the output folder's. precisions: of the ONNX files. trt: build
+    name: of the model, else the output folder's. precisions: of the ONNX files. torch: the graph
+    as a PyTorch program too. trt: build
     TensorRT engines too; gpu_arch: for these architectures, such as "sm_89" (empty: this machine's
     GPU if `tensorrt` is installed, else the usual ones of TensorRT-RTX); profile: input shapes they
     take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else
@@ -26,6 +27,7 @@ class ExportOptions(Frozen):
 
     name: str = ""
     precisions: Annotated[tuple[OnnxPrecision, ...], Field(min_length=1)] = ("fp32", "fp16")
+    torch: bool = False
     trt: bool = False
     gpu_arch: tuple[str, ...] = ()
     profile: Profile = DEFAULT_PROFILE

@@ -11,7 +11,13 @@ from pydantic import ValidationError
 from wsseg.export.engine_int8 import Calibration
 from wsseg.export.engine_onnx import planned_engine
 from wsseg.export.engine_tensorrt import TensorRTJob, check_profile
-from wsseg.export.engines import Job, onnx_engines, openvino_engines, tensorrt_engines
+from wsseg.export.engines import (
+    Job,
+    onnx_engines,
+    openvino_engines,
+    tensorrt_engines,
+    torch_engines,
+)
 from wsseg.export.options import ExportOptions
 from wsseg.export.parity import make_standard
 from wsseg.export.quantize.images import calibration_slices
@@ -56,6 +62,8 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
         engines = files + openvino_engines(job, files)
         on_cpu = plan.model_copy(update={"engines": engines})
         engines = with_times(on_cpu, trained.samples[0], folder)
+        if options.torch:
+            engines += torch_engines(job)
         problem = tensorrt.missing or rejected
         if tensorrt.toolkit:
             built, failed = tensorrt_engines(

@@ -13,6 +13,7 @@ from wsseg.serve.onnx_cuda import CUDA, TENSORRT, TENSORRT_RTX, no_provider, ope
 from wsseg.serve.onnx_engine import open_onnx_cpu
 from wsseg.serve.openvino_engine import no_openvino, open_openvino
 from wsseg.serve.tensorrt_engine import no_tensorrt, open_tensorrt
+from wsseg.serve.torch_engine import no_torch, open_torch
 
 Open = Callable[[Path, Manifest, EngineFile, int], Engine]
 
@@ -23,8 +24,9 @@ class Adapter:
 
     engine: by which it is asked for. runtime: whose entries of the manifest it opens. absent: why
     it cannot work on this machine, found without a model, or None. open: raises UnusableError where
-    it cannot after all, WssegError for a file that cannot be used. stands_in: it computes files
-    that were judged in another runtime, and is only taken when asked for by name.
+    it cannot after all, WssegError for a file that cannot be used. on_request: only taken when
+    asked for by name, for it computes files that were judged in another runtime, or never is the
+    fastest.
     """
 
     engine: EngineName
@@ -32,7 +34,7 @@ class Adapter:
     device: Literal["cpu", "cuda"]
     absent: Callable[[], str | None]
     open: Open
-    stands_in: bool = False
+    on_request: bool = False
 
     @property
     def label(self) -> str:
@@ -69,7 +71,7 @@ ADAPTERS: tuple[Adapter, ...] = (
         "cuda",
         partial(no_provider, TENSORRT),
         _gpu(TENSORRT),
-        stands_in=True,
+        on_request=True,
     ),
     Adapter(
         "onnxruntime-tensorrt-rtx",
@@ -77,9 +79,25 @@ ADAPTERS: tuple[Adapter, ...] = (
         "cuda",
         partial(no_provider, TENSORRT_RTX),
         _gpu(TENSORRT_RTX),
-        stands_in=True,
+        on_request=True,
+    ),
+    Adapter(
+        "torch",
+        "torch",
+        "cuda",
+        partial(no_torch, "cuda"),
+        partial(open_torch, device="cuda"),
+        on_request=True,
     ),
     Adapter("openvino", "openvino", "cpu", no_openvino, open_openvino),
     Adapter("onnxruntime", "onnxruntime", "cpu", lambda: None, open_onnx_cpu),
+    Adapter(
+        "torch",
+        "torch",
+        "cpu",
+        partial(no_torch, "cpu"),
+        partial(open_torch, device="cpu"),
+        on_request=True,
+    ),
 )
 """Fastest first on a GPU; on a CPU the model folder tells."""

@@ -84,7 +84,7 @@ def _asked_for(manifest: Manifest, options: EngineOptions, device: str) -> Itera
     for adapter in ADAPTERS:
         if adapter.device != device or options.engine not in ("auto", adapter.engine):
             continue
-        if options.engine == "auto" and adapter.stands_in:
+        if options.engine == "auto" and adapter.on_request:
             continue
         for entry in manifest.engines:
             if entry.runtime == adapter.runtime and options.precision in ("auto", entry.precision):

@@ -15,6 +15,7 @@ EngineName = Literal[
     "tensorrt-rtx",
     "onnxruntime-tensorrt",
     "onnxruntime-tensorrt-rtx",
+    "torch",
 ]
 
 

@@ -10,7 +10,7 @@ FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
+RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 
 

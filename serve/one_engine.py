@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from wsseg.serve.choose import open_engine
 from wsseg.serve.engine import Engine
@@ -17,4 +18,6 @@ def open_entry(
     Raises WssegError where it does not run on this machine.
     """
     only = manifest.model_copy(update={"engines": (entry,)})
-    return open_engine(folder, only, replace(options, precision=entry.precision))
+    engine: Any = entry.runtime.replace("_", "-")
+    asked = replace(options, engine=engine, precision=entry.precision)
+    return open_engine(folder, only, asked)

@@ -108,12 +108,14 @@ def run(predictor, slices, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(run, tmp_path_factory):
-    """The whole export, TensorRT included: manifest, folder, and the ONNX models it made.
+    """The whole export, PyTorch and TensorRT included: manifest, folder, and its ONNX models.
 
     Tracing a network takes seconds, so every test shares this one.
     """
     out = tmp_path_factory.mktemp("exported") / "model"
-    options = ExportOptions(name="two organs", thresholds=THRESHOLDS, trt=True, gpu_arch=("sm_89",))
+    options = ExportOptions(
+        name="two organs", thresholds=THRESHOLDS, torch=True, trt=True, gpu_arch=("sm_89",)
+    )
     models: dict[str, onnx.ModelProto] = {}
 
     def record(graph, **settings):

@@ -55,12 +55,12 @@ def test_the_folder_holds_what_its_manifest_says(exported):
     manifest, out, _ = exported
     read, _ = load_model(out)
     assert read == manifest
-    names = ["model.onnx", "model.fp16.onnx", "model.onnx", "model.rtx.sm_89.engine"]
+    names = ["model.onnx", "model.fp16.onnx", "model.onnx", "model.pt2", "model.rtx.sm_89.engine"]
     assert [engine.file for engine in manifest.engines] == names
     assert sorted(content(out)) == sorted({*names, "model.json"})
     for engine in manifest.engines:
         assert engine.sha256 == hashlib.sha256(engine_bytes(out, engine)).hexdigest()
-    full, half, vino, rtx = manifest.engines
+    full, half, vino, _, rtx = manifest.engines
     assert full.parity.slices == half.parity.slices == 4
     assert full.parity.probability_difference < half.parity.probability_difference
     assert (vino.runtime, vino.precision) == ("openvino", "fp32")
@@ -70,7 +70,7 @@ def test_the_folder_holds_what_its_manifest_says(exported):
 
 
 def test_engines_that_run_on_this_cpu_have_their_time_beside_fp32_in_onnx_runtime(exported):
-    full, half, vino, rtx = exported[0].engines
+    full, half, vino, _, rtx = exported[0].engines
     assert full.relative_time == 1
     assert half.relative_time > 0
     assert vino.relative_time > 0

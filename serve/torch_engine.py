@@ -1,0 +1,89 @@
+"""Run the exported graph in PyTorch, where it is installed: for comparison with the engines."""
+
+import io
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.engine import EngineError, Prediction
+from wsseg.serve.manifest import EngineFile, Manifest
+from wsseg.serve.model_folder import engine_bytes
+from wsseg.serve.onnx_engine import first_line
+
+Device = Literal["cpu", "cuda"]
+
+
+def no_torch(device: Device) -> str | None:
+    """Why PyTorch cannot work on the device here; None where it may."""
+    if find_spec("torch") is None:
+        return "not installed: pip install 'wsseg[train]'"
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device"
+    return None
+
+
+@dataclass(frozen=True)
+class TorchEngine:
+    """An engine (see `engine.Engine`) over the program that `torch.export` wrote, run eagerly."""
+
+    program: Any
+    device: Device
+    precision: str
+    file: str
+    gives_probability: bool = True
+
+    @property
+    def name(self) -> str:
+        """Runtime and device that really run."""
+        return f"torch-{self.device}"
+
+    def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
+        """Masks and areas of slices (n, c, H, W); EngineError where the runtime gives up."""
+        return Prediction(*self._run(pixels)[:3])
+
+    def with_probability(
+        self, pixels: NDArray[np.float32], /
+    ) -> tuple[Prediction, NDArray[np.float32]]:
+        """The same, and the probability (n, k, H, W)."""
+        *answers, probability = self._run(pixels)
+        return Prediction(*answers), probability
+
+    def _run(self, pixels: NDArray[np.float32]) -> list[Any]:
+        import torch
+
+        try:
+            with torch.inference_mode():
+                given = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+                return [answer.cpu().numpy() for answer in self.program(given)]
+        except RuntimeError as error:  # out of memory is one, too
+            raise EngineError(first_line(error)) from error
+
+
+def open_torch(
+    folder: Path, manifest: Manifest, entry: EngineFile, threads: int, *, device: Device
+) -> TorchEngine:
+    """The engine of a program file; WssegError where this PyTorch cannot read it.
+
+    threads: of the process's PyTorch; 0 leaves the number to it.
+    """
+    import torch
+
+    try:
+        program = torch.export.load(io.BytesIO(engine_bytes(folder, entry))).module().to(device)
+    except WssegError:
+        raise
+    except Exception as error:  # the loader's errors share no class below Exception
+        raise WssegError(
+            f"PyTorch {torch.__version__} cannot load {entry.file} ({entry.builder}): "
+            f"{first_line(error)}; export it again"
+        ) from error
+    if threads:
+        torch.set_num_threads(threads)
+    return TorchEngine(program, device, entry.precision, entry.file)

@@ -1,0 +1,47 @@
+"""The PyTorch program of a model folder: the same answers, and only where it is asked for."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.choose import open_engine
+from wsseg.serve.engine_options import EngineOptions
+
+TORCH = EngineOptions(device="cpu", engine="torch")
+
+
+def torch_entry(manifest):
+    return next(entry for entry in manifest.engines if entry.runtime == "torch")
+
+
+def test_it_is_judged_and_served_by_name_alone(exported):
+    manifest, folder, _ = exported
+    entry = torch_entry(manifest)
+    assert (entry.precision, entry.file) == ("fp32", "model.pt2")
+    assert entry.parity.mask_agreement == 1
+    assert open_engine(folder, manifest, EngineOptions(device="cpu")).name != "torch-cpu"
+    assert open_engine(folder, manifest, TORCH).name == "torch-cpu"
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 90, 120), (3, 1, 64, 64)])
+def test_it_answers_like_the_onnx_file_for_any_batch_and_size(exported, shape):
+    manifest, folder, _ = exported
+    pixels = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+    onnx = open_engine(folder, manifest, EngineOptions(device="cpu", engine="onnxruntime"))
+    wanted, probability = onnx.with_probability(pixels)
+    found, same = open_engine(folder, manifest, TORCH).with_probability(pixels)
+    np.testing.assert_allclose(same, probability, atol=1e-3)
+    np.testing.assert_allclose(found.soft_areas, wanted.soft_areas, rtol=1e-3)
+    np.testing.assert_array_equal(found.pixel_areas, found.masks.sum((2, 3), dtype=np.int64))
+
+
+def test_a_file_that_is_no_program_is_refused_with_what_to_do(exported, tmp_path):
+    manifest, *_ = exported
+    (tmp_path / "model.pt2").write_bytes(b"no program")
+    altered = torch_entry(manifest).model_copy(
+        update={"sha256": hashlib.sha256(b"no program").hexdigest()}
+    )
+    with pytest.raises(WssegError, match=r"cannot load model\.pt2 .*; export it again"):
+        open_engine(tmp_path, manifest.model_copy(update={"engines": (altered,)}), TORCH)
