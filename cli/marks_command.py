@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from wsseg.cli.console import guarded, start_logging
-from wsseg.train.marks.options import Kind, MarkOptions
 
 
 def marks(
     cases: Annotated[Path, typer.Argument(help="Table with the columns image and mask (CSV).")],
     out: Annotated[Path, typer.Option(help="Folder to write: cases.csv and marks/.")],
     kind: Annotated[
-        Kind,
+        str,
         typer.Option(
             help="Painted: erode (the innermost pixels), disc, random-disc, point, random-point, "
             "scribble (with a stroke of background). Written into the table: box, extremes, "
@@ -48,13 +47,17 @@ def marks(
 
     A disc or an eroded region has exactly PERCENT % of the region's pixels. Ratios are measured
     from the masks where the table has no ratio column. Run it on its own output, masks kept, to
-    add a second kind.
+    add a second kind: boxes, extremes and moments stand beside painted marks; of these a case has
+    one kind, which the newer replaces in the SHARE. Cases outside it keep what they had.
     """
     start_logging()
     with guarded():
+        from wsseg.cli.settings import one_of
+        from wsseg.train.marks.options import KINDS, MarkOptions
         from wsseg.train.marks.simulate import simulate_marks
 
-        options = MarkOptions(kind, per_component, share, ratio_noise, seed)
+        chosen = one_of("--kind", kind, KINDS)
+        options = MarkOptions(chosen, per_component, share, ratio_noise, seed)
         written = simulate_marks(
             cases, out, percent=percent, options=options, keep_mask=not drop_masks
         )

@@ -1,7 +1,9 @@
 """Settings from a TOML file and from flags, checked as one: flags win, unknown keys stop."""
 
 import difflib
+import re
 import tomllib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from wsseg.imaging.errors import WssegError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Word = TypeVar("Word", bound=str)
 
 
 def settings(model: type[Settings], file: Path | None, flags: dict[str, Any]) -> Settings:
@@ -26,6 +29,14 @@ def settings(model: type[Settings], file: Path | None, flags: dict[str, Any]) ->
         raise WssegError(f"{file or 'options'}: {faults}") from error
 
 
+def one_of(name: str, text: str, choices: Sequence[Word]) -> Word:
+    """The choice that `text` is, for the option of that name; WssegError for any other text."""
+    for choice in choices:
+        if choice == text:
+            return choice
+    raise WssegError(f"{name}: {_not_among(text, choices)}")
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
@@ -37,10 +48,23 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _explain(fault: Any, model: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "literal_error":
+        # The choices come as text: 'a', 'b' or 'c'.
+        choices = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+        if choices:
+            return f"{place}: {_not_among(str(fault['input']), choices)}"
     if fault["type"] != "extra_forbidden":
         return f"{place}: {fault['msg']}, found {fault['input']!r}"
-    near = difflib.get_close_matches(str(fault["loc"][-1]), _keys(model), 1, 0.5)
-    return f"unknown setting {place}" + (f"; did you mean {near[0]}?" if near else "")
+    return f"unknown setting {place}{_did_you_mean(str(fault['loc'][-1]), _keys(model))}"
+
+
+def _not_among(text: str, choices: Sequence[str]) -> str:
+    return f"{text} is none of {', '.join(choices)}{_did_you_mean(text, choices)}"
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

@@ -116,6 +116,17 @@ def test_an_unknown_setting_names_its_nearest_neighbour(tmp_path: Path):
     assert "did you mean epochs?" in said
 
 
+def test_a_value_that_no_setting_has_is_told_with_those_that_it_has(tmp_path: Path):
+    (tmp_path / "cases.csv").write_text("image,ratio\n")
+    said = call(
+        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--network", "resnet5", code=2
+    )
+    assert said.strip() == (
+        "error: options: network: resnet5 is none of resnet50, resnet101, mobilenet_v3_large, "
+        "mobilenet_v2; did you mean resnet50?"
+    )
+
+
 def test_doctor_tells_what_works_as_json():
     found = json.loads(call("doctor", "--json"))
     works = {check["subject"]: check["works"] for check in found}

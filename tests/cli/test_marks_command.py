@@ -29,7 +29,8 @@ def test_every_kind_gives_a_table_to_train_on(tmp_path, flags, columns):
     outlined = write_outlined(tmp_path, 4)
     said = call("marks", outlined, "--out", tmp_path / "out", *flags)
     path = tmp_path / "out" / "cases.csv"
-    assert said.strip() == f"wrote {path}"
+    assert "marked 4 of 4 cases (train 3, val 1)" in " ".join(said.split())
+    assert said.splitlines()[-1] == f"wrote {path}"
     assert set(rows(path)[0]) == {"image", "mask", "split", "ratio", *columns}
     assert len(read_cases(path).cases) == 4
 
@@ -48,6 +49,15 @@ def test_few_marks_wrong_ratios_and_no_masks(tmp_path):
 
 def test_an_unknown_kind_is_told_with_those_that_exist(tmp_path):
     outlined = write_outlined(tmp_path, 4)
-    said = call("marks", outlined, "--out", tmp_path / "out", "--kind", "blob", code=2)
-    assert "random-disc" in said
+    said = call("marks", outlined, "--out", tmp_path / "out", "--kind", "discs", code=2)
+    assert said.startswith("error: --kind: discs is none of erode, disc, random-disc, ")
+    assert said.rstrip().endswith("did you mean disc?")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_without_masks_is_wrong_usage(tmp_path):
+    write_outlined(tmp_path, 1)
+    table = tmp_path / "ratios.csv"
+    table.write_text("image,ratio\nimage0.png,0.1\n", encoding="utf-8")
+    said = call("marks", table, "--out", tmp_path / "out", code=2)
+    assert "add a column mask" in said

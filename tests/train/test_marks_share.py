@@ -1,5 +1,6 @@
 """Tables in which only a share of the cases is marked, or the ratios err."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from tests.train.test_marks_table import disc, rows_of, save
 from wsseg.imaging.errors import WssegError
 from wsseg.train.case import Case
 from wsseg.train.cases import read_cases
-from wsseg.train.label_files import case_mask
+from wsseg.train.label_files import case_marks, case_mask
 from wsseg.train.marks.chance import marked_rows
+from wsseg.train.marks.erode import erode_mark
 from wsseg.train.marks.options import MarkOptions
 from wsseg.train.marks.simulate import simulate_marks
 
@@ -45,12 +47,51 @@ def test_a_share_of_each_split_is_marked_and_the_others_keep_their_ratio(
         assert case.ratios == (mask.mean(),)
 
 
-def test_marks_of_the_unmarked_share_leave_the_table(many, tmp_path):
+@pytest.mark.parametrize(("kind", "column"), [("scribble", "marks"), ("box", "box")])
+def test_cases_outside_the_share_keep_what_they_had(many, tmp_path, caplog, kind, column):
     first = simulate_marks(many, tmp_path / "first")
-    few = simulate_marks(first, tmp_path / "few", options=MarkOptions(share=20.0))
-    rows = [row for row in rows_of(few) if row["split"] == "train"]
-    assert sum(bool(row["marks"]) for row in rows) == 4
-    assert all(bool(row["marks"]) == bool(row["mark_kind"]) for row in rows)
+    boxed = simulate_marks(first, tmp_path / "boxed", options=MarkOptions("box"))
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "wsseg.train"):
+        few = simulate_marks(boxed, tmp_path / "few", options=MarkOptions(kind, share=20.0))
+    assert "earlier marks of 6 replaced; 24 others keep the marks they had" in caplog.text
+    rows = rows_of(few)
+    assert all(row["marks"] and row["box"] for row in rows)
+    kinds = [row["mark_kind"] for row in rows]
+    assert kinds.count("eroded") == (24 if column == "marks" else 30)
+    for case, kind_of in zip(read_cases(few).cases, kinds, strict=True):
+        own = case_mask(case, 1)
+        assert own is not None
+        if kind_of == "eroded":
+            assert np.array_equal(case_marks(case) == 1, erode_mark(own == 1, 8.0))
+
+
+def test_the_closing_line_tells_what_was_marked_and_how_ratios_err(many, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "wsseg.train"):
+        options = MarkOptions(share=40.0, ratio_noise=20.0)
+        simulate_marks(many, tmp_path / "out", options=options)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "marked 12 of 30 cases (train 8, val 4); ratios with up to 20 % error"
+    )
+
+
+def test_fractions_where_percents_are_asked_for_are_warned_of(many, tmp_path, caplog):
+    simulate_marks(many, tmp_path / "a", options=MarkOptions(share=0.1, ratio_noise=0.2))
+    assert "share 0.1 is read as 0.1 percent; if the fraction 0.1 is meant, write 10" in caplog.text
+    assert "ratio noise 0.2 is read as 0.2 percent" in caplog.text
+    caplog.clear()
+    simulate_marks(many, tmp_path / "b", options=MarkOptions(share=1.0), percent=0.5)
+    assert [record.getMessage().partition(" is")[0] for record in caplog.records] == ["percent 0.5"]
+
+
+def test_a_share_that_marks_nothing_is_warned_of(many, tmp_path, caplog):
+    for number in range(30):
+        save(many.parent / f"m{number}.png", np.zeros((32, 32)))
+    simulate_marks(many, tmp_path / "none", options=MarkOptions(share=0.0))
+    assert not caplog.text
+    simulate_marks(many, tmp_path / "empty")
+    assert "no case was marked" in caplog.text
 
 
 groups = st.lists(st.integers(0, 8), min_size=1, max_size=40)

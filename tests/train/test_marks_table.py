@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsseg.imaging.errors import NothingToDoError, WssegError
+from wsseg.imaging.errors import WssegError
 from wsseg.train.cases import read_cases
 from wsseg.train.label_files import case_marks, case_mask
 from wsseg.train.marks.erode import erode_mark
@@ -133,8 +133,9 @@ def test_a_failed_run_leaves_no_folder(source, tmp_path):
 
 def test_a_table_without_masks_is_told(source, tmp_path):
     source.write_text("image,ratio\nimages/a.png,0.1\n", encoding="utf-8")
-    with pytest.raises(NothingToDoError, match="no mask to make marks of"):
+    with pytest.raises(WssegError, match=r"has no mask.*add a column mask") as caught:
         simulate_marks(source, tmp_path / "out", percent=8.0)
+    assert caught.value.exit_code == 2
 
 
 # --- kinds, shares and errors ---

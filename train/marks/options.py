@@ -25,7 +25,7 @@ class MarkOptions:
 
     per_component: every connected part of a region gets a mark of its own; boxes, extreme points
     and moments describe the whole region always. share: percent of the cases, whole groups of
-    them, that are marked; the others keep their ratios only. ratio_noise: largest error of a
+    them, that are marked; the others stay as they are. ratio_noise: largest error of a
     ratio, in percent of it. seed: of all that is drawn by chance. WssegError outside 0..100.
     """
 

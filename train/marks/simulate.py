@@ -1,14 +1,14 @@
 """A table of cases with masks becomes one with simulated weak marks."""
 
 import csv
-from collections.abc import Iterator
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from wsseg.imaging.atomic import atomic_folder
-from wsseg.imaging.errors import NothingToDoError, WssegError
+from wsseg.imaging.errors import WssegError
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.case_table import TextTable, read_table
 from wsseg.train.cases import read_cases
@@ -25,8 +25,11 @@ from wsseg.train.marks.cells import (
 from wsseg.train.marks.chance import marked_rows
 from wsseg.train.marks.options import MarkOptions
 from wsseg.train.marks.paint import MARK_KINDS, USUAL_PERCENT, Labels, paint_marks
+from wsseg.train.marks.tally import Outcome, closing, doubts
 
 TABLE = "cases.csv"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,14 @@ def simulate_marks(
     new one, the masks' own ratios of the whole image where the old table has no ratio columns, and
     what the kind of the options adds: the columns marks and mark_kind, with marks/NNNN.png (pixel
     value = class number, 255 background, numbered by the order of the table), or the columns box,
-    extremes, or centroid and spread. The masks stay in the table, for evaluation, unless
-    `keep_mask` is false. percent: how much of each region is marked, None for what is usual of the
-    kind. classes: as for `read_cases`, which checks the old table first. Returns the new table.
+    extremes, or centroid and spread. What the old table says in these columns stays in the cases
+    outside the share and is replaced in those inside. The masks stay in the table, for evaluation,
+    unless `keep_mask` is false. percent: how much of each region is marked, None for what is usual
+    of the kind. classes: as for `read_cases`, which checks the old table first. What was marked is
+    logged. Returns the new table.
 
-    Raises WssegError for a folder `out` that holds anything, CasesError for a table with faults,
-    NothingToDoError for one without a mask.
+    Raises WssegError for a folder `out` that holds anything and for a table without a mask,
+    CasesError for one with faults.
     """
     chosen = options or MarkOptions()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -73,7 +78,10 @@ def simulate_marks(
     _require_plausible(chosen, keep_mask)
     table = read_cases(cases_csv, classes=classes)
     if all(case.mask is None for case in table.cases):
-        raise NothingToDoError(f"{cases_csv.name} has no mask to make marks of: add a column mask")
+        raise WssegError(
+            f"{cases_csv.name} has no mask, and marks are made of full outlines: add a column mask "
+            "with the paths of label images, 0 outside and the class number inside"
+        )
     text = read_table(cases_csv)
     amount = USUAL_PERCENT.get(chosen.kind, 100.0) if percent is None else percent
     with atomic_folder(out) as folder, (folder / TABLE).open("w", encoding="utf-8") as file:
@@ -81,7 +89,10 @@ def simulate_marks(
         header = [name for name in _header(job) if keep_mask or name != "mask"]
         writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_rows(job))
+        outcomes = [_write(job, place, writer) for place in range(len(table.cases))]
+    log.info("%s", closing(outcomes, chosen))
+    for doubt in doubts(outcomes, chosen, percent):
+        log.warning("%s", doubt)
     return out / TABLE
 
 
@@ -122,19 +133,20 @@ def _measured_columns(job: _Job) -> list[tuple[str, ...]]:
     return [columns_of(name, job.text, job.table) for name in names]
 
 
-def _rows(job: _Job) -> Iterator[Cells]:
-    """The rows of the new table, each after its marks were written under `scratch`."""
-    ratios = columns_of("ratio", job.text, job.table)
-    for place, (row, case) in enumerate(zip(job.text.rows, job.table.cases, strict=True)):
-        cells = moved(row.cells, job.table.path.parent, job.out)
-        labels = case_mask(case, len(job.table.classes))
-        if labels is not None:
-            cells |= ratio_cells(ratios, cells, labels, job.options, case.row)
-            # What the table says already would make a case of the unmarked share a marked one.
-            cells |= dict.fromkeys(_added(job), "")
-            if case.row in job.marked:
-                cells |= _mark(job, place, case, labels)
-        yield cells
+def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
+    """Write the row at `place` of the new table, after its marks under `scratch`."""
+    row, case = job.text.rows[place], job.table.cases[place]
+    cells, marked = moved(row.cells, job.table.path.parent, job.out), False
+    labels = case_mask(case, len(job.table.classes))
+    if labels is not None:
+        ratios = columns_of("ratio", job.text, job.table)
+        cells |= ratio_cells(ratios, cells, labels, job.options, case.row)
+        if case.row in job.marked:
+            cells |= _mark(job, place, case, labels)
+            marked = bool(labels.any())
+    writer.writerow(cells)
+    before = any(row.cells.get(name) for name in _added(job))
+    return Outcome(row.cells.get("split", ""), case.row in job.marked, marked, before)
 
 
 def _mark(job: _Job, place: int, case: Case, labels: Labels) -> Cells:
