@@ -3,13 +3,13 @@
 import csv
 import difflib
 import io
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from wsseg.imaging.definitions import IMAGE, RatioDefinition
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.fraction_text import correction, number_in
 from wsseg.serve.cut import KnownRatio
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.rows import SliceRow, columns
@@ -165,12 +165,10 @@ def _names(manifest: Manifest) -> str:
 
 
 def _ratio(text: str) -> float:
-    try:
-        ratio = float(text)
-    except ValueError:
-        ratio = math.nan
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"ratio: found {text}, expected a fraction from 0 to 1, such as 0.083")
+    ratio = number_in(text)
+    if ratio is None or not 0 <= ratio <= 1:
+        hint = correction(text) or "such as 0.083"
+        raise ValueError(f"ratio: found {text}, expected a fraction from 0 to 1; {hint}")
     return ratio
 
 

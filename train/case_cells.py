@@ -1,10 +1,10 @@
 """The text of a cell as a value; what cannot be read says so in one line."""
 
 import json
-import math
 from collections.abc import Sequence
 from typing import get_args
 
+from wsseg.imaging.fraction_text import correction, number_in
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Box, MarkKind, Pixel, Place, Point, Split
 
@@ -28,7 +28,7 @@ def parse_ratio(text: str, *, bounded: bool = True) -> float | None:
     """
     if not text:
         return None
-    number = _number(text)
+    number = number_in(text)
     if number is None:
         raise CellError(f"{text} is not a number: {_hint(text)}")
     if number < 0 or (bounded and number > 1):
@@ -36,22 +36,10 @@ def parse_ratio(text: str, *, bounded: bool = True) -> float | None:
     return number
 
 
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _hint(text: str) -> str:
-    """What to write instead: for a percentage, a decimal comma, or anything else."""
-    number = _number(text.removesuffix("%").strip().replace(",", "."))
-    if number is None or not 0 <= number <= 100:
-        return "write a fraction from 0 to 1, or leave the cell empty if it is unknown"
-    if text.endswith("%") or number > 1:
-        return f"if this is {number:g} percent, write {number / 100:g}"
-    return f"write a decimal point, {number:g}"
+    """What to write instead."""
+    unknown = "write a fraction from 0 to 1, or leave the cell empty if it is unknown"
+    return correction(text) or unknown
 
 
 def parse_index(text: str) -> int:

@@ -48,14 +48,15 @@ def read_columns(
     Columns that begin with x_ or note are the user's own.
     """
     names = classes or _naming(header) or (DEFAULT_CLASS,)
-    messages = [_unknown_message(name) for name in header if not _known(name)]
+    lacking = "image" not in header
+    messages = [_unknown_message(name, lacking) for name in header if not _known(name)]
     messages += [
         f"a class cannot be called {name}: choose another name than {', '.join(RESERVED)}"
         for name in sorted(set(names) & set(RESERVED))
     ]
     for name in OF_CLASS:
         messages += _kind_messages(name, header, names)
-    if "image" not in header:
+    if lacking:
         messages.append("no column named image: it holds the path of each picture")
     columns = Columns(names, frozenset(OF_CLASS) & frozenset(header))
     return columns, [Fault(1, message) for message in messages]
@@ -86,8 +87,11 @@ def _known(column: str) -> bool:
     return own or column in (*OF_CASE, *OF_CLASS) or _per_class(column)
 
 
-def _unknown_message(column: str) -> str:
+def _unknown_message(column: str, lacking: bool) -> str:
+    """lacking: there is no column image, which may be this one by another name."""
     known = (*OF_CASE, *OF_CLASS, *(f"{name}:<class>" for name in OF_CLASS))
+    if lacking and not difflib.get_close_matches(column.lower(), known, n=1):
+        return f"unknown column {column}: if it holds the paths of the pictures, call it image"
     nearest = difflib.get_close_matches(column.lower(), known, n=1, cutoff=0.0)[0]
     return (
         f"unknown column {column}: the nearest known one is {nearest}; "

@@ -18,6 +18,15 @@ def faults_of(folder: Path, text: str, **arguments) -> list[str]:
 HEADER_FAULTS = {
     "no image column": ("picture,ratio\n", "no column named image"),
     "misspelt column": ("image,ratios\n", "unknown column ratios: the nearest known one is ratio;"),
+    "image column by another name": (
+        "path,ratio\n",
+        "unknown column path: if it holds the paths of the pictures, call it image",
+    ),
+    "misspelt beside a lacking image": (
+        "path,ratios\n",
+        "unknown column ratios: the nearest known one is ratio;",
+    ),
+    "unlike any beside an image": ("image,path\n", "unknown column path: the nearest known one"),
     "both kinds of ratio": ("image,ratio,ratio:a\n", "both ratio and ratio:<class>"),
     "ratio of no class": ("image,ratio:\n", "unknown column ratio:"),
     "two columns of one name": ("image,image\n", "2 columns are named image"),
