@@ -111,6 +111,24 @@ def mark_recall(case: CaseCounts) -> float:
     return _mean(case.found[there] / case.marked[there])
 
 
+def missed(cases: Sequence[CaseCounts]) -> list[tuple[int, int]]:
+    """Classes of which no case has a predicted pixel: place, and in how many it should be.
+
+    It should be where the known ratio is above 0, or some pixel is marked or lies in the mask.
+    """
+    found = []
+    for place in range(len(cases[0].predicted) if cases else 0):
+        there = sum(_is_there(case, place) for case in cases)
+        if there and not any(case.predicted[place] for case in cases):
+            found.append((place, there))
+    return found
+
+
+def _is_there(case: CaseCounts, place: int) -> bool:
+    in_mask = case.true is not None and case.true[place] > 0
+    return bool(case.known[place] > 0 or case.marked[place] > 0 or in_mask)
+
+
 def summarise(cases: Sequence[CaseCounts]) -> dict[str, float]:
     """The validation figures, all in 0..1; a figure that no case has evidence for is left out.
 

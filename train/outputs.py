@@ -1,6 +1,7 @@
 """What a run leaves behind when its last epoch is done: pictures, samples and its record."""
 
 import logging
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from wsseg.train.case import CaseTable
 from wsseg.train.checkpoint import read_weights, save_samples
 from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset
-from wsseg.train.evaluate import evaluate, predict
+from wsseg.train.evaluate import THRESHOLD, evaluate, predict
 from wsseg.train.journal import Course
 from wsseg.train.learner import Learner
 from wsseg.train.logs import VALIDATION, write_metrics
 from wsseg.train.loop import Data
-from wsseg.train.metrics import CaseCounts, case_iou, mark_recall, relative_ratio_error
+from wsseg.train.metrics import CaseCounts, case_iou, mark_recall, missed, relative_ratio_error
 from wsseg.train.plots import Example, draw_curves, draw_examples
 from wsseg.train.predictor import Predictor
 from wsseg.train.record import SAMPLES, WEIGHTS, RunRecord, TeacherRecord
@@ -53,7 +54,9 @@ def finish(
     shown = data.val if len(data.val) else data.train
     write_metrics(course.history, out / METRICS)
     draw_curves(course.history, record.chosen_epoch, out / CURVES)
-    draw_examples(_examples(learner, data, shown), out / EXAMPLES)
+    counts = _counts(learner, data, shown)
+    warn_of_missed(counts, table.classes)
+    draw_examples(_examples(learner, data, shown, counts), out / EXAMPLES)
     raw = [shown.native(place).image.numpy() for place in spread(len(shown), SAMPLE_COUNT)]
     save_samples(raw, out / SAMPLES)
     if teacher is not None:
@@ -143,11 +146,31 @@ def choose_examples(counts: list[CaseCounts]) -> list[tuple[str, int]]:
     return [(kind, place) for kind, part in kinds for place in part[:PER_KIND]]
 
 
-def _examples(learner: Learner, data: Data, shown: CaseDataset) -> list[Example]:
+def warn_of_missed(counts: Sequence[CaseCounts], classes: Sequence[str]) -> None:
+    """Say which classes a network that has learnt nothing of them finds nowhere."""
+    for place, cases in missed(counts):
+        log.warning(
+            "the network finds no pixel of %s in any of %d images that have some (at a probability "
+            "of %g): train longer, and see wsseg cases check --picture for what it was taught",
+            classes[place],
+            cases,
+            THRESHOLD,
+        )
+
+
+def _counts(learner: Learner, data: Data, shown: CaseDataset) -> list[CaseCounts]:
+    places = spread(len(shown), JUDGED)
+    device: torch.device = learner.fabric.device
+    return evaluate(learner.predictor(), shown, places, data.denominators, device)
+
+
+def _examples(
+    learner: Learner, data: Data, shown: CaseDataset, counts: list[CaseCounts]
+) -> list[Example]:
+    """counts: of the cases at `spread(len(shown), JUDGED)`."""
     predictor = learner.predictor()
     device: torch.device = learner.fabric.device
     places = spread(len(shown), JUDGED)
-    counts = evaluate(predictor, shown, places, data.denominators, device)
     return [
         Example(kind, predict(predictor, shown, places[place], data.denominators, device))
         for kind, place in choose_examples(counts)

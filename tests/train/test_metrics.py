@@ -15,6 +15,7 @@ from wsseg.train.metrics import (
     case_iou,
     mark_masks,
     mark_recall,
+    missed,
     pixels,
     ratio_error,
     relative_ratio_error,
@@ -117,3 +118,15 @@ def test_figures_without_evidence_are_left_out_and_do_not_weigh():
     assert figures["iou"] == 1
     assert figures["ratio_error"] == 0.5
     assert "mark_recall" not in figures
+
+
+def test_a_class_is_missed_where_no_case_that_has_it_shows_a_pixel_of_it():
+    nothing, something = np.zeros((2, 4, 4), bool), np.zeros((2, 4, 4), bool)
+    something[1, 0, 0] = True
+    assert missed([]) == []
+    assert missed([_counts(nothing, known=(0.0, np.nan))]) == []
+    assert missed([_counts(nothing, known=(0.1, 0.2))] * 3) == [(0, 3), (1, 3)]
+    by_mask = _counts(nothing, true=something)
+    by_mark = _counts(nothing, marks=torch.eye(4, dtype=torch.int64))
+    assert missed([by_mask, by_mark]) == [(0, 1), (1, 1)]
+    assert missed([_counts(nothing, known=(0.1, 0.2)), _counts(something)]) == [(0, 1)]

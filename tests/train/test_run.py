@@ -1,14 +1,21 @@
 """Whole runs: what they leave, and what they tell on their way."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.train.conftest import CONFIG, curve_of
-from wsseg.train.checkpoint import load_run
+from tests.train.conftest import CONFIG, curve_of, prepared
+from wsseg.train.cases import read_cases
+from wsseg.train.checkpoint import load_run, save_weights
+from wsseg.train.journal import Course
+from wsseg.train.networks import last_layer
+from wsseg.train.outputs import finish
+from wsseg.train.record import WEIGHTS
+from wsseg.train.select import Choice
 
 
 def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):
@@ -77,3 +84,23 @@ def test_a_finished_run_is_read_back_with_the_weights_that_were_judged(straight,
         true = np.asarray(Image.open(partly_marked.parent / f"m{number}.png")) > 0
         ious.append((found & true).sum() / (found | true).sum())
     assert np.mean(ious) == pytest.approx(record.metrics["iou"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("bias", "told"), [(-50.0, True), (50.0, False)])
+def test_a_run_that_finds_nothing_of_a_class_says_so(
+    make_blobs, tmp_path, caplog, bias: float, told: bool
+):
+    table = read_cases(make_blobs(tmp_path, 4, 2))
+    data, learner = prepared(table, CONFIG)
+    layer = last_layer(learner.predictor().network)
+    assert layer.bias is not None
+    with torch.no_grad():
+        layer.bias.fill_(bias)
+    save_weights(learner.average.module, tmp_path / WEIGHTS)
+    history = [{"epoch": 1, "learning_rate": 0.1, "total": 1.0, "seconds": 1.0}]
+    course = Course({}, history, Choice(1, "last"))
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "wsseg.train"):
+        finish(learner, data, table, course, tmp_path)
+    said = "the network finds no pixel of roi in any of 2 images that have some"
+    assert (said in caplog.text) == told
