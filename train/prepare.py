@@ -25,8 +25,8 @@ from wsseg.train.ratios import class_denominators
 from wsseg.train.select import choose_rule
 from wsseg.train.signals import known_fields
 from wsseg.train.stream import steps_per_epoch
-from wsseg.train.targets.cases import growth_of
-from wsseg.train.targets.kind import Growth
+from wsseg.train.targets.cases import borders_of
+from wsseg.train.targets.kind import Growth, choose_growth
 from wsseg.train.window import choose_input
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ def choose_given(table: CaseTable, config: TrainConfig) -> dict[str, Any]:
         "window": window.model_dump(mode="json"),
         "channels": channels,
     }
-    return {**given, "growth": choose_growth(table, config, given)}
+    return {**given, "growth": growth_of(table, config, given)}
 
 
-def choose_growth(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Growth | None:
+def growth_of(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Growth | None:
     """How shape-bearing marks are grown: as the settings say, or as the images' borders do."""
     if not config.learns_targets:
         return None
@@ -60,8 +60,10 @@ def choose_growth(table: CaseTable, config: TrainConfig, given: dict[str, Any]) 
     cases = table.part("train")
     marked = [place for place, case in enumerate(cases) if case.marks is not None]
     data = CaseDataset(cases, table.classes, config.ratios, build_front(config, given))
-    growth = growth_of(data.evidence, marked)
-    log.info("marks that bear a region's shape grow %s", WAYS[growth])
+    borders = borders_of(data.evidence, marked)
+    growth = choose_growth(borders)
+    if borders:
+        log.info("marks that bear a region's shape grow %s", WAYS[growth])
     return growth
 
 

@@ -1,4 +1,4 @@
-"""Targets of cases on the network's grid, and the choice of how a data set's marks are grown."""
+"""Targets of cases on the network's grid, and what their images say of how marks are grown."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from wsseg.train.ratios import Denominator
 from wsseg.train.targets.build import evidence_of_borders, first_target
 from wsseg.train.targets.evidence import Evidence, Target
 from wsseg.train.targets.guess import Guess
-from wsseg.train.targets.kind import Growth, choose_growth
+from wsseg.train.targets.kind import BorderEvidence, Growth
 
 LONGEST_SIDE = 256
 """Of the grid that targets are grown on. A finer one costs time, and errs less by a pixel where
@@ -95,14 +95,14 @@ def mask_lesson(mask: NDArray[np.bool_], size: int) -> Lesson:
     return lesson(Target(mask, np.ones(mask.shape, np.float32), every, ~every), size)
 
 
-def growth_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> Growth:
-    """How the shape-bearing marks of a data set are grown, by `kind.choose_growth`.
+def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[BorderEvidence]:
+    """What the images say of the shape-bearing marks of a data set, for `kind.choose_growth`.
 
-    marked: positions of the cases with marks. read: gives their evidence.
+    marked: positions of the cases with marks. read: gives their evidence. Empty where no mark
+    that was looked at bears a shape.
     """
     looked_at = marked[:: max(1, len(marked) // LOOKED_AT)]
-    found = [border for position in looked_at for border in evidence_of_borders(read(position))]
-    return choose_growth(found)
+    return [border for position in looked_at for border in evidence_of_borders(read(position))]
 
 
 def grown(evidence: Evidence, growth: Growth, size: int) -> Lesson:
