@@ -17,6 +17,7 @@ from wsseg.train.case import Case, CaseTable
 from wsseg.train.case_cells import SPLITS
 from wsseg.train.case_checks import READERS, repeated_pictures
 from wsseg.train.cases import read_cases
+from wsseg.train.config import TrainConfig
 from wsseg.train.label_files import label_slice
 from wsseg.train.objective import PARTS
 from wsseg.train.presets import PRESETS
@@ -26,6 +27,8 @@ from wsseg.train.terms.part import Given
 PAIRS_SHOWN = 5
 LOCATING = frozenset[Signal]({"marks", "points", "extremes", "box", "centroid", "mask"})
 """Signals that say where in the picture a class is."""
+MOMENTS: tuple[Signal, ...] = ("centroid", "spread")
+"""Signals that the default preset passes over."""
 BLIND_TO_BACKGROUND = ("weak_mark",)
 """Terms that read marks, but of classes only."""
 
@@ -55,6 +58,7 @@ def check_cases(path: Path, *, ratios: Sequence[str], picture: Path | None) -> N
 
         shown = [(each.case, each.signals) for each in carried if each.case.split == "train"]
         draw_cases(shown, table.classes, picture, target_preview(table, definitions))
+        Console(highlight=False, markup=False).print(f"wrote {picture}", soft_wrap=True)
 
 
 def carry(case: Case, classes: int) -> Carried:
@@ -158,6 +162,7 @@ def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str
     training = [each for each in carried if each.case.split == "train"]
     for place, name in enumerate(classes):
         yield from _unlocated(name, [each.signals[place] for each in training])
+    yield from _unread(training)
 
 
 def _repeated(cases: Sequence[Case]) -> Iterator[str]:
@@ -178,3 +183,11 @@ def _unlocated(name: str, signals: Sequence[frozenset[Signal]]) -> Iterator[str]
             f"no training case says where {name} is: only a guess from its areas can; "
             "mark it in a few pictures to be sure"
         )
+
+
+def _unread(training: Sequence[Carried]) -> Iterator[str]:
+    carried = frozenset[Signal]().union(*(s for each in training for s in each.signals))
+    passed = [signal for signal in MOMENTS if signal in carried]
+    if passed:
+        preset = TrainConfig().preset
+        yield (f"the preset {preset} does not read {' and '.join(passed)}: --preset moments does")

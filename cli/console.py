@@ -68,10 +68,11 @@ def start_logging(*, as_json: bool = False, verbose: bool = False) -> None:
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def guarded(*, interrupted: str = "") -> Iterator[None]:
     """Turn what a user can fix into one line and its exit code; let bugs keep their traceback.
 
     A polite kill, such as a container's stop, ends like Ctrl-C: scratch files are cleaned up.
+    interrupted: what is then kept, and how to go on.
     """
     former = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -92,7 +93,7 @@ def guarded() -> Iterator[None]:
             typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as interrupt:
-        typer.echo("interrupted", err=True)
+        typer.echo(f"interrupted{interrupted and f': {interrupted}'}", err=True)
         raise typer.Exit(INTERRUPTED) from interrupt
     finally:
         signal.signal(signal.SIGTERM, former)

@@ -14,7 +14,8 @@ def demo(
 ) -> None:
     """Train, export and measure on a brain MRI template, and compare with the truth."""
     start_logging()
-    with guarded():
+    kept = f"what was finished is kept in {out} until the demo runs again, which begins anew"
+    with guarded(interrupted=kept):
         from wsseg.cli.demo import run_demo
 
         run_demo(out, epochs=epochs)

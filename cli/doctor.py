@@ -25,6 +25,8 @@ _PACKAGES = (
     ("nilearn", ("nilearn",), "demo"),
 )
 
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -119,7 +121,7 @@ def _decoders() -> list[Check]:
 
     names = (
         "1.2.840.10008.1.2.4.50",
-        "1.2.840.10008.1.2.4.51",
+        JPEG_EXTENDED,
         "1.2.840.10008.1.2.4.57",
         "1.2.840.10008.1.2.4.70",
         "1.2.840.10008.1.2.4.80",
@@ -133,5 +135,8 @@ def _decoders() -> list[Check]:
         decoder = get_decoder(UID(name))
         plugins = decoder.available_plugins
         finding = ", ".join(plugins) if plugins else "no decoder: pip install 'wsseg[codecs]'"
+        if plugins and name == JPEG_EXTENDED:
+            # No permissive decoder reads its 12-bit kind.
+            finding += ", 8 bit only"
         found.append(Check(f"DICOM {UID(name).name}", bool(plugins), finding))
     return found

@@ -40,12 +40,19 @@ def run_inference(inputs: list[Path], *, quiet: bool, **flags: Any) -> int:
 def closing_line(summary: Summary) -> str:
     """Say what was measured, what failed and where the tables are."""
     rate = summary.slices / summary.seconds if summary.seconds else 0.0
-    recovered = "" if summary.recovered is None else f"{summary.recovered} masks recovered, "
+    recovered = (
+        "" if summary.recovered is None else f"{_counted(summary.recovered, 'mask')} recovered, "
+    )
+    read = f"{_counted(summary.scans, 'scan')}, {_counted(summary.slices, 'slice')}"
     return (
-        f"{summary.scans} scans, {summary.slices} slices in {summary.seconds:.1f} s "
+        f"{read} in {summary.seconds:.1f} s "
         f"({rate:.1f} slices/s, {summary.engine}); {recovered}{summary.failed} failed, "
         f"{summary.skipped} passed over; wrote {summary.report}"
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _progress(*, hidden: bool) -> Progress:

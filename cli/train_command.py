@@ -105,7 +105,8 @@ def train(
         "ratios": ratio or None,
     }
     start_logging(verbose=verbose)
-    with guarded():
+    kept = f"finished epochs are kept in {out}; the same command with --resume goes on from them"
+    with guarded(interrupted=kept):
         from wsseg.cli.training import run_training
 
         run_training(

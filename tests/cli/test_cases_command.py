@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.cli.conftest import call
 from wsseg.cli.case_picture import MOST, choose, draw_cases
-from wsseg.cli.case_report import carry, readers
+from wsseg.cli.case_report import MOMENTS, carry, readers
 from wsseg.train.batch import Batch
 from wsseg.train.case import Case
 from wsseg.train.objective import PARTS
@@ -143,12 +143,28 @@ def test_what_may_not_be_meant_is_warned_of(tmp_path: Path, rows: list[str], exp
 
 
 def test_a_sound_table_is_not_warned_of(tmp_path: Path):
-    assert "warning" not in call("cases", "check", mixed(tmp_path))
+    table = mixed(tmp_path)
+    sound = [line for line in table.read_text().splitlines() if not line.startswith("g.png")]
+    table.write_text("\n".join(sound) + "\n", encoding="utf-8")
+    assert "warning" not in call("cases", "check", table)
+
+
+def test_what_the_default_preset_passes_over_is_said_with_the_one_that_reads_it(tmp_path: Path):
+    assert (
+        "warning: the preset wsseg does not read centroid and spread: --preset moments does"
+        in call("cases", "check", mixed(tmp_path))
+    )
+    assert {"centroid", "spread"} == {
+        signal for signal in FIELDS if "wsseg" not in readers(signal)[1] and signal in MOMENTS
+    }
+    assert all("moments" in readers(signal)[1] for signal in MOMENTS)
 
 
 def test_the_picture_is_a_png_of_the_cases(tmp_path: Path):
-    call("cases", "check", mixed(tmp_path), "--picture", tmp_path / "new" / "sheet.png")
-    with Image.open(tmp_path / "new" / "sheet.png") as sheet:
+    sheet_path = tmp_path / "new" / "sheet.png"
+    said = call("cases", "check", mixed(tmp_path), "--picture", sheet_path)
+    assert said.splitlines()[-1] == f"wrote {sheet_path}"
+    with Image.open(sheet_path) as sheet:
         assert sheet.format == "PNG"
         assert min(sheet.size) > 400
 

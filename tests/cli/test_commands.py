@@ -131,6 +131,8 @@ def test_doctor_tells_what_works_as_json():
     found = json.loads(call("doctor", "--json"))
     works = {check["subject"]: check["works"] for check in found}
     assert works["engine onnxruntime on CPU"]
+    findings = {check["subject"]: check["finding"] for check in found}
+    assert findings["DICOM JPEG Extended (Process 2 and 4)"].endswith(", 8 bit only")
     assert works["DICOM JPEG Lossless, Non-Hierarchical, First-Order Prediction "
                  "(Process 14 [Selection Value 1])"]  # fmt: skip
 
@@ -152,6 +154,42 @@ def test_a_polite_kill_ends_like_an_interrupt():
     with pytest.raises(typer.Exit) as ended, guarded():
         os.kill(os.getpid(), signal.SIGTERM)
     assert ended.value.exit_code == 130
+
+
+@pytest.mark.parametrize(
+    ("command", "work", "how"),
+    [
+        (["train", "none.csv", "--out", "run"], "cli.training.run_training", "with --resume"),
+        (["demo", "--out", "run"], "cli.demo.run_demo", "which begins anew"),
+    ],
+)
+def test_an_interrupt_tells_what_is_kept_and_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, command: list[str], work: str, how: str
+):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"wsseg.{work}", interrupted)
+    said = call(*command, code=130)
+    assert said.startswith("interrupted: ")
+    assert "kept in run" in said
+    assert how in said
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, "1 scan, 1 slice in 2.0 s (0.5 slices/s, cpu); 1 mask recovered, "),
+        (3, "3 scans, 3 slices in 2.0 s (1.5 slices/s, cpu); 3 masks recovered, "),
+    ],
+)
+def test_the_closing_line_counts_in_words_that_fit(count: int, expected: str):
+    from wsseg.cli.inferring import closing_line
+    from wsseg.serve.infer import Summary
+
+    tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
+    said = closing_line(Summary(count, count, 0, 0, 2.0, "cpu", tables, count))
+    assert said.startswith(expected)
 
 
 def test_json_log_is_one_object_a_line(job: Path, tmp_path: Path):
