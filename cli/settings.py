@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from wsseg.imaging.definitions import fault_text
 from wsseg.imaging.errors import WssegError
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -53,17 +54,21 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
         choices = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
         if choices:
             return f"{place}: {_not_among(str(fault['input']), choices)}"
+    if fault["type"] == "value_error":
+        # A check of our own, which says what it found.
+        return f"{place}: {fault_text(fault)}"
     if fault["type"] != "extra_forbidden":
-        return f"{place}: {fault['msg']}, found {fault['input']!r}"
+        return f"{place}: {fault_text(fault)}, found {fault['input']!r}"
     return f"unknown setting {place}{_did_you_mean(str(fault['loc'][-1]), _keys(model))}"
 
 
 def _not_among(text: str, choices: Sequence[str]) -> str:
-    return f"{text} is none of {', '.join(choices)}{_did_you_mean(text, choices)}"
+    # Closer than for names: gpu is nearer to cpu than to what is meant.
+    return f"{text} is none of {', '.join(choices)}{_did_you_mean(text, choices, 0.7)}"
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1, 0.5)
+def _did_you_mean(word: str, known: Iterable[str], least: float = 0.5) -> str:
+    near = difflib.get_close_matches(word, list(known), 1, least)
     return f"; did you mean {near[0]}?" if near else ""
 
 

@@ -25,6 +25,7 @@ from wsseg.export.relative_time import with_times
 from wsseg.export.stride import coarsened
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError, Toolkit, find_toolkit
 from wsseg.imaging.atomic import atomic_folder
+from wsseg.imaging.definitions import fault_text
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import FILE_NAME, Manifest, Teacher, Training
 from wsseg.train.checkpoint import TrainedRun, load_run
@@ -106,7 +107,7 @@ def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     except ValidationError as error:
-        reasons = "; ".join(problem["msg"] for problem in error.errors())
+        reasons = "; ".join(fault_text(problem) for problem in error.errors())
         raise WssegError(f"this model cannot be exported: {reasons}") from error
 
 

@@ -1,6 +1,7 @@
 """What a trained model and a served model must agree on: intensities, classes, ratios."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,11 @@ class Frozen(BaseModel):
     """A closed, immutable record: an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def fault_text(fault: Mapping[str, Any]) -> str:
+    """What a fault that pydantic found says, without the name of the exception behind it."""
+    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 class Window(Frozen):

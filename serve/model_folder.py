@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from wsseg.imaging.definitions import fault_text
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import FILE_NAME, SCHEMA_VERSION, EngineFile, Manifest
 
@@ -46,7 +47,7 @@ def _parse(content: Any, file: Path) -> Manifest:
         first = error.errors()[0]
         place = ".".join(str(step) for step in first["loc"]) or "the file as a whole"
         raise WssegError(
-            f"{file} is no wsseg model: {place}: {first['msg']}; export the model again"
+            f"{file} is no wsseg model: {place}: {fault_text(first)}; export the model again"
         ) from error
 
 

@@ -55,6 +55,14 @@ def test_an_unknown_kind_is_told_with_those_that_exist(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--percent", "--share", "--ratio-noise"])
+def test_more_than_all_is_told_with_the_option_and_its_limit(tmp_path, option):
+    said = call("marks", tmp_path / "none.csv", "--out", tmp_path / "out", option, 150, code=2)
+    assert option in said
+    assert "100" in said
+    assert "Value error" not in said
+
+
 def test_a_table_without_masks_is_wrong_usage(tmp_path):
     write_outlined(tmp_path, 1)
     table = tmp_path / "ratios.csv"

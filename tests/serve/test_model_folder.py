@@ -66,7 +66,7 @@ def test_a_ratio_of_an_unknown_class_is_told(tmp_path: Path):
     content = json.loads((folder / FILE_NAME).read_text())
     content["ratios"][0]["numerator"] = "liver"
     (folder / FILE_NAME).write_text(json.dumps(content))
-    with pytest.raises(WssegError, match="names a class that is not in"):
+    with pytest.raises(WssegError, match=r"as a whole: ratio \w+ names a class that is not in"):
         load_model(folder)
 
 
