@@ -11,7 +11,7 @@ from wsseg.export.options import ExportOptions
 from wsseg.export.publish import export_run
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
 from wsseg.imaging.errors import SomeFailedError, WssegError
-from wsseg.serve.manifest import EngineFile, OutputStride, Profile
+from wsseg.serve.manifest import EngineFile, OutputStride, Parity, Profile
 from wsseg.serve.model_folder import load_model
 
 
@@ -59,17 +59,7 @@ def parse_profile(batch: str, image_size: str) -> Profile:
 def describe(engine: EngineFile) -> str:
     """One line on an engine file: what it runs on and how it agreed with PyTorch."""
     place = f" for {engine.gpu}" if engine.gpu else ""
-    if engine.parity is None:
-        proof = "not run here: needs that GPU"
-    else:
-        proof = (
-            f"{engine.parity.slices} slices on {engine.parity.provider}: "
-            f"masks agree {engine.parity.mask_agreement:.6f}, "
-            f"probability within {engine.parity.probability_difference:.1e}, "
-            f"mean IoU {engine.parity.mask_iou:.4f}, "
-            f"ratio within {engine.parity.ratio_difference:.1e}, "
-            f"on average {engine.parity.ratio_difference_mean:.1e}"
-        )
+    proof = "not run here: needs that GPU" if engine.parity is None else _proof(engine.parity)
     kept = f"; in float: {', '.join(engine.float_layers)}" if engine.float_layers else ""
     return f"{engine.file}: {engine.runtime} {engine.precision}{place}; {proof}{kept}"
 
@@ -80,6 +70,18 @@ def cost(changed: OutputStride) -> str:
         f"output stride {changed.stride} in place of {changed.trained_at}: on {changed.slices} "
         f"slices of the run, mean IoU {changed.mask_iou:.4f} with the masks of the network as "
         f"trained, ratios {changed.ratio_difference:.1e} apart on average"
+    )
+
+
+def _proof(parity: Parity) -> str:
+    place = f"{parity.slices} slices on {parity.provider}"
+    probability = f"probability within {parity.probability_difference:.1e}"
+    if parity.masks_empty:
+        return f"{place}: {probability}; all masks empty, so masks and ratios were not judged"
+    return (
+        f"{place}: masks agree {parity.mask_agreement:.6f}, {probability}, "
+        f"mean IoU {parity.mask_iou:.4f}, ratio within {parity.ratio_difference:.1e}, "
+        f"on average {parity.ratio_difference_mean:.1e}"
     )
 
 

@@ -41,7 +41,7 @@ class Standard:
 class Difference:
     """Of one batch or of several; the fields are `Parity`'s, which says what they mean.
 
-    slices: how many the means are taken over.
+    slices: how many the means are taken over. empty: no mask of either side has a pixel.
     """
 
     agreement: float
@@ -50,6 +50,7 @@ class Difference:
     ratio_mean: float
     mask_iou: float
     slices: int
+    empty: bool = False
 
 
 def difference(
@@ -73,6 +74,7 @@ def difference(
         ratio_mean=float(apart.mean()),
         mask_iou=float(mask_iou(masks, expected).mean()),
         slices=len(masks),
+        empty=not (masks.any() or expected.any()),
     )
 
 
@@ -92,6 +94,7 @@ def overall(differences: Sequence[Difference]) -> Difference:
         ratio_mean=sum(d.ratio_mean * d.slices for d in differences) / count,
         mask_iou=sum(d.mask_iou * d.slices for d in differences) / count,
         slices=count,
+        empty=all(d.empty for d in differences),
     )
 
 

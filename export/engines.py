@@ -48,6 +48,11 @@ def onnx_engines(job: Job) -> tuple[tuple[EngineFile, ...], WssegError | None]:
             rejected = error if entry.precision == "int8" else rejected
     if not engines:
         raise AllFailedError("nothing was exported: no engine agrees with PyTorch, ask for fp32")
+    if any(engine.parity and engine.parity.masks_empty for engine in engines):
+        logger.warning(
+            "all masks empty: the network finds nothing in the slices that the run kept, so the "
+            "gate could judge probabilities alone; train longer, or try a lower --threshold"
+        )
     return tuple(engines), rejected
 
 

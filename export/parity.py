@@ -176,4 +176,5 @@ def _parity(measured: Difference, candidate: Candidate, standard: Standard) -> P
         ratio_difference=measured.ratio,
         ratio_difference_mean=measured.ratio_mean,
         mask_iou=measured.mask_iou,
+        masks_empty=measured.empty,
     )

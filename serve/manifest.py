@@ -22,7 +22,8 @@ class Parity(Frozen):
     whose engines give none, of a slice's mean probability.
     ratio_difference, ratio_difference_mean: largest and mean absolute difference of a slice's area
     ratio. mask_iou: intersection over union of the two masks, mean over slices and classes; 1 where
-    both are empty.
+    both are empty. masks_empty: no mask of either has a pixel anywhere, so that agreement, IoU and
+    ratios prove nothing.
     """
 
     slices: int
@@ -32,6 +33,7 @@ class Parity(Frozen):
     ratio_difference: float
     ratio_difference_mean: float
     mask_iou: Fraction
+    masks_empty: bool = False
 
 
 class Profile(Frozen):

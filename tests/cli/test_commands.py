@@ -210,6 +210,25 @@ def test_the_closing_line_counts_in_words_that_fit(count: int, expected: str):
     assert said.startswith(expected)
 
 
+def test_an_engine_whose_masks_were_all_empty_is_not_said_to_agree():
+    from wsseg.cli.exporting import describe
+    from wsseg.serve.manifest import EngineFile, Parity
+
+    parity = Parity(
+        slices=4, provider="onnxruntime-cpu", mask_agreement=1.0, probability_difference=2e-6,
+        ratio_difference=0.0, ratio_difference_mean=0.0, mask_iou=1.0, masks_empty=True,
+    )  # fmt: skip
+    entry = EngineFile(
+        file="model.onnx", runtime="onnxruntime", precision="fp32", sha256="", parity=parity
+    )
+    assert describe(entry).endswith(
+        "4 slices on onnxruntime-cpu: probability within 2.0e-06; "
+        "all masks empty, so masks and ratios were not judged"
+    )
+    found = entry.model_copy(update={"parity": parity.model_copy(update={"masks_empty": False})})
+    assert "masks agree 1.000000, probability within 2.0e-06, mean IoU" in describe(found)
+
+
 def test_json_log_is_one_object_a_line(job: Path, tmp_path: Path):
     command = (
         "from wsseg.cli.main import infer_main; import sys; "

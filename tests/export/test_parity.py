@@ -141,6 +141,29 @@ def test_pixels_on_the_threshold_itself_do_not_fail_a_float32_engine(predictor, 
     assert check(half, undecided).failure is not None
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "found", "empty"),
+    [((1.0, 1.0), 0, True), ((1.0, 1.0), 1, False), ((1.0, 0.4), 0, False)],
+)
+def test_figures_tell_where_neither_side_found_anything(
+    predictor, slices, thresholds, found, empty
+):
+    nowhere = make_standard(predictor, slices, thresholds, CLASSES, RATIOS)
+
+    def answer(prediction):
+        masks = np.full_like(prediction.masks, found)
+        return replace(prediction, masks=masks, pixel_areas=masks.sum((2, 3), dtype=np.int64))
+
+    parity = check(altered(engine(predictor), answer), nowhere).parity
+    assert parity.masks_empty is empty
+    assert (parity.mask_agreement == 1) is empty
+
+
+def test_an_engine_that_was_not_asked_is_not_said_to_find_nothing(predictor, standard):
+    verdict = check(engine(predictor), replace(standard, references=()))
+    assert not verdict.parity.masks_empty
+
+
 def test_half_precision_is_given_more_room_than_float32():
     full, half = TOLERANCES["fp32"], TOLERANCES["fp16"]
     assert full.probability < half.probability
