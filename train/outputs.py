@@ -55,7 +55,7 @@ def finish(
     write_metrics(course.history, out / METRICS)
     draw_curves(course.history, record.chosen_epoch, out / CURVES)
     counts = _counts(learner, data, shown)
-    warn_of_missed(counts, table.classes)
+    warn_of_missed(counts, record)
     draw_examples(_examples(learner, data, shown, counts), out / EXAMPLES)
     raw = [shown.native(place).image.numpy() for place in spread(len(shown), SAMPLE_COUNT)]
     save_samples(raw, out / SAMPLES)
@@ -146,13 +146,19 @@ def choose_examples(counts: list[CaseCounts]) -> list[tuple[str, int]]:
     return [(kind, place) for kind, part in kinds for place in part[:PER_KIND]]
 
 
-def warn_of_missed(counts: Sequence[CaseCounts], classes: Sequence[str]) -> None:
-    """Say which classes a network that has learnt nothing of them finds nowhere."""
+def warn_of_missed(counts: Sequence[CaseCounts], record: RunRecord) -> None:
+    """Say which classes the network finds nowhere.
+
+    Not those whose fitted threshold is below that of the counts: it fits training images better,
+    so that something reaches it.
+    """
     for place, cases in missed(counts):
+        if record.thresholds[place] < THRESHOLD:
+            continue
         log.warning(
             "the network finds no pixel of %s in any of %d images that have some (at a probability "
             "of %g): train longer, and see wsseg cases check --picture for what it was taught",
-            classes[place],
+            record.classes[place],
             cases,
             THRESHOLD,
         )

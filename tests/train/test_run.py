@@ -12,8 +12,9 @@ from tests.train.conftest import CONFIG, curve_of, prepared
 from wsseg.train.cases import read_cases
 from wsseg.train.checkpoint import load_run, save_weights
 from wsseg.train.journal import Course
+from wsseg.train.metrics import CaseCounts
 from wsseg.train.networks import last_layer
-from wsseg.train.outputs import finish
+from wsseg.train.outputs import finish, warn_of_missed
 from wsseg.train.record import WEIGHTS
 from wsseg.train.select import Choice
 
@@ -104,3 +105,13 @@ def test_a_run_that_finds_nothing_of_a_class_says_so(
         finish(learner, data, table, course, tmp_path)
     said = "the network finds no pixel of roi in any of 2 images that have some"
     assert (said in caplog.text) == told
+
+
+def test_a_class_that_its_fitted_threshold_lets_through_is_not_said_to_be_missed(straight, caplog):
+    fitted = {"classes": ("low", "high"), "thresholds": (0.4, 0.6)}
+    none, known = np.zeros(2), np.array([0.1, 0.2])
+    counts = [CaseCounts(row=2, predicted=none, marked=none, found=none, ratio=none, known=known)]
+    with caplog.at_level(logging.WARNING, "wsseg.train"):
+        warn_of_missed(counts, straight.record.model_copy(update=fitted))
+    (warning,) = caplog.records
+    assert "finds no pixel of high in any of 1 images" in warning.getMessage()
