@@ -36,6 +36,11 @@ class Standard:
     classes: tuple[str, ...]
     ratios: tuple[RatioDefinition, ...]
 
+    @property
+    def empty(self) -> bool:
+        """PyTorch finds no pixel of any class: an engine that finds none either proves nothing."""
+        return not any((r.probability >= self.thresholds).any() for r in self.references)
+
 
 @dataclass(frozen=True)
 class Difference:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from wsseg.export.difference import Standard
 from wsseg.export.engine_onnx import FILES, judged, traced
 from wsseg.export.onnx_file import METADATA, save_onnx
-from wsseg.export.parity import EngineRejectedError
+from wsseg.export.parity import EngineRejectedError, require_evidence
 from wsseg.export.quantize.network_part import Layer, network_part
 from wsseg.export.quantize.qdq import quantised
 from wsseg.export.quantize.ranges import Method, measure_ranges
@@ -47,8 +47,10 @@ def make_int8_engine(
 
     The network computes in 8 bits, all that goes before and after it in float32; `float_layers`
     names what of the network had to stay float32. Raises EngineRejectedError, with the layers that
-    hurt most, where no such engine agrees with PyTorch; no file is left then.
+    hurt most, where no such engine agrees with PyTorch or nothing is found that it could be judged
+    by; no file is left then.
     """
+    require_evidence(entry.precision, standard)
     exact = folder / FILES["fp32"]
     # Tracing takes as long as all the rest: what was published already is read back.
     model = onnx.load(exact) if exact.is_file() else traced(manifest, predictor, "fp32")

@@ -110,6 +110,7 @@ def check(candidate: Candidate, standard: Standard) -> Verdict:
 
 def judge(candidate: Candidate, standard: Standard) -> Parity:
     """The figures of an engine that agrees; raises EngineRejectedError for one that does not."""
+    require_evidence(candidate.precision, standard)
     verdict = check(candidate, standard)
     if verdict.failure:
         raise EngineRejectedError(
@@ -117,6 +118,15 @@ def judge(candidate: Candidate, standard: Standard) -> Parity:
             f"{verdict.failure}"
         )
     return verdict.parity
+
+
+def require_evidence(precision: PrecisionName, standard: Standard) -> None:
+    """Raise EngineRejectedError where all that could speak for such an engine is empty."""
+    if precision in ROUNDED and standard.empty:
+        raise EngineRejectedError(
+            f"all masks empty: the network finds nothing in the slices that the run kept, and "
+            f"{precision} is judged by masks and ratios; train longer, or try a lower --threshold"
+        )
 
 
 def judge_served(engine: Engine, precision: PrecisionName, standard: Standard) -> Parity:

@@ -159,6 +159,22 @@ def test_figures_tell_where_neither_side_found_anything(
     assert (parity.mask_agreement == 1) is empty
 
 
+@pytest.mark.parametrize("precision", sorted(TOLERANCES))
+def test_an_engine_is_not_published_on_empty_masks_alone(predictor, slices, precision):
+    nowhere = make_standard(predictor, slices, (1.0, 1.0), CLASSES, RATIOS)
+
+    def nothing(prediction):
+        masks = np.zeros_like(prediction.masks)
+        return replace(prediction, masks=masks, pixel_areas=masks.sum((2, 3), dtype=np.int64))
+
+    candidate = replace(altered(engine(predictor), nothing), precision=precision)
+    if precision in ("fp32", "fp16"):  # their probabilities are judged
+        assert judge(candidate, nowhere).masks_empty
+    else:
+        with pytest.raises(EngineRejectedError, match=f"all masks empty: .* {precision} is judged"):
+            judge(candidate, nowhere)
+
+
 def test_an_engine_that_was_not_asked_is_not_said_to_find_nothing(predictor, standard):
     verdict = check(engine(predictor), replace(standard, references=()))
     assert not verdict.parity.masks_empty
