@@ -106,45 +106,6 @@ def test_every_fault_of_a_table_is_told_at_once(tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_setting_names_its_nearest_neighbour(tmp_path: Path):
-    (tmp_path / "run.toml").write_text("epoch = 3\n")
-    (tmp_path / "cases.csv").write_text("image,ratio\n")
-    said = call(
-        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--config",
-        tmp_path / "run.toml", code=2,
-    )  # fmt: skip
-    assert "did you mean epochs?" in said
-
-
-def test_a_value_that_no_setting_has_is_told_with_those_that_it_has(tmp_path: Path):
-    (tmp_path / "cases.csv").write_text("image,ratio\n")
-    said = call(
-        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--network", "resnet5", code=2
-    )
-    assert said.strip() == (
-        "error: options: network: resnet5 is none of resnet50, resnet101, mobilenet_v3_large, "
-        "mobilenet_v2; did you mean resnet50?"
-    )
-
-
-def test_a_value_unlike_any_is_not_guessed_at(tmp_path: Path):
-    (tmp_path / "cases.csv").write_text("image,ratio\n")
-    said = call(
-        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--accelerator", "gpu", code=2
-    )
-    assert said.strip() == "error: options: accelerator: gpu is none of auto, cpu, cuda"
-
-
-def test_a_setting_that_our_own_check_refuses_is_told_in_its_words_alone(tmp_path: Path):
-    (tmp_path / "run.toml").write_text("[window]\nlow = 240\nhigh = -160\n")
-    (tmp_path / "cases.csv").write_text("image,ratio\n")
-    said = call(
-        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--config",
-        tmp_path / "run.toml", code=2,
-    )  # fmt: skip
-    assert said.strip().endswith("run.toml: window: window low 240.0 must be below high -160.0")
-
-
 def test_doctor_tells_what_works_as_json():
     found = json.loads(call("doctor", "--json"))
     works = {check["subject"]: check["works"] for check in found}

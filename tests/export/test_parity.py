@@ -1,4 +1,5 @@
 import copy
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from wsseg.export.difference import area_ratios
 from wsseg.export.graph import DeployGraph
+from wsseg.export.options import ExportOptions
 from wsseg.export.parity import (
     Candidate,
     EngineRejectedError,
@@ -18,6 +20,7 @@ from wsseg.export.parity import (
     make_standard,
     within,
 )
+from wsseg.export.publish import export_run
 from wsseg.export.tolerance import TOLERANCES
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.serve.engine import Prediction
@@ -178,6 +181,22 @@ def test_an_engine_is_not_published_on_empty_masks_alone(predictor, slices, prec
 def test_an_engine_that_was_not_asked_is_not_said_to_find_nothing(predictor, standard):
     verdict = check(engine(predictor), replace(standard, references=()))
     assert not verdict.parity.masks_empty
+
+
+def test_an_export_whose_masks_are_all_empty_says_what_the_gate_could_not_judge(
+    run, models, tmp_path, caplog, serve_models
+):
+    said = "all masks empty: the network finds nothing in the slices"
+    with caplog.at_level(logging.WARNING, "wsseg.export"):
+        options = ExportOptions(precisions=("fp32",), thresholds=(1.0, 1.0))
+        manifest = export_run(run, tmp_path / "empty", options)
+        assert said in caplog.text
+        caplog.clear()
+        serve_models(models)
+        other = export_run(run, tmp_path / "found", ExportOptions(precisions=("fp32",)))
+        assert said not in caplog.text
+    found = [[e.parity and e.parity.masks_empty for e in m.engines] for m in (manifest, other)]
+    assert found == [[True, True], [False, False]]
 
 
 def test_half_precision_is_given_more_room_than_float32():

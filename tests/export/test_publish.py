@@ -154,18 +154,6 @@ def test_serving_runs_what_was_published(exported, predictor, slices):
     assert np.abs(probability - expected).max() < 1e-5
 
 
-@pytest.mark.parametrize(("thresholds", "empty"), [((1.0, 1.0), True), ((1.0, 0.4), False)])
-def test_an_export_whose_masks_are_all_empty_says_what_the_gate_could_not_judge(
-    run, tmp_path, caplog, thresholds, empty
-):
-    options = ExportOptions(precisions=("fp32",), thresholds=thresholds)
-    with caplog.at_level(logging.WARNING, "wsseg.export"):
-        manifest = export_run(run, tmp_path / "model", options)
-    parities = [engine.parity for engine in manifest.engines]
-    assert [parity and parity.masks_empty for parity in parities] == [empty] * 2
-    assert ("all masks empty: the network finds nothing in the slices" in caplog.text) == empty
-
-
 def test_a_failed_export_leaves_the_old_folder_as_it_was(
     run, models, tmp_path, exported, serve_models
 ):
