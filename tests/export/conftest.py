@@ -26,6 +26,7 @@ RATIOS = (
 )
 SIZE = 64
 THRESHOLDS = (0.5, 0.4)
+OPTIONS = ExportOptions(thresholds=THRESHOLDS, name="two organs")
 
 
 def raw_slices(seed=0):
@@ -148,3 +149,14 @@ def serve_models(monkeypatch):
         )
 
     return serve
+
+
+@pytest.fixture
+def made(models, serve_models):
+    """Exports take the session's models."""
+    serve_models(models)
+
+
+def content(folder):
+    """The files of a folder by name."""
+    return {file.name: file.read_bytes() for file in folder.iterdir()}

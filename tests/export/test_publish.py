@@ -3,23 +3,19 @@ import json
 import logging
 import shutil
 import sys
-from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from PIL import Image
 
-from wsseg.export import engine_int8, engine_onnx, engine_openvino
+from tests.export.conftest import OPTIONS, content
+from wsseg.export import engine_onnx, engine_openvino
 from wsseg.export.onnx_file import METADATA
 from wsseg.export.options import ExportOptions
-from wsseg.export.parity import EngineRejectedError
 from wsseg.export.publish import export_run
-from wsseg.export.quantize import search
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
-from wsseg.export.tolerance import TOLERANCES
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.serve.choose import open_engine
@@ -28,18 +24,6 @@ from wsseg.serve.model_folder import engine_bytes, load_model
 from wsseg.serve.openvino_engine import OpenVinoEngine
 from wsseg.train.checkpoint import save_samples
 from wsseg.train.record import RECORD, SAMPLES
-
-OPTIONS = ExportOptions(thresholds=(0.5, 0.4), name="two organs")
-
-
-@pytest.fixture
-def made(models, serve_models):
-    """Exports take the session's models."""
-    serve_models(models)
-
-
-def content(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def spoilt(model):
@@ -232,56 +216,3 @@ def test_ratios_can_be_defined_anew_but_only_over_known_classes(run, tmp_path, m
     with pytest.raises(WssegError, match="burden names a class"):
         export_run(run, tmp_path / "other", OPTIONS.model_copy(update={"ratios": unknown}))
     assert not (tmp_path / "other").exists()
-
-
-def int8_options(tmp_path, **changes):
-    images = tmp_path / "images"
-    images.mkdir()
-    for number in range(3):
-        pixels = np.random.default_rng(number).integers(0, 255, (70, 64), np.uint8)
-        Image.fromarray(pixels).save(images / f"{number}.png")
-    fields = {"precisions": ("fp32", "int8"), "calibration": images}
-    return OPTIONS.model_copy(update=fields | changes)
-
-
-def test_int8_without_calibration_images_is_refused_before_anything_is_written(run, tmp_path):
-    options = OPTIONS.model_copy(update={"precisions": ("fp32", "int8")})
-    with pytest.raises(WssegError, match="give --calibration"):
-        export_run(run, tmp_path / "model", options)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_int8_engine_is_published_beside_fp32_and_opens_where_it_is_asked_for(
-    run, tmp_path, made, monkeypatch
-):
-    # The session's network has random weights: how well 8 bits suit it is not the point here.
-    monkeypatch.setitem(TOLERANCES, "int8", replace(TOLERANCES["int8"], ratio_mean=1, mask_iou=0))
-    manifest = export_run(run, tmp_path / "model", int8_options(tmp_path))
-    assert [(e.runtime, e.precision) for e in manifest.engines] == [
-        *(("onnxruntime", "fp32"), ("onnxruntime", "int8")),
-        *(("openvino", "fp32"), ("openvino", "int8")),
-    ]
-    assert (tmp_path / "model/model.int8.onnx").stat().st_size < 0.5 * (
-        tmp_path / "model/model.onnx"
-    ).stat().st_size
-    read, folder = load_model(tmp_path / "model")
-    for runtime in ("onnxruntime", "openvino"):
-        asked = EngineOptions(device="cpu", precision="int8", engine=runtime)
-        engine = open_engine(folder, read, asked)
-        assert (engine.name, engine.precision) == (f"{runtime}-cpu", "int8")
-    (entry,) = onnx.load(folder / "model.int8.onnx").metadata_props
-    assert entry.key == METADATA
-
-
-def test_an_int8_engine_that_disagrees_is_left_out_and_the_error_names_its_layers(
-    run, tmp_path, made, monkeypatch
-):
-    strict = replace(TOLERANCES["int8"], mask_iou=1.1)
-    monkeypatch.setitem(TOLERANCES, "int8", strict)
-    monkeypatch.setattr(engine_int8, "most_sensitive_first", lambda part, *_: list(part.layers))
-    monkeypatch.setattr(search, "FLOAT_AT_MOST", 0.02)
-    with pytest.raises(EngineRejectedError, match=r"suffer most from 8 bits: backbone\.0\.0, "):
-        export_run(run, tmp_path / "model", int8_options(tmp_path))
-    manifest, _ = load_model(tmp_path / "model")
-    assert {engine.file for engine in manifest.engines} == {"model.onnx"}
-    assert sorted(content(tmp_path / "model")) == ["model.json", "model.onnx"]
