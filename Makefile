@@ -38,7 +38,6 @@ wheel: $(VENV)/.ready
 	cd build && installed/bin/wsseg doctor
 
 bench: $(VENV)/.ready
-	$(BIN)/python -m bench.engines
 	$(BIN)/python -m bench.reading
 
 # Accuracy against full supervision on the data sets in DATA: see docs/results. One run a core, each

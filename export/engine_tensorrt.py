@@ -5,25 +5,19 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 
 from wsseg.export.difference import Standard
-from wsseg.export.onnx_file import INPUT, OUTPUTS, without_probability
+from wsseg.export.onnx_file import INPUT, OUTPUTS
 from wsseg.export.parity import Candidate, judge, within
-from wsseg.export.tensorrt_toolkit import (
-    EngineBuildError,
-    Toolkit,
-    known_architectures,
-    this_gpu,
-)
+from wsseg.export.tensorrt_toolkit import Toolkit, this_gpu
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engine import Prediction
 from wsseg.serve.manifest import EngineFile, Parity, PrecisionName, Profile
+from wsseg.serve.tensorrt_build import EngineBuildError, build_engine
 from wsseg.serve.tensorrt_log import listener_of
 
 DEFAULT_PROFILE = Profile(minimum=(1, 64, 64), optimum=(8, 512, 512), maximum=(32, 1024, 1024))
@@ -45,12 +39,12 @@ class TensorRTJob:
 def make_tensorrt_engine(job: TensorRTJob, architecture: str, source: EngineFile) -> EngineFile:
     """Build, judge where this machine's GPU allows it, and write one engine beside its ONNX file.
 
-    source: the ONNX file to build from; the engine has its precision, and not its probability: an
-    engine of TensorRT writes every output in every run. Raises EngineBuildError, and
-    EngineRejectedError where the engine ran and disagreed with PyTorch.
+    source: the ONNX file to build from; the engine has its precision, and not its probability.
+    Raises EngineBuildError, and EngineRejectedError where the engine ran and disagreed with
+    PyTorch.
     """
-    model = without_probability(onnx.load(job.folder / source.file))
-    plan = build_engine(job.toolkit, model.SerializeToString(), architecture, job.profile)
+    model = (job.folder / source.file).read_bytes()
+    plan = build_engine(job.toolkit.module, model, architecture, job.profile)
     parity = None
     if architecture == this_gpu():
         parity = _judge(job, source.precision, open_engine(job.toolkit, plan))
@@ -77,32 +71,6 @@ def check_profile(profile: Profile) -> None:
             f"TensorRT profile {profile.minimum} / {profile.optimum} / {profile.maximum}: give "
             "(batch, height, width) at least 1 and ascending from least to best to most"
         )
-
-
-def build_engine(toolkit: Toolkit, model: bytes, architecture: str, profile: Profile) -> bytes:
-    """An engine for one architecture from an ONNX model, strongly typed: types are the model's.
-
-    Raises EngineBuildError with TensorRT's own words.
-    """
-    trt = toolkit.module
-    listener = listener_of(trt)
-    builder = trt.Builder(listener)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, listener)
-    if not parser.parse(model):
-        problems = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise EngineBuildError(f"{toolkit.builder} does not take the ONNX file: {problems}")
-    config = builder.create_builder_config()
-    # TF32 rounds to half's 11 bits: an engine that calls itself fp32 must not.
-    config.clear_flag(trt.BuilderFlag.TF32)
-    if toolkit.runtime == "tensorrt_rtx":
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(known_architectures(trt)[architecture], 0)
-    config.add_optimization_profile(_shapes(builder, network.get_input(0).shape[1], profile))
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise EngineBuildError(f"{toolkit.builder}, {architecture}: {listener.last_error}")
-    return bytes(plan)
 
 
 def open_engine(toolkit: Toolkit, plan: bytes) -> Callable[[NDArray[np.float32]], Prediction]:
@@ -140,15 +108,6 @@ def open_engine(toolkit: Toolkit, plan: bytes) -> Callable[[NDArray[np.float32]]
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     return torch.empty(shape, dtype=dtype, device="cuda")
-
-
-def _shapes(builder: Any, channels: int, profile: Profile) -> Any:
-    shapes = builder.create_optimization_profile()
-    bounds = [
-        (n, channels, h, w) for n, h, w in (profile.minimum, profile.optimum, profile.maximum)
-    ]
-    shapes.set_shape(INPUT, *bounds)
-    return shapes
 
 
 def _judge(

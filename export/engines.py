@@ -12,9 +12,9 @@ from wsseg.export.engine_openvino import judge_openvino, planned_openvino
 from wsseg.export.engine_tensorrt import TensorRTJob, make_tensorrt_engine
 from wsseg.export.engine_torch import make_torch_engine
 from wsseg.export.parity import EngineRejectedError
-from wsseg.export.tensorrt_toolkit import EngineBuildError
 from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.serve.manifest import EngineFile, Manifest
+from wsseg.serve.tensorrt_build import EngineBuildError
 from wsseg.train.predictor import Predictor
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,5 @@
 """The deployable graph as an ONNX model that carries its own description."""
 
-import copy
 import logging
 from pathlib import Path
 
@@ -56,15 +55,6 @@ def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.Mode
 def open_axes() -> dict[str, dict[int, Dim]]:
     """The axes of the input whose length only a run tells."""
     return {INPUT: {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}}
-
-
-def without_probability(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same nodes with masks and areas as only outputs, for engines that write all they have."""
-    reduced = copy.deepcopy(model)
-    del reduced.graph.output[:]
-    reduced.graph.output.extend(o for o in model.graph.output if o.name in OUTPUTS)
-    onnx.checker.check_model(reduced, full_check=True)
-    return reduced
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:

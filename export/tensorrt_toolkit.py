@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from wsseg.imaging.errors import SomeFailedError, WssegError
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.tensorrt_build import known_architectures, library
 
 # Architectures of the GPUs clinics buy: RTX 30 and A-series, RTX 40 and L-series, RTX 50.
 DEFAULT_ARCHITECTURES = ("sm_86", "sm_89", "sm_120")
@@ -18,10 +19,6 @@ logger = logging.getLogger(__name__)
 
 class TensorRTMissingError(WssegError):
     """No TensorRT is installed; everything else of the export is done without it."""
-
-
-class EngineBuildError(SomeFailedError):
-    """TensorRT is there and could not build or load an engine; the message quotes it."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,8 @@ class Toolkit:
 
     @property
     def builder(self) -> str:
-        """Name and version, for the manifest: an engine runs only in the version that built it."""
-        return f"{self.runtime} {self.module.__version__}"
+        """Name and version, for the manifest."""
+        return library(self.module)
 
 
 def find_toolkit(architectures: tuple[str, ...] = ()) -> Toolkit:
@@ -72,12 +69,6 @@ def this_gpu() -> str | None:
         return None
     major, minor = torch.cuda.get_device_capability(0)
     return f"sm_{major}{minor}"
-
-
-def known_architectures(trt: Any) -> dict[str, Any]:
-    """Architectures that TensorRT-RTX can build for, by the name nvcc gives them."""
-    members = trt.ComputeCapability.__members__
-    return {f"sm_{n.removeprefix('SM')}": m for n, m in members.items() if n.startswith("SM")}
 
 
 def _installed(name: str) -> ModuleType | None:

@@ -12,7 +12,7 @@ from wsseg.serve.manifest import EngineFile, Manifest, RuntimeName
 from wsseg.serve.onnx_cuda import CUDA, TENSORRT, TENSORRT_RTX, no_provider, open_onnx_gpu
 from wsseg.serve.onnx_engine import open_onnx_cpu
 from wsseg.serve.openvino_engine import no_openvino, open_openvino
-from wsseg.serve.tensorrt_engine import no_tensorrt, open_tensorrt
+from wsseg.serve.tensorrt_engine import no_tensorrt, open_tensorrt, rebuild_tensorrt
 from wsseg.serve.torch_engine import no_torch, open_torch
 
 Open = Callable[[Path, Manifest, EngineFile, int], Engine]
@@ -26,7 +26,7 @@ class Adapter:
     it cannot work on this machine, found without a model, or None. open: raises UnusableError where
     it cannot after all, WssegError for a file that cannot be used. on_request: only taken when
     asked for by name, for it computes files that were judged in another runtime, or never is the
-    fastest.
+    fastest. rebuild: makes an engine that fits here of one that does not.
     """
 
     engine: EngineName
@@ -35,6 +35,7 @@ class Adapter:
     absent: Callable[[], str | None]
     open: Open
     on_request: bool = False
+    rebuild: Open | None = None
 
     @property
     def label(self) -> str:
@@ -56,6 +57,7 @@ ADAPTERS: tuple[Adapter, ...] = (
         "cuda",
         partial(no_tensorrt, "tensorrt"),
         open_tensorrt,
+        rebuild=rebuild_tensorrt,
     ),
     Adapter(
         "tensorrt-rtx",
@@ -63,6 +65,7 @@ ADAPTERS: tuple[Adapter, ...] = (
         "cuda",
         partial(no_tensorrt, "tensorrt_rtx"),
         open_tensorrt,
+        rebuild=rebuild_tensorrt,
     ),
     Adapter("onnxruntime", "onnxruntime", "cuda", partial(no_provider, CUDA), _gpu(CUDA)),
     Adapter(

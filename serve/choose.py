@@ -121,13 +121,29 @@ def _first(
     able, reasons = candidates(manifest, options, device)
     for candidate in able:
         try:
-            engine = candidate.adapter.open(folder, manifest, candidate.entry, options.threads)
+            engine = _opened(folder, manifest, candidate, options)
         except UnusableError as error:
             reasons.append((candidate, str(error)))
             continue
         _tell(candidate, engine, len(able), reasons)
         return engine, reasons
     return None, reasons
+
+
+def _opened(
+    folder: Path, manifest: Manifest, candidate: Candidate, options: EngineOptions
+) -> Engine:
+    """The engine; one that was asked for by name and does not fit here is built again if it can be.
+
+    Not for "auto": nothing has compared the new one with PyTorch.
+    """
+    adapter, given = candidate.adapter, (folder, manifest, candidate.entry, options.threads)
+    try:
+        return adapter.open(*given)
+    except UnusableError:
+        if options.engine == "auto" or adapter.rebuild is None:
+            raise
+        return adapter.rebuild(*given)
 
 
 def _tell(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from wsseg.imaging.errors import WssegError
+from wsseg.serve.cuda_driver import no_driver
 from wsseg.serve.engine import EngineError, UnusableError
 from wsseg.serve.manifest import EngineFile, Manifest
 from wsseg.serve.model_folder import engine_bytes
@@ -31,16 +32,6 @@ CUDA_SETTINGS = {"use_tf32": "0"}
 TRIAL_SIDE = 32
 
 logger = logging.getLogger(__name__)
-
-
-def no_driver() -> str | None:
-    """Why no NVIDIA GPU can be used here, found without loading a model; None where one may."""
-    driver = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        ctypes.CDLL(driver)
-    except OSError:
-        return f"no NVIDIA driver was found ({driver} does not load)"
-    return None
 
 
 def no_provider(provider: str) -> str | None:

@@ -1,5 +1,6 @@
 """Run TensorRT and TensorRT-RTX engines of a model folder on the first NVIDIA GPU."""
 
+import logging
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,15 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.serve.contract import INPUT, OUTPUTS
+from wsseg.serve.cuda_driver import no_driver, this_architecture
 from wsseg.serve.engine import EngineError, Prediction, UnusableError
 from wsseg.serve.manifest import EngineFile, Manifest, Profile, RuntimeName
 from wsseg.serve.model_folder import engine_bytes
-from wsseg.serve.onnx_cuda import no_driver
+from wsseg.serve.tensorrt_build import EngineBuildError, engine_cache, kept_engine, library
 from wsseg.serve.tensorrt_log import listener_of
 
 EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 DEVICE = "cuda"
 DEFAULT_STREAM = 0
+
+logger = logging.getLogger(__name__)
 
 
 def no_tensorrt(runtime: RuntimeName) -> str | None:
@@ -98,16 +102,54 @@ def open_tensorrt(
     was built for.
     """
     module = import_module(entry.runtime)
-    here = f"{entry.runtime} {module.__version__}"
-    if entry.builder != here:
+    if entry.builder != library(module):
         raise UnusableError(
-            f"{entry.file} was built by {entry.builder} and this is {here}: export again here, "
-            "with wsseg-export --trt"
+            f"{entry.file} was built by {entry.builder} and this is {library(module)}: export "
+            "again here, with wsseg-export --trt"
         )
-    content = engine_bytes(folder, entry)
+    return _loaded(module, engine_bytes(folder, entry), manifest, entry)
+
+
+def rebuild_tensorrt(
+    folder: Path, manifest: Manifest, entry: EngineFile, _threads: int
+) -> TensorRtEngine:
+    """An engine like one that does not fit here, built from the ONNX file of its precision.
+
+    It is kept in the user's cache. Nothing has compared it with PyTorch on this GPU, which is said.
+    Raises UnusableError where the folder has no such file.
+    """
+    module, gpu = import_module(entry.runtime), this_architecture()
+    sources = [
+        each
+        for each in manifest.engines
+        if (each.runtime, each.precision) == ("onnxruntime", entry.precision)
+    ]
+    if not sources or entry.profile is None or gpu is None:
+        raise UnusableError(f"{entry.file} cannot be built again: export again here")
+    model = engine_bytes(folder, sources[0])
+    try:
+        plan, built = kept_engine(module, model, gpu, entry.profile, engine_cache())
+    except EngineBuildError as error:
+        raise UnusableError(str(error)) from error
+    logger.warning(
+        "%s (%s, %s) does not fit here: an engine for %s was %s from %s with %s; it was not "
+        "compared with PyTorch on this GPU, wsseg-export --trt does that",
+        entry.file,
+        entry.builder,
+        entry.gpu,
+        gpu,
+        "built" if built else "taken from the cache, built",
+        sources[0].file,
+        library(module),
+        extra={"event": "engine_rebuilt", "file": entry.file},
+    )
+    return _loaded(module, plan, manifest, entry)
+
+
+def _loaded(module: Any, plan: bytes, manifest: Manifest, entry: EngineFile) -> TensorRtEngine:
     listener = listener_of(module)
     runtime = module.Runtime(listener)
-    engine = runtime.deserialize_cuda_engine(content)
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise UnusableError(
             f"{entry.file}, built for {entry.gpu}, does not load on this GPU "
