@@ -24,6 +24,8 @@ REMOVED: Mapping[str, Mapping[str, Any]] = {
     "repeats": {"self_training": {"located": 0.0, "located_later": 0.0}},
 }
 """Settings that take one part away from the method, for the ablation."""
+TAUGHT = "wsseg-8"
+"""The arm whose runs are teachers."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Arm:
     marks: full masks, scribbles of the data set, or a kind that `wsseg marks` simulates. percent:
     of each region. share: percent of the training images that are marked; all have their ratio.
     ratio_noise: largest error of a ratio, percent of it. without: the part of the method that is
-    taken away, of REMOVED.
+    taken away, of REMOVED. teacher: a network whose run of the arm TAUGHT teaches this one.
     """
 
     preset: str
@@ -42,6 +44,7 @@ class Arm:
     share: float = 100.0
     ratio_noise: float = 0.0
     without: str = ""
+    teacher: str = ""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -55,8 +58,9 @@ class Arm:
             return "none"
         removed = f", without {self.without}" if self.without else ""
         few = "" if self.share == 100 else f" on {self.share:g} % of the images"
+        taught = f", taught by {self.teacher}" if self.teacher else ""
         noisy = f", ratios +-{self.ratio_noise:g} %" if self.ratio_noise else ""
-        return WORDS[self.marks] + few + noisy + removed
+        return WORDS[self.marks] + few + noisy + removed + taught
 
 
 ARMS = {
@@ -67,6 +71,7 @@ ARMS = {
     "paper-12": Arm("paper", "erode", 12.0),
     "wsseg-4": Arm("wsseg", "erode", 4.0),
     "wsseg-8": Arm("wsseg", "erode", 8.0),
+    "wsseg-8-student": Arm("wsseg", "erode", 8.0, teacher="resnet50"),
     "wsseg-12": Arm("wsseg", "erode", 12.0),
     "wsseg-disc-8": Arm("wsseg", "disc", 8.0),
     "wsseg-random-disc-8": Arm("wsseg", "random-disc", 8.0),

@@ -93,6 +93,7 @@ def jobs(scale: Scale, choice: Choice) -> list[Job]:
         )
         for fold, seed, size, dataset, arm in order
         if ARMS[arm].marks != "drawn" or DATASETS[dataset].scribbles
+        if ARMS[arm].teacher != scale.network
     ]
 
 

@@ -7,10 +7,10 @@ import logging
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench.accuracy.arms import ARMS, Arm
+from bench.accuracy.arms import ARMS, TAUGHT, Arm
 from bench.accuracy.datasets import DATASETS, Dataset
 from bench.accuracy.folds import parts
 from bench.accuracy.held_out import image_scores, measure
@@ -24,6 +24,7 @@ from wsseg.cli.training import with_mark_average
 from wsseg.imaging.errors import WssegError
 from wsseg.train.checkpoint import load_run
 from wsseg.train.config import TrainConfig
+from wsseg.train.record import RECORD
 from wsseg.train.run import train
 
 BACKBONE_RATE = 0.3
@@ -80,11 +81,24 @@ def settings(task: Task, dataset: Dataset, arm: Arm) -> TrainConfig:
             "select": "last",
             "seed": task.job.seed,
             **arm.settings,
+            "distill": _teacher(task, arm) if arm.teacher else None,
             "augmentation": {**CHANGES, "flip_horizontal": 0.5 if dataset.flip else 0.0},
         }
     )
     # The paper's mark term averaged over the image teaches almost nothing: its better reading.
     return with_mark_average(config, "mark") if arm.preset.startswith("paper") else config
+
+
+def _teacher(task: Task, arm: Arm) -> Path:
+    """The finished run of the arm's teacher on the same images; WssegError where there is none."""
+    job = replace(task.job, arm=TAUGHT, network=arm.teacher)
+    pattern = f"{job.dataset}_{job.arm}_{job.network}_*_fold{job.fold}_seed{job.seed}_*ep/run"
+    found = sorted(Path(task.work).glob(f"{pattern}/{RECORD}"))
+    if not found:
+        raise WssegError(
+            f"{task.work} has no run {pattern}: run the arm {TAUGHT} with --size full first"
+        )
+    return found[-1].parent
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 
 from bench.accuracy import __main__ as command
 from bench.accuracy.arms import ARMS
+from bench.accuracy.datasets import DATASETS
 from bench.accuracy.examples import draw_examples
 from bench.accuracy.jobs import SCALES, Choice, Job, jobs
 from bench.accuracy.results import (
@@ -17,7 +18,7 @@ from bench.accuracy.results import (
     read_rows,
     write_images,
 )
-from bench.accuracy.run_one import run
+from bench.accuracy.run_one import run, settings
 from bench.accuracy.task import Task
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
@@ -50,10 +51,30 @@ def finish(out: Path, job: Job) -> None:
 
 def test_every_arm_runs_on_the_same_network_budget_and_folds():
     found = jobs(SCALES["full"], Choice(datasets=("busi",)))
-    assert {job.arm for job in found} == set(ARMS) - {"wsseg-scribble"}
+    assert {job.arm for job in found} == set(ARMS) - {"wsseg-scribble", "wsseg-8-student"}
     for arm in {job.arm for job in found}:
         own = {replace(job, arm="") for job in found if job.arm == arm}
         assert own == {replace(job, arm="") for job in found if job.arm == "full"}
+
+
+def test_a_student_runs_on_another_network_than_its_teacher():
+    wanted = Choice(datasets=("busi",), arms=("wsseg-8-student",))
+    assert [job.network for job in jobs(SCALES["small"], wanted)] == ["mobilenet_v2"]
+    assert jobs(SCALES["full"], wanted) == []
+
+
+def test_a_student_takes_the_run_of_its_teacher_on_the_same_images(tmp_path: Path):
+    (job,) = jobs(SCALES["small"], Choice(datasets=("busi",), arms=("wsseg-8-student",)))
+    task = Task(job, "small", "data", "none", str(tmp_path), "out")
+    with pytest.raises(WssegError, match="run the arm wsseg-8 with --size full first"):
+        settings(task, DATASETS["busi"], ARMS[job.arm])
+    for fold in (0, 1):
+        run = tmp_path / f"busi_wsseg-8_resnet50_256_fold{fold}_seed0_48ep" / "run"
+        run.mkdir(parents=True)
+        (run / "run.json").touch()
+    assert settings(task, DATASETS["busi"], ARMS[job.arm]).distill == (
+        tmp_path / "busi_wsseg-8_resnet50_256_fold0_seed0_48ep" / "run"
+    )
 
 
 def test_drawn_scribbles_are_used_where_there_are_some():
