@@ -28,7 +28,7 @@ def test_an_export_adds_a_version_to_the_repository_and_says_so(job: Path, tmp_p
         (["--triton-version", 2], "add --triton DIR"),
         (["--triton", "models", "--name", "two organs"], "give --name"),
         (["--triton", "models", "--triton-version", 0], "version"),
-        (["--triton", "models", "--triton-device", "cuda"], "'auto', 'cpu' or 'gpu'"),
+        (["--triton", "models", "--triton-device", "cuda"], "cuda is none of auto, cpu, gpu"),
     ],
 )
 def test_what_triton_cannot_serve_stops_before_the_export(
