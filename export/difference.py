@@ -37,25 +37,52 @@ class Standard:
     ratios: tuple[RatioDefinition, ...]
 
     @property
-    def empty(self) -> bool:
-        """PyTorch finds no pixel of any class: an engine that finds none either proves nothing."""
-        return not any((r.probability >= self.thresholds).any() for r in self.references)
+    def unseen(self) -> tuple[str, ...]:
+        """Classes of which PyTorch finds no pixel: masks and ratios prove nothing of them."""
+        found = np.any(
+            [(r.probability >= self.thresholds).any((0, 2, 3)) for r in self.references], axis=0
+        )
+        return tuple(n for n, there in zip(self.classes, found, strict=True) if not there)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Sums (m,) of m figures and of how many slices each was taken over."""
+
+    totals: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    def each(self) -> NDArray[np.float64]:
+        """The figures' means (m,); NaN where there was none."""
+        return self.totals / np.where(self.counts > 0, self.counts, np.nan)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one batch or of several; the fields are `Parity`'s, which says what they mean.
+    """Of one batch or of several; `Parity` says what the figures mean.
 
-    slices: how many the means are taken over. empty: no mask of either side has a pixel.
+    ratios: differences of each ratio where either side is not 0; ious: of each class where either
+    mask has a pixel. Slices where both are empty agree, and say nothing of how well. slices: how
+    many there are. empty: no mask of either side has a pixel.
     """
 
     agreement: float
     probability: float
     ratio: float
-    ratio_mean: float
-    mask_iou: float
+    ratios: Means
+    ious: Means
     slices: int
     empty: bool = False
+
+    @property
+    def ratio_mean(self) -> float:
+        """Of the ratio that differs most; 0 where all of them are 0."""
+        return float(np.nanmax(np.append(self.ratios.each(), 0.0)))
+
+    @property
+    def mask_iou(self) -> float:
+        """Of the class that agrees least; 1 where all masks are empty."""
+        return float(np.nanmin(np.append(self.ious.each(), 1.0)))
 
 
 def difference(
@@ -72,14 +99,17 @@ def difference(
     wanted = area_ratios(expected, standard.classes, standard.ratios)
     unknown = np.isnan(found) & np.isnan(wanted)
     apart = np.nan_to_num(np.where(unknown, 0.0, np.abs(found - wanted)), nan=UNKNOWN)
+    # A NaN is not 0: a ratio that one side lacks counts.
+    told = ~unknown & ((found != 0) | (wanted != 0))
+    shown = (masks | expected).any((2, 3))
     return Difference(
         agreement=float((masks == expected).mean((1, 2, 3)).min()),
         probability=probability,
         ratio=float(apart.max()),
-        ratio_mean=float(apart.mean()),
-        mask_iou=float(mask_iou(masks, expected).mean()),
+        ratios=Means((apart * told).sum(0), told.sum(0)),
+        ious=Means((mask_iou(masks, expected) * shown).sum(0), shown.sum(0)),
         slices=len(masks),
-        empty=not (masks.any() or expected.any()),
+        empty=not shown.any(),
     )
 
 
@@ -88,18 +118,25 @@ def overall(differences: Sequence[Difference]) -> Difference:
 
     Those of total disagreement where nothing was compared.
     """
-    count = sum(d.slices for d in differences)
-    if not count:
-        inf = float("inf")
-        return Difference(0.0, inf, inf, inf, 0.0, 0)
+    if not differences:
+        inf, one = float("inf"), np.ones(1, np.int64)
+        worst, nothing = np.array([inf]), np.zeros(1)
+        return Difference(0.0, inf, inf, Means(worst, one), Means(nothing, one), 0)
     return Difference(
         agreement=min(d.agreement for d in differences),
         probability=max(d.probability for d in differences),
         ratio=max(d.ratio for d in differences),
-        ratio_mean=sum(d.ratio_mean * d.slices for d in differences) / count,
-        mask_iou=sum(d.mask_iou * d.slices for d in differences) / count,
-        slices=count,
+        ratios=_summed([d.ratios for d in differences]),
+        ious=_summed([d.ious for d in differences]),
+        slices=sum(d.slices for d in differences),
         empty=all(d.empty for d in differences),
+    )
+
+
+def _summed(means: Sequence[Means]) -> Means:
+    return Means(
+        np.stack([each.totals for each in means]).sum(0),
+        np.stack([each.counts for each in means]).sum(0),
     )
 
 

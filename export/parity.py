@@ -121,11 +121,12 @@ def judge(candidate: Candidate, standard: Standard) -> Parity:
 
 
 def require_evidence(precision: PrecisionName, standard: Standard) -> None:
-    """Raise EngineRejectedError where all that could speak for such an engine is empty."""
-    if precision in ROUNDED and standard.empty:
+    """Raise EngineRejectedError where nothing could speak for a class of such an engine."""
+    if precision in ROUNDED and standard.unseen:
         raise EngineRejectedError(
-            f"all masks empty: the network finds nothing in the slices that the run kept, and "
-            f"{precision} is judged by masks and ratios; train longer, or try a lower --threshold"
+            f"the network finds no {' and no '.join(standard.unseen)} in the slices that the run "
+            f"kept, and {precision} is judged by masks and ratios; train longer, or try a lower "
+            "--threshold"
         )
 
 

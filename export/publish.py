@@ -68,7 +68,7 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
         problem = tensorrt.missing or rejected
         if tensorrt.toolkit:
             built, failed = tensorrt_engines(
-                TensorRTJob(tensorrt.toolkit, options.profile, standard, folder),
+                TensorRTJob(plan, tensorrt.toolkit, options.profile, standard, folder),
                 [file for file in files if file.precision != "int8"][-1],
             )
             engines, problem = engines + built, problem or failed

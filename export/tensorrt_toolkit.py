@@ -6,9 +6,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Literal
 
-import torch
-
 from wsseg.imaging.errors import WssegError
+from wsseg.serve.cuda_driver import this_architecture
 from wsseg.serve.tensorrt_build import known_architectures, library
 
 # Architectures of the GPUs clinics buy: RTX 30 and A-series, RTX 40 and L-series, RTX 50.
@@ -42,7 +41,7 @@ def find_toolkit(architectures: tuple[str, ...] = ()) -> Toolkit:
     other was asked for; `tensorrt_rtx` builds for a fixed list without any GPU. Raises
     TensorRTMissingError where neither is installed, WssegError for an unknown architecture.
     """
-    here = this_gpu()
+    here = this_architecture()
     if here and architectures in ((), (here,)):
         module = _installed("tensorrt")
         if module:
@@ -61,14 +60,6 @@ def find_toolkit(architectures: tuple[str, ...] = ()) -> Toolkit:
                 f"from {', '.join(known)}, or install tensorrt on a machine with that GPU"
             )
     return Toolkit(module, "tensorrt_rtx", wanted)
-
-
-def this_gpu() -> str | None:
-    """Architecture of the first GPU of this machine, such as "sm_89"; None without one."""
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability(0)
-    return f"sm_{major}{minor}"
 
 
 def _installed(name: str) -> ModuleType | None:

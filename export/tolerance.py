@@ -11,9 +11,9 @@ class Tolerance:
 
     On any slice: probability is the largest difference of any pixel's probability, agreement the
     smallest fraction of equal mask pixels, ratio the largest difference of an area ratio. On
-    average: ratio_mean is the largest mean difference of an area ratio, mask_iou the smallest mean
-    IoU of the masks. border: a pixel whose PyTorch probability is that close to its threshold is
-    left out of all but probability, for its class hangs on rounding alone.
+    average over the slices that show it: ratio_mean is the largest difference of an area ratio,
+    mask_iou the smallest IoU of a class. border: a pixel whose PyTorch probability is that close to
+    its threshold is left out of all but probability, for its class hangs on rounding alone.
     """
 
     probability: float

@@ -42,7 +42,8 @@ def open_engine(folder: Path, manifest: Manifest, options: EngineOptions) -> Eng
     why, is logged. Raises WssegError where nothing fits, or where CUDA was asked for and does not
     run.
     """
-    if options.device != "cpu" and options.engine != "openvino":
+    _require_device(options)
+    if options.device != "cpu" and "cuda" in _devices(options.engine):
         engine, reasons = _first(folder, manifest, options, "cuda")
         if engine:
             return engine
@@ -63,6 +64,19 @@ def open_engine(folder: Path, manifest: Manifest, options: EngineOptions) -> Eng
     if reasons:
         raise WssegError(f"no engine of {manifest.name} runs here: {_said(reasons)}")
     raise WssegError(_nothing(manifest, options))
+
+
+def _require_device(options: EngineOptions) -> None:
+    devices = _devices(options.engine)
+    if options.device != "auto" and options.device not in devices:
+        raise WssegError(
+            f"engine {options.engine} computes on {' and '.join(sorted(devices))}, not on "
+            f"{options.device}: leave out --device or choose another --engine"
+        )
+
+
+def _devices(engine: str) -> set[str]:
+    return {adapter.device for adapter in ADAPTERS if engine in ("auto", adapter.engine)}
 
 
 def candidates(
@@ -94,8 +108,10 @@ def _asked_for(manifest: Manifest, options: EngineOptions, device: str) -> Itera
 def _why_not(candidate: Candidate, options: EngineOptions) -> str | None:
     entry = candidate.entry
     wished = (options.engine, options.precision) != ("auto", "auto")
-    if not wished and entry.parity is None and entry.precision != "fp32":
-        return "it was never compared with PyTorch"
+    if not wished and not _compared(candidate):
+        return "nothing has compared it with PyTorch on such a device: export it on one"
+    if entry.precision == "int8" and candidate.adapter.device == "cuda":
+        return "int8 is made and judged for CPUs"
     if entry.precision == "bf16" and candidate.adapter.device == "cpu" and no_bfloat():
         return no_bfloat()
     if entry.instructions and not integer_kind() and options.precision == "auto":
@@ -103,6 +119,19 @@ def _why_not(candidate: Candidate, options: EngineOptions) -> str | None:
     if options.probability and entry.runtime in WITHOUT_PROBABILITY:
         return "it gives no probability, which masks are recovered from"
     return candidate.adapter.absent()
+
+
+def _compared(candidate: Candidate) -> bool:
+    """Whether the export held it against PyTorch by the arithmetic that it would compute with here.
+
+    A CPU computes fp16 in fp32, so figures from there say nothing of a GPU. fp32 in ONNX Runtime is
+    the same everywhere: TF32 is off.
+    """
+    entry = candidate.entry
+    if (entry.runtime, entry.precision) == ("onnxruntime", "fp32"):
+        return True
+    on_gpu = candidate.adapter.device == "cuda"
+    return entry.parity is not None and (not on_gpu or entry.parity.provider.endswith("cuda"))
 
 
 def _order(candidate: Candidate) -> tuple[int, float, int]:
@@ -119,31 +148,18 @@ def _first(
 ) -> tuple[Engine | None, list[tuple[Candidate, str]]]:
     """The best candidate that opens, and why others did not."""
     able, reasons = candidates(manifest, options, device)
-    for candidate in able:
+    opens = [(candidate, candidate.adapter.open) for candidate in able]
+    if options.rebuild and options.engine != "auto":  # nothing has compared what is built here
+        opens += [(c, c.adapter.rebuild) for c in able if c.adapter.rebuild]
+    for candidate, opened in opens:
         try:
-            engine = _opened(folder, manifest, candidate, options)
+            engine = opened(folder, manifest, candidate.entry, options.threads)
         except UnusableError as error:
             reasons.append((candidate, str(error)))
             continue
         _tell(candidate, engine, len(able), reasons)
         return engine, reasons
     return None, reasons
-
-
-def _opened(
-    folder: Path, manifest: Manifest, candidate: Candidate, options: EngineOptions
-) -> Engine:
-    """The engine; one that was asked for by name and does not fit here is built again if it can be.
-
-    Not for "auto": nothing has compared the new one with PyTorch.
-    """
-    adapter, given = candidate.adapter, (folder, manifest, candidate.entry, options.threads)
-    try:
-        return adapter.open(*given)
-    except UnusableError:
-        if options.engine == "auto" or adapter.rebuild is None:
-            raise
-        return adapter.rebuild(*given)
 
 
 def _tell(

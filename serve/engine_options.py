@@ -25,7 +25,8 @@ class EngineOptions:
 
     engine, precision: "auto" takes the fastest that agreed with PyTorch, see `choose.open_engine`.
     device "auto" takes CUDA where it really works; "cuda" takes nothing else. threads: of the
-    engine on a CPU; 0 takes all cores. probability: the engine must give it.
+    engine on a CPU; 0 takes all cores. probability: the engine must give it. rebuild: one that was
+    asked for by name and does not fit may be built anew.
     """
 
     device: Device = "auto"
@@ -33,3 +34,4 @@ class EngineOptions:
     threads: int = 0
     engine: EngineName = "auto"
     probability: bool = False
+    rebuild: bool = False

@@ -51,6 +51,7 @@ class InferOptions(Frozen):
             threads=self.threads,
             engine=self.engine,
             probability=self.known_ratios is not None,
+            rebuild=True,
         )
 
     @property

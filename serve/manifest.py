@@ -20,10 +20,11 @@ class Parity(Frozen):
     mask_agreement: smallest fraction of equal mask pixels over the slices.
     probability_difference: largest absolute difference of any pixel's probability; for TensorRT,
     whose engines give none, of a slice's mean probability.
-    ratio_difference, ratio_difference_mean: largest and mean absolute difference of a slice's area
-    ratio. mask_iou: intersection over union of the two masks, mean over slices and classes; 1 where
-    both are empty. masks_empty: no mask of either has a pixel anywhere, so that agreement, IoU and
-    ratios prove nothing.
+    ratio_difference: largest absolute difference of a slice's area ratio. ratio_difference_mean:
+    its mean over the slices where it is not 0 on both sides, of the ratio that differs most.
+    mask_iou: intersection over union of the two masks, mean over the slices where either has a
+    pixel, of the class that agrees least; 1 where all are empty. masks_empty: no mask of either has
+    a pixel anywhere, so that agreement, IoU and ratios prove nothing.
     """
 
     slices: int

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import io
 import logging
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.cuda_driver import no_driver
+from wsseg.serve.cuda_libraries import preload_libraries
 from wsseg.serve.engine import EngineError, UnusableError
 from wsseg.serve.manifest import EngineFile, Manifest
 from wsseg.serve.model_folder import engine_bytes
@@ -56,10 +56,7 @@ def open_onnx_gpu(
     """
     import onnxruntime
 
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):  # it prints what it could not load
-        getattr(onnxruntime, "preload_dlls", lambda: None)()
-    logger.debug("preloading CUDA libraries said: %s", said.getvalue().strip() or "nothing")
+    preload_libraries()
     content = engine_bytes(folder, entry)
     if provider == CUDA:
         with contextlib.suppress(WssegError, UnusableError):

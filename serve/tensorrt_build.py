@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from wsseg.serve.manifest import Profile
 from wsseg.serve.tensorrt_log import listener_of
 
 RTX = "tensorrt_rtx"
+
+logger = logging.getLogger(__name__)
 
 
 class EngineBuildError(SomeFailedError):
@@ -43,8 +46,11 @@ def build_engine(trt: Any, model: bytes, architecture: str, profile: Profile) ->
     # TF32 rounds to half's 11 bits: an engine that calls itself fp32 must not.
     config.clear_flag(trt.BuilderFlag.TF32)
     if trt.__name__ == RTX:
+        known = known_architectures(trt)
+        if architecture not in known:
+            raise EngineBuildError(f"{library(trt)} does not build for {architecture}")
         config.num_compute_capabilities = 1
-        config.set_compute_capability(known_architectures(trt)[architecture], 0)
+        config.set_compute_capability(known[architecture], 0)
     config.add_optimization_profile(_shapes(builder, network.get_input(0).shape[1], profile))
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -80,13 +86,21 @@ def kept_engine(
     """
     told = [hashlib.sha256(model).hexdigest(), library(trt), architecture, profile.model_dump()]
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
-    file = cache / f"{key}.engine"
-    if file.is_file():
-        return file.read_bytes(), False
+    for file in cache.glob(f"{key}-*.engine"):
+        plan = file.read_bytes()
+        if file.stem == f"{key}-{_digest(plan)}":  # a plan is code: none runs that was altered
+            return plan, False
     plan = build_engine(trt, model, architecture, profile)
-    with atomic(file) as partial:
-        partial.write_bytes(plan)
+    try:
+        with atomic(cache / f"{key}-{_digest(plan)}.engine") as partial:
+            partial.write_bytes(plan)
+    except OSError as error:
+        logger.warning("the engine cannot be kept in %s (%s): set WSSEG_CACHE", cache, error)
     return plan, True
+
+
+def _digest(plan: bytes) -> str:
+    return hashlib.sha256(plan).hexdigest()[:32]
 
 
 def engine_cache() -> Path:

@@ -1,7 +1,7 @@
 """Run TensorRT and TensorRT-RTX engines of a model folder on the first NVIDIA GPU."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from wsseg.serve.contract import INPUT, OUTPUTS
 from wsseg.serve.cuda_driver import no_driver, this_architecture
+from wsseg.serve.cuda_libraries import preload_libraries
 from wsseg.serve.engine import EngineError, Prediction, UnusableError
 from wsseg.serve.manifest import EngineFile, Manifest, Profile, RuntimeName
 from wsseg.serve.model_folder import engine_bytes
@@ -96,12 +97,12 @@ class TensorRtEngine:
 def open_tensorrt(
     folder: Path, manifest: Manifest, entry: EngineFile, _threads: int
 ) -> TensorRtEngine:
-    """The engine of a TensorRT file; UnusableError, saying how to rebuild, where it does not fit.
+    """The engine of a TensorRT file, after a trial run; UnusableError where it does not fit here.
 
     An engine runs only in the library version that built it, and on the GPU architecture that it
     was built for.
     """
-    module = import_module(entry.runtime)
+    module = _module(entry.runtime)
     if entry.builder != library(module):
         raise UnusableError(
             f"{entry.file} was built by {entry.builder} and this is {library(module)}: export "
@@ -115,18 +116,14 @@ def rebuild_tensorrt(
 ) -> TensorRtEngine:
     """An engine like one that does not fit here, built from the ONNX file of its precision.
 
-    It is kept in the user's cache. Nothing has compared it with PyTorch on this GPU, which is said.
-    Raises UnusableError where the folder has no such file.
+    It is kept in the user's cache. Nothing has compared it with PyTorch on this GPU, which is said;
+    its name tells that it is another engine, and its file is the one that it was built from.
+    Raises UnusableError where there is no such file or the library cannot build.
     """
-    module, gpu = import_module(entry.runtime), this_architecture()
-    sources = [
-        each
-        for each in manifest.engines
-        if (each.runtime, each.precision) == ("onnxruntime", entry.precision)
-    ]
-    if not sources or entry.profile is None or gpu is None:
+    module, gpu, source = _module(entry.runtime), this_architecture(), _source(manifest, entry)
+    if source is None or entry.profile is None or gpu is None:
         raise UnusableError(f"{entry.file} cannot be built again: export again here")
-    model = engine_bytes(folder, sources[0])
+    model = engine_bytes(folder, source)
     try:
         plan, built = kept_engine(module, model, gpu, entry.profile, engine_cache())
     except EngineBuildError as error:
@@ -134,31 +131,41 @@ def rebuild_tensorrt(
     logger.warning(
         "%s (%s, %s) does not fit here: an engine for %s was %s from %s with %s; it was not "
         "compared with PyTorch on this GPU, wsseg-export --trt does that",
-        entry.file,
-        entry.builder,
-        entry.gpu,
-        gpu,
+        *(entry.file, entry.builder, entry.gpu, gpu),
         "built" if built else "taken from the cache, built",
-        sources[0].file,
-        library(module),
+        *(source.file, library(module)),
         extra={"event": "engine_rebuilt", "file": entry.file},
     )
-    return _loaded(module, plan, manifest, entry)
+    engine = _loaded(module, plan, manifest, entry.model_copy(update={"file": source.file}))
+    return replace(engine, name=f"{engine.name}-rebuilt")
+
+
+def _source(manifest: Manifest, entry: EngineFile) -> EngineFile | None:
+    wanted = ("onnxruntime", entry.precision)
+    return next((e for e in manifest.engines if (e.runtime, e.precision) == wanted), None)
+
+
+def _module(runtime: RuntimeName) -> Any:
+    try:
+        return import_module(runtime)
+    except (ImportError, OSError) as error:  # installed, and some library of it is not
+        raise UnusableError(f"{runtime} does not load: {error}") from error
 
 
 def _loaded(module: Any, plan: bytes, manifest: Manifest, entry: EngineFile) -> TensorRtEngine:
+    """A plan as an engine that has computed once."""
+    if entry.profile is None:
+        raise UnusableError(f"{entry.file} has no profile in the manifest: export again")
     listener = listener_of(module)
     runtime = module.Runtime(listener)
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
+    deserialised = runtime.deserialize_cuda_engine(plan)
+    if deserialised is None:
         raise UnusableError(
             f"{entry.file}, built for {entry.gpu}, does not load on this GPU "
             f"({listener.last_error}): export again here, with wsseg-export --trt"
         )
-    if entry.profile is None:
-        raise UnusableError(f"{entry.file} has no profile in the manifest: export again")
-    return TensorRtEngine(
-        engine.create_execution_context(),
+    engine = TensorRtEngine(
+        deserialised.create_execution_context(),
         runtime,
         listener,
         len(manifest.classes),
@@ -167,6 +174,13 @@ def _loaded(module: Any, plan: bytes, manifest: Manifest, entry: EngineFile) -> 
         entry.precision,
         entry.file,
     )
+    preload_libraries()
+    count, rows, columns = entry.profile.minimum
+    try:
+        engine(np.zeros((count, manifest.channels, rows, columns), np.float32))
+    except EngineError as error:
+        raise UnusableError(f"{entry.file}: a trial run failed: {error}") from error
+    return engine
 
 
 def _on_gpu(pixels: NDArray[np.float32]) -> Any:

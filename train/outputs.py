@@ -30,6 +30,7 @@ from wsseg.train.versus import compare, described
 log = logging.getLogger(__name__)
 
 SAMPLE_COUNT = 8
+"""Fewer only where there are fewer cases, more where there are more than 8 classes."""
 JUDGED = 256
 """Cases, evenly spread over the table, among which examples are chosen, and by which a student is
 compared with its teacher."""
@@ -57,8 +58,9 @@ def finish(
     counts = _counts(learner, data, shown)
     warn_of_missed(counts, record)
     draw_examples(_examples(learner, data, shown, counts), out / EXAMPLES)
-    raw = [shown.native(place).image.numpy() for place in spread(len(shown), SAMPLE_COUNT)]
-    save_samples(raw, out / SAMPLES)
+    places = spread(len(shown), JUDGED)
+    kept = [places[position] for position in choose_samples(counts)]
+    save_samples([shown.native(place).image.numpy() for place in kept], out / SAMPLES)
     if teacher is not None:
         beside = _beside(learner.predictor(), teacher, shown)
         record = record.model_copy(update={"teacher": beside})
@@ -119,6 +121,23 @@ def spread(count: int, wanted: int) -> list[int]:
     """At most `wanted` places of 0..count-1, evenly spread, first and last among them."""
     places: list[int] = np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
     return places
+
+
+def choose_samples(counts: Sequence[CaseCounts]) -> list[int]:
+    """Positions of at most SAMPLE_COUNT cases that exports are proved on.
+
+    Half of them show a class, as many for each, so that no engine is published that loses a rare
+    one; the rest are evenly spread.
+    """
+    classes = len(counts[0].predicted)
+    chosen: set[int] = set()
+    for place in range(classes):
+        showing = [number for number, case in enumerate(counts) if case.predicted[place] > 0]
+        wanted = max(1, SAMPLE_COUNT // (2 * classes))
+        chosen.update(showing[at] for at in spread(len(showing), wanted))
+    others = [number for number in range(len(counts)) if number not in chosen]
+    free = max(0, SAMPLE_COUNT - len(chosen))
+    return sorted(chosen.union(others[at] for at in spread(len(others), free)))
 
 
 def agreement(case: CaseCounts) -> float:

@@ -3,28 +3,26 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
-from wsseg.export import engine_tensorrt
-from wsseg.export.difference import Standard
+from tests.export.conftest import CLASSES, RATIOS
+from wsseg.export import engine_tensorrt, tensorrt_toolkit
+from wsseg.export.difference import Reference, Standard
 from wsseg.export.engine_onnx import planned_engine
 from wsseg.export.engine_tensorrt import (
     DEFAULT_PROFILE,
     TensorRTJob,
     check_profile,
     make_tensorrt_engine,
-    open_engine,
 )
 from wsseg.export.onnx_file import save_onnx
-from wsseg.export.parity import Candidate, judge, make_standard
+from wsseg.export.parity import make_standard
 from wsseg.export.tensorrt_toolkit import (
     DEFAULT_ARCHITECTURES,
     TensorRTMissingError,
     find_toolkit,
-    this_gpu,
 )
-from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
+from wsseg.serve.cuda_driver import this_architecture
 from wsseg.serve.manifest import Profile
 from wsseg.serve.tensorrt_build import EngineBuildError, build_engine, read_network
 from wsseg.serve.tensorrt_log import listener_of
@@ -32,7 +30,8 @@ from wsseg.serve.tensorrt_log import listener_of
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for module in (engine_tensorrt, tensorrt_toolkit):
+        monkeypatch.setattr(module, "this_architecture", lambda: None)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -45,7 +44,9 @@ def test_an_engine_is_built_ahead_of_time_without_a_gpu(models, no_gpu, precisio
     assert toolkit.builder.startswith("tensorrt_rtx 1.")
 
 
-def test_an_engine_is_built_from_the_published_file(models, tmp_path, no_gpu, monkeypatch):
+def test_an_engine_is_built_from_the_published_file(
+    models, tmp_path, no_gpu, monkeypatch, exported
+):
     given = []
 
     def building(module, model, architecture, profile):
@@ -55,7 +56,7 @@ def test_an_engine_is_built_from_the_published_file(models, tmp_path, no_gpu, mo
     monkeypatch.setattr(engine_tensorrt, "build_engine", building)
     save_onnx(models["fp16"], tmp_path / "model.fp16.onnx")
     standard = Standard((), np.zeros(2, np.float32), (), ())
-    job = TensorRTJob(find_toolkit(("sm_89",)), DEFAULT_PROFILE, standard, tmp_path)
+    job = TensorRTJob(exported[0], find_toolkit(("sm_89",)), DEFAULT_PROFILE, standard, tmp_path)
     entry = make_tensorrt_engine(job, "sm_89", planned_engine("fp16"))
     assert (tmp_path / entry.file).read_bytes() == b"plan"
     assert given == [(tmp_path / "model.fp16.onnx").read_bytes()]
@@ -110,15 +111,30 @@ def test_shapes_that_do_not_ascend_are_refused():
             check_profile(wrong)
 
 
+def test_an_engine_for_this_gpu_that_cannot_be_judged_is_not_left_behind(
+    models, tmp_path, no_gpu, monkeypatch, exported
+):
+    monkeypatch.setattr(engine_tensorrt, "build_engine", lambda *_: b"plan")
+    monkeypatch.setattr(engine_tensorrt, "this_architecture", lambda: "sm_89")
+    save_onnx(models["fp16"], tmp_path / "model.fp16.onnx")
+    reference = Reference(
+        0, np.zeros((1, 1, 64, 64), np.float32), np.zeros((1, 2, 64, 64), np.float32)
+    )
+    standard = Standard((reference,), np.full((1, 2, 1, 1), 0.5, np.float32), CLASSES, RATIOS)
+    job = TensorRTJob(exported[0], find_toolkit(("sm_89",)), DEFAULT_PROFILE, standard, tmp_path)
+    # The plan is none, so serving's own adapter, which the gate judges through, cannot load it.
+    with pytest.raises(EngineBuildError, match="does not load on this GPU"):
+        make_tensorrt_engine(job, "sm_89", planned_engine("fp16"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.fp16.onnx"]
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_an_engine_for_this_gpu_agrees_with_pytorch(models, predictor, slices):
-    gpu = this_gpu()
-    assert gpu is not None
-    toolkit = find_toolkit((gpu,))
-    model = models["fp32"].SerializeToString()
-    engine = open_engine(toolkit, build_engine(toolkit.module, model, gpu, DEFAULT_PROFILE))
-    ratios = (RatioDefinition(name="organ", numerator="organ"),)
-    standard = make_standard(predictor, slices, (0.5, 0.4), ("organ", "tumour"), ratios)
-    parity = judge(Candidate(engine, f"{toolkit.runtime}-cuda", "fp32"), standard)
+@pytest.mark.skipif(this_architecture() is None, reason="no CUDA device")
+def test_an_engine_for_this_gpu_agrees_with_pytorch(models, predictor, slices, tmp_path, exported):
+    gpu = this_architecture() or ""
+    save_onnx(models["fp32"], tmp_path / "model.onnx")
+    standard = make_standard(predictor, slices, (0.5, 0.4), CLASSES, RATIOS)
+    job = TensorRTJob(exported[0], find_toolkit((gpu,)), DEFAULT_PROFILE, standard, tmp_path)
+    parity = make_tensorrt_engine(job, gpu, planned_engine("fp32")).parity
+    assert parity is not None
     assert parity.mask_agreement > 0.9999

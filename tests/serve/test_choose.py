@@ -75,6 +75,7 @@ def taken(options: EngineOptions, *entries: EngineFile) -> str:
     return f"{engine.name} {engine.precision}"
 
 
+ON_CUDA = PARITY.model_copy(update={"provider": "onnxruntime-cuda"})
 FP32 = entry("onnxruntime", "fp32", relative_time=1.0)
 FP16 = entry("onnxruntime", "fp16", relative_time=1.3)
 VINO = entry("openvino", "fp32", relative_time=0.9)
@@ -101,23 +102,47 @@ def test_without_openvino_onnx_runtime_serves(machine):
     assert taken(AUTO, VINO, FP32) == "onnxruntime-cpu fp32"
 
 
-def test_a_gpu_comes_first_in_half_precision_if_that_was_checked(machine):
+def test_a_gpu_comes_first_in_half_precision_if_that_was_checked_on_one(machine):
     machine("onnxruntime/cuda", *CPU_ONLY)
-    assert taken(AUTO, FP32, FP16, VINO) == "onnxruntime-cuda fp16"
-    unchecked = FP16.model_copy(update={"parity": None})
-    assert taken(AUTO, FP32, unchecked, VINO) == "onnxruntime-cuda fp32"
-    assert taken(EngineOptions(precision="fp16"), FP32, unchecked) == "onnxruntime-cuda fp16"
+    half = FP16.model_copy(update={"parity": ON_CUDA})
+    assert taken(AUTO, FP32, half, VINO) == "onnxruntime-cuda fp16"
+    # A CPU computes fp16 in fp32: its figures say nothing of a GPU's.
+    for unchecked in (FP16, FP16.model_copy(update={"parity": None})):
+        assert taken(AUTO, FP32, unchecked, VINO) == "onnxruntime-cuda fp32"
+        assert taken(EngineOptions(precision="fp16"), FP32, unchecked) == "onnxruntime-cuda fp16"
 
 
-def test_tensorrt_is_taken_before_onnx_runtime_only_if_it_was_compared(machine):
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_tensorrt_is_taken_before_onnx_runtime_only_if_it_was_compared(machine, precision):
     machine("tensorrt/cuda", "onnxruntime/cuda", *CPU_ONLY)
-    plan = entry("tensorrt", "fp16", gpu="sm_90")
-    assert taken(AUTO, FP32, FP16, plan) == "tensorrt-cuda fp16"
+    plan = entry("tensorrt", precision, gpu="sm_90", parity=ON_CUDA)
+    assert taken(AUTO, FP32, plan) == f"tensorrt-cuda {precision}"
     unchecked = plan.model_copy(update={"parity": None})
-    assert taken(AUTO, FP32, FP16, unchecked) == "onnxruntime-cuda fp16"
-    assert taken(EngineOptions(engine="tensorrt", precision="fp16"), FP32, unchecked) == (
-        "tensorrt-cuda fp16"
-    )
+    assert taken(AUTO, FP32, unchecked) == "onnxruntime-cuda fp32"
+    asked = EngineOptions(engine="tensorrt", precision=precision)
+    assert taken(asked, FP32, unchecked) == f"tensorrt-cuda {precision}"
+
+
+def test_int8_does_not_run_on_a_gpu(machine):
+    machine("onnxruntime/cuda", *CPU_ONLY)
+    int8 = entry("onnxruntime", "int8", relative_time=0.2)
+    assert taken(EngineOptions(precision="int8"), FP32, int8) == "onnxruntime-cpu int8"
+    with pytest.raises(WssegError, match="int8 is made and judged for CPUs"):
+        taken(EngineOptions(device="cuda", precision="int8"), FP32, int8)
+
+
+@pytest.mark.parametrize(
+    ("device", "engine", "words"),
+    [
+        ("cuda", "openvino", "engine openvino computes on cpu, not on cuda"),
+        ("cpu", "tensorrt", "engine tensorrt computes on cuda, not on cpu"),
+    ],
+)
+def test_an_engine_on_a_device_that_it_never_has_is_an_error(machine, device, engine, words):
+    machine("tensorrt/cuda", *CPU_ONLY)
+    plan = entry("tensorrt", "fp16", gpu="sm_90", parity=ON_CUDA)
+    with pytest.raises(WssegError, match=words):
+        taken(EngineOptions(device=device, engine=engine), FP32, VINO, plan)
 
 
 def test_masks_by_known_ratios_pass_tensorrt_over(machine):

@@ -7,13 +7,14 @@ import pytest
 import tensorrt_rtx
 
 from tests.serve.conftest import PARITY, make_manifest
+from wsseg.imaging.errors import WssegError
 from wsseg.serve import choose, tensorrt_engine
 from wsseg.serve.adapters import ADAPTERS
 from wsseg.serve.choose import open_engine
 from wsseg.serve.engine import UnusableError
 from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.manifest import EngineFile, Profile
-from wsseg.serve.tensorrt_build import engine_cache, kept_engine
+from wsseg.serve.tensorrt_build import EngineBuildError, engine_cache, kept_engine
 
 PROFILE = Profile(minimum=(1, 8, 8), optimum=(1, 16, 16), maximum=(2, 32, 32))
 OTHER = Profile(minimum=(1, 8, 8), optimum=(1, 16, 16), maximum=(4, 32, 32))
@@ -116,9 +117,11 @@ def test_an_engine_asked_for_by_name_that_does_not_fit_is_built_again_with_one_m
 
     # Loading needs a GPU; the build is the real one.
     monkeypatch.setattr(tensorrt_engine, "_loaded", load)
-    asked = EngineOptions(engine="tensorrt-rtx")
-    assert open_engine(tmp_path, stale, asked).name == "tensorrt-rtx-cuda"
-    assert open_engine(tmp_path, stale, asked).name == "tensorrt-rtx-cuda"
+    asked = EngineOptions(engine="tensorrt-rtx", rebuild=True)
+    for _ in range(2):
+        engine = open_engine(tmp_path, stale, asked)
+        # Rows name another engine than the one that was compared, and the file it came of.
+        assert (engine.name, engine.file) == ("tensorrt-rtx-cuda-rebuilt", "model.fp16.onnx")
     assert loaded[0] == loaded[1]
     assert [file.read_bytes() for file in (tmp_path / "cache/engines").iterdir()] == loaded[:1]
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
@@ -126,6 +129,50 @@ def test_an_engine_asked_for_by_name_that_does_not_fit_is_built_again_with_one_m
     assert "model.rtx.sm_86.engine (tensorrt_rtx 1.0, sm_86) does not fit here" in said[0]
     assert "for sm_89 was built from model.fp16.onnx" in said[0]
     assert "was taken from the cache" in said[1]
+
+
+def test_an_engine_that_fits_is_taken_before_another_is_built(stale, tmp_path, monkeypatch):
+    here = f"tensorrt_rtx {tensorrt_rtx.__version__}"
+    (tmp_path / "model.rtx.sm_89.engine").write_bytes(b"old")
+    fitting = stale.engines[1].model_copy(
+        update={"file": "model.rtx.sm_89.engine", "gpu": "sm_89", "builder": here}
+    )
+    both = stale.model_copy(update={"engines": (*stale.engines, fitting)})
+    loaded = []
+
+    def load(module, plan, manifest, entry):
+        loaded.append(entry.file)
+        return entry
+
+    monkeypatch.setattr(tensorrt_engine, "_loaded", load)
+    monkeypatch.setattr(choose, "_tell", lambda *_: None)
+    open_engine(tmp_path, both, EngineOptions(engine="tensorrt-rtx", rebuild=True))
+    assert loaded == ["model.rtx.sm_89.engine"]
+
+
+def test_what_only_compares_engines_builds_none(stale, tmp_path):
+    with pytest.raises(WssegError, match="export again here"):
+        open_engine(tmp_path, stale, EngineOptions(engine="tensorrt-rtx"))
+
+
+def test_a_kept_engine_that_was_altered_is_built_again(tmp_path):
+    plan, _ = kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(plan[:-1])
+    assert kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path) == (plan, True)
+
+
+def test_an_architecture_that_the_library_does_not_know_is_said(tmp_path):
+    with pytest.raises(EngineBuildError, match="does not build for sm_90"):
+        kept_engine(tensorrt_rtx, small_model(), "sm_90", PROFILE, tmp_path)
+
+
+def test_an_engine_that_cannot_be_kept_is_used_all_the_same(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    plan, built = kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path / "file")
+    assert built
+    assert len(plan) > 100
+    assert "set WSSEG_CACHE" in caplog.text
 
 
 def test_auto_takes_no_engine_that_nothing_has_compared(stale, tmp_path, monkeypatch):

@@ -140,14 +140,11 @@ def test_the_layers_around_a_loud_channel_are_the_most_sensitive(small):
 
 
 def test_no_engine_is_made_where_nothing_is_found_to_judge_it_by(small, standard, model, tmp_path):
-    nowhere = replace(standard, thresholds=np.full_like(standard.thresholds, 1.1))
-    with pytest.raises(EngineRejectedError, match="all masks empty"):
-        make(small, nowhere, model, tmp_path)
+    for factors, missing in (((2.2, 2.2), "no organ and no tumour"), ((1, 2.2), "no tumour")):
+        limits = standard.thresholds * np.array(factors)[:, None, None]
+        with pytest.raises(EngineRejectedError, match=f"finds {missing} in the slices"):
+            make(small, replace(standard, thresholds=limits), model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-    somewhere = replace(
-        standard, thresholds=standard.thresholds * np.array([2.2, 1])[:, None, None]
-    )
-    assert not somewhere.empty
 
 
 def test_no_file_is_left_of_an_engine_that_was_refused(small, standard, model, tmp_path):
