@@ -94,10 +94,16 @@ def _engines() -> list[Check]:
 
 
 def _integers() -> Check:
-    from wsseg.serve.cpu import INTEGER, instructions
+    from wsseg.serve.cpu import INTEGER, flags, instructions
 
     there = sorted(instructions() & {*INTEGER})
-    finding = ", ".join(there) if there else f"none of {', '.join(INTEGER)}: INT8 is not faster"
+    wanted = ", ".join(INTEGER)
+    if flags() is None:
+        lacking = f"unknown: this system does not tell whether the CPU has {wanted}"
+    else:
+        lacking = f"none of {wanted}: INT8 is not faster"
+    passed_over = "--precision auto takes no INT8 that was judged with them"
+    finding = ", ".join(there) if there else f"{lacking}; {passed_over}"
     return Check("INT8 on the CPU", bool(there), finding)
 
 

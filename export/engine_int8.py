@@ -20,7 +20,7 @@ from wsseg.export.quantize.qdq import quantised
 from wsseg.export.quantize.ranges import Method, measure_ranges
 from wsseg.export.quantize.search import search
 from wsseg.export.quantize.sensitivity import most_sensitive_first
-from wsseg.serve.cpu import integer_kind
+from wsseg.serve.cpu import judged_with
 from wsseg.serve.manifest import EngineFile, Manifest, Parity
 from wsseg.train.predictor import Predictor
 
@@ -75,7 +75,7 @@ def make_int8_engine(
         update={
             "parity": found.parity,
             "float_layers": tuple(layer.name for layer in found.in_float),
-            "instructions": integer_kind(),
+            "instructions": judged_with(),
         }
     )
 

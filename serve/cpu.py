@@ -1,5 +1,6 @@
-"""What this machine's CPU computes integers and bfloat16 with."""
+"""What this machine's CPU computes integers and bfloat16 with, and on how many cores."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -11,20 +12,51 @@ BFLOAT = ("amx_bf16", "avx512_bf16")
 INFORMATION = Path("/proc/cpuinfo")
 # On x86 and on Arm.
 FLAGS = ("flags", "features")
+UNKNOWN = "unknown instructions"
+"""Stands in a manifest for those of a CPU whose system does not tell."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of computing in each period of so many, or "max" (cgroup v2)."""
+
+
+def instructions() -> frozenset[str]:
+    """Those of INTEGER and BFLOAT that are here; empty where the system does not tell."""
+    return (flags() or frozenset()) & {*INTEGER, *BFLOAT}
 
 
 @cache
-def instructions() -> frozenset[str]:
-    """Those of INTEGER and BFLOAT that are here; empty where the system does not tell."""
+def flags() -> frozenset[str] | None:
+    """All that the system tells of the CPU's abilities; None where it does not, as off Linux."""
     try:
         lines = INFORMATION.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return frozenset()
+        return None
     cells = (line.partition(":") for line in lines)
-    flags = next((value for name, _, value in cells if name.strip().lower() in FLAGS), "")
-    return frozenset(flags.split()) & {*INTEGER, *BFLOAT}
+    found = (value for name, _, value in cells if name.strip().lower() in FLAGS)
+    return next((frozenset(value.split()) for value in found), None)
 
 
 def integer_kind() -> str | None:
-    """The best of INTEGER that is here, such as "avx512_vnni"; None where there is none."""
+    """The best of INTEGER known to be here, such as "avx512_vnni"; None where there is none."""
     return next((kind for kind in INTEGER if kind in instructions()), None)
+
+
+def judged_with() -> str | None:
+    """What INT8 figures that are measured here hold for, see `EngineFile.instructions`.
+
+    UNKNOWN where the system does not tell: None would say that they hold for every CPU.
+    """
+    return UNKNOWN if flags() is None else integer_kind()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by its affinity and by its container's quota.
+
+    A quota of part of a core counts as a whole one.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = QUOTA.read_text(encoding="ascii").split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # another system, or "max"
+        return cores

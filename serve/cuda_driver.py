@@ -10,12 +10,12 @@ CAPABILITY = (75, 76)
 
 
 def no_driver() -> str | None:
-    """Why no NVIDIA GPU can be used here, found without loading a model; None where one may."""
+    """Why no NVIDIA GPU can be used here, found without loading a model; None where one answers."""
     try:
-        _driver()
+        driver = _driver()
     except OSError:
         return f"no NVIDIA driver was found ({LIBRARY} does not load)"
-    return None
+    return None if _devices(driver) else "the NVIDIA driver finds no GPU"
 
 
 def this_architecture() -> str | None:
@@ -25,12 +25,20 @@ def this_architecture() -> str | None:
     except OSError:
         return None
     device, numbers = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()]
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+    if not _devices(driver) or driver.cuDeviceGet(ctypes.byref(device), 0):
         return None
     for number, attribute in zip(numbers, CAPABILITY, strict=True):
         if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device):
             return None
     return "sm_" + "".join(str(number.value) for number in numbers)
+
+
+def _devices(driver: Any) -> int:
+    """How many GPUs answer; 0, too, where the driver does not start."""
+    count = ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
 
 
 def _driver() -> Any:

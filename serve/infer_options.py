@@ -10,6 +10,9 @@ from wsseg.imaging.errors import WssegError
 from wsseg.serve.engine_options import Device, EngineName, EngineOptions, Precision
 from wsseg.serve.report import recovered_paths
 
+BATCH = 8
+"""Slices that the network sees at once, where nothing else is asked for."""
+
 
 class InferOptions(Frozen):
     """All of a run but its inputs.
@@ -31,7 +34,7 @@ class InferOptions(Frozen):
     device: Device = "auto"
     precision: Precision = "auto"
     threads: NonNegativeInt = 0
-    batch: PositiveInt = 8
+    batch: PositiveInt = BATCH
     readers: PositiveInt = 2
     read_ahead: PositiveInt = 8
     memory_mb: PositiveInt = 768

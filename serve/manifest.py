@@ -51,7 +51,8 @@ class EngineFile(Frozen):
     Engines of several runtimes may share a file. `gpu` is the CUDA architecture an engine was built
     for (such as "sm_89"); None runs anywhere. `parity` is None only for an engine that could not
     run on the exporting machine. `instructions` names what of a CPU its figures hold for (such as
-    "avx512_vnni"), where the arithmetic differs from one CPU to another; None where it does not.
+    "avx512_vnni", or `cpu.UNKNOWN`), where the arithmetic differs from one CPU to another; None
+    where it does not.
     `float_layers` names the network's layers that stay float32 in an int8 engine, because in
     integers they would move its masks; most sensitive first.
     `relative_time` is the time of a slice over that of fp32 in ONNX Runtime on the CPU of the

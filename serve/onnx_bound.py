@@ -1,5 +1,6 @@
 """ONNX Runtime over buffers that stay on the device: CUDA graphs for shapes that repeat."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ GRAPH = "gpu_graph_id"
 NO_GRAPH = "-1"
 
 Shape = tuple[int, ...]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class BoundEngine:
     device: str = "cuda"
     _seen: set[Shape] = field(default_factory=set, init=False)
     _kept: dict[Shape, _Bound] = field(default_factory=dict, init=False)
+    _refused: set[Shape] = field(default_factory=set, init=False)
 
     @property
     def name(self) -> str:
@@ -62,6 +66,10 @@ class BoundEngine:
     def gives_probability(self) -> bool:
         """Whether the file was exported with the probability as an output."""
         return self.plain.gives_probability
+
+    def keeps(self, shape: Shape) -> bool:
+        """Whether batches of this shape run over buffers of their own."""
+        return shape in self._kept
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
         """Masks and areas of slices (n, c, H, W); EngineError where the runtime gives up."""
@@ -89,7 +97,15 @@ class BoundEngine:
         if shape not in self._seen or len(self._kept) == MOST_SHAPES:
             self._seen.add(shape)
             return None
-        self._kept[shape] = self._bind(shape)
+        if shape in self._refused:
+            return None
+        try:
+            self._kept[shape] = self._bind(shape)
+        except Exception as error:  # the runtime's errors share no class below Exception
+            # Mostly memory of a GPU that others use, too: without buffers the batch may still fit.
+            self._refused.add(shape)
+            logger.info("no buffers are kept for batches %s: %s", shape, first_line(error))
+            return None
         return self._kept[shape]
 
     def _bind(self, shape: Shape) -> _Bound:

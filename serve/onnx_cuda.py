@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import logging
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,9 @@ NAMES = {
 }
 # TF32 would quietly drop 13 of fp32's 23 bits, which the export's comparison never saw.
 CUDA_SETTINGS = {"use_tf32": "0"}
+# TensorRT's providers have no such setting: NVIDIA's libraries read this variable when they start.
+# https://github.com/microsoft/onnxruntime/issues/26029
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
 TRIAL_SIDE = 32
 
 logger = logging.getLogger(__name__)
@@ -63,6 +67,7 @@ def open_onnx_gpu(
             # Refused where a node is left to the CPU; the session without graphs then serves.
             return _cuda(content, manifest, entry, graphs=True)
         return _cuda(content, manifest, entry, graphs=False)
+    os.environ.setdefault(TF32_VARIABLE, "0")
     settings = onnxruntime.SessionOptions()
     providers: list[Any] = []
     if provider == TENSORRT_RTX:
@@ -88,6 +93,8 @@ def _cuda(
                 engine(blank)
         except EngineError as error:
             raise UnusableError(f"CUDA graphs cannot be captured: {error}") from error
+        if not engine.keeps(blank.shape):  # it answered, but nothing was captured
+            raise UnusableError("CUDA graphs cannot be captured: the GPU has no room for buffers")
     return engine
 
 

@@ -1,7 +1,9 @@
 """Run the exported graph in OpenVINO on the CPU."""
 
-import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.contract import INPUT, OUTPUTS, PROBABILITY, Port, check_contract
-from wsseg.serve.cpu import BFLOAT, instructions
+from wsseg.serve.cpu import BFLOAT, instructions, usable_cores
 from wsseg.serve.engine import EngineError, Prediction
 from wsseg.serve.manifest import EngineFile, Manifest
 from wsseg.serve.model_folder import engine_bytes
@@ -21,7 +23,8 @@ from wsseg.serve.onnx_engine import first_line
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 KINDS = {"f32": "float32", "u8": "uint8", "i64": "int64"}
 REPEATS = 3
-"""Batches of one picture size from which on the network is compiled for that size alone."""
+"""Batches of one picture size from which on the network is compiled for that size alone; and
+batches with more slices than there are streams, from which on it is compiled with more."""
 
 
 def no_openvino() -> str | None:
@@ -40,22 +43,26 @@ def no_bfloat() -> str | None:
 
 @dataclass
 class OpenVinoEngine:
-    """An engine (see `engine.Engine`) over a network compiled for one stream a core.
+    """An engine (see `engine.Engine`) over a network compiled for as many streams as slices come.
 
-    A batch is dealt out to the streams: each computes its slices on a core of its own, which wastes
-    less than all cores on one slice. Of the picture size that repeats, a compiled copy is kept.
+    A batch is dealt out to the streams, which share the cores: a core for each slice wastes less
+    than all cores on one slice, and a batch smaller than the cores leaves none idle. Of the picture
+    size that repeats, a compiled copy is kept.
     """
 
     core: Any
     model: Any
-    streams: int
+    cores: int
     precision: str
     file: str
     name: str = "openvino-cpu"
-    _any: list[Any] = field(default_factory=list, init=False)
-    _fixed: list[Any] = field(default_factory=list, init=False)
-    _size: tuple[int, int] = (0, 0)
-    _repeats: int = 0
+    _any: "_Streams" = field(init=False)
+    _fixed: "_Streams | None" = field(default=None, init=False)
+    _size: tuple[int, int] = field(default=(0, 0), init=False)
+    _repeats: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._any = _Streams(partial(self._compile, self.model))
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
         """Masks and areas of slices (n, c, H, W); EngineError where the runtime gives up."""
@@ -75,42 +82,74 @@ class OpenVinoEngine:
 
     def _run(self, outputs: tuple[str, ...], pixels: NDArray[np.float32]) -> list[Any]:
         try:
-            requests = self._requests((pixels.shape[2], pixels.shape[3]))
+            streams = self._streams((pixels.shape[2], pixels.shape[3]))
+            requests = streams.requests_for(min(len(pixels), self.cores))
             parts = np.array_split(np.ascontiguousarray(pixels), min(len(pixels), len(requests)))
             at_work = requests[: len(parts)]
-            for request, part in zip(at_work, parts, strict=True):
-                request.start_async({INPUT: part}, share_inputs=True)
-            for request in at_work:
-                request.wait()
+            _compute(at_work, parts)
             found = [[r.get_tensor(name).data for r in at_work] for name in outputs]
         except Exception as error:  # the runtime's errors share no class below Exception
             raise EngineError(first_line(error)) from error
         # Copied, for the next run writes into the same memory.
         return [np.concatenate(answers) for answers in found]
 
-    def _requests(self, size: tuple[int, int]) -> list[Any]:
-        """Requests of the network compiled for a picture size, or for any while it is new."""
+    def _streams(self, size: tuple[int, int]) -> "_Streams":
+        """Of the network compiled for a picture size, or for any while it is new."""
         if size != self._size:
-            self._size, self._repeats, self._fixed = size, 0, []
+            self._size, self._repeats, self._fixed = size, 0, None
         self._repeats += 1
         if self._repeats == REPEATS:
             fixed = self.model.clone()
             shape = fixed.input(INPUT).partial_shape
             fixed.reshape({INPUT: [-1, shape[1], *size]})
-            self._fixed = self._compile(fixed)
-        if self._fixed:
-            return self._fixed
-        self._any = self._any or self._compile(self.model)
-        return self._any
+            self._fixed = _Streams(partial(self._compile, fixed))
+        return self._fixed or self._any
 
-    def _compile(self, model: Any) -> list[Any]:
+    def _compile(self, model: Any, streams: int) -> list[Any]:
         hints = {
-            "INFERENCE_NUM_THREADS": self.streams,
-            "NUM_STREAMS": self.streams,
+            "INFERENCE_NUM_THREADS": self.cores,
+            "NUM_STREAMS": streams,
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
         }
         compiled = self.core.compile_model(model, "CPU", hints)
-        return [compiled.create_infer_request() for _ in range(self.streams)]
+        return [compiled.create_infer_request() for _ in range(streams)]
+
+
+@dataclass
+class _Streams:
+    """Requests of one compiled network, a stream for each.
+
+    compiled: makes as many as it is told to. Compiling takes as long as several batches, so that
+    one larger batch among small ones is not worth it.
+    """
+
+    compiled: Callable[[int], list[Any]]
+    _requests: list[Any] = field(default_factory=list, init=False)
+    _larger: int = field(default=0, init=False)
+
+    def requests_for(self, wanted: int) -> list[Any]:
+        """So many, or those of a smaller batch as long as larger ones do not repeat."""
+        if wanted > len(self._requests):
+            self._larger += 1
+            if not self._requests or self._larger == REPEATS:
+                self._requests, self._larger = self.compiled(wanted), 0
+        return self._requests
+
+
+def _compute(requests: Sequence[Any], parts: Sequence[NDArray[np.float32]]) -> None:
+    """Run each request on its part; when this returns or raises, none of them is at work."""
+    started = []
+    try:
+        for request, part in zip(requests, parts, strict=True):
+            request.start_async({INPUT: part}, share_inputs=True)
+            started.append(request)
+        for request in started:
+            request.wait()
+    finally:
+        # One that is still at work would refuse the next batch, and reads memory that is freed.
+        for request in started:
+            with suppress(Exception):  # the first error is the one to tell
+                request.wait()
 
 
 def open_openvino(
@@ -118,7 +157,7 @@ def open_openvino(
 ) -> OpenVinoEngine:
     """The engine of an ONNX file in OpenVINO on the CPU; WssegError where it cannot be used.
 
-    threads: and streams; 0 takes the cores that this process may use.
+    threads: that all streams share; 0 takes the cores that this process may use.
     """
     import openvino
 
@@ -133,8 +172,7 @@ def open_openvino(
     inputs = {port.any_name: _port(port) for port in model.inputs}
     outputs = {port.any_name: _port(port) for port in model.outputs}
     check_contract(inputs, outputs, manifest, entry)
-    streams = threads or len(os.sched_getaffinity(0))
-    return OpenVinoEngine(core, model, streams, entry.precision, entry.file)
+    return OpenVinoEngine(core, model, threads or usable_cores(), entry.precision, entry.file)
 
 
 def _port(port: Any) -> Port:

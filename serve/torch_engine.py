@@ -66,6 +66,17 @@ class TorchEngine:
             raise EngineError(first_line(error)) from error
 
 
+def full_float32() -> None:
+    """Let this process's PyTorch compute float32 on a GPU in all of its 23 bits, as the export did.
+
+    Its convolutions would otherwise be in TF32, which has 10.
+    """
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def open_torch(
     folder: Path, manifest: Manifest, entry: EngineFile, threads: int, *, device: Device
 ) -> TorchEngine:
@@ -84,6 +95,8 @@ def open_torch(
             f"PyTorch {torch.__version__} cannot load {entry.file} ({entry.builder}): "
             f"{first_line(error)}; export it again"
         ) from error
+    if device == "cuda":
+        full_float32()
     if threads:
         torch.set_num_threads(threads)
     return TorchEngine(program, device, entry.precision, entry.file)

@@ -49,8 +49,11 @@ def network(
     import torch
 
     from wsseg.export.graph import DeployGraph
+    from wsseg.serve.torch_engine import full_float32
     from wsseg.train.checkpoint import load_run
 
+    if precision == "fp32":  # what the engines are held to
+        full_float32()
     trained = load_run(Path(run))
     half: Literal["fp16", "fp32"] = "fp16" if precision == "fp16" else "fp32"
     graph = DeployGraph(trained.predictor, trained.record.thresholds, half).eval().to(device)

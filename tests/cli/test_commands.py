@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,3 +211,22 @@ def test_doctor_names_the_extra_that_mends_a_missing_package(capsys):
 
     show([Check("package x", works=False, finding="pip install 'wsseg[train]'")], as_json=False)
     assert "wsseg[train]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (None, "unknown: this system does not tell"),
+        (frozenset({"avx2"}), "none of amx_int8, .*INT8 is not faster"),
+    ],
+)
+def test_doctor_tells_a_cpu_without_fast_integers_from_one_it_knows_nothing_of(
+    monkeypatch, flags, told
+):
+    from wsseg.cli import doctor
+    from wsseg.serve import cpu
+
+    monkeypatch.setattr(cpu, "flags", lambda: flags)
+    line = next(check for check in doctor.checks() if check.subject == "INT8 on the CPU")
+    assert not line.works
+    assert re.match(f"{told}.*; --precision auto takes no INT8", line.finding)

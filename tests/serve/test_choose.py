@@ -13,6 +13,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.serve import choose
 from wsseg.serve.adapters import ADAPTERS, Adapter
 from wsseg.serve.choose import candidates, open_engine
+from wsseg.serve.cpu import UNKNOWN
 from wsseg.serve.engine import Prediction, UnusableError
 from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.manifest import EngineFile, Manifest
@@ -206,3 +207,10 @@ def test_on_this_machine_a_real_folder_opens(model):
     manifest, folder = load_model(model)
     engine = open_engine(folder, manifest, ON_CPU)
     assert engine(np.full((1, 1, 2, 2), 255, np.float32)).pixel_areas.tolist() == [[4, 4]]
+
+
+def test_int8_judged_where_nobody_knows_the_cpu_is_not_taken_by_itself(machine, monkeypatch):
+    machine(*CPU_ONLY)
+    monkeypatch.setattr(choose, "integer_kind", lambda: None)
+    foreign = VINO_INT8.model_copy(update={"instructions": UNKNOWN})
+    assert taken(AUTO, FP32, VINO, foreign) == "openvino-cpu fp32"

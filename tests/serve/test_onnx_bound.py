@@ -1,15 +1,17 @@
 """Buffers that stay on the device: the same answers, and no more of them than there is room."""
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
+from wsseg.serve import onnx_cuda
 from wsseg.serve.choose import open_engine
 from wsseg.serve.engine import EngineError
 from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.model_folder import load_model
 from wsseg.serve.onnx_bound import MOST_SHAPES, BoundEngine
-from wsseg.serve.onnx_engine import OnnxEngine
+from wsseg.serve.onnx_engine import CPU, OnnxEngine, start_session
 
 
 @pytest.fixture
@@ -72,3 +74,41 @@ def test_what_the_runtime_raises_is_an_engine_error(engine, monkeypatch):
     monkeypatch.setattr(engine.plain.session, "run_with_iobinding", lost)
     with pytest.raises(EngineError, match="the GPU is lost"):
         engine(slices)
+
+
+def test_a_gpu_without_room_for_buffers_serves_without_them(engine, monkeypatch):
+    asked = []
+
+    def no_room(*_):
+        asked.append(1)
+        raise EPFail("Failed to allocate memory for requested buffer")
+
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", staticmethod(no_room))
+    slices = pixels(2, 1, 4, 4)
+    for _ in range(4):
+        same(engine(slices), engine.plain(slices))
+    assert not engine.keeps(slices.shape)
+    assert len(asked) == 1  # a full GPU is not asked again for every batch
+
+
+def test_graphs_that_find_no_room_are_no_end_of_cuda(model, monkeypatch):
+    """The trial answers without buffers, so nothing was captured: the plain session is opened."""
+
+    def no_room(*_):
+        raise EPFail("Failed to allocate memory for requested buffer")
+
+    asked = []
+
+    def on_cpu(content, settings, providers):
+        asked.append(providers[0][1]["enable_cuda_graph"])
+        return start_session(content, settings, [CPU])
+
+    monkeypatch.setattr(onnx_cuda, "start_session", on_cpu)
+    monkeypatch.setattr(onnx_cuda, "CUDA", CPU)
+    monkeypatch.setitem(onnx_cuda.NAMES, CPU, "onnxruntime-cuda")
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", staticmethod(no_room))
+    manifest, folder = load_model(model)
+    opened = onnx_cuda.open_onnx_gpu(folder, manifest, manifest.engines[0], CPU)
+    assert asked == ["1", "0"]
+    assert isinstance(opened, BoundEngine)
+    assert not opened.graphs

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,3 +84,81 @@ def test_a_file_that_is_no_network_is_one_clear_error(tmp_path):
 def test_a_network_of_another_program_is_refused(tmp_path):
     with pytest.raises(WssegError, match="no graph of wsseg"):
         opened(tmp_path, threshold_graph(names=("mask", "area", "soft_area")))
+
+
+class Request:
+    """A request that refuses to start while it is at work, as OpenVINO's do."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.fault, self.at_work = fault, False
+
+    def start_async(self, inputs, *, share_inputs):
+        if self.at_work:
+            raise RuntimeError("Infer Request is busy")
+        if self.fault == "start":
+            raise RuntimeError("no start")
+        self.at_work = True
+
+    def wait(self):
+        self.at_work = False
+        if self.fault:
+            raise RuntimeError(f"no {self.fault}")
+
+
+class FakeCore:
+    """Compiles to fakes; `compiled` is told how many streams each time and with how many threads.
+
+    faults: what goes wrong in each request, in their order.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+        self.compiled: list[tuple[int, int]] = []
+        self.requests: list[Request] = []
+
+    def compile_model(self, model, device, hints):
+        self.compiled.append((hints["NUM_STREAMS"], hints["INFERENCE_NUM_THREADS"]))
+        self.requests = [Request(fault) for fault in self.faults] or [
+            Request() for _ in range(hints["NUM_STREAMS"])
+        ]
+        return SimpleNamespace(create_infer_request=iter(self.requests).__next__)
+
+
+@pytest.mark.parametrize("faults", [("", "wait", "", "end"), ("", "", "start", "")])
+def test_after_an_error_no_request_is_left_at_work(faults):
+    core = FakeCore(*faults)
+    engine = OpenVinoEngine(core, None, 4, "fp32", "model.onnx")
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"no wait|no start"):
+            engine(pixels(4, 1, 8, 8))
+        assert not any(request.at_work for request in core.requests)
+
+
+def streams_asked_for(cores: int, *batches: int) -> list[tuple[int, int]]:
+    """What was compiled for batches of so many slices, all of different sizes."""
+    core = FakeCore()
+    engine = OpenVinoEngine(core, None, cores, "fp32", "model.onnx")
+    for at, count in enumerate(batches):
+        with pytest.raises(EngineError):  # a fake request has no answer
+            engine(pixels(count, 1, 8 + at, 8))
+    return core.compiled
+
+
+def test_a_batch_smaller_than_the_cores_leaves_none_idle():
+    assert streams_asked_for(16, 2) == [(2, 16)]
+    assert streams_asked_for(4, 9) == [(4, 4)]
+
+
+def test_more_streams_are_compiled_only_for_larger_batches_that_repeat():
+    once = [2] + [8] * (REPEATS - 1)
+    assert streams_asked_for(16, *once) == [(2, 16)]
+    assert streams_asked_for(16, *once, 2, 8, 8, 2) == [(2, 16), (8, 16)]
+
+
+def test_batches_that_grow_and_shrink_have_the_same_answers(engine):
+    slices = pixels(5, 1, 24, 24)
+    first = engine(slices)
+    for count in (1, 5, 2, 5, 5, 3, 1):
+        found = engine(slices[:count])
+        np.testing.assert_array_equal(found.masks, first.masks[:count])
+        np.testing.assert_array_equal(found.soft_areas, first.soft_areas[:count])
