@@ -27,6 +27,9 @@ def bench(
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads of the network; 0: all cores.")
     ] = 0,
+    torch: Annotated[
+        bool, typer.Option("--torch", help="Time PyTorch's model.pt2 too, where the model has it.")
+    ] = False,
 ) -> None:
     """Time every engine of a model folder that runs on this machine.
 
@@ -40,5 +43,6 @@ def bench(
 
         flags = {
             "batch": batch, "rounds": rounds, "side": side, "device": device, "threads": threads,
+            "torch": torch,
         }  # fmt: skip
         show(compare(model, scans or [], settings(BenchOptions, None, flags)))

@@ -25,22 +25,25 @@ from wsseg.serve.engine_options import Device, EngineOptions
 from wsseg.serve.manifest import EngineFile, Manifest
 from wsseg.serve.model_folder import load_model
 from wsseg.serve.one_engine import open_entry
-from wsseg.serve.rounds import interleaved, paired_ratio, seconds, warm_up
+from wsseg.serve.rounds import interleaved, paired_ratio, reference, seconds, warm_up
 
-REFERENCE = ("onnxruntime", "fp32")
 SEED = 0
 FALLBACK_RANGE = (0.0, 255.0)
 """Intensities of made slices where the model has no fixed window."""
 
 
 class BenchOptions(Frozen):
-    """batch: slices at once. rounds: turns of each engine. side: of made slices, pixels."""
+    """batch: slices at once. rounds: turns of each engine. side: of made slices, pixels.
+
+    torch: time PyTorch's program too.
+    """
 
     batch: PositiveInt = 8
     rounds: PositiveInt = 5
     side: PositiveInt = 512
     device: Device = "auto"
     threads: NonNegativeInt = 0
+    torch: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,14 @@ class Line:
 
 
 def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[Line]:
-    """Time all engines of a folder in turn on the same slices; those that fail say why."""
+    """Time the engines of a folder in turn on the same slices; those that fail say why."""
     manifest, folder = load_model(model)
     pixels = _real(scans, manifest, options) if scans else _made(manifest, options)
     asked = EngineOptions(device=options.device, threads=options.threads)
     opened: dict[EngineFile, Engine] = {}
     lines: dict[EngineFile, Line] = {}
-    for entry in manifest.engines:
+    entries = [e for e in manifest.engines if options.torch or e.runtime != "torch"]
+    for entry in entries:
         try:
             engine = open_entry(folder, manifest, entry, asked)
             warm_up(partial(engine, pixels))
@@ -75,7 +79,7 @@ def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[L
         else:
             opened[entry] = engine
     lines |= _timed(opened, pixels, options.rounds)
-    return [lines[entry] for entry in manifest.engines]
+    return [lines[entry] for entry in entries]
 
 
 def _timed(
@@ -87,11 +91,11 @@ def _timed(
         return lambda: seconds(lambda: engine(pixels))
 
     times = interleaved({entry: turn(engine) for entry, engine in engines.items()}, rounds)
-    reference = next((e for e in engines if (e.runtime, e.precision) == REFERENCE), None)
+    measure = reference(engines)
     for entry, engine in engines.items():
         own = times[entry]
         rate = len(pixels) / statistics.median(own)
-        ratio = None if reference is None else paired_ratio(times[reference], own)
+        ratio = None if measure is None else paired_ratio(times[measure], own)
         yield entry, Line(entry.file, engine.name, engine.precision, rate, ratio)
 
 

@@ -29,7 +29,7 @@ def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
     if options.calibration and "int8" not in options.precisions:
         raise WssegError("--calibration is for int8 engines: add --precision int8")
     name = options.name or out.resolve().name
-    triton = triton_request(repository, triton_flags, name=name, profile=profile)
+    triton = triton_request(repository, triton_flags, name=name, export=options)
     try:
         export_run(run, out, options)
     except (TensorRTMissingError, SomeFailedError):

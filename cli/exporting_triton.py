@@ -7,9 +7,10 @@ from typing import Any
 import typer
 
 from wsseg.cli.settings import settings
+from wsseg.export.engine_onnx import FILES
+from wsseg.export.options import ExportOptions
 from wsseg.export.triton import TritonOptions, add_version, check_request
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.manifest import Profile
 from wsseg.serve.model_folder import load_model
 
 
@@ -22,12 +23,12 @@ class TritonRequest:
 
 
 def triton_request(
-    repository: Path | None, flags: dict[str, Any], *, name: str, profile: Profile
+    repository: Path | None, flags: dict[str, Any], *, name: str, export: ExportOptions
 ) -> TritonRequest | None:
     """The request of the command line, checked before the export; None where there is none.
 
-    flags: fields of TritonOptions, None where not given. name: of the model. profile: its largest
-    batch is Triton's.
+    flags: fields of TritonOptions, None where not given. name: of the model. export: tells which
+    engines there will be, and the largest batch.
     """
     if repository is None:
         if any(value is not None for value in flags.values()):
@@ -36,9 +37,21 @@ def triton_request(
                 "repository: add --triton DIR"
             )
         return None
-    options = settings(TritonOptions, None, {"max_batch": profile.maximum[0]} | flags)
+    options = settings(TritonOptions, None, {"max_batch": export.profile.maximum[0]} | flags)
     check_request(repository, name, options)
+    _check_engine(options.engine, export)
     return TritonRequest(repository, options)
+
+
+def _check_engine(file: str, export: ExportOptions) -> None:
+    """Names of TensorRT engines hold the GPU that they are built for: those are not known yet."""
+    planned = [FILES[precision] for precision in dict.fromkeys(export.precisions)]
+    if not file or file in planned or (export.trt and file.endswith(".engine")):
+        return
+    raise WssegError(
+        f"--triton-engine {file}: this export makes {', '.join(planned)}"
+        f"{' and TensorRT engines (.engine)' if export.trt else ''} for Triton"
+    )
 
 
 def publish_to_triton(model: Path, request: TritonRequest) -> None:

@@ -18,7 +18,7 @@ from wsseg.export.parity import EngineRejectedError, require_evidence
 from wsseg.export.quantize.network_part import Layer, network_part
 from wsseg.export.quantize.qdq import quantised
 from wsseg.export.quantize.ranges import Method, measure_ranges
-from wsseg.export.quantize.search import search
+from wsseg.export.quantize.search import Found, search
 from wsseg.export.quantize.sensitivity import most_sensitive_first
 from wsseg.serve.cpu import judged_with
 from wsseg.serve.manifest import EngineFile, Manifest, Parity
@@ -51,14 +51,9 @@ def make_int8_engine(
     by; no file is left then.
     """
     require_evidence(entry.precision, standard)
-    exact = folder / FILES["fp32"]
-    # Tracing takes as long as all the rest: what was published already is read back.
-    model = onnx.load(exact) if exact.is_file() else traced(manifest, predictor, "fp32")
+    model = _float_model(manifest, predictor, folder)
     part = network_part(model)
-    with torch.inference_mode():
-        inputs = [
-            predictor.front(torch.from_numpy(raw[None])).numpy() for raw in calibration.slices
-        ]
+    inputs = _network_inputs(predictor, calibration)
     ranges = measure_ranges(part, inputs, calibration.method)
     file = folder / entry.file
 
@@ -71,6 +66,22 @@ def make_int8_engine(
     except EngineRejectedError:
         file.unlink()
         raise
+    return _judged_entry(entry, file, found)
+
+
+def _float_model(manifest: Manifest, predictor: Predictor, folder: Path) -> onnx.ModelProto:
+    """The fp32 graph. Tracing takes as long as all the rest: what was published is read back."""
+    exact = folder / FILES["fp32"]
+    return onnx.load(exact) if exact.is_file() else traced(manifest, predictor, "fp32")
+
+
+def _network_inputs(predictor: Predictor, calibration: Calibration) -> list[NDArray[np.float32]]:
+    """What the network itself sees of each slice: after window, resizing and normalising."""
+    with torch.inference_mode():
+        return [predictor.front(torch.from_numpy(raw[None])).numpy() for raw in calibration.slices]
+
+
+def _judged_entry(entry: EngineFile, file: Path, found: Found) -> EngineFile:
     return _hashed(entry, file).model_copy(
         update={
             "parity": found.parity,

@@ -9,11 +9,12 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch.export import Dim
 
 from wsseg.export.graph import DeployGraph
+from wsseg.serve import contract
+from wsseg.serve.contract import PROBABILITY
 
-INPUT = "pixels"
-OUTPUTS = ("mask", "pixel_area", "soft_area")
-# Costs a runtime that is not asked for it no time: the other outputs are computed from it.
-PROBABILITY = "probability"
+INPUT = contract.INPUT
+# In the order in which the graph gives them.
+OUTPUTS = tuple(contract.OUTPUTS)
 # Known to ONNX Runtime and TensorRT for years, and the newest that every node used here needs.
 OPSET = 18
 # Key of the model's own description (JSON) in the file's metadata_props.
@@ -39,6 +40,7 @@ def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.Mode
         dynamo=True,
         opset_version=OPSET,
         input_names=[INPUT],
+        # PROBABILITY costs a runtime that is not asked for it no time: the others come from it.
         output_names=[*OUTPUTS, PROBABILITY],
         dynamic_shapes=open_axes(),
         verbose=False,

@@ -27,7 +27,7 @@ from wsseg.export.tensorrt_toolkit import TensorRTMissingError, Toolkit, find_to
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.definitions import fault_text
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.manifest import FILE_NAME, Manifest, Teacher, Training
+from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Teacher, Training
 from wsseg.train.checkpoint import TrainedRun, load_run
 from wsseg.train.predictor import Predictor
 from wsseg.train.record import RunRecord
@@ -59,24 +59,34 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
     standard = make_standard(predictor, trained.samples, plan.thresholds, plan.classes, plan.ratios)
     with atomic_folder(out) as folder:
         job = Job(plan, predictor, standard, calibration, folder)
-        files, rejected = onnx_engines(job)
-        engines = files + openvino_engines(job, files)
-        on_cpu = plan.model_copy(update={"engines": engines})
-        engines = with_times(on_cpu, trained.samples[0], folder)
-        if options.torch:
-            engines += torch_engines(job)
-        problem = tensorrt.missing or rejected
-        if tensorrt.toolkit:
-            built, failed = tensorrt_engines(
-                TensorRTJob(plan, tensorrt.toolkit, options.profile, standard, folder),
-                [file for file in files if file.precision != "int8"][-1],
-            )
-            engines, problem = engines + built, problem or failed
+        engines, problem = _engines(job, trained, options, tensorrt)
         manifest = plan.model_copy(update={"engines": engines})
         (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if problem:
         raise problem
     return manifest
+
+
+def _engines(
+    job: Job, trained: TrainedRun, options: ExportOptions, tensorrt: _TensorRT
+) -> tuple[tuple[EngineFile, ...], WssegError | None]:
+    """All engines that could be made, and the first reason why one that was asked for is missing.
+
+    Raises AllFailedError where there is none.
+    """
+    files, rejected = onnx_engines(job)
+    on_cpu = job.plan.model_copy(update={"engines": files + openvino_engines(job, files)})
+    engines = with_times(on_cpu, trained.samples[0], job.folder)
+    if options.torch:
+        engines += torch_engines(job)
+    problem = tensorrt.missing or rejected
+    if tensorrt.toolkit:
+        built, failed = tensorrt_engines(
+            TensorRTJob(job.plan, tensorrt.toolkit, options.profile, job.standard, job.folder),
+            [file for file in files if file.precision != "int8"][-1],
+        )
+        engines, problem = engines + built, problem or failed
+    return engines, problem
 
 
 def _check_target(out: Path) -> None:

@@ -13,11 +13,10 @@ from wsseg.serve.engine import Engine
 from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.infer_options import BATCH
 from wsseg.serve.manifest import EngineFile, Manifest
-from wsseg.serve.rounds import interleaved, paired_ratio, seconds, warm_up
+from wsseg.serve.rounds import interleaved, paired_ratio, reference, seconds, warm_up
 
 ROUNDS = 3
 ON_CPU = EngineOptions(device="cpu")
-REFERENCE = ("onnxruntime", "fp32")
 
 Pixels = NDArray[np.float32]
 
@@ -33,11 +32,11 @@ def with_times(manifest: Manifest, sample: Pixels, folder: Path) -> tuple[Engine
     """
     able, _ = candidates(manifest, ON_CPU, "cpu")
     entries = [candidate.entry for candidate in able]
-    reference = next((e for e in entries if (e.runtime, e.precision) == REFERENCE), None)
-    if reference is None:
+    measure = reference(entries)
+    if measure is None:
         return manifest.engines
     opened = {_key(c.entry): c.adapter.open(folder, manifest, c.entry, 0) for c in able}
-    times = relative(opened, _batch(sample), _key(reference))
+    times = relative(opened, _batch(sample), _key(measure))
     return tuple(
         entry.model_copy(update={"relative_time": times.get(_key(entry))})
         for entry in manifest.engines
@@ -45,13 +44,13 @@ def with_times(manifest: Manifest, sample: Pixels, folder: Path) -> tuple[Engine
 
 
 def relative(
-    engines: Mapping[tuple[str, str], Engine], pixels: Pixels, reference: tuple[str, str]
+    engines: Mapping[tuple[str, str], Engine], pixels: Pixels, measure: tuple[str, str]
 ) -> dict[tuple[str, str], float]:
-    """Median over rounds of each engine's time over the reference's; the reference has 1."""
+    """Median over rounds of each engine's time over the measure's; the measure has 1."""
     for engine in engines.values():
         warm_up(partial(engine, pixels))
     times = interleaved({key: _turn(engine, pixels) for key, engine in engines.items()}, ROUNDS)
-    return {key: round(paired_ratio(times[key], times[reference]), 3) for key in engines}
+    return {key: round(paired_ratio(times[key], times[measure]), 3) for key in engines}
 
 
 def _batch(sample: Pixels) -> Pixels:

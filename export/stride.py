@@ -11,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsseg.export.difference import difference, overall
+from wsseg.export.difference import Difference, Standard, difference, overall
 from wsseg.export.parity import make_standard
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import Manifest, OutputStride
@@ -81,9 +81,20 @@ def coarsened(
     """
     coarser = at_stride_16(predictor)
     given = samples, plan.thresholds, plan.classes, plan.ratios
-    fine, coarse = make_standard(predictor, *given), make_standard(coarser, *given)
+    apart = _apart(make_standard(predictor, *given), make_standard(coarser, *given))
+    return coarser, OutputStride(
+        stride=16,
+        trained_at=FINE,
+        slices=apart.slices,
+        mask_iou=apart.mask_iou,
+        ratio_difference=apart.ratio_mean,
+    )
+
+
+def _apart(fine: Standard, coarse: Standard) -> Difference:
+    """Over the slices alone; those in a batch with their mirror image tell nothing more."""
     pairs = zip(coarse.references, fine.references, strict=True)
-    apart = overall(
+    return overall(
         [
             difference(
                 (after.probability >= coarse.thresholds).astype(np.uint8),
@@ -95,13 +106,6 @@ def coarsened(
             for after, before in pairs
             if len(before.pixels) == 1
         ]
-    )
-    return coarser, OutputStride(
-        stride=16,
-        trained_at=FINE,
-        slices=apart.slices,
-        mask_iou=apart.mask_iou,
-        ratio_difference=apart.ratio_mean,
     )
 
 

@@ -1,6 +1,7 @@
 """A model repository that Triton Inference Server reads: versions are added, never changed."""
 
 import errno
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from typing import Annotated, Literal
 import onnx
 from pydantic import Field
 
-from wsseg.export.onnx_file import OUTPUTS, PROBABILITY
+from wsseg.export.onnx_file import OUTPUTS
 from wsseg.export.triton_config import BACKENDS, Served, config_text, interface_text
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import WssegError
+from wsseg.serve.contract import PROBABILITY
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest
 from wsseg.serve.model_folder import engine_bytes, load_model
 
@@ -52,6 +54,7 @@ def check_request(repository: Path, name: str, options: TritonOptions) -> None:
     if repository.exists() and not repository.is_dir():
         raise WssegError(f"{repository} is a file, a model repository is a folder")
     _free_version(repository / name, options.version)
+    _check_writable(repository, name)
 
 
 def add_version(folder: Path, repository: Path, options: TritonOptions) -> Path:
@@ -129,6 +132,26 @@ def _free_version(model: Path, wanted: int | None) -> int:
             f"{highest + 1} or above, or leave it out"
         )
     return wanted or highest + 1
+
+
+def _check_writable(repository: Path, name: str) -> None:
+    """Tried beside the repository; asked of what lies inside, where Triton sees what is tried."""
+    beside = _existing(repository.resolve().parent)
+    try:
+        tempfile.TemporaryDirectory(dir=beside, prefix=".tmp-").cleanup()
+    except OSError as error:
+        raise WssegError(
+            f"{beside} cannot be written to, and versions are made beside the repository "
+            f"{repository}: {error.strerror}; choose another --triton"
+        ) from error
+    inside = _existing(repository.resolve() / name)
+    if not os.access(inside, os.W_OK):
+        raise WssegError(f"{inside} cannot be written to: choose another --triton")
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _check_same_interface(model: Path, served: Served) -> None:

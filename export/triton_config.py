@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wsseg.export.engine_onnx import describe
-from wsseg.export.onnx_file import INPUT, PROBABILITY
+from wsseg.serve.contract import INPUT, PROBABILITY
 from wsseg.serve.manifest import EngineFile, Manifest
 
 BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}

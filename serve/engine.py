@@ -58,8 +58,9 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Concurrent(Protocol):
-    """An engine that takes several calls at once, from as many threads: one on a GPU, which
-    copies one batch while it computes another."""
+    """An engine that takes several calls at once, from as many threads: the pipeline then keeps
+    as many batches in flight. None of the engines here declares it yet; one that copies one batch
+    to a GPU while it computes another could."""
 
     @property
     def in_flight(self) -> int: ...  # noqa: D102

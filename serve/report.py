@@ -102,25 +102,43 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _place(tables: list[tuple[Path, Path]]) -> None:
-    """Put (scratch, target) tables in their places; from the first that fails on, beside them.
+    """Put (scratch, target) tables in their places: all, or all beside them and the old ones back.
 
-    So tables of two runs do not lie under the names of one.
+    So tables of two runs never lie under the names of one.
     """
-    reason: OSError | None = None
-    kept: list[str] = []
-    for scratch, target in tables:
-        try:
-            if reason is None:
-                scratch.replace(target)
-                continue
-        except OSError as error:
-            reason = error
-        kept.append(_keep(scratch, target).name)
-    if reason is not None:
-        raise AllFailedError(
-            f"{tables[0][1]} could not be written: {reason}; this run's tables are kept beside it "
-            f"as {', '.join(kept)}: close the program that has the old ones open and rename them"
-        ) from reason
+    with ExitStack() as undo:
+        for scratch, target in tables:
+            try:
+                _swap(scratch, target, undo)
+            except OSError as error:
+                failed, reason = target, error
+                break
+        else:
+            undo.pop_all()
+            return
+    kept = [_keep(scratch, target).name for scratch, target in tables]
+    raise AllFailedError(
+        f"{failed} could not be written: {reason}; this run's tables are kept beside it as "
+        f"{', '.join(kept)}: close the program that has the old ones open and rename them"
+    ) from reason
+
+
+def _swap(scratch: Path, target: Path, undo: ExitStack) -> None:
+    """Put one table in its place; `undo` has the steps back, the old table aside until then."""
+    if target.is_file():
+        old = scratch.with_name(f"old-{scratch.name}")
+        target.replace(old)
+        undo.callback(_restore, old, target)
+    scratch.replace(target)
+    undo.callback(target.replace, scratch)
+
+
+def _restore(old: Path, target: Path) -> None:
+    """Put an old table back, or beside its place if that was taken meanwhile: never lost."""
+    try:
+        old.replace(target)
+    except OSError:
+        _keep(old, target)
 
 
 def _keep(scratch: Path, target: Path) -> Path:

@@ -2,13 +2,22 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
+
+from wsseg.serve.manifest import EngineFile
 
 K = TypeVar("K")
 T = TypeVar("T")
 
 WARM_UPS = 3
+# Runtime and precision that every model folder can have on any machine: times are told against it.
+REFERENCE = ("onnxruntime", "fp32")
+
+
+def reference(entries: Iterable[EngineFile]) -> EngineFile | None:
+    """The engine that the others are timed against; None where it is not among them."""
+    return next((e for e in entries if (e.runtime, e.precision) == REFERENCE), None)
 
 
 def seconds(action: Callable[[], object]) -> float:

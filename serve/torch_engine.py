@@ -14,6 +14,7 @@ from wsseg.serve.engine import EngineError, Prediction
 from wsseg.serve.manifest import EngineFile, Manifest
 from wsseg.serve.model_folder import engine_bytes
 from wsseg.serve.onnx_engine import first_line
+from wsseg.serve.torch_archive import check_archive
 
 Device = Literal["cpu", "cuda"]
 
@@ -87,7 +88,9 @@ def open_torch(
     import torch
 
     try:
-        program = torch.export.load(io.BytesIO(engine_bytes(folder, entry))).module().to(device)
+        content = engine_bytes(folder, entry)
+        check_archive(content, entry.file)
+        program = torch.export.load(io.BytesIO(content)).module().to(device)
     except WssegError:
         raise
     except Exception as error:  # the loader's errors share no class below Exception

@@ -37,8 +37,11 @@ class Helper:
         stdin = self._process.stdin
         if stdin is None:
             raise AssertionError("the helper listens")
-        stdin.write("\n")
-        stdin.flush()
+        try:
+            stdin.write("\n")
+            stdin.flush()
+        except BrokenPipeError as error:  # killed between turns, for its memory for instance
+            raise EntrantError(f"the helper ended with code {self._process.wait()}") from error
         return Turn(**self._answer())
 
     def __enter__(self) -> "Helper":

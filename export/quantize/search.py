@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from wsseg.export.parity import EngineRejectedError
 from wsseg.export.quantize.network_part import Layer
@@ -33,29 +34,40 @@ def search(attempt: Callable[[Sequence[Layer]], Parity], rank: Callable[[], list
     EngineRejectedError, naming the layers that hurt most, where more than FLOAT_AT_MOST of the
     work would have to stay in float.
     """
-    try:
-        return Found(attempt(()), ())
-    except EngineRejectedError as error:
-        logger.info("all layers in 8 bits: %s", error)
-        last = error
+    last = _tried(attempt, ())
+    if isinstance(last, Found):
+        return last
     ranked = rank()
-    total = sum(layer.products for layer in ranked)
-    count = 1
-    while sum(layer.products for layer in ranked[:count]) <= FLOAT_AT_MOST * total:
-        kept = tuple(ranked[:count])
-        try:
-            found = Found(attempt(kept), kept)
-        except EngineRejectedError as error:
-            logger.info("with %d layers in float (%s): %s", count, _names(kept), error)
-            last = error
-        else:
-            logger.info("with %d layers in float the engine passes: %s", count, _names(kept))
-            return found
+    most, count = _most_in_float(ranked), 1
+    while count <= most:
+        last = _tried(attempt, tuple(ranked[:count]))
+        if isinstance(last, Found):
+            return last
         count *= 2
     raise EngineRejectedError(
         f"{last}, with {count // 2} of {len(ranked)} layers in float; those that suffer most "
         f"from 8 bits: {_names(ranked[:NAMED])}"
     )
+
+
+def _tried(
+    attempt: Callable[[Sequence[Layer]], Parity], kept: tuple[Layer, ...]
+) -> Found | EngineRejectedError:
+    """The engine with these layers in float, or why it is none; the log has both."""
+    layers = f"{len(kept)} layers in float ({_names(kept)})" if kept else "all layers in 8 bits"
+    try:
+        found = Found(attempt(kept), kept)
+    except EngineRejectedError as error:
+        logger.info("%s: %s", layers, error)
+        return error
+    logger.info("%s: the engine passes", layers)
+    return found
+
+
+def _most_in_float(ranked: Sequence[Layer]) -> int:
+    """How many of the first layers have no more than FLOAT_AT_MOST of all multiplications."""
+    done = list(accumulate(layer.products for layer in ranked))
+    return sum(products <= FLOAT_AT_MOST * done[-1] for products in done)
 
 
 def _names(layers: Sequence[Layer]) -> str:

@@ -72,6 +72,15 @@ def test_a_helper_has_its_turns_in_a_process_of_its_own(setting):
     assert second.peak_mb is None or second.peak_mb > 10
 
 
+def test_a_helper_killed_between_its_turns_is_one_that_cannot_take_part(setting):
+    folder = series_folder(setting, "whole", series=1, slices=2)
+    with Helper(task="find", folder=str(folder)) as ours:
+        ours._process.kill()
+        ours._process.wait()
+        with pytest.raises(EntrantError, match="ended with code -9"):
+            ours()
+
+
 def test_a_helper_that_cannot_work_says_why(tmp_path):
     gone = tmp_path / "gone"
     with pytest.raises(EntrantError, match="gone does not exist"):

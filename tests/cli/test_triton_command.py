@@ -29,6 +29,13 @@ def test_an_export_adds_a_version_to_the_repository_and_says_so(job: Path, tmp_p
         (["--triton", "models", "--name", "two organs"], "give --name"),
         (["--triton", "models", "--triton-version", 0], "version"),
         (["--triton", "models", "--triton-device", "cuda"], "cuda is none of auto, cpu, gpu"),
+        (
+            ["--triton", "models", "--triton-engine", "model.fp61.onnx"],
+            "makes model.onnx, model.fp",
+        ),
+        (["--triton", "models", "--triton-engine", "model.trt.sm_89.engine"], "this export makes"),
+        # Nobody can write there, not even who may write everywhere.
+        (["--triton", "/proc/models/of/mine"], "/proc cannot be written to"),
     ],
 )
 def test_what_triton_cannot_serve_stops_before_the_export(

@@ -1,9 +1,15 @@
 """The PyTorch program of a model folder: the same answers, and only where it is asked for."""
 
 import hashlib
+import io
+import json
+import pickle
+from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
+import torch
 
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.choose import open_engine
@@ -45,3 +51,58 @@ def test_a_file_that_is_no_program_is_refused_with_what_to_do(exported, tmp_path
     )
     with pytest.raises(WssegError, match=r"cannot load model\.pt2 .*; export it again"):
         open_engine(tmp_path, manifest.model_copy(update={"engines": (altered,)}), TORCH)
+
+
+class Harm:
+    """Makes a file, in the current folder, where it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("unpickled"),)
+
+
+def saved(thing):
+    held = io.BytesIO()
+    torch.save(thing, held)
+    return held.getvalue()
+
+
+def flagged(config):
+    """A payload config whose payloads are said to be pickled."""
+    told = json.loads(config)
+    assert told["config"]
+    for payload in told["config"].values():
+        payload["use_pickle"] = True
+    return json.dumps(told).encode()
+
+
+WEIGHTS = "data/weights/model_weights_config.json"
+CONSTANTS = "data/constants/model_constants_config.json"
+PICKLED = {
+    "a weight": {WEIGHTS: flagged, "data/weights/weight_0": lambda _: saved(Harm())},
+    "a constant": {CONSTANTS: flagged, "data/constants/tensor_0": lambda _: saved(Harm())},
+    "an object": {"data/constants/opaque_obj_0": lambda _: pickle.dumps(Harm())},
+    "all weights, as in earlier versions": {"data/weights/model.pt": lambda _: saved(Harm())},
+    "sample inputs": {"data/sample_inputs/model.pt": lambda _: saved(Harm())},
+    "compiled code": {"data/aotinductor/model/model.so": lambda _: b"code"},
+}
+
+
+@pytest.mark.parametrize("holds", PICKLED)
+def test_a_program_that_could_run_anything_is_refused_before_it_is_loaded(
+    exported, tmp_path, monkeypatch, holds
+):
+    manifest, folder, _ = exported
+    monkeypatch.chdir(tmp_path)
+    changes = dict(PICKLED[holds])
+    with ZipFile(folder / "model.pt2") as whole, ZipFile("model.pt2", "w") as altered:
+        root = whole.namelist()[0].partition("/")[0]
+        for name in whole.namelist():
+            change = changes.pop(name.partition("/")[2], lambda content: content)
+            altered.writestr(name, change(whole.read(name)))
+        for name, change in changes.items():
+            altered.writestr(f"{root}/{name}", change(b""))
+    content = (tmp_path / "model.pt2").read_bytes()
+    entry = torch_entry(manifest).model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+    with pytest.raises(WssegError, match=r"model\.pt2 holds pickled objects"):
+        open_engine(tmp_path, manifest.model_copy(update={"engines": (entry,)}), TORCH)
+    assert not Path("unpickled").exists()

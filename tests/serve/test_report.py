@@ -73,20 +73,25 @@ def test_a_report_that_cannot_take_its_place_is_told(tmp_path: Path):
         pass
 
 
+def lock(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """A file that a spreadsheet has open can be neither replaced nor moved."""
+    replace = Path.replace
+
+    def unless_locked(source: Path, target: Path) -> Path:
+        if path in (source, target):
+            raise PermissionError(13, "in use")
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", unless_locked)
+
+
 def test_tables_whose_place_is_taken_are_kept_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "ratios.csv"
     path.write_text("open in a spreadsheet")
     (tmp_path / "ratios.kept1.csv").write_text("of an earlier run")
-    replace = Path.replace
-
-    def locked(scratch: Path, target: Path) -> Path:
-        if target == path:
-            raise PermissionError(13, "in use")
-        return replace(scratch, target)
-
-    monkeypatch.setattr(Path, "replace", locked)
+    lock(monkeypatch, path)
     with (
         pytest.raises(AllFailedError, match=r"kept beside it as ratios\.kept2\.csv, ratios\.ser"),
         open_report(path) as report,
@@ -102,3 +107,35 @@ def test_tables_whose_place_is_taken_are_kept_beside_it(
         "ratios.kept2.csv",
         "ratios.series.kept1.csv",
     ]
+
+
+@pytest.mark.parametrize("locked", [0, 1, 2])
+def test_a_locked_table_leaves_all_old_ones_in_their_places_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: int
+):
+    targets = report_paths(tmp_path / "ratios.csv")
+    for old in targets:
+        old.write_text(f"the earlier {old.name}")
+    lock(monkeypatch, targets[locked])
+    with (
+        pytest.raises(AllFailedError, match=rf"{targets[locked].name} could not be written"),
+        open_report(targets[0]) as report,
+    ):
+        report.fail(Failure("a", "b", "c"))
+    assert [old.read_text() for old in targets] == [f"the earlier {old.name}" for old in targets]
+    kept = [tmp_path / f"{old.stem}.kept1.csv" for old in targets]
+    assert [file.read_text().startswith(("source,", "series,")) for file in kept] == [True] * 3
+    assert kept[2].read_text().endswith("a,failed,b,c\n")
+    assert sorted(tmp_path.iterdir()) == sorted([*targets, *kept])
+
+
+def test_a_table_without_an_earlier_one_is_taken_back_when_a_later_one_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, series, _ = report_paths(tmp_path / "ratios.csv")
+    series.write_text("open in a spreadsheet")
+    lock(monkeypatch, series)
+    with pytest.raises(AllFailedError, match="could not be written"), open_report(path):
+        pass
+    assert not path.exists()
+    assert series.read_text() == "open in a spreadsheet"
