@@ -46,19 +46,17 @@ def make_int8_engine(
     """Write the planned int8 engine into the folder and return its entry.
 
     The network computes in 8 bits, all that goes before and after it in float32; `float_layers`
-    names what of the network had to stay float32. Raises EngineRejectedError, with the layers that
-    hurt most, where no such engine agrees with PyTorch or nothing is found that it could be judged
-    by; no file is left then.
+    names what had to stay float32. Raises EngineRejectedError, with the layers that hurt most,
+    where none agrees with PyTorch or nothing is there to judge it by; no file is left then.
     """
     require_evidence(entry.precision, standard)
-    model = _float_model(manifest, predictor, folder)
-    part = network_part(model)
-    inputs = _network_inputs(predictor, calibration)
-    ranges = measure_ranges(part, inputs, calibration.method)
     file = folder / entry.file
+    model = _float_model(manifest, predictor, folder)
+    part, inputs = network_part(model), _network_inputs(predictor, calibration)
+    ranges = measure_ranges(part, inputs, calibration.method)
 
-    def attempt(in_float: Sequence[Layer]) -> Parity:
-        save_onnx(_described(quantised(model, part, ranges, in_float), model), file)
+    def attempt(kept: Sequence[Layer]) -> Parity:
+        save_onnx(_described(quantised(model, part, ranges, kept), model), file)
         return judged(manifest, _hashed(entry, file), standard, folder)
 
     try:

@@ -145,7 +145,7 @@ def test_a_failure_halfway_leaves_the_repository_as_it_was(model, repository, mo
 def test_a_repository_that_may_not_be_written_is_refused_before_the_export(repository, monkeypatch):
     (repository / "organs").mkdir(parents=True)
     (repository / "organs" / "config.pbtxt").touch()
-    monkeypatch.setattr(triton.os, "access", lambda place, mode: place.name != "organs")
+    monkeypatch.setattr("os.access", lambda place, mode: place.name != "organs")
     check_request(repository, "livers", PLAIN)
     with pytest.raises(WssegError, match="organs cannot be written to"):
         check_request(repository, "organs", PLAIN)
