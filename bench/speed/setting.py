@@ -25,9 +25,9 @@ class Scale:
     series: int = 20
     slices: int = 100
     alone: int = 25
-    peer_slices: int = 40
+    peer_slices: int = 20
     memory_series: tuple[int, ...] = (10, 100, 1000)
-    memory_slices: int = 4
+    memory_slices: int = 2
     training: int = 8
 
     @property
