@@ -31,7 +31,7 @@ from wsseg.train.record import RECORD, SAMPLES, WEIGHTS, RunRecord
 CLASS = "region"
 SAMPLE_SLICES = 8
 CALIBRATION_SERIES = 2
-CALIBRATION_SLICES = 32
+CALIBRATION_SLICES = 16
 LOGIT_SD = 3.0
 INSIDE = 0.2
 """Share of the pixels that the network is made to find."""
@@ -61,7 +61,7 @@ def model_folder(setting: Setting, name: NetworkName, size: int) -> Path:
     folder = setting.work / "models" / f"{name}-{size}"
     if not (folder / FILE_NAME).exists():
         print(f"exporting {folder.name}", flush=True)
-        options = _with_int8(setting) if name in setting.trained else ExportOptions()
+        options = _options(setting, trained=name in setting.trained)
         try:
             export_run(run_folder(setting, name, size), folder, options)
         except EngineRejectedError as error:
@@ -69,14 +69,20 @@ def model_folder(setting: Setting, name: NetworkName, size: int) -> Path:
     return folder
 
 
-def _with_int8(setting: Setting) -> ExportOptions:
+def _options(setting: Setting, *, trained: bool) -> ExportOptions:
+    # fp16 is for GPUs: a CPU computes it in fp32.
+    float_kinds = ("fp32", "fp16") if setting.device == "cuda" else ("fp32",)
+    if not trained:
+        return ExportOptions.model_validate({"precisions": float_kinds})
     images = setting.calibration or series_folder(
         setting, "calibration", series=CALIBRATION_SERIES, slices=CALIBRATION_SLICES
     )
-    return ExportOptions(
-        precisions=("fp32", "fp16", "int8"),
-        calibration=images,
-        calibration_images=CALIBRATION_SERIES * CALIBRATION_SLICES,
+    return ExportOptions.model_validate(
+        {
+            "precisions": (*float_kinds, "int8"),
+            "calibration": images,
+            "calibration_images": CALIBRATION_SERIES * CALIBRATION_SLICES,
+        }
     )
 
 
