@@ -18,8 +18,9 @@ INTRODUCTION = """\
 Written by `make bench-speed` from `speed.csv`. Entrants of a table take turns, A B C A B C: rates
 are medians over the rounds, ratios medians over pairs of the same round, with their extremes. A
 ratio above 1 means faster than the peer, but for memory. Rates of different machines, or days,
-cannot be compared; ratios can. Weights are random, but for the networks that `--trained` named,
-which alone have INT8 rows: time does not depend on them. MB are 10**6 bytes."""
+cannot be compared; ratios can. Weights are random, but for the networks that `--trained` named:
+time does not depend on them. Their int8 rows tell of speed alone: whether a network agrees
+with PyTorch in 8 bits, its own export tells. MB are 10**6 bytes."""
 HEADER = ("what", "precision", "size", "batch")
 
 
