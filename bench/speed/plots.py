@@ -34,7 +34,8 @@ def draw(rows: Sequence[Row], path: Path) -> bool:
         left.set(xlabel="speed over eager PyTorch in fp32, one slice", title=machine)
         bars = [(_named(row), row.per_second, "wsseg" not in row.what) for row in commands]
         _bars(right, bars)
-        right.set(xlabel="slices a second, whole command", xscale="log")
+        # An axis without bars has no logarithm.
+        right.set(xlabel="slices a second, whole command", xscale="log" if bars else "linear")
     with atomic(path) as partial:
         figure.savefig(partial, dpi=DPI)
     return True

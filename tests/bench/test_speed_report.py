@@ -76,6 +76,16 @@ def test_the_report_has_goals_tables_and_plot_for_each_machine(tmp_path):
     assert (tmp_path / "speed.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize("scenario", ["start", "engines", "peers"])
+def test_a_table_that_stands_alone_is_drawn_too(tmp_path, scenario):
+    mine = row(scenario, "resnet50 openvino", peer=EAGER, ratio=2.0)
+    place = Place(scenario, mine.size, mine.batch) if scenario == "engines" else Place(scenario)
+    replace_rows(tmp_path, place, [mine], mine.machine)
+    write_report(tmp_path, list(SCENARIOS.values()))
+    assert "resnet50 openvino" in (tmp_path / "speed.md").read_text()
+    assert (tmp_path / "speed.png").exists() == (scenario != "start")
+
+
 def test_without_rows_nothing_is_written(tmp_path):
     write_report(tmp_path, list(SCENARIOS.values()))
     assert list(tmp_path.iterdir()) == []
