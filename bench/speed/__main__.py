@@ -53,6 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _setting(asked: argparse.Namespace) -> Setting:
     scale = SCALES["quick" if asked.quick else "full"]
+    if asked.sizes:
+        known = tuple(pair for pair in scale.batches if pair[0] in asked.sizes)
+        scale = replace(scale, batches=known or scale.batches)
     # What a quick run makes is smaller: a full one must not take it for its own.
     work = asked.work / "quick" if asked.quick else asked.work
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -110,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help=f"folder of table and plot: {RESULTS}; of a quick run WORK/quick")
     add("--work", type=Path, default=Path("build/speed"), help="folder of series and models")
     add("--peers", type=Path, default=Path("build/peers"), help="folder of their environments")
+    add("--sizes", type=int, nargs="*", default=(), help="of the networks' input; 256 and 512")
     add("--quick", action="store_true", help="prove that all works; the figures mean little")
     add("--redo", action="store_true", help="measure again what has its rows")
     return parser
