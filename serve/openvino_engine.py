@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -161,7 +161,7 @@ def open_openvino(
     """
     import openvino
 
-    core = openvino.Core()
+    core = _core()
     try:
         model = core.read_model(engine_bytes(folder, entry), b"")
     except RuntimeError as error:
@@ -173,6 +173,19 @@ def open_openvino(
     outputs = {port.any_name: _port(port) for port in model.outputs}
     check_contract(inputs, outputs, manifest, entry)
     return OpenVinoEngine(core, model, threads or usable_cores(), entry.precision, entry.file)
+
+
+@cache
+def _core() -> Any:
+    """The one core of this process, which lives as long as it.
+
+    On Linux each core gives its thread a stack for signals and takes it back when it ends: of two
+    that end in the order they began, the second puts back the first one's freed stack (seen in
+    2026.4), and the next signal, such as a container's stop, ends in a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _port(port: Any) -> Port:

@@ -1,6 +1,8 @@
 """OpenVINO gives what ONNX Runtime gives, for any batch and size, and says what it cannot."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,3 +164,24 @@ def test_batches_that_grow_and_shrink_have_the_same_answers(engine):
         found = engine(slices[:count])
         np.testing.assert_array_equal(found.masks, first.masks[:count])
         np.testing.assert_array_equal(found.soft_areas, first.soft_areas[:count])
+
+
+def test_a_signal_after_the_engines_are_gone_reaches_its_handler(tmp_path):
+    code = (
+        "import gc, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tests.serve.conftest import threshold_graph\n"
+        "from tests.serve.test_openvino_engine import opened, pixels\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))\n"
+        "engines = [opened(Path(sys.argv[1]), threshold_graph()) for _ in range(2)]\n"
+        "for engine in engines:\n"
+        "    engine(pixels(2, 1, 24, 24))\n"
+        "del engine\n"
+        "while engines:\n"
+        "    del engines[0]\n"
+        "    gc.collect()\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=root, check=False)
+    assert done.returncode == 3
