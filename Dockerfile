@@ -3,9 +3,12 @@
 #   docker build -t wsseg .
 #   docker build -t wsseg:gpu --build-arg DEVICE=cuda \
 #     --build-arg BASE=nvidia/cuda:13.0.1-cudnn-runtime-ubuntu24.04 .
-#   docker run --rm --network none --read-only --tmpfs /tmp \
+#   mkdir -p out
+#   docker run --rm --network none --read-only --tmpfs /tmp --user "$(id -u):$(id -g)" \
 #     -v "$PWD/model:/model:ro" -v "$PWD/scans:/scans:ro" -v "$PWD/out:/out" \
 #     wsseg /scans --report /out/ratios.csv
+#
+# Archives among the scans are unpacked in /tmp: for large ones, mount a folder on disk there.
 ARG BASE=debian:trixie-slim
 
 FROM ${BASE} AS build

@@ -25,7 +25,7 @@ def bench(
         str, typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda (an error elsewhere).")
     ] = "auto",
     threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads of the network; 0: all cores.")
+        int, typer.Option(min=0, help="CPU threads of the network; 0: all cores it may use.")
     ] = 0,
     torch: Annotated[
         bool, typer.Option("--torch", help="Time PyTorch's model.pt2 too, where the model has it.")

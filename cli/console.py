@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import typer
 
@@ -71,10 +72,11 @@ def start_logging(*, as_json: bool = False, verbose: bool = False) -> None:
 def guarded(*, interrupted: str = "") -> Iterator[None]:
     """Turn what a user can fix into one line and its exit code; let bugs keep their traceback.
 
-    A polite kill, such as a container's stop, ends like Ctrl-C: scratch files are cleaned up.
+    A polite kill, such as a container's stop or a terminal that is closed, ends like Ctrl-C:
+    scratch files are cleaned up.
     interrupted: what is then kept, and how to go on.
     """
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    former = _ends_like_an_interrupt()
     try:
         yield
     except ModuleNotFoundError as error:
@@ -96,4 +98,18 @@ def guarded(*, interrupted: str = "") -> Iterator[None]:
         typer.echo(f"interrupted{interrupted and f': {interrupted}'}", err=True)
         raise typer.Exit(INTERRUPTED) from interrupt
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _ends_like_an_interrupt() -> dict[int, Any]:
+    """Treat other ways to end a command as Ctrl-C; returns what was done with them before.
+
+    One that is ignored, as `nohup` has it, or that belongs to a library, stays as it is.
+    """
+    former = {}
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            former[number] = signal.signal(number, signal.default_int_handler)
+    return former

@@ -29,7 +29,7 @@ def infer(
         Path | None,
         typer.Option(
             help="Table of ratios on file: recover masks of these sizes, beside the report. "
-            "Changes no measured ratio."
+            "Changes no measured ratio, but passes TensorRT over."
         ),
     ] = None,
     device: Annotated[
@@ -48,7 +48,7 @@ def infer(
     ] = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Slices the network sees at once.")] = 8,
     threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads of the network; 0: all cores.")
+        int, typer.Option(min=0, help="CPU threads of the network; 0: all cores it may use.")
     ] = 0,
     skip: Annotated[
         bool,

@@ -1,8 +1,11 @@
 """What this machine's CPU computes integers and bfloat16 with, and on how many cores."""
 
+import math
 import os
 from functools import cache
 from pathlib import Path
+
+from wsseg.serve.quota import quota
 
 # As Linux names them, best first. They multiply 8-bit numbers and add in 32 bits; without one of
 # them x86 adds pairs of products in 16 bits, which large values overfill: the same INT8 file then
@@ -14,8 +17,6 @@ INFORMATION = Path("/proc/cpuinfo")
 FLAGS = ("flags", "features")
 UNKNOWN = "unknown instructions"
 """Stands in a manifest for those of a CPU whose system does not tell."""
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
-"""Microseconds of computing in each period of so many, or "max" (cgroup v2)."""
 
 
 def instructions() -> frozenset[str]:
@@ -49,14 +50,21 @@ def judged_with() -> str | None:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: by its affinity and by its container's quota.
+    """Cores that this process may use, by its affinity and by its container's quota.
 
     A quota of part of a core counts as a whole one.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        quota, period = QUOTA.read_text(encoding="ascii").split()
-        return max(1, min(cores, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # another system, or "max"
-        return cores
+    allowed = quota()
+    return cores if allowed is None else max(1, min(cores, math.ceil(allowed)))
+
+
+def threads_in(threads: int) -> int:
+    """Threads for a runtime that starts as many as the machine has cores if it is told 0.
+
+    threads: as asked for; 0 becomes the cores that this process may use where they are not all:
+    more threads than cores would wait for each other most of the time.
+    """
+    usable = usable_cores()
+    return threads or (usable if usable < (os.cpu_count() or 1) else 0)

@@ -1,6 +1,5 @@
 """Run the exported graph in ONNX Runtime on an NVIDIA GPU: CUDA itself, or TensorRT below it."""
 
-import contextlib
 import ctypes
 import logging
 import os
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from wsseg.imaging.errors import WssegError
 from wsseg.serve.cuda_driver import no_driver
 from wsseg.serve.cuda_libraries import preload_libraries
 from wsseg.serve.engine import EngineError, UnusableError
@@ -60,21 +58,33 @@ def open_onnx_gpu(
     """
     import onnxruntime
 
+    os.environ.setdefault(TF32_VARIABLE, "0")
     preload_libraries()
     content = engine_bytes(folder, entry)
     if provider == CUDA:
-        with contextlib.suppress(WssegError, UnusableError):
-            # Refused where a node is left to the CPU; the session without graphs then serves.
+        try:
             return _cuda(content, manifest, entry, graphs=True)
-        return _cuda(content, manifest, entry, graphs=False)
-    os.environ.setdefault(TF32_VARIABLE, "0")
+        except UnusableError as error:  # such as a node that is left to the CPU
+            logger.info("CUDA graphs are not used: %s", error)
+            return _cuda(content, manifest, entry, graphs=False)
     settings = onnxruntime.SessionOptions()
     providers: list[Any] = []
     if provider == TENSORRT_RTX:
         settings.add_provider_for_devices(_devices(onnxruntime)[:1], {})
     else:
         providers = [provider, (CUDA, CUDA_SETTINGS), CPU]
-    return _tried(start_session(content, settings, providers), manifest, entry, provider)
+    return _tried(_started(content, settings, providers), manifest, entry, provider)
+
+
+def _started(content: bytes, settings: Any, providers: list[Any]) -> Any:
+    """A session; UnusableError where the GPU has no room, or any other fault.
+
+    One of the file is told where the CPU opens it.
+    """
+    try:
+        return start_session(content, settings, providers)
+    except EngineError as error:
+        raise UnusableError(f"ONNX Runtime does not start there: {error}") from error
 
 
 def _cuda(
@@ -83,7 +93,7 @@ def _cuda(
     import onnxruntime
 
     cuda = (CUDA, {**CUDA_SETTINGS, "enable_cuda_graph": "1" if graphs else "0"})
-    session = start_session(content, onnxruntime.SessionOptions(), [cuda, CPU])
+    session = _started(content, onnxruntime.SessionOptions(), [cuda, CPU])
     plain = _tried(session, manifest, entry, CUDA)
     engine = BoundEngine(plain, len(manifest.classes), graphs=graphs)
     if graphs:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.contract import INPUT, OUTPUTS, PROBABILITY, Port, check_contract
+from wsseg.serve.cpu import threads_in
 from wsseg.serve.engine import EngineError, Prediction
 from wsseg.serve.manifest import EngineFile, Manifest
 from wsseg.serve.model_folder import engine_bytes
@@ -59,19 +60,25 @@ class OnnxEngine:
 def open_onnx_cpu(folder: Path, manifest: Manifest, entry: EngineFile, threads: int) -> OnnxEngine:
     """The engine of an ONNX file on the CPU; WssegError where the file cannot be used.
 
-    threads: of one run, 0 leaves the number to the runtime.
+    threads: of one run; 0 takes the cores that this process may use.
     """
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    session = start_session(engine_bytes(folder, entry), settings, [CPU])
+    settings.intra_op_num_threads = threads_in(threads)
+    try:
+        session = start_session(engine_bytes(folder, entry), settings, [CPU])
+    except EngineError as error:
+        raise WssegError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {entry.file}: {error}; "
+            "export it again or install the onnxruntime that wsseg asks for"
+        ) from error
     check_session(session, manifest, entry)
     return OnnxEngine(session, "onnxruntime-cpu", entry.precision, entry.file)
 
 
 def start_session(content: bytes, settings: Any, providers: list[Any]) -> Any:
-    """A session over an ONNX file's bytes; WssegError where ONNX Runtime does not load them.
+    """A session over an ONNX file's bytes; EngineError where it does not start.
 
     settings: SessionOptions. providers: in order of preference; empty where `settings` names them.
     """
@@ -79,15 +86,13 @@ def start_session(content: bytes, settings: Any, providers: list[Any]) -> Any:
 
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     try:
-        session = onnxruntime.InferenceSession(content, settings, providers=providers or None)
+        # With its fallback, a GPU that fails now or in one batch moves the session to the CPU for
+        # good, without an error.
+        return onnxruntime.InferenceSession(
+            content, settings, providers=providers or None, enable_fallback=0
+        )
     except Exception as error:  # the runtime's errors share no class below Exception
-        raise WssegError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {first_line(error)}; "
-            "export it again or install the onnxruntime that wsseg asks for"
-        ) from error
-    # Otherwise one failed CUDA batch moves the session to the CPU for good, without an error.
-    session.disable_fallback()
-    return session
+        raise EngineError(first_line(error)) from error
 
 
 def check_session(session: Any, manifest: Manifest, entry: EngineFile) -> None:

@@ -31,6 +31,10 @@ def no_openvino() -> str | None:
     """Why OpenVINO cannot work here; None where it may."""
     if find_spec("openvino") is None:
         return "not installed: pip install 'wsseg[openvino]'"
+    try:
+        import openvino  # noqa: F401 - a library that it needs may be missing
+    except (ImportError, OSError) as error:
+        return f"it does not load ({first_line(error)})"
     return None
 
 

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import os
+import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,15 +90,26 @@ def kept_engine(
     key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
     for file in cache.glob(f"{key}-*.engine"):
         plan = file.read_bytes()
-        if file.stem == f"{key}-{_digest(plan)}":  # a plan is code: none runs that was altered
+        if file.stem == f"{key}-{_digest(plan)}" and _is_own(file):  # whole, and nobody else's
             return plan, False
     plan = build_engine(trt, model, architecture, profile)
     try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         with atomic(cache / f"{key}-{_digest(plan)}.engine") as partial:
             partial.write_bytes(plan)
+            partial.chmod(0o600)
     except OSError as error:
         logger.warning("the engine cannot be kept in %s (%s): set WSSEG_CACHE", cache, error)
     return plan, True
+
+
+def _is_own(file: Path) -> bool:
+    """Whether only this user or the system's own can have written a file: a plan is code."""
+    if sys.platform == "win32":  # where a user's folders are closed to others
+        return True
+    others = stat.S_IWGRP | stat.S_IWOTH
+    told = [file.stat(), file.parent.stat()]
+    return all(one.st_uid in (os.getuid(), 0) and not one.st_mode & others for one in told)
 
 
 def _digest(plan: bytes) -> str:

@@ -3,6 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -78,15 +79,15 @@ def _of_scans(source: Path, count: int) -> Iterator[Slice]:
     with tempfile.TemporaryDirectory(prefix="wsseg-") as scratch:
         scans = list(_readable(find([source], scratch=Path(scratch))))
         chosen = [scans[place] for place in evenly(len(scans), count)]
-        # Most of one scan's slices look alike: every scan gives as many as it takes to have enough.
-        share = -(-count // max(len(chosen), 1))
-        for ref in chosen:
+        # Most of one scan's slices look alike: every scan gives its share of the slices.
+        bounds = [place * count // max(len(chosen), 1) for place in range(len(chosen) + 1)]
+        for ref, (first, end) in zip(chosen, pairwise(bounds), strict=True):
             try:
                 planes = read(ref).pixels
             except ReadError as error:
                 logger.warning("%s is passed over: %s", ref.files[0].source, error)
             else:
-                yield from (planes[place].copy() for place in evenly(len(planes), share))
+                yield from (planes[place].copy() for place in evenly(len(planes), end - first))
 
 
 def _readable(found: Iterable[ScanRef | Failure]) -> Iterator[ScanRef]:

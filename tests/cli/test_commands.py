@@ -129,10 +129,25 @@ def test_help_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-def test_a_polite_kill_ends_like_an_interrupt():
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_polite_kill_ends_like_an_interrupt(name: str):
+    number = getattr(signal, name, None)
+    if number is None:
+        pytest.skip(f"this system has no {name}")
     with pytest.raises(typer.Exit) as ended, guarded():
-        signal.raise_signal(signal.SIGTERM)  # of this thread: another might get it too late
+        signal.raise_signal(number)  # of this thread: another might get it too late
     assert ended.value.exit_code == 130
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with guarded():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize(

@@ -50,22 +50,28 @@ def test_a_cpu_that_tells_and_has_none_judges_for_every_cpu(tmp_path, monkeypatc
     assert cpu.judged_with() is None
 
 
-def test_without_affinity_all_cores_are_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(cpu, "QUOTA", tmp_path / "nowhere")
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert cpu.usable_cores() == 6
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert cpu.usable_cores() == 1
-
-
 @pytest.mark.parametrize(
-    ("quota", "cores"),
-    [("200000 100000", 2), ("150000 100000", 2), ("10000 100000", 1), ("900000 100000", 4),
-     ("max 100000", 4), ("", 4)],
-)  # fmt: skip
-def test_a_containers_quota_bounds_the_cores(tmp_path, monkeypatch, quota, cores):
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(cpu, "QUOTA", tmp_path / "cpu.max")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 4, 5}, raising=False)
-    assert cpu.usable_cores() == cores
+    ("machine", "affinity", "allowed", "usable", "told"),
+    [
+        (6, None, None, 6, 0),  # no affinity: not Linux
+        (None, None, None, 1, 0),
+        (8, 4, None, 4, 4),
+        (8, 8, 2.0, 2, 2),
+        (8, 4, 1.5, 2, 2),
+        (8, 4, 0.1, 1, 1),
+        (4, 4, 9.0, 4, 0),
+    ],
+)
+def test_threads_are_as_many_as_cores_may_be_used(
+    monkeypatch, machine, affinity, allowed, usable, told
+):
+    monkeypatch.setattr(os, "cpu_count", lambda: machine)
+    monkeypatch.setattr(cpu, "quota", lambda: allowed)
+    if affinity is None:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    else:
+        cores = set(range(affinity))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores, raising=False)
+    assert cpu.usable_cores() == usable
+    assert cpu.threads_in(0) == told  # 0: the runtime's own choice
+    assert cpu.threads_in(3) == 3

@@ -1,13 +1,15 @@
 """Buffers that stay on the device: the same answers, and no more of them than there is room."""
 
+import logging
+
 import numpy as np
 import onnxruntime
 import pytest
-from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, RuntimeException
 
 from wsseg.serve import onnx_cuda
 from wsseg.serve.choose import open_engine
-from wsseg.serve.engine import EngineError
+from wsseg.serve.engine import EngineError, UnusableError
 from wsseg.serve.engine_options import EngineOptions
 from wsseg.serve.model_folder import load_model
 from wsseg.serve.onnx_bound import MOST_SHAPES, BoundEngine
@@ -112,3 +114,19 @@ def test_graphs_that_find_no_room_are_no_end_of_cuda(model, monkeypatch):
     assert asked == ["1", "0"]
     assert isinstance(opened, BoundEngine)
     assert not opened.graphs
+
+
+def test_a_gpu_without_room_for_the_network_gives_way(model, monkeypatch, caplog):
+    """ONNX Runtime says so when the session starts; the file is not at fault."""
+
+    def full(*_, **__):
+        raise RuntimeException("Failed to allocate memory for requested buffer of size 1048576")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    manifest, folder = load_model(model)
+    with (
+        caplog.at_level(logging.INFO, "wsseg"),
+        pytest.raises(UnusableError, match="does not start there: Failed to allocate memory"),
+    ):
+        onnx_cuda.open_onnx_gpu(folder, manifest, manifest.engines[0], onnx_cuda.CUDA)
+    assert "CUDA graphs are not used" in caplog.text

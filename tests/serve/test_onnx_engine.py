@@ -115,7 +115,7 @@ def test_a_failing_gpu_is_an_error_and_no_silent_move_to_the_cpu(model: Path, ca
 
 
 def test_a_file_that_is_no_network_is_one_clear_error(tmp_path: Path):
-    with pytest.raises(WssegError, match="cannot load the model"):
+    with pytest.raises(WssegError, match=r"cannot load model\.onnx"):
         opened(write_model(tmp_path, b"no network at all"))
 
 

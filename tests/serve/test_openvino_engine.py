@@ -40,6 +40,15 @@ def test_openvino_is_here():
     assert no_openvino() is None
 
 
+def test_an_installed_openvino_that_does_not_load_gives_way(tmp_path, monkeypatch):
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('no libtbb.so.12')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert no_openvino() == "it does not load (no libtbb.so.12)"
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (3, 1, 20, 33), (5, 1, 64, 64)])
 def test_masks_and_areas_are_what_counting_gives(engine, shape):
     slices = pixels(*shape)

@@ -19,7 +19,6 @@ from tests.serve.conftest import (
     write_pictures,
     write_volume,
 )
-from wsseg.imaging.errors import WssegError
 from wsseg.imaging.read import read
 
 
@@ -90,15 +89,6 @@ def test_a_scan_with_burned_in_text_gets_a_mask_but_no_overlay(
     assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["000-0000.png"]
     assert len(list((tmp_path / "masks").iterdir())) == 2
     assert [r.event for r in log.records].count("overlay_withheld") == 1
-
-
-@pytest.mark.parametrize("kind", ["masks", "overlays"])
-def test_pictures_are_not_written_among_the_inputs(model: Path, tmp_path: Path, kind: str):
-    folder = write_pictures(tmp_path / "scans", 1)
-    inside = tmp_path / "elsewhere" / ".." / "scans" / "drawn"
-    with pytest.raises(WssegError, match=rf"{inside} lies inside .*{folder}, .* another place"):
-        run(model, tmp_path / "ratios.csv", folder, **{kind: inside})
-    assert not (folder / "drawn").exists()
 
 
 def test_scans_of_one_name_and_several_kinds_or_folders_have_pictures_of_their_own(

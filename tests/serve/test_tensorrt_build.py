@@ -1,6 +1,7 @@
 """Engines that are built again: by the real library, kept under all that they depend on."""
 
 import hashlib
+import sys
 
 import onnx
 import pytest
@@ -160,6 +161,17 @@ def test_a_kept_engine_that_was_altered_is_built_again(tmp_path):
     (file,) = tmp_path.iterdir()
     file.write_bytes(plan[:-1])
     assert kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path) == (plan, True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders there are closed to other users")
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_kept_engine_that_others_can_have_written_is_built_again(tmp_path, place):
+    cache = tmp_path / "engines"
+    plan, _ = kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, cache)
+    (file,) = cache.iterdir()
+    assert (file.stat().st_mode & 0o777, cache.stat().st_mode & 0o777) == (0o600, 0o700)
+    (file if place == "file" else cache).chmod(0o770)
+    assert kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, cache) == (plan, True)
 
 
 def test_an_architecture_that_the_library_does_not_know_is_said(tmp_path):

@@ -50,6 +50,15 @@ def test_a_volume_gives_as_many_slices_as_are_wanted(tmp_path):
     assert max(found) > -980
 
 
+def test_several_volumes_give_no_more_together(tmp_path):
+    for number in range(3):
+        volume = np.zeros((24, 20, 30), np.float32) + np.arange(30, dtype=np.float32) + 100 * number
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / f"scan{number}.nii.gz")
+    found = values(read(tmp_path, count=4))
+    assert len(found) == 4
+    assert {int(value) // 100 for value in found} == {0, 1, 2}
+
+
 def test_a_table_needs_no_labels_and_gives_its_training_rows(folder):
     table = folder / "cases.csv"
     rows = [f"{n}.png,{'val' if n < 4 else 'train'}" for n in range(10)]
