@@ -12,6 +12,8 @@ from wsseg.serve.manifest import Parity
 # Of the network's multiplications: with more of them in float, int8 saves too little to be worth
 # an engine that is less exact.
 FLOAT_AT_MOST = 0.5
+# Too few and enough layers in float are close if they differ by this part of them.
+CLOSE = 8
 # How many layers an error names.
 NAMED = 5
 
@@ -29,25 +31,43 @@ class Found:
 def search(attempt: Callable[[Sequence[Layer]], Parity], rank: Callable[[], list[Layer]]) -> Found:
     """Attempt the engine with no layer in float, then with 1, 2, 4, 8 ... until one passes.
 
-    attempt: makes the engine with these layers in float, and raises EngineRejectedError where it
-    disagrees with PyTorch. rank: all layers, most sensitive first; called if it is needed. Raises
-    EngineRejectedError, naming the layers that hurt most, where more than FLOAT_AT_MOST of the
-    work would have to stay in float.
+    Then with fewer again, half-way between too few and enough, until the two are close. attempt:
+    makes the engine with these layers in float in the place of the last one, and raises
+    EngineRejectedError where it disagrees with PyTorch. rank: all layers, most sensitive first;
+    called if it is needed. Raises EngineRejectedError, naming the layers that hurt most, where more
+    than FLOAT_AT_MOST of the work would have to stay in float.
     """
     last = _tried(attempt, ())
     if isinstance(last, Found):
         return last
-    ranked = rank()
-    most, count = _most_in_float(ranked), 1
-    while count <= most:
+    ranked, too_few = rank(), 0
+    for count in _doubled(_most_in_float(ranked)):
         last = _tried(attempt, tuple(ranked[:count]))
         if isinstance(last, Found):
-            return last
-        count *= 2
+            return _fewest(attempt, last, too_few)
+        too_few = count
     raise EngineRejectedError(
-        f"{last}, with {count // 2} of {len(ranked)} layers in float; those that suffer most "
+        f"{last}, with {too_few} of {len(ranked)} layers in float; those that suffer most "
         f"from 8 bits: {_names(ranked[:NAMED])}"
     )
+
+
+def _doubled(most: int) -> list[int]:
+    """1, 2, 4 ... and `most`."""
+    return [2**power for power in range(most.bit_length()) if 2**power < most] + [most] * (most > 0)
+
+
+def _fewest(attempt: Callable[[Sequence[Layer]], Parity], found: Found, too_few: int) -> Found:
+    """The engine with fewer of the found one's layers in float, but more than too few."""
+    last: Found | EngineRejectedError = found
+    while (gap := len(found.in_float) - too_few) > max(1, len(found.in_float) // CLOSE):
+        last = _tried(attempt, found.in_float[: too_few + gap // 2])
+        if isinstance(last, Found):
+            found = last
+        else:
+            too_few += gap // 2
+    # The one that failed last has taken the place of the one that is wanted.
+    return found if last is found else Found(attempt(found.in_float), found.in_float)
 
 
 def _tried(

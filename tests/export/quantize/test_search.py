@@ -12,18 +12,37 @@ def layers(*products):
     return [Layer(f"layer{place}", (), count) for place, count in enumerate(products)]
 
 
-def test_the_search_gives_back_one_two_four_layers_and_stops_at_the_first_that_passes():
-    tried = []
+class Engines:
+    """Pass with so many layers in float; remembers what was tried, and which engine was left."""
 
-    def attempt(in_float):
-        tried.append(len(in_float))
-        if len(in_float) < 4:
-            raise EngineRejectedError("no")
+    def __init__(self, enough):
+        self.enough = enough
+        self.tried = []
+
+    def __call__(self, in_float):
+        self.tried.append(len(in_float))
+        if len(in_float) < self.enough:
+            raise EngineRejectedError("masks differ")
         return PARITY
 
-    found = search(attempt, lambda: layers(*[1] * 20))
-    assert tried == [0, 1, 2, 4]
-    assert [layer.name for layer in found.in_float] == ["layer0", "layer1", "layer2", "layer3"]
+
+@pytest.mark.parametrize(
+    ("enough", "count", "tried"),
+    [
+        (1, 1, [0, 1]),
+        (3, 3, [0, 1, 2, 4, 3]),
+        (4, 4, [0, 1, 2, 4, 3, 4]),  # made again: the one with 3 had taken its place
+        (9, 9, [0, 1, 2, 4, 8, 16, 12, 10, 9]),
+        (20, 20, [0, 1, 2, 4, 8, 16, 20]),  # half of 40: twice 16 would be too many
+    ],
+)
+def test_the_search_ends_with_hardly_more_layers_in_float_than_it_takes(enough, count, tried):
+    attempt = Engines(enough)
+    found = search(attempt, lambda: layers(*[1] * 40))
+    assert attempt.tried[: len(tried)] == tried
+    assert len(found.in_float) == count
+    assert attempt.tried[-1] == len(found.in_float)
+    assert found.in_float[0].name == "layer0"
 
 
 def test_layers_are_not_ranked_where_none_is_in_the_way():
