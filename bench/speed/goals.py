@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bench.speed.against import NNUNET, NNUNET_ONCE
-from bench.speed.commands import ALONE, WHOLE
+from bench.speed.commands import ALONE, BATCH, WHOLE
 from bench.speed.networks import EAGER
 from bench.speed.results import Row
 from bench.speed.setting import NETWORK, STUDENT
@@ -28,15 +29,20 @@ class Goal:
         return value <= self.bound if self.at_most else value >= self.bound
 
 
-def fastest(scenario: str, what: str, peer: str, *, size: int, precision: str = ".*") -> Value:
-    """The best ratio to a peer among the rows whose names fit; patterns fit as a whole."""
+def fastest(
+    scenario: str, what: str, peer: str, *, size: int, precision: str = ".*", batch: int = 0
+) -> Value:
+    """The best ratio to a peer among the rows whose names fit; patterns fit as a whole.
+
+    batch: 0 for any.
+    """
 
     def value(rows: Sequence[Row]) -> float | None:
         ratios = [
             row.ratio
             for row in rows
             if row.scenario == scenario and row.size == size and row.ratio is not None
-            if scenario != "engines" or row.batch == 1
+            if row.batch == batch or not batch
             if re.fullmatch(what, row.what) and re.fullmatch(peer, row.peer)
             if re.fullmatch(precision, row.precision)
         ]
@@ -71,22 +77,25 @@ def _most_series(rows: Sequence[Row]) -> Row | None:
 _ENGINE = f"{NETWORK} (onnxruntime|openvino)"
 _INT8 = "(onnxruntime|openvino) int8"
 _PEERS = tuple(f"{name} fp32" for name in (NNUNET_ONCE, NNUNET))
+
+
+def _engines(batch: int, words: str) -> tuple[Goal, Goal, Goal]:
+    """What engines are meant to reach in batches of one size."""
+    eager = f"{NETWORK} {EAGER} fp32"
+    best = partial(fastest, "engines", size=256, batch=batch)
+    return (
+        Goal(f"best engine, {words}: speed over eager PyTorch in fp32", 7,
+             best(_ENGINE, eager)),
+        Goal(f"ONNX Runtime in INT8, {words}: speed over eager PyTorch in fp32", 5,
+             best(f"{NETWORK} onnxruntime", eager, precision="int8")),
+        Goal(f"student, {words}: speed over ResNet-50 in INT8 by the same runtime", 4,
+             best(f"{STUDENT} .*", f"{NETWORK} {_INT8}")),
+    )  # fmt: skip
+
+
 GOALS = (
-    Goal(
-        "best engine, speed over eager PyTorch in fp32", 7,
-        fastest("engines", _ENGINE, f"{NETWORK} {EAGER} fp32", size=256),
-    ),
-    Goal(
-        "ONNX Runtime in INT8, speed over eager PyTorch in fp32", 5,
-        fastest(
-            "engines", f"{NETWORK} onnxruntime", f"{NETWORK} {EAGER} fp32", size=256,
-            precision="int8",
-        ),
-    ),
-    Goal(
-        "student, speed over ResNet-50 in INT8 by the same runtime", 4,
-        fastest("engines", f"{STUDENT} .*", f"{NETWORK} {_INT8}", size=256),
-    ),
+    *_engines(1, "one slice"),
+    *_engines(BATCH, f"batches of {BATCH}"),
     Goal("whole command, time over its engine's alone", 1.10, slower, at_most=True),
     Goal("size 256, speed over nnU-Net without mirroring", 15,
          fastest("peers", WHOLE, _PEERS[0], size=256)),
