@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.speed.commands import BATCH
 from bench.speed.results import Row
 from wsseg.imaging.atomic import atomic
 
@@ -22,7 +23,7 @@ def draw(rows: Sequence[Row], path: Path) -> bool:
         (machine, engines, commands)
         for machine in dict.fromkeys(row.machine for row in rows)
         for own in [[row for row in rows if row.machine == machine]]
-        for engines, commands in [(single_slices(own), whole_commands(own))]
+        for engines, commands in [(served_batches(own), whole_commands(own))]
         if engines or commands
     ]
     if not machines:
@@ -31,19 +32,18 @@ def draw(rows: Sequence[Row], path: Path) -> bool:
     panels = figure.subplots(len(machines), 2, squeeze=False)
     for (machine, engines, commands), (left, right) in zip(machines, panels, strict=True):
         _bars(left, [(_named(row), row.ratio or 0.0, "PyTorch" in row.what) for row in engines])
-        left.set(xlabel="speed over eager PyTorch in fp32, one slice", title=machine)
+        left.set(xlabel=f"speed over eager PyTorch in fp32, batches of {BATCH}", title=machine)
         bars = [(_named(row), row.per_second, "wsseg" not in row.what) for row in commands]
         _bars(right, bars)
-        # An axis without bars has no logarithm.
-        right.set(xlabel="slices a second, whole command", xscale="log" if bars else "linear")
+        right.set(xlabel="slices a second, whole command")
     with atomic(path) as partial:
         figure.savefig(partial, dpi=DPI)
     return True
 
 
-def single_slices(rows: Sequence[Row]) -> list[Row]:
-    """Engines at the smallest size, one slice at a time, against eager PyTorch."""
-    found = [row for row in rows if row.scenario == "engines" and row.batch == 1]
+def served_batches(rows: Sequence[Row]) -> list[Row]:
+    """Engines at the smallest size, in the batches of `wsseg-infer`, against eager PyTorch."""
+    found = [row for row in rows if row.scenario == "engines" and row.batch == BATCH]
     smallest = min((row.size for row in found), default=0)
     return [r for r in found if r.size == smallest and r.peer.endswith("eager PyTorch fp32")]
 
@@ -66,3 +66,4 @@ def _bars(panel: "Axes", bars: Sequence[tuple[str, float, bool]]) -> None:
     panel.bar_label(drawn, fmt="%.2g", padding=2, fontsize=8)
     panel.set_yticks(places, [name for name, _, _ in bars], fontsize=8)
     panel.invert_yaxis()
+    panel.margins(x=0.1)  # for the labels

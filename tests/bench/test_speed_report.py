@@ -6,7 +6,7 @@ import pytest
 
 from bench.speed.__main__ import SCENARIOS
 from bench.speed.goals import GOALS, judged
-from bench.speed.plots import single_slices, whole_commands
+from bench.speed.plots import served_batches, whole_commands
 from bench.speed.report import write_report
 from bench.speed.results import Place, Row, replace_rows
 
@@ -54,9 +54,9 @@ def test_every_goal_has_words_of_its_own():
     assert len({goal.words for goal in GOALS}) == len(GOALS) == 13
 
 
-def test_the_plot_shows_single_slices_of_the_smallest_size_and_each_program_once():
-    others = [replace(ROWS[1], size=512), replace(ROWS[1], peer="resnet50 openvino int8")]
-    assert single_slices([*ROWS, *others]) == [ROWS[0], ROWS[1], ROWS[3]]
+def test_the_plot_shows_served_batches_of_the_smallest_size_and_each_program_once():
+    others = [replace(ROWS[2], size=512), replace(ROWS[2], peer="resnet50 openvino int8")]
+    assert served_batches([*ROWS, *others]) == [ROWS[2]]
     assert [row.what for row in whole_commands(ROWS)] == ["wsseg-infer", "nnU-Net 2-D"]
 
 
@@ -79,7 +79,7 @@ def test_the_report_has_goals_tables_and_plot_for_each_machine(tmp_path):
 
 @pytest.mark.parametrize("scenario", ["start", "engines", "peers"])
 def test_a_table_that_stands_alone_is_drawn_too(tmp_path, scenario):
-    mine = row(scenario, "resnet50 openvino", peer=EAGER, ratio=2.0)
+    mine = row(scenario, "resnet50 openvino", batch=8, peer=EAGER, ratio=2.0)
     place = Place(scenario, mine.size, mine.batch) if scenario == "engines" else Place(scenario)
     replace_rows(tmp_path, place, [mine], mine.machine)
     write_report(tmp_path, list(SCENARIOS.values()))
