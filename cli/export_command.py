@@ -105,11 +105,10 @@ def export(
             "image_size": image_size,
             "output_stride": output_stride,
             "name": name,
-            "triton": triton,
-            "triton_options": {
-                "version": triton_version,
-                "engine": triton_engine,
-                "device": triton_device,
-            },
         }
-        run_export(run, out, flags)
+        triton_flags = {
+            "version": triton_version,
+            "engine": triton_engine,
+            "device": triton_device,
+        }
+        run_export(run, out, flags, repository=triton, triton_flags=triton_flags)

@@ -15,13 +15,20 @@ from wsseg.serve.manifest import EngineFile, OutputStride, Parity, Profile
 from wsseg.serve.model_folder import load_model
 
 
-def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
+def run_export(
+    run: Path,
+    out: Path,
+    flags: dict[str, Any],
+    *,
+    repository: Path | None = None,
+    triton_flags: dict[str, Any] | None = None,
+) -> None:
     """Export `run` to `out` and print one line per engine file.
 
-    flags: fields of ExportOptions, None where not given; `batch` and `image_size` as text; `triton`
-    the model repository to add to and `triton_options` fields of TritonOptions.
+    flags: fields of ExportOptions, None where not given; `batch` and `image_size` as text.
+    repository: of Triton, to add the model to, None for none; triton_flags: fields of
+    TritonOptions.
     """
-    repository, triton_flags = flags.pop("triton"), flags.pop("triton_options")
     profile = parse_profile(flags.pop("batch"), flags.pop("image_size"))
     options = settings(ExportOptions, None, flags | {"profile": profile})
     if options.gpu_arch and not options.trt:
@@ -29,7 +36,7 @@ def run_export(run: Path, out: Path, flags: dict[str, Any]) -> None:
     if options.calibration and "int8" not in options.precisions:
         raise WssegError("--calibration is for int8 engines: add --precision int8")
     name = options.name or out.resolve().name
-    triton = triton_request(repository, triton_flags, name=name, export=options)
+    triton = triton_request(repository, triton_flags or {}, name=name, export=options)
     try:
         export_run(run, out, options)
     except (TensorRTMissingError, SomeFailedError):
