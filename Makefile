@@ -8,6 +8,7 @@ TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 .PHONY: demo test lint types wheel bench bench-accuracy bench-speed clean
 
 $(VENV)/.ready: pyproject.toml
+	@echo "Setting up $(VENV): about five minutes and 7 GB"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev

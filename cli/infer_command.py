@@ -69,7 +69,8 @@ def infer(
     its result.
     """
     start_logging(as_json=json_log, verbose=verbose)
-    with guarded():
+    kept = "no table is written; label maps and overlays that were finished stay"
+    with guarded(interrupted=kept):
         from wsseg.cli.inferring import run_inference
 
         code = run_inference(

@@ -36,6 +36,10 @@ def run_training(
     if flags.get("ratios"):
         flags["ratios"] = [parse_ratio(text).model_dump() for text in flags["ratios"]]
     chosen = settings(TrainConfig, config, flags)
+    if flags.get("preset") and chosen.terms:
+        raise WssegError(
+            f"--preset {chosen.preset} and the [[terms]] of {config} are two recipes: leave one out"
+        )
     if mark_average is not None:
         chosen = with_mark_average(chosen, mark_average)
     with _progress() as progress:
@@ -58,6 +62,11 @@ def with_mark_average(config: TrainConfig, average: str) -> TrainConfig:
     """Return the settings with L_ws averaged over the image or the mark."""
     if average not in ("image", "mark"):
         raise WssegError(f"--mark-average {average}: expected image or mark")
+    if not any(isinstance(term, WeakMark) for term in config.loss_terms):
+        raise WssegError(
+            f"--mark-average is for the term weak_mark, which {config.recipe} has not: leave it "
+            "out, or take --preset paper"
+        )
     changed = tuple(
         term.model_copy(update={"average": average}) if isinstance(term, WeakMark) else term
         for term in config.loss_terms

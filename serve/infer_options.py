@@ -82,9 +82,11 @@ def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
                     f"replace: choose another place for {place}"
                 )
     _check_tables(inputs, options)
-    others = (folder.resolve() for folder in (options.masks, options.overlays) if folder)
+    others = [folder.resolve() for folder in (options.masks, options.overlays) if folder]
     if options.recovered and options.recovered.resolve() in others:
         raise WssegError(f"recovered masks go to {options.recovered}: choose another for the rest")
+    if len(set(others)) < len(others):
+        raise WssegError(f"label maps and overlays both go to {options.masks}: choose two folders")
 
 
 def _check_tables(inputs: Sequence[Path], options: InferOptions) -> None:

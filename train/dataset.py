@@ -144,6 +144,13 @@ class CaseDataset:
         areas[self._compact(index).final.numpy()] = np.nan
         return areas
 
+    def taken(self, index: int) -> NDArray[np.bool_]:
+        """Pixels (rows, columns) within the final target of any class: no cut may have them."""
+        kept = self._compact(index)
+        inside = (kept.target >= FULL / 2) & kept.final[:, None, None]
+        taken: NDArray[np.bool_] = inside.any(0).numpy()
+        return taken
+
     def evidence(self, index: int) -> Evidence:
         """What is known of one case, on the grid that its target is grown on."""
         case = self.cases[index]

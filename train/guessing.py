@@ -35,6 +35,7 @@ def guess_places(cases: CaseDataset) -> dict[int, tuple[Guess | None, ...]]:
     with ThreadPoolExecutor(READERS) as pool:
         places = list(pool.map(lambda case: _places(case, cases), cases.cases))
         if not any(each.wanted.any() for each in places):
+            _warn_of_unplaced(cases, places)
             return {}
         seen = list(pool.map(lambda at: _seen(cases, at), range(len(cases))))
     found = {}
@@ -57,6 +58,21 @@ class _Seen(NamedTuple):
     image: NDArray[np.float32]
     areas: NDArray[np.floating]
     marks: dict[int, NDArray[np.float32]]
+
+
+def _warn_of_unplaced(cases: CaseDataset, places: Sequence[_Places]) -> None:
+    """Name the classes with sizes that no case locates, and no place can be guessed by.
+
+    Such sizes are bounds, or ratios to something else than the image.
+    """
+    for number, name in enumerate(cases.classes):
+        sized = any(c.ratios[number] or c.regions[number].high for c in cases.cases)
+        if sized and not any(each.located[number] for each in places):
+            log.warning(
+                "no case says where %s is, and none has its exact ratio to the image to guess its "
+                "place by: mark it in a few, or its place may not be learnt",
+                name,
+            )
 
 
 def _of_class(

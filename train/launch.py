@@ -151,11 +151,14 @@ def _workers(task: Task) -> Iterator[None]:
         for worker in workers:
             worker.wait(FAREWELL_SECONDS)
     except RuntimeError as error:
-        if any(_was_killed(worker) for worker in workers):
+        codes = [_code(worker) for worker in workers]
+        if any(code < 0 for code in codes):  # Popen's way to tell a signal
             raise WssegError(
                 "a training process was killed, perhaps for want of memory; go on with --resume, "
                 "and a smaller batch or fewer workers if it happens again"
             ) from error
+        if any(codes):
+            raise WssegError("a training process failed: its own message stands above") from error
         raise
     finally:
         torch.set_num_threads(threads)
@@ -204,11 +207,12 @@ def _await_ready(workers: Sequence["subprocess.Popen[str]"]) -> None:
             )
 
 
-def _was_killed(worker: "subprocess.Popen[str]") -> bool:
+def _code(worker: "subprocess.Popen[str]") -> int:
+    """What a process ended with; 0 for one that is still at work."""
     try:
-        return worker.wait(1) < 0  # Popen's way to tell a signal
+        return worker.wait(1)
     except subprocess.TimeoutExpired:
-        return False
+        return 0
 
 
 def _rank(rank: int) -> dict[str, str]:

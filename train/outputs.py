@@ -176,7 +176,8 @@ def warn_of_missed(counts: Sequence[CaseCounts], record: RunRecord) -> None:
             continue
         log.warning(
             "the network finds no pixel of %s in any of %d images that have some (at a probability "
-            "of %g): train longer, and see wsseg cases check --picture for what it was taught",
+            "of %g): train it with more steps (--epochs, a smaller --batch) or a higher "
+            "--learning-rate, and see wsseg cases check --picture for what it was taught",
             record.classes[place],
             cases,
             THRESHOLD,

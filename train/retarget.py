@@ -98,7 +98,7 @@ def _cuts(learner: Learner, cases: CaseDataset, mine: list[int]) -> Iterator[tup
         maps = _maps(learner, batch.image)
         parts = zip(indices, batch.marks.numpy(), batch.box.numpy(), maps, strict=True)
         for index, marks, box, probability in parts:
-            free = boxes_allow(box, marks.shape[-1])
+            free = boxes_allow(box, marks.shape[-1]) & ~cases.taken(index)
             found = cut(probability, marks.astype(np.uint8), cases.areas(index), free)
             sure = certainty(probability, found)
             yield index, Cut(torch.from_numpy(found), torch.from_numpy(sure))

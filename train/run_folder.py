@@ -41,6 +41,8 @@ def check_start(out: Path, config: TrainConfig, *, resume: bool) -> None:
         _require_same(_read_config(out / CONFIG), config, out)
     elif held:
         raise WssegError(f"{out} has no {CONFIG}, so it cannot be resumed: give another --out")
+    elif resume:
+        log.warning("%s holds no run to go on with: a new one begins", out)
 
 
 def complete(out: Path, cases: Path, cases_sha256: str) -> RunRecord | None:

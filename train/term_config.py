@@ -212,7 +212,7 @@ class Distillation(TermSettings):
     """
 
     kind: Literal["distillation"] = "distillation"
-    temperature: PositiveFloat = 1.0
+    temperature: Annotated[float, Field(ge=0.1, le=100)] = 1.0
 
 
 _PaperTerm = Confidence | Reconstruction | WeakMark | Size

@@ -42,3 +42,21 @@ def test_a_setting_that_our_own_check_refuses_is_told_in_its_words_alone(tmp_pat
         tmp_path / "run.toml", code=2,
     )  # fmt: skip
     assert said.strip().endswith("run.toml: window: window low 240.0 must be below high -160.0")
+
+
+def test_two_recipes_at_once_are_refused(tmp_path: Path):
+    (tmp_path / "run.toml").write_text('[[terms]]\nkind = "weak_mark"\n')
+    (tmp_path / "cases.csv").write_text("image,ratio\n")
+    said = call(
+        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--config",
+        tmp_path / "run.toml", "--preset", "wsseg", code=2,
+    )  # fmt: skip
+    assert "two recipes: leave one out" in said
+
+
+def test_a_flag_for_a_term_that_the_recipe_has_not_is_refused(tmp_path: Path):
+    (tmp_path / "cases.csv").write_text("image,ratio\n")
+    said = call(
+        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--mark-average", "mark", code=2
+    )
+    assert "weak_mark, which wsseg has not" in said

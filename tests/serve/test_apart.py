@@ -61,3 +61,10 @@ def test_pictures_of_other_runs_stay_and_are_told(model: Path, tmp_path: Path, c
     assert f"{masks} is not empty" in caplog.text
     assert {row["source"] for row in rows(tmp_path / "ratios.csv")} == {second}
     assert sorted(file.name for file in masks.iterdir()) == [first, second]
+
+
+def test_label_maps_and_overlays_have_folders_of_their_own(model: Path, tmp_path: Path):
+    folder = write_pictures(tmp_path / "scans", 1)
+    both = {"masks": tmp_path / "a", "overlays": tmp_path / "b" / ".." / "a"}
+    with pytest.raises(WssegError, match=r"both go to .*a: choose two folders"):
+        run(model, tmp_path / "ratios.csv", folder, **both)

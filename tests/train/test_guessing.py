@@ -232,3 +232,11 @@ def test_guesses_can_be_switched_off(make_blobs: Callable[..., Path], tmp_path: 
     table = read_cases(make_blobs(tmp_path, 30, 1, known=["ratio"] * 30))
     config = TrainConfig(size=SIZE, guess=False)
     assert not teaching_cases(table, config, choose_given(table, config)).guesses
+
+
+def test_a_class_that_nobody_places_and_no_area_can_is_told(tmp_path, caplog):
+    cases = [replace(case, ratios=(None,)) for case in case_list(tmp_path)]
+    bounded = [replace(case, regions=(Region(high=0.4),)) for case in cases]
+    with caplog.at_level(logging.WARNING, "wsseg"):
+        assert guess_places(dataset(bounded)) == {}
+    assert "no case says where roi is, and none has its exact ratio" in caplog.text

@@ -180,3 +180,9 @@ def test_each_class_has_a_box_of_its_own_and_none_where_it_is_absent(tmp_path):
     path = simulate_marks(source, tmp_path / "out", options=MarkOptions("box"))
     (row,) = rows_of(path)
     assert (row["box:cyst"], json.loads(row["box:tumour"])) == ("", list(box_of(disc(5))))
+
+
+def test_a_percentage_of_marks_that_have_no_size_is_refused(source, tmp_path):
+    with pytest.raises(WssegError, match=r"8 percent .* kind point have no such size, only erode"):
+        simulate_marks(source, tmp_path / "out", percent=8.0, options=MarkOptions("point"))
+    assert not (tmp_path / "out").exists()

@@ -76,6 +76,17 @@ def test_cases_of_known_area_are_cut_at_it_and_no_others(learner, cases):
     assert cases.cuts[0].inside[0][marks].all()
 
 
+def test_ground_of_a_final_target_is_cut_out_for_no_other_class(learner, cases, monkeypatch):
+    (masked,) = (place for place in range(len(cases)) if cases.cases[place].mask is not None)
+    assert np.array_equal(cases.taken(masked), cases.item(masked).target[0] >= 0.5)
+    assert not cases.taken(0).any()
+    half = np.arange(SIZE) < SIZE // 2
+    monkeypatch.setattr(CaseDataset, "taken", lambda *_: np.broadcast_to(half, (SIZE, SIZE)))
+    retarget(learner, cases)
+    assert cases.cuts
+    assert all(not found.inside[0][:, half].any() for found in cases.cuts.values())
+
+
 def test_the_surest_pixels_of_the_averaged_network_are_cut(learner, cases):
     plain = replace(
         learner,

@@ -140,3 +140,19 @@ def test_a_cut_stays_in_its_box() -> None:
 
 def test_a_class_without_a_box_may_be_anywhere() -> None:
     assert boxes_allow(np.full((2, 4), np.nan), 16).all()
+
+
+def test_an_upper_bound_does_not_teach_that_nothing_is_there() -> None:
+    probability = np.where(disc(20, 20, 9), 0.45, 0.02)[None].astype(np.float32)
+    found = cut(probability, NO_MARKS, np.array([(0.0, 0.2)]), everywhere())
+    assert not (found == 1).any()
+    assert certainty(probability, found) == pytest.approx([0.55])
+    marks = disc(20, 20, 2).astype(np.uint8)
+    marked = cut(probability, marks, np.array([(0.0, 0.2)]), everywhere())
+    assert np.array_equal(marked[0] == 1, marks == 1)
+
+
+def test_a_class_that_is_there_has_a_pixel_however_small_it_is() -> None:
+    probability = np.where(disc(20, 20, 1), 0.3, 0.1)[None].astype(np.float32)
+    found = cut(probability, NO_MARKS, exactly(1e-5), everywhere())
+    assert (found == 1).sum() == 1

@@ -75,7 +75,7 @@ def simulate_marks(
     chosen = options or MarkOptions()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WssegError(f"{out} exists and is not empty: name a new folder for the marks")
-    _require_plausible(chosen, keep_mask)
+    _require_plausible(chosen, keep_mask, percent)
     table = read_cases(cases_csv, classes=classes)
     if all(case.mask is None for case in table.cases):
         raise WssegError(
@@ -96,7 +96,12 @@ def simulate_marks(
     return out / TABLE
 
 
-def _require_plausible(options: MarkOptions, keep_mask: bool) -> None:
+def _require_plausible(options: MarkOptions, keep_mask: bool, percent: float | None) -> None:
+    if percent is not None and options.kind not in USUAL_PERCENT:
+        raise WssegError(
+            f"{percent:g} percent of a region: marks of kind {options.kind} have no such size, "
+            f"only {', '.join(USUAL_PERCENT)} have"
+        )
     most = 100 * READER_VARIATION
     if keep_mask and options.ratio_noise > most:
         raise WssegError(

@@ -29,18 +29,15 @@ def cut(
 
     probability: 0..1. marks: as in `Batch.marks`; of a marked class only what is connected to its
     marks counts, and a pixel marked as something else is outside. areas: bounds of each class's
-    share of the image, NaN where unknown; between two bounds the map's own area decides. allowed:
+    share of the image, NaN where unknown; between two bounds the map's own area decides, which is
+    never less than the marks. allowed:
     pixels that each class may have (k, rows, columns), see `boxes_allow`. A pixel belongs to one
     class at most: that within whose area it ranks first.
     """
     found = np.full(probability.shape, NO_CUT, np.uint8)
     known = [number for number, (_, high) in enumerate(areas) if not math.isnan(high)]
     found[known] = 0
-    pixels = marks.size
-    wanted = {
-        number: round(pixels * float(np.clip((probability[number] >= 0.5).mean(), *areas[number])))
-        for number in known
-    }
+    wanted = {n: _wanted(probability[n], marks == n + 1, areas[n]) for n in known}
     there = [number for number in known if wanted[number] > 0]
     if not there:
         return found
@@ -53,16 +50,30 @@ def cut(
     return found
 
 
+def _wanted(
+    probability: NDArray[np.floating], mark: NDArray[np.bool_], area: NDArray[np.floating]
+) -> int:
+    """Pixels of a class: as many as its map has, within its bounds, and those that are marked.
+
+    One at least of a class that is there, however small its area.
+    """
+    low, high = map(float, area)
+    shown = float(np.clip((probability >= 0.5).mean(), low, high))
+    return max(round(mark.size * shown), int(mark.sum()), int(low > 0))
+
+
 def certainty(probability: NDArray[np.floating], found: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How sure a map is of its own cut (k, rows, columns): its mean within, per class, 0..1.
 
-    A map that is low wherever it is cut has not found the region. 1 for an empty cut, 0 for none.
+    A map that is low wherever it is cut has not found the region. Of an empty cut: how far the map
+    stays from showing any; where there is no cut, 0.
     """
     inside = found == 1
     count = inside.sum((1, 2))
     mean = np.where(inside, probability, 0.0).sum((1, 2)) / np.maximum(count, 1)
     cut_there = found[:, 0, 0] != NO_CUT
-    return np.where(cut_there, np.where(count > 0, mean, 1.0), 0.0).astype(np.float32)
+    sure = np.where(count > 0, mean, 1 - probability.max((1, 2)))
+    return np.where(cut_there, sure, 0.0).astype(np.float32)
 
 
 def boxes_allow(boxes: NDArray[np.floating], size: int) -> NDArray[np.bool_]:
