@@ -87,6 +87,8 @@ ARMS = {
     "wsseg-share-5-disc": Arm("wsseg", "disc", 8.0, share=5.0),
     "wsseg-scribble": Arm("wsseg", "drawn"),
     "full": Arm("full", "masks"),
+    # Full masks by our own recipe: what of `full` is its harder borders and its start.
+    "wsseg-masks": Arm("wsseg", "masks"),
 }
 ABLATED = ("wsseg-8", "wsseg-disc-8", "wsseg-share-10")
 ARMS |= {
