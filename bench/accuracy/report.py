@@ -25,9 +25,10 @@ The arms named `paper` are the paper's four terms in their better reading: the m
 over the mark, not over the image. They start from the same pretrained weights, with the same
 augmentation and schedule as every other arm, and from the same biases as `wsseg`: the last layer's
 are set so that the first maps have the mean ratio. `full` and `mark-only` read no ratio and have no
-such start; `full` learns hard masks, `wsseg` targets with soft borders. Tables state how each mark
-was made (column `mark_kind` of cases.csv). The constants of growing marks (docs/method.md) were
-chosen looking at true masks of an eighth of these lesions, and of a few kidneys and hearts.
+such start; `full` learns hard masks, `wsseg` targets with soft borders. The arm `wsseg-masks`
+learns full masks by the recipe of `wsseg`. Tables state how each mark was made (column `mark_kind`
+of cases.csv). The constants of growing marks (docs/method.md) were chosen looking at true masks of
+an eighth of these lesions, and of a few kidneys and hearts.
 
 - **IoU** (and Dice): per image, averaged over the held-out images that show the class, then over
   the classes. +- is the standard deviation over runs; the interval (95 %) comes from drawing whole
