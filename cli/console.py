@@ -73,8 +73,7 @@ def guarded(*, interrupted: str = "") -> Iterator[None]:
     """Turn what a user can fix into one line and its exit code; let bugs keep their traceback.
 
     A polite kill, such as a container's stop or a terminal that is closed, ends like Ctrl-C:
-    scratch files are cleaned up.
-    interrupted: what is then kept, and how to go on.
+    scratch files are cleaned up. interrupted: what is then kept, and how to go on.
     """
     former = _ends_like_an_interrupt()
     try:

@@ -34,8 +34,8 @@ def guess_places(cases: CaseDataset) -> dict[int, tuple[Guess | None, ...]]:
     """
     with ThreadPoolExecutor(READERS) as pool:
         places = list(pool.map(lambda case: _places(case, cases), cases.cases))
+        _warn_of_unplaced(cases, places)
         if not any(each.wanted.any() for each in places):
-            _warn_of_unplaced(cases, places)
             return {}
         seen = list(pool.map(lambda at: _seen(cases, at), range(len(cases))))
     found = {}
@@ -67,7 +67,7 @@ def _warn_of_unplaced(cases: CaseDataset, places: Sequence[_Places]) -> None:
     """
     for number, name in enumerate(cases.classes):
         sized = any(c.ratios[number] or c.regions[number].high for c in cases.cases)
-        if sized and not any(each.located[number] for each in places):
+        if sized and not any(each.located[number] or each.wanted[number] for each in places):
             log.warning(
                 "no case says where %s is, and none has its exact ratio to the image to guess its "
                 "place by: mark it in a few, or its place may not be learnt",

@@ -158,7 +158,10 @@ def _workers(task: Task) -> Iterator[None]:
                 "and a smaller batch or fewer workers if it happens again"
             ) from error
         if any(codes):
-            raise WssegError("a training process failed: its own message stands above") from error
+            told = (str(error) or type(error).__name__).splitlines()[0]
+            raise WssegError(
+                f"a training process failed: its own message stands above; here: {told}"
+            ) from error
         raise
     finally:
         torch.set_num_threads(threads)

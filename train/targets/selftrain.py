@@ -30,9 +30,8 @@ def cut(
     probability: 0..1. marks: as in `Batch.marks`; of a marked class only what is connected to its
     marks counts, and a pixel marked as something else is outside. areas: bounds of each class's
     share of the image, NaN where unknown; between two bounds the map's own area decides, which is
-    never less than the marks. allowed:
-    pixels that each class may have (k, rows, columns), see `boxes_allow`. A pixel belongs to one
-    class at most: that within whose area it ranks first.
+    never less than the marks. allowed: pixels that each class may have (k, rows, columns), see
+    `boxes_allow`. A pixel belongs to one class at most: that within whose area it ranks first.
     """
     found = np.full(probability.shape, NO_CUT, np.uint8)
     known = [number for number, (_, high) in enumerate(areas) if not math.isnan(high)]
