@@ -240,3 +240,15 @@ def test_a_class_that_nobody_places_and_no_area_can_is_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "wsseg"):
         assert guess_places(dataset(bounded)) == {}
     assert "no case says where roi is, and none has its exact ratio" in caplog.text
+
+
+def test_a_class_that_can_be_guessed_does_not_silence_one_that_cannot(tmp_path, caplog):
+    both = [
+        replace(case, ratios=(*case.ratios, None), regions=(Region(), Region(high=0.4)))
+        for case in case_list(tmp_path)
+    ]
+    with caplog.at_level(logging.WARNING, "wsseg"):
+        guess_places(dataset(both, "roi", "edge"))
+    told = [r.getMessage() for r in caplog.records if "none has its exact ratio" in r.getMessage()]
+    assert len(told) == 1
+    assert "where edge is" in told[0]

@@ -48,6 +48,21 @@ def test_a_process_that_does_not_come_up_is_an_error_not_a_wait(tmp_path, monkey
     assert dict(os.environ) == environment
 
 
+def test_a_process_that_fails_leaves_both_messages(tmp_path, monkeypatch):
+    code = (
+        f"import sys\nprint({launch.READY!r}, flush=True)\nsys.exit('process 1: a file is cut')\n"
+    )
+    (tmp_path / "failing_worker.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(launch, "WORKER", "failing_worker")
+    config = TrainConfig(accelerator="cpu", devices=2)
+    with (
+        pytest.raises(WssegError, match=r"process failed: .* stands above; here: closed by peer"),
+        launch._workers(Task(tmp_path / "cases.csv", tmp_path / "run", config, False)),
+    ):
+        raise RuntimeError("closed by peer\nand a trace")
+
+
 def test_missing_gpus_are_counted_in_the_message(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
