@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ def main() -> None:
             (f"find and read {asked.slices} DICOM slices, {PASSES} times", reading),
             (f"wsseg cases check, {asked.cases} rows", checking),
         ):
-            figure = ratio(lambda job=job: job(HERE), lambda job=job: job(earlier), asked.runs)
+            figure = ratio(partial(job, HERE), partial(job, earlier), asked.runs)
             print(f"| {name} | {figure} |", flush=True)
 
 
