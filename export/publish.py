@@ -143,6 +143,7 @@ def _training(record: RunRecord) -> Training:
         # JSON has no NaN: a figure that the validation split could not give is left out.
         metrics={name: value for name, value in record.metrics.items() if math.isfinite(value)},
         teacher=_teacher(record),
+        seen=record.seen,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 IMAGE = "image"
 FOREGROUND = "foreground"
@@ -51,6 +51,21 @@ class RatioDefinition(Frozen):
     name: str
     numerator: str
     denominator: str = IMAGE
+
+
+class Seen(Frozen):
+    """What the training images were, so that a scan of another kind can be told from them.
+
+    planes, modalities, units: how many training cases there are of each ("axial", "MR", "HU"), by
+    what their files say; "" counts those whose files do not say. low, high: between these lie the
+    intensities that training met, in the images' own units; None where nobody looked.
+    """
+
+    planes: dict[str, int] = Field(default_factory=dict)
+    modalities: dict[str, int] = Field(default_factory=dict)
+    units: dict[str, int] = Field(default_factory=dict)
+    low: float | None = None
+    high: float | None = None
 
 
 def luminance(rgb: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsseg.imaging.definitions import FOREGROUND, IMAGE, Frozen, RatioDefinition, Window
+from wsseg.imaging.definitions import FOREGROUND, IMAGE, Frozen, RatioDefinition, Seen, Window
 
 FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
@@ -97,7 +97,8 @@ class OutputStride(Frozen):
 class Training(Frozen):
     """Where the network came from: enough to tell two models apart and to train one again.
 
-    teacher: None for a network that learnt from its cases alone.
+    teacher: None for a network that learnt from its cases alone. seen: what its training images
+    were; None for a run of an earlier version.
     """
 
     preset: str
@@ -109,6 +110,7 @@ class Training(Frozen):
     seed: int
     metrics: dict[str, float] = Field(default_factory=dict)
     teacher: Teacher | None = None
+    seen: Seen | None = None
 
 
 class Manifest(Frozen):

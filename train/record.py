@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from wsseg.imaging.definitions import Frozen, RatioDefinition, Window
+from wsseg.imaging.definitions import Frozen, RatioDefinition, Seen, Window
 from wsseg.train.config import NetworkName
 
 RECORD = "run.json"
@@ -41,7 +41,8 @@ class RunRecord(Frozen):
     float32 (c, H, W), on which export proves its engines. metrics: of the chosen epoch on the
     validation split, at a threshold of 0.5; chosen_by: the rule that chose it. thresholds: one
     probability a class, from which on a pixel counts, fitted to the ratios of training images.
-    teacher: None for a run that was taught by its cases alone.
+    teacher: None for a run that was taught by its cases alone. seen: what the training images
+    were; None in the record of an earlier version.
     """
 
     classes: tuple[str, ...]
@@ -61,4 +62,5 @@ class RunRecord(Frozen):
     metrics: dict[str, float]
     thresholds: tuple[float, ...]
     teacher: TeacherRecord | None = None
+    seen: Seen | None = None
     wsseg_version: str
