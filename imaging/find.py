@@ -9,9 +9,9 @@ from wsseg.imaging.dicom_header import Header, read_header
 from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.find_content import HEAD_BYTES, Content, Head, content_of, header_beside
 from wsseg.imaging.find_files import list_files, shown_names
-from wsseg.imaging.nifti import nifti_refs
 from wsseg.imaging.picture import picture_ref
 from wsseg.imaging.scan import FileRef, ScanRef
+from wsseg.imaging.volume import volume_refs
 
 
 def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]:
@@ -47,7 +47,7 @@ def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
                 yield header
             else:
                 headers.append(header)
-        elif content == "nifti":
+        elif content == "volume":
             yield from _nifti(file)
         else:
             yield picture_ref(file)
@@ -121,6 +121,6 @@ def _members(archive: FileRef, scratch: Path) -> Iterator[tuple[FileRef, Content
 
 def _nifti(file: FileRef) -> Iterator[ScanRef | Failure]:
     try:
-        yield from nifti_refs(file)
+        yield from volume_refs(file)
     except ReadError as error:
         yield Failure(file.source, error.reason, str(error))

@@ -10,7 +10,7 @@ from wsseg.imaging.scan import FileRef
 
 HEAD_BYTES = 512
 
-Content = Literal["dicom", "nifti", "picture", "zip"]
+Content = Literal["dicom", "volume", "picture", "zip"]
 
 _PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
@@ -71,7 +71,7 @@ def content_of(head: Head) -> Content | Failure:
     if is_dicom(start):
         return "dicom"
     if _NIFTI_NAME.search(name) and _is_nifti(name, start):
-        return "nifti"
+        return "volume"
     if start.startswith(_PICTURES):
         return "picture"
     if start.startswith(_ZIP) and _suffix(name) in _ZIP_SUFFIXES:

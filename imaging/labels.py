@@ -16,9 +16,9 @@ from PIL import Image
 from wsseg.imaging.atomic import atomic
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
-from wsseg.imaging.nifti_file import open_nifti
 from wsseg.imaging.orientation import RAS_TO_LPS, grid_distance
 from wsseg.imaging.scan import Geometry, Scan
+from wsseg.imaging.volume_file import open_volume
 
 # A qform or an affine that leaves a slice further than this from its place is not written.
 PLACE_TOLERANCE_MM = 1e-2
@@ -56,7 +56,7 @@ def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
     with atomic(path) as partial:
         if scan.ref.kind == "picture":
             _save_pages([Image.fromarray(plane) for plane in labels], partial)
-        elif scan.ref.kind == "nifti":
+        elif scan.ref.kind == "volume":
             _save_nifti(*_on_source_grid(scan, labels), partial)
         else:
             _save_nifti(*_on_patient_grid(scan.geometry, labels), partial)
@@ -124,7 +124,7 @@ def _on_source_grid(
     """Labels (i, j, k) as their NIfTI source stores its voxels, under the source's place."""
     file = scan.ref.files[0]
     with reading(file.source):
-        source = open_nifti(file)
+        source = open_volume(file)
     if (source.layout.shape[2], *source.plane_shape) != labels.shape:
         raise ReadError("changed", f"{file.source} changed while it was used: run it again")
     stored = np.empty(source.layout.shape, np.uint8, order="F")

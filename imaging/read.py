@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.guard import reading
-from wsseg.imaging.nifti import read_nifti
 from wsseg.imaging.picture import read_picture
 from wsseg.imaging.scan import Kind, Scan, ScanRef
+from wsseg.imaging.volume import read_volume
 
 _READERS: dict[Kind, Callable[[ScanRef], Scan]] = {
     "dicom": read_dicom,
-    "nifti": read_nifti,
+    "volume": read_volume,
     "picture": read_picture,
 }
 

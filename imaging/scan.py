@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.errors import Failure
 
-Kind = Literal["dicom", "nifti", "picture"]
+Kind = Literal["dicom", "volume", "picture"]
 
 
 @dataclass(frozen=True)

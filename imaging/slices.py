@@ -16,12 +16,12 @@ from wsseg.imaging.dicom_values import tags_of
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
 from wsseg.imaging.guard import reading
-from wsseg.imaging.nifti import nifti_geometry
-from wsseg.imaging.nifti_file import open_nifti
 from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture import grey_if_equal, open_picture, page_count, page_values
 from wsseg.imaging.scan import FileRef, Geometry, Kind, ScanRef
+from wsseg.imaging.volume import volume_geometry
+from wsseg.imaging.volume_file import open_volume
 
 # Corners of two grids may lie this part of the smallest voxel edge apart: above the rounding of
 # float32 headers, below what moves a label to another pixel.
@@ -112,7 +112,7 @@ def _read_grid(path: Path) -> _Grid:
 
 def _kind(path: Path) -> Kind:
     if _NIFTI_NAME.search(path.name):
-        return "nifti"
+        return "volume"
     with path.open("rb") as file:
         return "dicom" if is_dicom(file.read(HEAD_BYTES)) else "picture"
 
@@ -125,22 +125,22 @@ def _check_index(path: Path, index: int, count: int, what: str) -> None:
         )
 
 
-def _nifti_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
-    opened = open_nifti(FileRef(path, path.name))
+def _volume_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    opened = open_volume(FileRef(path, path.name))
     _check_index(path, slice_index, opened.layout.shape[2], "slice")
     _check_index(path, volume, opened.layout.volumes, "volume")
     return opened.plane(slice_index, volume)
 
 
-def _nifti_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
-    volumes = open_nifti(FileRef(path, path.name)).layout.volumes
-    return _nifti_plane(path, slice_index, volume if volumes > 1 else 0)
+def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    volumes = open_volume(FileRef(path, path.name)).layout.volumes
+    return _volume_plane(path, slice_index, volume if volumes > 1 else 0)
 
 
-def _nifti_grid(path: Path) -> _Grid:
-    opened = open_nifti(FileRef(path, path.name))
+def _volume_grid(path: Path) -> _Grid:
+    opened = open_volume(FileRef(path, path.name))
     layout = opened.layout
-    return _Grid(opened.plane_shape, layout.shape[2], layout.volumes, nifti_geometry(opened))
+    return _Grid(opened.plane_shape, layout.shape[2], layout.volumes, volume_geometry(opened))
 
 
 def _dicom_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float32]:
@@ -206,17 +206,17 @@ def _as_labels(plane: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
 _Planes = Callable[[Path, int, int], NDArray[np.float32]]
 
 _PLANES: dict[Kind, _Planes] = {
-    "nifti": _nifti_plane,
+    "volume": _volume_plane,
     "dicom": _dicom_plane,
     "picture": _picture_plane,
 }
 _LABELS: dict[Kind, _Planes] = {
-    "nifti": _nifti_labels,
+    "volume": _volume_labels,
     "dicom": _dicom_plane,
     "picture": _picture_labels,
 }
 _GRIDS: dict[Kind, Callable[[Path], _Grid]] = {
-    "nifti": _nifti_grid,
+    "volume": _volume_grid,
     "dicom": _dicom_grid,
     "picture": _picture_grid,
 }

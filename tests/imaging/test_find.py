@@ -71,8 +71,8 @@ def test_kinds_are_told_by_content_not_by_name(folder, write_dicom):
         "a.png": "picture",
         "b.dat": "picture",
         "c": "picture",
-        "d.nii": "nifti",
-        "e.nii.gz": "nifti",
+        "d.nii": "volume",
+        "e.nii.gz": "volume",
     }
 
 

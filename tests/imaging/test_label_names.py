@@ -26,9 +26,9 @@ def named(kind, source, *, uid="", part=0, volume=None, slices=1):
         (named("picture", "ward/day_1/case.png"), "ward__day_1__case"),
         (named("picture", "case.jpg"), "case.jpg"),
         (named("picture", "stack.tif", slices=3), "stack"),
-        (named("nifti", "scans.zip/case.nii.gz"), "scans.zip__case"),
-        (named("nifti", "case.nii"), "case.nii"),
-        (named("nifti", "case.nii.gz", volume=3), "case-t003"),
+        (named("volume", "scans.zip/case.nii.gz"), "scans.zip__case"),
+        (named("volume", "case.nii"), "case.nii"),
+        (named("volume", "case.nii.gz", volume=3), "case-t003"),
     ],
 )
 def test_plain_names_stay_readable(scan, name):
@@ -56,7 +56,7 @@ ENDINGS = st.sampled_from(
 )
 
 
-@given(source=SOURCES, ending=ENDINGS, kind=st.sampled_from(["picture", "nifti"]))
+@given(source=SOURCES, ending=ENDINGS, kind=st.sampled_from(["picture", "volume"]))
 def test_every_source_gives_a_name_safe_on_every_system(source, ending, kind):
     name = safe_name(named(kind, source + ending))
     assert 0 < len(name) <= 140
@@ -80,11 +80,11 @@ def test_different_sources_have_different_names(sources):
 
 
 def test_a_file_named_like_a_time_volume_does_not_take_its_name():
-    volume = safe_name(named("nifti", "a.nii.gz", volume=3))
-    assert safe_name(named("nifti", "a-t003.nii.gz")) != volume
+    volume = safe_name(named("volume", "a.nii.gz", volume=3))
+    assert safe_name(named("volume", "a-t003.nii.gz")) != volume
 
 
 def test_pictures_of_scans_of_one_name_stay_apart():
-    scans = [named("picture", "x.png"), named("nifti", "x.nii.gz"), named("nifti", "x.nii")]
+    scans = [named("picture", "x.png"), named("volume", "x.nii.gz"), named("volume", "x.nii")]
     names = [safe_name(scan, suffix=".png") for scan in scans]
     assert names == ["x", "x.nii.gz", "x.nii"]

@@ -15,9 +15,9 @@ from PIL import Image
 
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.labels import write_labels
-from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.picture import read_picture
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
+from wsseg.imaging.volume import read_volume, volume_refs
 
 RAS_TO_LPS = np.diag([-1, -1, 1, 1])
 SHAPE = (4, 5, 3)
@@ -46,7 +46,7 @@ def affine_of(directions):
 
 def nifti_scan(path, voxels=VOXELS, affine=None, volume=None, kind=Nifti1Image):
     kind(voxels, affine_of(np.eye(3)) if affine is None else affine).to_filename(path)
-    return read_nifti(ScanRef("nifti", (FileRef(path, path.name),), volume=volume))
+    return read_volume(ScanRef("volume", (FileRef(path, path.name),), volume=volume))
 
 
 def dicom_scan(affine, positions=None, shape=(3, 5, 4), pixel_mm=(0.8, 0.5)):
@@ -77,8 +77,8 @@ def test_both_affines_keep_their_codes_and_differences(tmp_path, codes):
     image.set_sform(affine_of(OBLIQUES[1]), codes[1])
     image.header["pixdim"][1:4] = (0.5, 0.8, 3)
     image.to_filename(tmp_path / "a.nii.gz")
-    (ref,) = nifti_refs(FileRef(tmp_path / "a.nii.gz", "a.nii.gz"))
-    scan = read_nifti(ref)
+    (ref,) = volume_refs(FileRef(tmp_path / "a.nii.gz", "a.nii.gz"))
+    scan = read_volume(ref)
     labels = np.zeros(scan.pixels.shape, np.uint8)
     written = load(write_labels(scan, labels, tmp_path / "out")).header
     for one, other in (
@@ -96,8 +96,8 @@ def test_the_header_says_label_map_and_nothing_about_the_patient(tmp_path):
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Doe^Jane"))
     image.header.set_slope_inter(2, -1024)
     image.to_filename(tmp_path / "a.nii.gz")
-    (ref,) = nifti_refs(FileRef(tmp_path / "a.nii.gz", "a.nii.gz"))
-    path = write_labels(read_nifti(ref), np.full((3, 5, 4), 7, np.uint8), tmp_path / "out")
+    (ref,) = volume_refs(FileRef(tmp_path / "a.nii.gz", "a.nii.gz"))
+    path = write_labels(read_volume(ref), np.full((3, 5, 4), 7, np.uint8), tmp_path / "out")
     content = gzip.decompress(path.read_bytes())
     header = Nifti1Header(content[:348])
     assert header.get_data_dtype() == np.uint8
@@ -111,8 +111,8 @@ def test_lengths_in_microns_stay_microns(tmp_path):
     image = Nifti1Image(VOXELS, affine_of(np.eye(3)))
     image.header.set_xyzt_units("micron", "sec")
     image.to_filename(tmp_path / "a.nii.gz")
-    (ref,) = nifti_refs(FileRef(tmp_path / "a.nii.gz", "a.nii.gz"))
-    scan = read_nifti(ref)
+    (ref,) = volume_refs(FileRef(tmp_path / "a.nii.gz", "a.nii.gz"))
+    scan = read_volume(ref)
     assert scan.geometry.pixel_mm == pytest.approx((0.0008, 0.0005))
     written = load(write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out"))
     assert written.header.get_xyzt_units()[0] == "micron"
@@ -138,7 +138,7 @@ def test_nifti_2_stays_nifti_2(tmp_path):
 @pytest.mark.parametrize("name", ["example4d.nii.gz", "anatomical.nii", "standard.nii.gz"])
 def test_labels_of_nibabels_own_files_fit_them(tmp_path, name):
     path = Path(str(nibabel_data), name)
-    scan = read_nifti(nifti_refs(FileRef(path, name))[0])
+    scan = read_volume(volume_refs(FileRef(path, name))[0])
     bright = scan.pixels > np.median(scan.pixels)
     written = load(write_labels(scan, bright.astype(np.uint8), tmp_path))
     source = load(path)

@@ -11,8 +11,8 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image
 from nibabel.testing import data_path as nibabel_data
 
-from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.volume import read_volume, volume_refs
 
 AFFINE = np.diag([-0.5, -0.8, 3.0, 1.0])  # axial, already in display order
 VOXELS = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3)
@@ -39,7 +39,7 @@ def patch(file, **fields):
 
 
 def read(file):
-    return [read_nifti(ref) for ref in nifti_refs(file)]
+    return [read_volume(ref) for ref in volume_refs(file)]
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII.GZ"])
@@ -105,7 +105,7 @@ def test_two_dimensions_are_one_slice_and_empty_dimensions_are_dropped(tmp_path)
     (scan,) = read(save(tmp_path / "five.nii", five))
     assert scan.pixels.shape == (3, 5, 4)
     assert scan.ref.volume is None
-    assert len(nifti_refs(save(tmp_path / "vector.nii", np.repeat(five, 3, axis=4)))) == 3
+    assert len(volume_refs(save(tmp_path / "vector.nii", np.repeat(five, 3, axis=4)))) == 3
 
 
 def test_colour_voxels_become_rgb_and_alpha_is_dropped(tmp_path):

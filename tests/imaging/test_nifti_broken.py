@@ -9,8 +9,8 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
 
 from wsseg.imaging import nifti_header
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.volume import read_volume, volume_refs
 
 AFFINE = np.diag([-0.5, -0.8, 3.0, 1.0])
 VOXELS = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3)
@@ -37,7 +37,7 @@ def patch(file, **fields):
 
 
 def read(file):
-    return [read_nifti(ref) for ref in nifti_refs(file)]
+    return [read_volume(ref) for ref in volume_refs(file)]
 
 
 def reason(file):

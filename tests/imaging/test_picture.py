@@ -13,9 +13,9 @@ from PIL import Image
 from wsseg.imaging import nifti_header
 from wsseg.imaging import picture as picture_module
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.nifti import nifti_refs
 from wsseg.imaging.picture import read_picture
 from wsseg.imaging.scan import FileRef, ScanRef
+from wsseg.imaging.volume import volume_refs
 
 GREY = np.arange(20, dtype=np.uint8).reshape(4, 5) * 10
 COLOUR = np.stack([GREY, GREY + 5, GREY + 9], axis=-1)
@@ -132,10 +132,10 @@ def test_the_size_limit_of_a_nifti_volume_counts_channels(tmp_path, monkeypatch)
     for name in ("a.nii", "b.nii"):
         Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / name)
     monkeypatch.setattr(nifti_header, "MAX_VALUES", 180)
-    assert len(nifti_refs(FileRef(tmp_path / "a.nii", "a.nii"))) == 1
+    assert len(volume_refs(FileRef(tmp_path / "a.nii", "a.nii"))) == 1
     monkeypatch.setattr(nifti_header, "MAX_VALUES", 179)
     with pytest.raises(ReadError, match="3 values a voxel"):
-        nifti_refs(FileRef(tmp_path / "b.nii", "b.nii"))
+        volume_refs(FileRef(tmp_path / "b.nii", "b.nii"))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])

@@ -25,7 +25,7 @@ def fail_with(monkeypatch, error):
     monkeypatch.setitem(read_module._READERS, "picture", broken)
 
 
-@pytest.mark.parametrize("kind", ["dicom", "nifti", "picture"])
+@pytest.mark.parametrize("kind", ["dicom", "volume", "picture"])
 def test_each_kind_goes_to_its_reader(monkeypatch, kind):
     ref = ScanRef(kind, (FileRef(Path("x"), "a"),))
     expected = Scan(np.zeros((1, 1, 1), np.float32), Geometry(), (SliceId("a"),), ref)
@@ -79,7 +79,7 @@ def test_random_damage_gives_a_scan_or_a_read_error(tmp_path, name):
     else:
         Image.fromarray(np.arange(240, dtype=np.uint8).reshape(12, 20)).save(path)
     whole = path.read_bytes()
-    ref = ScanRef("nifti" if ".nii" in name else "picture", (FileRef(path, name),))
+    ref = ScanRef("volume" if ".nii" in name else "picture", (FileRef(path, name),))
     chance = random.Random(0)
     for _ in range(DAMAGE):
         damaged = bytearray(

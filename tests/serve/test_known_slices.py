@@ -20,7 +20,7 @@ def row(line: int, source: str, place: int = 0, ratio: float = 0.1, **where: int
 
 
 def ref(*sources: str, volume: int | None = None) -> ScanRef:
-    return ScanRef("nifti", tuple(FileRef(Path(s), s) for s in sources), volume=volume)
+    return ScanRef("volume", tuple(FileRef(Path(s), s) for s in sources), volume=volume)
 
 
 def scan(*slices: SliceId) -> Scan:

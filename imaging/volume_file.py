@@ -1,4 +1,4 @@
-"""A NIfTI file, opened: its header checked, its voxels still on disk."""
+"""A volume file, opened: its header checked, its voxels still on disk."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +23,7 @@ OPENED_FILES = 8
 
 
 @dataclass(frozen=True)
-class NiftiFile:
+class VolumeFile:
     """header: as stored, zero qfac mended. affine: (i, j, k, 1) to RAS+ mm, None without one.
 
     `turn` brings a plane (i, j) to display order; k counts the slices. Threads that read volumes
@@ -80,7 +80,7 @@ class NiftiFile:
             ) from error
 
 
-def open_nifti(file: FileRef) -> NiftiFile:
+def open_volume(file: FileRef) -> VolumeFile:
     """Open a .nii, .nii.gz or .hdr/.img file and check its header; no voxel is read.
 
     Raises ReadError for a header that is broken or promises more than the file can hold.
@@ -91,7 +91,7 @@ def open_nifti(file: FileRef) -> NiftiFile:
 
 
 @lru_cache(maxsize=OPENED_FILES)
-def _open(path: Path, source: str, _version: tuple[int, int, int]) -> NiftiFile:
+def _open(path: Path, source: str, _version: tuple[int, int, int]) -> VolumeFile:
     header, single = read_header(path, source)
     data = path if single else data_path(path, source)
     layout = read_layout(header, data, source)
@@ -102,4 +102,4 @@ def _open(path: Path, source: str, _version: tuple[int, int, int]) -> NiftiFile:
     # No memory map: a file that shrinks while it is mapped kills the process.
     voxels = ArrayProxy(str(data), spec, mmap=False, keep_file_open=compressed)
     one_reader = Lock() if compressed else nullcontext()
-    return NiftiFile(source, header, layout, affine, turn, flags, voxels, one_reader)
+    return VolumeFile(source, header, layout, affine, turn, flags, voxels, one_reader)
