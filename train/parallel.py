@@ -1,4 +1,7 @@
-"""One loss curve whatever the number of processes: batch norm and dropout of the global batch.
+"""The same step whatever the number of processes: batch norm and dropout of the global batch.
+
+The same but for rounding, which grows from step to step: in float64 whole runs agree, in float32
+only their first steps.
 
 The global batch is cut contiguously: process r of w holds the samples r * n to (r + 1) * n.
 Every process must hold the same number of samples, and the loss of a process must be the mean over

@@ -58,6 +58,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     call(
         "train", folder / "cases" / "cases.csv", "--out", folder / "run", "--network",
         "mobilenet_v2", "--size", 32, "--epochs", 2, "--batch", 4, "--accelerator", "cpu",
+        "--precision", "fp32",
     )  # fmt: skip
     call("export", folder / "run", "--out", folder / "model")
     return folder

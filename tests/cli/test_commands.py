@@ -32,7 +32,7 @@ def test_a_student_says_how_it_compares_and_its_model_names_its_teacher(job: Pat
     said = call(
         "train", job / "cases" / "cases.csv", "--out", tmp_path / "run", "--distill", job / "run",
         "--network", "mobilenet_v2", "--size", 32, "--epochs", 1, "--batch", 4,
-        "--accelerator", "cpu",
+        "--accelerator", "cpu", "--precision", "fp32",
     )  # fmt: skip
     assert "beside its teacher run, on 2 cases" in " ".join(said.split())
     call("export", tmp_path / "run", "--out", tmp_path / "model", "--precision", "fp32")
