@@ -35,14 +35,21 @@ def agree(first: Sequence[float], second: Sequence[float]) -> bool:
 
 def heights_of(planes: Sequence[Plane]) -> FloatArray | None:
     """Position of each plane along the common normal, in mm; None unless all are parallel."""
-    first = planes[0].orientation
+    first = common_orientation(planes)
     if first is None or any(plane.position is None for plane in planes):
-        return None
-    if not all(plane.orientation and agree(plane.orientation, first) for plane in planes):
         return None
     positions = np.array([p.position for p in planes], np.float64)
     heights: FloatArray = positions @ normal_of(first)
     return heights
+
+
+def common_orientation(planes: Sequence[Plane]) -> tuple[float, ...] | None:
+    """The direction cosines that all planes share; None where one has none or another."""
+    first = planes[0].orientation
+    if first is None:
+        return None
+    alike = all(plane.orientation and agree(plane.orientation, first) for plane in planes)
+    return first if alike else None
 
 
 def stack_order(planes: Sequence[Plane]) -> list[int] | None:

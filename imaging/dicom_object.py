@@ -20,16 +20,21 @@ from wsseg.imaging.scan import FileRef, SliceId
 
 logger = logging.getLogger(__name__)
 
-_TAGS = tags_of(
+# What says where the slices of a file lie, and how large they are.
+PLACE_TAGS = tags_of(
     (
-        *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
-        *("Modality", "ImageType", "BurnedInAnnotation"),
+        *("SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames"),
         *("ImagePositionPatient", "ImageOrientationPatient", "SpacingBetweenSlices"),
         *("SliceThickness", "PixelSpacing", "PixelSpacingCalibrationType"),
         *("ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor"),
         *("NominalScannedPixelSpacing", "SequenceOfUltrasoundRegions"),
         *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
-        *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    )
+)
+_TAGS = PLACE_TAGS + tags_of(
+    (
+        *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+        *("ImageType", "BurnedInAnnotation", "SamplesPerPixel", "PhotometricInterpretation"),
         *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
         *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
         *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
@@ -94,11 +99,9 @@ def _read(dataset: FileDataset, file: FileRef, *, guessed: bool) -> tuple[Part, 
     flags |= frames.flags | _header_flags(dataset, layout.frames)
     if guessed:
         flags.add("GUESSED_SYNTAX")
-    order = list(range(layout.frames))
-    if layout.frames > 1 and any(plane.position for plane in frames.planes):
-        stack = stack_order(frames.planes)
-        flags |= set() if stack else {"MIXED_FRAMES"}
-        order = stack or order
+    order, placed = slice_order(frames.planes)
+    if not placed:
+        flags.add("MIXED_FRAMES")
     if order != sorted(order):
         pixels = pixels[order]
     uid = text(dataset, "SOPInstanceUID")
@@ -112,12 +115,25 @@ def _read(dataset: FileDataset, file: FileRef, *, guessed: bool) -> tuple[Part, 
         study_uid=text(dataset, "StudyInstanceUID"),
         series_uid=text(dataset, "SeriesInstanceUID"),
         tomographic=sort_of(text(dataset, "SOPClassUID")) == "tomographic",
-        step_mm=_stated_step(dataset),
+        step_mm=stated_step(dataset),
     )
     return part, pixels
 
 
-def _stated_step(dataset: FileDataset) -> float:
+def slice_order(planes: tuple[Plane, ...]) -> tuple[list[int], bool]:
+    """The order of a file's frames, and whether they are placed; as stored where they are not.
+
+    Frames of which none has a position are in order as stored.
+    """
+    stored = list(range(len(planes)))
+    if len(planes) == 1 or not any(plane.position for plane in planes):
+        return stored, True
+    order = stack_order(planes)
+    return order or stored, order is not None
+
+
+def stated_step(dataset: FileDataset) -> float:
+    """The distance of slices along their normal in mm, as the header states it; 1 without one."""
     # Negative in nuclear medicine, absent in single images: there 1 mm keeps the affine regular.
     shared = (items(dataset, "SharedFunctionalGroupsSequence") or [dataset])[0]
     measures = (items(shared, "PixelMeasuresSequence") or [dataset])[0]

@@ -4,17 +4,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from wsseg.imaging.dicom_geometry import heights_of, stack_geometry, stack_order
+from wsseg.imaging.dicom_geometry import (
+    common_orientation,
+    heights_of,
+    stack_geometry,
+    stack_order,
+)
 from wsseg.imaging.dicom_object import Part, read_object
 from wsseg.imaging.dicom_pixels import Pixels
 from wsseg.imaging.errors import Failure, ReadError
+from wsseg.imaging.orientation import show_image, turned
 from wsseg.imaging.picture import grey_if_equal
 from wsseg.imaging.scan import Scan, ScanRef, SliceId
+from wsseg.imaging.turn import turn_stack
 
 
 def read_dicom(ref: ScanRef) -> Scan:
     """Read a scan of one or many DICOM files; slices come in the order of their positions.
 
+    Planes are in display order where all say alike how they lie in the patient, else as stored.
     Where files of one frame say no position, the order of `ref.files` is kept.
     Files that cannot be read become `failures` of the scan, with the flag GAP; ReadError is
     raised only if none can. Other flags: MONOCHROME1 (was inverted), PADDING_REPLACED,
@@ -80,9 +88,11 @@ def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure
         flags.add("GAP")
     if geometry.positions_mm is None and parts[0].tomographic and not mixed:
         flags.add("NO_POSITION")
+    plane, turn = show_image(common_orientation(planes))
+    rows, columns = stack.shape[1:3]
     return Scan(
-        pixels=grey_if_equal(stack, axes=3),
-        geometry=geometry,
+        pixels=grey_if_equal(turn_stack(stack, turn), axes=3),
+        geometry=turned(geometry, turn, (rows, columns)),
         slices=slices,
         ref=ref,
         modality=parts[0].modality,
@@ -90,6 +100,8 @@ def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure
         series_uid=parts[0].series_uid,
         flags=tuple(sorted(flags)),
         failures=tuple(failures),
+        turn=turn,
+        plane=plane,
     )
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from wsseg.imaging.atomic import atomic
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
-from wsseg.imaging.orientation import RAS_TO_LPS, grid_distance
+from wsseg.imaging.orientation import RAS_TO_LPS, as_stored, grid_distance
 from wsseg.imaging.scan import Geometry, Scan
 from wsseg.imaging.volume_file import open_volume
 
@@ -46,9 +46,10 @@ def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
     """Write a label map (slice, row, column) of class numbers on the scan's own grid.
 
     Scans with patient coordinates become NIfTI: a NIfTI scan keeps its source's axes, sform and
-    qform, a 4-D one gives a 3-D file for its volume; a DICOM scan gets both in RAS+ mm. Pictures
-    become an 8-bit PNG whose values are the class numbers, or a TIFF of several pages. The file
-    appears whole or not at all; its name holds no identity (see `safe_name`).
+    qform, a 4-D one gives a 3-D file for its volume; a DICOM scan keeps the rows, columns and slice
+    order of its files and gets both forms in RAS+ mm. Pictures become an 8-bit PNG whose values
+    are the class numbers, or a TIFF of several pages. The file appears whole or not at all; its
+    name holds no identity (see `safe_name`).
     """
     if labels.shape != scan.pixels.shape[:3] or labels.dtype != np.uint8:
         raise ValueError(f"labels {labels.dtype}{labels.shape} for pixels {scan.pixels.shape}")
@@ -59,7 +60,7 @@ def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
         elif scan.ref.kind == "volume":
             _save_nifti(*_on_source_grid(scan, labels), partial)
         else:
-            _save_nifti(*_on_patient_grid(scan.geometry, labels), partial)
+            _save_nifti(*_on_patient_grid(scan, labels), partial)
     return path
 
 
@@ -140,10 +141,16 @@ def _on_source_grid(
 
 
 def _on_patient_grid(
-    geometry: Geometry, labels: NDArray[np.uint8]
+    scan: Scan, labels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], Nifti1Header]:
-    """Labels (column, row, slice) in RAS+ mm; with voxel lengths alone where no affine is true."""
-    stored = labels.transpose(2, 1, 0)
+    """Labels (column, row, slice) as the DICOM source stores its pixels, in RAS+ mm.
+
+    With voxel lengths alone where no affine is true.
+    """
+    planes = np.stack([scan.turn.undo(plane) for plane in labels])
+    rows, columns = planes.shape[1:]
+    geometry = as_stored(scan.geometry, scan.turn, (rows, columns))
+    stored = planes.transpose(2, 1, 0)
     header = Nifti1Header()
     header["xyzt_units"] = _MM if geometry.pixel_mm else 0
     header["pixdim"][:4] = (1.0, *_lengths_mm(geometry))

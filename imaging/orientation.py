@@ -1,78 +1,130 @@
-"""Turning stored planes to display order, and back.
+"""The one way in which planes are shown, whatever the format and the arrangement they come in.
 
-DICOM stores axial planes with columns growing to the patient's left and rows to the back, coronal
-ones with columns to the left and rows to the feet, sagittal ones with columns to the back and rows
-to the feet. In NIfTI's RAS+ world these are all negative directions, the columns taking the first
-of the plane's two axes. NIfTI files use any of the 48 arrangements; a network must see one.
+DICOM usually stores axial planes with columns growing to the patient's left and rows to the back,
+coronal ones with columns to the left and rows to the feet, sagittal ones with columns to the back
+and rows to the feet. Patients lie prone or on their side, scanners mirror, files transpose, and
+NIfTI uses any of the 48 arrangements: a network must see one.
 """
 
-from dataclasses import dataclass
-from typing import TypeVar
+from functools import lru_cache
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from wsseg.imaging.scan import Geometry
+from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
 
 Affine = NDArray[np.float64]
-Value = TypeVar("Value", bound=np.generic)
 
 RAS_TO_LPS: Affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+# From (row, column, slice, 1), as a DICOM image is stored, to the (column, row, ...) of affines.
+_EXCHANGE: Affine = np.eye(4)[[1, 0, 2, 3]]
 
 # Cosine of the angle between two axes that should be square. Below it an area or a distance is
 # wrong by less than 0.005 %.
 SKEW_TOLERANCE = 0.01
 
+# Cosines are written with as few as four decimals: two that differ by less are a tie, so that a
+# plane at 45 degrees is shown in one way however it was written.
+TIE = 0.01
 
-@dataclass(frozen=True)
-class Turn:
-    """How a stored plane (i, j) becomes (row, column); by default the two are only exchanged.
-
-    transpose: rows run along j, else along i. The flips are those of the result.
-    """
-
-    transpose: bool = True
-    flip_rows: bool = False
-    flip_columns: bool = False
-
-    def apply(self, stored: NDArray[Value]) -> NDArray[Value]:
-        """View a stored plane (i, j, ...) as (row, column, ...)."""
-        plane = stored.swapaxes(0, 1) if self.transpose else stored
-        return plane[_step(self.flip_rows), _step(self.flip_columns)]
-
-    def undo(self, plane: NDArray[Value]) -> NDArray[Value]:
-        """View a plane (row, column, ...) as it is stored: (i, j, ...)."""
-        stored = plane[_step(self.flip_rows), _step(self.flip_columns)]
-        return stored.swapaxes(0, 1) if self.transpose else stored
-
-    def to_stored(self, shape: tuple[int, int]) -> Affine:
-        """The (4, 4) map from (column, row, slice, 1) to stored (i, j, k, 1) indices.
-
-        shape: (i, j) size of the stored plane.
-        """
-        row_axis, column_axis = (1, 0) if self.transpose else (0, 1)
-        index = np.zeros((4, 4))
-        index[2, 2] = index[3, 3] = 1
-        for axis, from_axis, flipped in (
-            (column_axis, 0, self.flip_columns),
-            (row_axis, 1, self.flip_rows),
-        ):
-            index[axis, from_axis] = -1 if flipped else 1
-            index[axis, 3] = shape[axis] - 1 if flipped else 0
-        return index
+# By plane, the LPS directions in which shown columns and rows grow; in the order of a tie.
+_SHOWN: dict[PlaneName, tuple[Affine, Affine]] = {
+    "axial": (np.array([1.0, 0, 0]), np.array([0, 1.0, 0])),
+    "coronal": (np.array([1.0, 0, 0]), np.array([0, 0, -1.0])),
+    "sagittal": (np.array([0, 1.0, 0]), np.array([0, 0, -1.0])),
+}
 
 
 def display_turn(affine: Affine) -> Turn:
-    """The turn that shows the planes of a grid as DICOM would store them.
+    """The turn that shows the planes of a grid, see `show`.
 
-    affine: (4, 4) invertible, maps stored (i, j, k, 1) to RAS+ mm. An oblique axis counts as the
-    world axis it is nearest to.
+    affine: (4, 4) invertible, maps stored (i, j, k, 1) to RAS+ mm.
     """
-    (axis_i, sign_i), (axis_j, sign_j), _ = io_orientation(affine)
-    transpose = axis_i < axis_j
-    column_sign, row_sign = (sign_i, sign_j) if transpose else (sign_j, sign_i)
-    return Turn(bool(transpose), bool(row_sign > 0), bool(column_sign > 0))
+    return _show_ras(affine)[1]
+
+
+def display_plane(affine: Affine) -> PlaneName:
+    """The plane of the body that the planes of a grid are nearest to. affine: as `display_turn`."""
+    return _show_ras(affine)[0]
+
+
+def _show_ras(affine: Affine) -> tuple[PlaneName, Turn]:
+    along_i, along_j, _ = (RAS_TO_LPS @ affine)[:3, :3].T
+    return show(along_i, along_j)
+
+
+@lru_cache
+def show_image(cosines: tuple[float, ...] | None) -> tuple[PlaneName, Turn]:
+    """The plane and the turn of a DICOM image, by ImageOrientationPatient (PS3.3 C.7.6.2.1.1).
+
+    cosines: six direction cosines, of a row and of a column. None: no plane, and shown as stored.
+    """
+    if cosines is None:
+        return "", AS_STORED
+    # A row runs along the columns' index: its cosines are those of the second stored axis.
+    return show(np.array(cosines[3:]), np.array(cosines[:3]))
+
+
+def show(along_i: Affine, along_j: Affine) -> tuple[PlaneName, Turn]:
+    """The plane that a stored plane (i, j) is nearest to, and the turn to its display order.
+
+    along_i, along_j: LPS directions (3,), of any length, in which the two indices grow. Both
+    answers follow from the plane's place in the patient alone, and not from how it is stored: an
+    oblique plane is that of the body which it is least tilted against (of equals the axial, then
+    the coronal one), and is turned until its columns and rows are nearest to those directions (of
+    equals: with the columns leaning to where the rows go). No plane is mirrored against the body.
+    """
+    first, second = (axis / np.linalg.norm(axis) for axis in (along_i, along_j))
+    normal = np.cross(first, second)
+    across = np.abs(normal / np.linalg.norm(normal))[::-1]
+    plane = list(_SHOWN)[int(np.argmax(across >= across.max() - TIE))]
+    to_columns, to_rows = _SHOWN[plane]
+    nearness, leaning = zip(
+        *(
+            (abs(rows @ to_rows) + abs(columns @ to_columns), _lean(columns, to_columns, to_rows))
+            for rows, columns in ((first, second), (second, first))
+        ),
+        strict=True,
+    )
+    tied = abs(nearness[0] - nearness[1]) <= TIE
+    straight, transposed = leaning if tied else nearness
+    transpose = bool(transposed > straight)
+    rows, columns = (second, first) if transpose else (first, second)
+    return plane, Turn(transpose, bool(rows @ to_rows < 0), bool(columns @ to_columns < 0))
+
+
+def _lean(columns: Affine, to_columns: Affine, to_rows: Affine) -> float:
+    """How far columns that grow towards theirs lean to where the rows go."""
+    return float(columns @ to_rows) * (-1 if columns @ to_columns < 0 else 1)
+
+
+def turned(geometry: Geometry, turn: Turn, stored: tuple[int, int]) -> Geometry:
+    """Where the pixels of a DICOM image or a picture lie once it is turned.
+
+    geometry, stored: place and (rows, columns) as stored. Where the turn mirrors, the normal of
+    the plane points the other way: positions, which are kept in the order of the slices, change
+    their sign and then fall.
+    """
+    return _mapped(geometry, turn, _EXCHANGE @ turn.to_stored(stored))
+
+
+def as_stored(geometry: Geometry, turn: Turn, stored: tuple[int, int]) -> Geometry:
+    """The place of the stored pixels, from that of the turned ones: undoes `turned`."""
+    index: Affine = np.linalg.inv(_EXCHANGE @ turn.to_stored(stored)).astype(np.float64)
+    return _mapped(geometry, turn, index)
+
+
+def _mapped(geometry: Geometry, turn: Turn, index: Affine) -> Geometry:
+    """A geometry for other indices; index: (4, 4), maps those to the ones it was for."""
+    if turn == AS_STORED:
+        return geometry
+    affine, size, positions = geometry.affine, geometry.pixel_mm, geometry.positions_mm
+    return Geometry(
+        None if affine is None else affine @ index,
+        size[::-1] if size is not None and turn.transpose else size,
+        -positions if positions is not None and turn.mirrors else positions,
+    )
 
 
 def lps_geometry(affine: Affine, slices: int) -> Geometry:
@@ -119,7 +171,3 @@ def grid_distance(first: Affine, second: Affine, shape: tuple[int, ...]) -> floa
 def voxel_mm(affine: Affine) -> Affine:
     """Edge lengths (3,) of a voxel in mm, along the affine's index axes."""
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0), np.float64)
-
-
-def _step(flipped: bool) -> slice:
-    return slice(None, None, -1 if flipped else 1)

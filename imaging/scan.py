@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
 
 Kind = Literal["dicom", "volume", "picture"]
 
@@ -60,7 +61,8 @@ class Geometry:
     affine: (4, 4), maps (column, row, slice, 1) index to LPS mm; None where the source has no
     patient coordinates. pixel_mm: (row, column) distance between neighbouring pixels; None where
     the source gives no length (then mm2 are unknown, ratios are not). positions_mm: (slice,)
-    position of each slice along the normal; None for unrelated frames. Uneven positions and a
+    position of each slice along the normal of the pixels as shown, rising or falling with the order
+    of the slices; None for unrelated frames. Uneven positions and a
     missing slice keep their true positions here, and a flag on the scan.
     """
 
@@ -74,9 +76,12 @@ class Scan:
     """pixels (slice, row, column) or (slice, row, column, 3), float32, in physical units.
 
     Physical units are HU for CT, otherwise the modality's own values after rescale; 0..255 for
-    8-bit grey and RGB. Rows and columns are in display order: a NIfTI plane is turned to the
-    orientation in which DICOM would store it, so that a network sees both alike; writers turn
-    label maps back. `failures` are files of this scan that could not be read while others could.
+    8-bit grey and RGB. Rows and columns are in display order, as `orientation.show` says: `turn`
+    brought the stored planes there, so that a network sees a body in one way however it was
+    stored, and writers turn label maps back. Slices are in the order of the source: along the
+    third axis of a volume, along the normal of DICOM planes as stored. `plane` is the plane of the
+    body that all of them are nearest to. `failures` are files of this scan that could not be read
+    while others could.
     """
 
     pixels: NDArray[np.float32]
@@ -88,3 +93,5 @@ class Scan:
     series_uid: str = ""
     flags: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    turn: Turn = AS_STORED
+    plane: PlaneName = ""

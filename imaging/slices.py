@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsseg.imaging.dicom_file import open_dicom
-from wsseg.imaging.dicom_quiet import quiet
+from wsseg.imaging.dicom_place import dicom_place
 from wsseg.imaging.dicom_read import read_dicom
-from wsseg.imaging.dicom_values import tags_of
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
 from wsseg.imaging.guard import reading
@@ -20,6 +18,7 @@ from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture import grey_if_equal, open_picture, page_count, page_values
 from wsseg.imaging.scan import FileRef, Geometry, Kind, ScanRef
+from wsseg.imaging.turn import AS_STORED, Turn
 from wsseg.imaging.volume import volume_geometry
 from wsseg.imaging.volume_file import open_volume
 
@@ -28,8 +27,6 @@ from wsseg.imaging.volume_file import open_volume
 GRID_TOLERANCE = 0.1
 
 _NIFTI_NAME = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
-_SIZE_TAGS = tags_of(("Rows", "Columns", "NumberOfFrames"))
-_PIXELS_FROM = 0x7FE00008
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,7 @@ class _Grid:
     slices: int
     volumes: int = 1
     geometry: Geometry | None = None
+    turn: Turn = AS_STORED
 
 
 def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[np.float32]:
@@ -151,11 +149,8 @@ def _dicom_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float
 
 
 def _dicom_grid(path: Path) -> _Grid:
-    with quiet:
-        header, _ = open_dicom(
-            path, path.name, tags=_SIZE_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
-        )
-        return _Grid((header.Rows, header.Columns), int(header.get("NumberOfFrames") or 1))
+    place = dicom_place(path)
+    return _Grid(place.turn.shape(place.stored), place.slices, turn=place.turn)
 
 
 def _seek(picture: Image.Image, path: Path, slice_index: int) -> None:

@@ -42,7 +42,12 @@ def read_volume(ref: ScanRef) -> Scan:
         flags = (*ref.flags, *opened.flags, *shape_flags(opened))
         flags = (*flags, "NONFINITE") if mended else flags
         slices = (SliceId(file.source, frame=ref.volume),) * len(pixels)
-        return Scan(pixels, volume_geometry(opened), slices, ref, flags=flags)
+        return Scan(
+            *(pixels, volume_geometry(opened), slices, ref),
+            flags=flags,
+            turn=opened.turn,
+            plane=opened.plane_name,
+        )
 
 
 def volume_geometry(opened: VolumeFile) -> Geometry:

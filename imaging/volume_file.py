@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.nifti_header import Layout, data_path, placement, read_header, read_layout
-from wsseg.imaging.orientation import Affine, Turn, display_turn
+from wsseg.imaging.orientation import Affine, display_plane, display_turn
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.turn import PlaneName, Turn
 
 # An opened .gz file keeps its place in the stream, so that reading on costs no second start.
 OPENED_FILES = 8
@@ -42,8 +43,12 @@ class VolumeFile:
     @property
     def plane_shape(self) -> tuple[int, int]:
         """(rows, columns) of a slice in display order."""
-        size_i, size_j, _ = self.layout.shape
-        return (size_j, size_i) if self.turn.transpose else (size_i, size_j)
+        return self.turn.shape(self.layout.shape[:2])
+
+    @property
+    def plane_name(self) -> PlaneName:
+        """The plane of the body that the slices are nearest to."""
+        return "" if self.affine is None else display_plane(self.affine)
 
     def plane(self, slice_index: int, volume: int = 0) -> NDArray[np.float32]:
         """One slice (row, column) or (row, column, 3) in display order and physical units.

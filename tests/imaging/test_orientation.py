@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from wsseg.imaging.orientation import (
     RAS_TO_LPS,
-    Turn,
     display_turn,
     grid_distance,
     lps_geometry,
     skew_flags,
 )
+from wsseg.imaging.turn import Turn
 
 SPACING = np.diag([0.5, 0.8, 3.0])
 AXIS_ALIGNED = [
