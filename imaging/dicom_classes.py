@@ -65,7 +65,13 @@ _X_RAY = frozenset(
     )
 )
 
+_CT = frozenset(_STORAGE + suffix for suffix in ("2", "2.1", "2.2"))
+_PET = frozenset(_STORAGE + suffix for suffix in ("128", "128.1", "130"))
+_MR_AND_NM = frozenset(_STORAGE + suffix for suffix in ("4", "4.1", "4.4", "5", "20"))
 _ULTRASOUND_VOLUME = _STORAGE + "6.2"
+# What the modality of a capture, or of an object of an unknown class, says of it.
+_X_RAY_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "RTIMAGE", "XA"})
+_MEASURING_MODALITIES = frozenset({"CT", "MR", "NM", "PT"})
 
 # Each picture stands for itself: ultrasound, captures, visible light.
 _PICTURES = frozenset(
@@ -166,9 +172,9 @@ def sort_of(sop_class: str) -> Sort:
     return "projection" if sop_class in _X_RAY | _PICTURES else "unknown"
 
 
-def is_x_ray(sop_class: str) -> bool:
+def is_x_ray(sop_class: str, modality: str) -> bool:
     """True for projection radiography, where lengths depend on the magnification."""
-    return sop_class in _X_RAY
+    return sop_class in _X_RAY or (sop_class not in _TOMOGRAPHIC and modality in _X_RAY_MODALITIES)
 
 
 def often_annotated(sop_class: str) -> bool:
@@ -176,6 +182,26 @@ def often_annotated(sop_class: str) -> bool:
     return sop_class in _PICTURES or sop_class == _ULTRASOUND_VOLUME
 
 
-def is_ct(sop_class: str) -> bool:
-    """True where pixel values should be Hounsfield units."""
-    return sop_class in {_STORAGE + "2", _STORAGE + "2.1", _STORAGE + "2.2"}
+def stores_ct(sop_class: str) -> bool:
+    """True for the classes of CT images, which are in Hounsfield units unless they say other."""
+    return sop_class in _CT
+
+
+def is_ct(sop_class: str, modality: str) -> bool:
+    """True where pixel values should be Hounsfield units: CT images, and captures of them."""
+    return sop_class in _CT or modality == "CT"
+
+
+def is_pet(sop_class: str, modality: str) -> bool:
+    """True where pixel values should be standardised uptake values."""
+    return sop_class in _PET or modality == "PT"
+
+
+def measures(sop_class: str, modality: str) -> bool:
+    """True where pixel values are a measured quantity; elsewhere they are made to be looked at.
+
+    CT, MR, PET and nuclear medicine, by their class, and by modality where the class is unknown.
+    """
+    if sort_of(sop_class) == "unknown":
+        return modality in _MEASURING_MODALITIES
+    return sop_class in _CT | _PET | _MR_AND_NM

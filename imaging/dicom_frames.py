@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
+from wsseg.imaging.dicom_rescale import Rescale, rescale_of
 from wsseg.imaging.dicom_spacing import PixelSize, pixel_size
-from wsseg.imaging.dicom_values import cosines, items, lengths, number, numbers, value_of
-from wsseg.imaging.errors import ReadError
+from wsseg.imaging.dicom_values import cosines, items, lengths, numbers
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,6 @@ class Plane:
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     pixel_mm: PixelSize | None
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """Physical value = stored value * slope + intercept."""
-
-    slope: float = 1.0
-    intercept: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,41 +36,50 @@ def read_frames(dataset: Dataset, count: int, source: str) -> Frames:
     A frame's own group wins over the shared one, and both over the top level. Raises ReadError
     for a rescale that no pixel could survive.
     """
-    size, flags = pixel_size(dataset)
     own = items(dataset, "PerFrameFunctionalGroupsSequence")
     shared = (items(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
     if not own and not len(shared):
-        return _plain(dataset, count, size, frozenset(flags), source)
+        return _plain(dataset, count, source)
     own = [*own, *[Dataset()] * (count - len(own))][:count]
-    planes = tuple(_plane(group, shared, size) for group in own)
-    default = _rescale(dataset, Rescale(), source)
-    rescales = tuple(
-        _rescale(_macro(group, shared, "PixelValueTransformationSequence"), default, source)
-        for group in own
-    )
-    if any(plane.pixel_mm is None for plane in planes):
-        return Frames(planes, rescales, frozenset({"PX_ONLY"}))
-    return Frames(planes, rescales, frozenset(flags - {"PX_ONLY"}))
+    sizes = _Sizes(dataset)
+    planes = tuple(_plane(group, shared, sizes) for group in own)
+    rescales = tuple(rescale_of(dataset, group, shared, source) for group in own)
+    return Frames(planes, rescales, frozenset(sizes.flags))
 
 
-def _plain(
-    dataset: Dataset, count: int, size: PixelSize | None, flags: frozenset[str], source: str
-) -> Frames:
+def _plain(dataset: Dataset, count: int, source: str) -> Frames:
+    size, flags = pixel_size(dataset)
     # One position cannot serve several frames: where the others lie is then unknown.
     position = numbers(dataset, "ImagePositionPatient", 3) if count == 1 else None
     plane = Plane(position, cosines(dataset), size)
-    rescale = _rescale(dataset, Rescale(), source)
-    return Frames((plane,) * count, (rescale,) * count, flags)
+    rescale = rescale_of(dataset, Dataset(), Dataset(), source)
+    return Frames((plane,) * count, (rescale,) * count, frozenset(flags))
 
 
-def _plane(group: Dataset, shared: Dataset, size: PixelSize | None) -> Plane:
+class _Sizes:
+    """Pixel sizes of an object's frames, each worked out once, and the flags about all of them."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._known: dict[PixelSize | None, PixelSize | None] = {}
+        self.flags: set[str] = set()
+
+    def of(self, measured: PixelSize | None) -> PixelSize | None:
+        """The size of a frame whose own group, or the shared one, says `measured`."""
+        if measured not in self._known:
+            self._known[measured], flags = pixel_size(self._dataset, measured)
+            self.flags |= flags
+        return self._known[measured]
+
+
+def _plane(group: Dataset, shared: Dataset, sizes: _Sizes) -> Plane:
     position = _macro(group, shared, "PlanePositionSequence")
     orientation = _macro(group, shared, "PlaneOrientationSequence")
     measures = _macro(group, shared, "PixelMeasuresSequence")
     return Plane(
         numbers(position, "ImagePositionPatient", 3),
         cosines(orientation),
-        lengths(measures, "PixelSpacing") or size,
+        sizes.of(lengths(measures, "PixelSpacing")),
     )
 
 
@@ -86,33 +87,3 @@ def _macro(group: Dataset, shared: Dataset, keyword: str) -> Dataset:
     """The functional group macro that holds for a frame; empty where there is none."""
     found = items(group, keyword) or items(shared, keyword)
     return found[0] if found else Dataset()
-
-
-def _rescale(dataset: Dataset, default: Rescale, source: str) -> Rescale:
-    found = []
-    for keyword, value in (
-        ("RescaleSlope", default.slope),
-        ("RescaleIntercept", default.intercept),
-    ):
-        if value_of(dataset, keyword) in (None, "") and not _malformed(dataset, keyword):
-            found.append(value)
-            continue
-        stored = number(dataset, keyword)
-        if stored is None or (keyword == "RescaleSlope" and stored == 0):
-            raise ReadError(
-                "broken_header",
-                f"{source} is damaged, its {keyword} is not a usable number: export it again",
-            )
-        found.append(stored)
-    return Rescale(*found)
-
-
-def _malformed(dataset: Dataset, keyword: str) -> bool:
-    """True where the element is there, not empty, and cannot be converted."""
-    if keyword not in dataset:
-        return False
-    try:
-        _ = dataset[keyword].value
-    except Exception:  # pydicom raises many kinds on malformed values
-        return True
-    return False

@@ -1,20 +1,23 @@
 """One DICOM file, read: its pixels in slice order, and what a scan must know of it."""
 
 import logging
+import re
 from dataclasses import dataclass
 
 from pydicom.dataset import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from wsseg.imaging.dicom_classes import is_ct, often_annotated, sort_of
+from wsseg.imaging.dicom_classes import is_ct, is_pet, often_annotated, sort_of
 from wsseg.imaging.dicom_decode import DecoderCrashedError
 from wsseg.imaging.dicom_file import open_dicom
-from wsseg.imaging.dicom_frames import Plane, read_frames
+from wsseg.imaging.dicom_frames import Frames, Plane, read_frames
 from wsseg.imaging.dicom_geometry import stack_order
-from wsseg.imaging.dicom_pixels import Pixels, read_layout, read_pixels
+from wsseg.imaging.dicom_pixels import Layout, Pixels, read_layout, read_pixels
 from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_values import items, number, tags_of, text, value_of
+from wsseg.imaging.dicom_rescale import HU
+from wsseg.imaging.dicom_suv import SUV, SUV_TAGS
+from wsseg.imaging.dicom_values import items, number, tags_of, text, texts
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.scan import FileRef, SliceId
 
@@ -31,12 +34,15 @@ PLACE_TAGS = tags_of(
         *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
     )
 )
-_TAGS = PLACE_TAGS + tags_of(
+_OWN_TAGS = tags_of(
     (
         *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
         *("ImageType", "BurnedInAnnotation", "SamplesPerPixel", "PhotometricInterpretation"),
         *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
         *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+        *("FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit"),
+        *("DoubleFloatPixelPaddingValue", "DoubleFloatPixelPaddingRangeLimit"),
+        "MultienergyCTAcquisition",
         *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
         *(
             f"{prefix}{colour}PaletteColorLookupTable{what}"
@@ -47,7 +53,10 @@ _TAGS = PLACE_TAGS + tags_of(
         *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
     )
 )
-_HOUNSFIELD = ("HU", "HU_MOD", "")
+_TAGS = PLACE_TAGS + SUV_TAGS + _OWN_TAGS
+# Pictures of other pictures, by a value of ImageType: MPR, MPR_COR, but not COMPRESSED.
+_SAVED = re.compile(r"(?<![A-Z])SAVE")
+_REFORMATTED = re.compile(r"(?<![A-Z])MPR(?![A-Z])")
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ def _read(dataset: FileDataset, file: FileRef, *, guessed: bool) -> tuple[Part, 
     layout = read_layout(dataset, source)
     frames = read_frames(dataset, layout.frames, source)
     pixels, flags = read_pixels(dataset, layout, frames.rescales, file)
-    flags |= frames.flags | _header_flags(dataset, layout.frames)
+    flags |= frames.flags | _header_flags(dataset, layout, frames)
     if guessed:
         flags.add("GUESSED_SYNTAX")
     order, placed = slice_order(frames.planes)
@@ -143,22 +152,20 @@ def stated_step(dataset: FileDataset) -> float:
     return 1.0
 
 
-def _header_flags(dataset: FileDataset, frames: int) -> set[str]:
-    sop_class = text(dataset, "SOPClassUID")
-    image_type = text(dataset, "ImageType").upper()
-    unscaled = frames == 1 and not (
-        value_of(dataset, "RescaleSlope") or items(dataset, "ModalityLUTSequence")
-    )
-    in_units = text(dataset, "RescaleType") in _HOUNSFIELD and not unscaled
-    burned_in = text(dataset, "BurnedInAnnotation")
+def _header_flags(dataset: FileDataset, layout: Layout, frames: Frames) -> set[str]:
+    sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality")
+    kinds = texts(dataset, "ImageType")
+    units = {"" if layout.colour else rescale.unit for rescale in frames.rescales}
+    burned_in = text(dataset, "BurnedInAnnotation").upper()
     rules = {
         "PHI_RISK": burned_in == "YES"
         or (often_annotated(sop_class) and burned_in != "NO")
-        or "SAVE" in image_type
-        or ("DERIVED" in image_type and "MPR" in image_type),
-        "LOCALIZER": "LOCALIZER" in image_type,
+        or any(_SAVED.search(kind) for kind in kinds)
+        or ("DERIVED" in kinds and any(_REFORMATTED.search(kind) for kind in kinds)),
+        "LOCALIZER": "LOCALIZER" in kinds,
         "UNKNOWN_CLASS": sort_of(sop_class) == "unknown",
-        "NOT_HU": is_ct(sop_class) and not in_units,
+        "NOT_HU": is_ct(sop_class, modality) and units != {HU},
+        "NOT_SUV": is_pet(sop_class, modality) and units != {SUV},
     }
     return {flag for flag, holds in rules.items() if holds}
 

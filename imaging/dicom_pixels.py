@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
+from wsseg.imaging.dicom_classes import measures
 from wsseg.imaging.dicom_decode import Stored, decode_frames
-from wsseg.imaging.dicom_frames import Rescale
+from wsseg.imaging.dicom_rescale import Rescale
 from wsseg.imaging.dicom_values import integer, items, number, numbers, text
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.nonfinite import fill_nonfinite
@@ -21,6 +22,8 @@ Pixels = NDArray[np.float32]
 # Pixels of one object in memory as float32: more than any scanner writes, less than kills a host.
 MAX_PIXEL_BYTES = 4 * 2**30
 _EIGHT_BIT = 255
+# Of a film: a radiograph in other words, with bright bones where it is inverted.
+_OPTICAL_DENSITY = "OD"
 _PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
@@ -134,7 +137,7 @@ def read_pixels(
 
 
 def _grey(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, set[str]]:
-    inverse = text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    inverse = _shown_inverted(dataset, rescale)
     flags = {"MONOCHROME1"} if inverse else set()
     padding = _padding(stored, dataset)
     if items(dataset, "ModalityLUTSequence"):
@@ -147,6 +150,19 @@ def _grey(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, s
         pixels[padding] = pixels[~padding].min()
         flags.add("PADDING_REPLACED")
     return pixels, flags
+
+
+def _shown_inverted(dataset: Dataset, rescale: Rescale) -> bool:
+    """Whether values are turned over so that bright means much, as a viewer would show them.
+
+    MONOCHROME1 says how an image is shown, not what was measured: a radiograph or a capture is made
+    to be looked at, but a measured quantity, or one with a unit, stays as it is.
+    """
+    if text(dataset, "PhotometricInterpretation") != "MONOCHROME1":
+        return False
+    sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality")
+    has_unit = rescale.unit not in ("", _OPTICAL_DENSITY)
+    return not has_unit and not measures(sop_class, modality)
 
 
 def _inverted(stored: Stored, dataset: Dataset) -> Stored:

@@ -26,9 +26,10 @@ def read_dicom(ref: ScanRef) -> Scan:
     Where files of one frame say no position, the order of `ref.files` is kept.
     Files that cannot be read become `failures` of the scan, with the flag GAP; ReadError is
     raised only if none can. Other flags: MONOCHROME1 (was inverted), PADDING_REPLACED,
-    SCALED_TO_8_BIT, NOT_HU (CT values without their unit), NONFINITE, PX_ONLY, DETECTOR_PLANE,
-    MIXED_SPACING, TILT, GAP, NONUNIFORM, NO_POSITION (slices of a body that do not say where
-    they lie), MIXED_FRAMES (frames of several stacks, volumes or time points, in stored order),
+    SCALED_TO_8_BIT, NOT_HU (CT values in another unit), NOT_SUV (so for PET), NONFINITE, PX_ONLY,
+    SPACING_CONFLICT (several lengths that contradict each other), DETECTOR_PLANE, MIXED_SPACING,
+    TILT, GAP, NONUNIFORM, NO_POSITION (slices of a body that do not say where they lie),
+    MIXED_FRAMES (frames of several stacks, volumes or time points, in stored order),
     GUESSED_SYNTAX, UNKNOWN_CLASS, LOCALIZER, PHI_RISK (may show a name), beside those of `ref`.
     """
     parts: list[Part] = []

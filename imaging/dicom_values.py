@@ -13,7 +13,7 @@ _RIGHT_ANGLE_TOLERANCE = 0.02
 
 
 @lru_cache
-def _tag(keyword: str) -> BaseTag:
+def _tag(keyword: str | int) -> BaseTag:
     return Tag(keyword)
 
 
@@ -22,8 +22,11 @@ def tags_of(keywords: tuple[str, ...]) -> list[int]:
     return [_tag(keyword) for keyword in keywords]
 
 
-def value_of(dataset: Dataset, keyword: str) -> object:
-    """The element's value, or None where it is absent, empty or cannot be parsed."""
+def value_of(dataset: Dataset, keyword: str | int) -> object:
+    """The element's value, or None where it is absent, empty or cannot be parsed.
+
+    A private element has no keyword: it is named by its tag.
+    """
     # By tag: a keyword would be looked up in the whole dictionary of DICOM each time.
     tag = _tag(keyword)
     try:
@@ -38,6 +41,13 @@ def text(dataset: Dataset, keyword: str) -> str:
     if isinstance(value, (MultiValue, list)):
         value = "\\".join(map(str, value))
     return "" if value is None else str(value).strip("\0 ")
+
+
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """The values of an element in capitals, none where there is none."""
+    value = value_of(dataset, keyword)
+    several = value if isinstance(value, (MultiValue, list)) else [value]
+    return tuple(str(one).strip("\0 ").upper() for one in several if one is not None)
 
 
 def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:

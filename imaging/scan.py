@@ -75,13 +75,13 @@ class Geometry:
 class Scan:
     """pixels (slice, row, column) or (slice, row, column, 3), float32, in physical units.
 
-    Physical units are HU for CT, otherwise the modality's own values after rescale; 0..255 for
-    8-bit grey and RGB. Rows and columns are in display order, as `orientation.show` says: `turn`
-    brought the stored planes there, so that a network sees a body in one way however it was
-    stored, and writers turn label maps back. Slices are in the order of the source: along the
-    third axis of a volume, along the normal of DICOM planes as stored. `plane` is the plane of the
-    body that all of them are nearest to. `failures` are files of this scan that could not be read
-    while others could.
+    Physical units are HU for CT and SUV for PET where no flag says other, else the modality's own
+    values after rescale; 0..255 for 8-bit grey and RGB. Rows and columns are in display order, as
+    `orientation.show` says: `turn` brought the stored planes there, so that a network sees a body
+    in one way however it was stored, and writers turn label maps back. Slices are in the order of
+    the source: along the third axis of a volume, along the normal of DICOM planes as stored.
+    `plane` is the plane of the body that all of them are nearest to. `failures` are files of this
+    scan that could not be read while others could.
     """
 
     pixels: NDArray[np.float32]

@@ -59,13 +59,11 @@ def enhanced(tmp_path, write_dicom):
         return write_dicom(
             tmp_path / "enhanced",
             pixels,
-            **top,
-            RescaleIntercept=None,
+            **(top | {"RescaleIntercept": None} | elements),
             SOPClassUID=EnhancedCTImageStorage,
             NumberOfFrames=len(groups),
             SharedFunctionalGroupsSequence=[SHARED],
             PerFrameFunctionalGroupsSequence=groups,
-            **elements,
         )
 
     return write
@@ -105,6 +103,14 @@ def test_frames_of_several_pixel_sizes_have_no_common_length(enhanced):
     scan = read(enhanced([frame_groups(0), frame_groups(3, spacing=[1.0, 1.0])]))
     assert scan.flags == ("MIXED_SPACING", "PX_ONLY")
     assert scan.geometry.pixel_mm is None
+
+
+def test_a_spacing_of_the_object_that_contradicts_its_frames_gives_no_length(enhanced):
+    groups = [frame_groups(0), frame_groups(3)]
+    scan = read(enhanced(groups, PixelSpacing=[4.0, 2.5]))
+    assert scan.flags == ("PX_ONLY", "SPACING_CONFLICT")
+    assert scan.geometry.pixel_mm is None
+    assert read(enhanced(groups, PixelSpacing=[0.8, 0.5])).geometry.pixel_mm == (0.8, 0.5)
 
 
 def test_a_missing_frame_position_is_a_gap(enhanced):

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from pydicom.uid import BreastTomosynthesisImageStorage
 
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.errors import Failure
@@ -145,7 +146,13 @@ def test_monochrome1_reads_as_the_same_picture_in_monochrome2_would(series):
     def own(k):
         return {"pixels": np.full((16, 16), 4095 - (100 + k), np.uint16), "BitsStored": 12}
 
-    folder = series(every=own, PhotometricInterpretation="MONOCHROME1", HighBit=11)
+    folder = series(
+        every=own,
+        PhotometricInterpretation="MONOCHROME1",
+        HighBit=11,
+        SOPClassUID=BreastTomosynthesisImageStorage,
+        Modality="MG",
+    )
     scan = only_scan(folder)
     assert values(scan) == counting()
     assert scan.flags == ("MONOCHROME1",)

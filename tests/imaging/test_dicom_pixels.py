@@ -3,6 +3,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedUSVolumeStorage,
     ExplicitVRBigEndian,
@@ -16,6 +17,8 @@ from pydicom.uid import (
 
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.scan import FileRef, ScanRef
+
+RADIOGRAPH = {"SOPClassUID": ComputedRadiographyImageStorage, "Modality": "CR"}
 
 
 def read(path):
@@ -68,6 +71,7 @@ def test_an_inverted_image_is_looked_up_before_it_is_mirrored(tmp_path, write_di
             RescaleIntercept=None,
             PhotometricInterpretation="MONOCHROME1",
             ModalityLUTSequence=[table],
+            **RADIOGRAPH,
         )
     )
     looked_up = entries[np.clip(ramp - 20, 0, 199)].astype(np.float32)
@@ -106,13 +110,17 @@ def test_padding_of_an_inverted_image_ends_dark(tmp_path, write_dicom):
     stored = np.full((16, 16), 50, np.uint8)
     stored[0], stored[1] = 255, 200
     path = write_dicom(
-        tmp_path / "a", stored, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=255
+        tmp_path / "a",
+        stored,
+        PhotometricInterpretation="MONOCHROME1",
+        PixelPaddingValue=255,
+        **RADIOGRAPH,
     )
     assert read(path).pixels[0, :3, 0].tolist() == [55, 55, 205]
 
 
 def test_signed_values_are_inverted_about_their_own_range(tmp_path, write_dicom, ramp):
-    path = write_dicom(tmp_path / "a", ramp, PhotometricInterpretation="MONOCHROME1")
+    path = write_dicom(tmp_path / "a", ramp, PhotometricInterpretation="MONOCHROME1", **RADIOGRAPH)
     np.testing.assert_array_equal(read(path).pixels[0], -1.0 - ramp)
 
 

@@ -25,19 +25,23 @@ def ultrasound_region(**changes):
     return region
 
 
-def ultrasound(path, write_dicom, regions=()):
+def ultrasound(path, write_dicom, regions=(), **elements):
     unplaced = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
     defaults = {
         "SOPClassUID": UltrasoundImageStorage,
         "Modality": "US",
         "SequenceOfUltrasoundRegions": list(regions),
     }
-    return write_dicom(path, np.zeros((16, 16), np.uint8), **(unplaced | defaults))
+    return write_dicom(path, np.zeros((16, 16), np.uint8), **(unplaced | defaults | elements))
 
 
 def size_and_flags(path):
     scan = read_dicom(ScanRef("dicom", (FileRef(path, path.name),)))
-    return scan.geometry.pixel_mm, set(scan.flags) & {"PX_ONLY", "DETECTOR_PLANE"}
+    return scan.geometry.pixel_mm, set(scan.flags) & {
+        "PX_ONLY",
+        "DETECTOR_PLANE",
+        "SPACING_CONFLICT",
+    }
 
 
 def test_ultrasound_lengths_come_from_its_region_in_centimetres(tmp_path, write_dicom):
@@ -46,16 +50,21 @@ def test_ultrasound_lengths_come_from_its_region_in_centimetres(tmp_path, write_
     assert flags == set()
 
 
+def test_ultrasound_regions_of_several_scales_give_no_length(tmp_path, write_dicom):
+    regions = [ultrasound_region(), ultrasound_region(PhysicalDeltaX=0.05)]
+    found = size_and_flags(ultrasound(tmp_path / "a", write_dicom, regions))
+    assert found == (None, {"PX_ONLY", "SPACING_CONFLICT"})
+
+
 @pytest.mark.parametrize(
     "regions",
     [
         (),
         (ultrasound_region(PhysicalUnitsXDirection=4),),
         (ultrasound_region(RegionSpatialFormat=3),),
-        (ultrasound_region(), ultrasound_region(PhysicalDeltaX=0.05)),
         (ultrasound_region(PhysicalDeltaX=0.0),),
     ],
-    ids=["none", "seconds", "spectral", "contradicting", "zero"],
+    ids=["none", "seconds", "spectral", "zero"],
 )
 def test_ultrasound_without_one_clear_scale_has_no_lengths(tmp_path, write_dicom, regions):
     found = size_and_flags(ultrasound(tmp_path / "a", write_dicom, regions))
@@ -120,7 +129,7 @@ def test_a_scanned_film_has_the_lengths_of_the_scanner(tmp_path, write_dicom):
         PixelSpacing=None,
         NominalScannedPixelSpacing=[0.17, 0.16],
     )
-    assert size_and_flags(path) == ((0.17, 0.16), set())
+    assert size_and_flags(path) == ((0.17, 0.16), {"DETECTOR_PLANE"})
 
 
 @pytest.mark.parametrize("spacing", [[0, 0], [-1, 1], ["", ""]])
@@ -129,3 +138,74 @@ def test_an_impossible_pixel_spacing_is_no_length(tmp_path, write_dicom, spacing
         None,
         {"PX_ONLY"},
     )
+
+
+CONFLICT = (None, {"PX_ONLY", "SPACING_CONFLICT"})
+
+
+@pytest.mark.parametrize("spacing", [[1.0, 1.0], [0.2, 0.3], [0.31, 0.2]])
+def test_a_pixel_spacing_that_contradicts_the_ultrasound_region_gives_no_length(
+    tmp_path, write_dicom, spacing
+):
+    path = ultrasound(tmp_path / "a", write_dicom, [ultrasound_region()], PixelSpacing=spacing)
+    assert size_and_flags(path) == CONFLICT
+
+
+def test_a_pixel_spacing_that_rounds_the_ultrasound_region_is_one_length_with_it(
+    tmp_path, write_dicom
+):
+    path = ultrasound(
+        tmp_path / "a", write_dicom, [ultrasound_region()], PixelSpacing=[0.3, 0.2001]
+    )
+    size, flags = size_and_flags(path)
+    np.testing.assert_allclose(size, (0.3, 0.2), rtol=1e-3)
+    assert flags == set()
+
+
+@pytest.mark.parametrize(
+    "spacing",
+    [[0.3, 0.15], [0.04, 0.02], [0.1, 0.2], [1.0, 1.0]],
+    ids=["larger", "five-fold", "swapped", "squared"],
+)
+def test_a_radiograph_cannot_show_less_than_the_body_or_shear_it(tmp_path, write_dicom, spacing):
+    path = radiograph(
+        tmp_path / "a", write_dicom, ImagerPixelSpacing=[0.2, 0.1], PixelSpacing=spacing
+    )
+    assert size_and_flags(path) == CONFLICT
+
+
+def test_a_magnification_that_no_radiograph_has_is_not_applied(tmp_path, write_dicom):
+    path = radiograph(
+        tmp_path / "a",
+        write_dicom,
+        ImagerPixelSpacing=[0.2, 0.1],
+        EstimatedRadiographicMagnificationFactor=65.7,
+    )
+    assert size_and_flags(path) == ((0.2, 0.1), {"DETECTOR_PLANE"})
+
+
+def test_the_capture_of_a_radiograph_has_lengths_of_the_detector_as_well(tmp_path, write_dicom):
+    path = write_dicom(tmp_path / "a", SOPClassUID=SecondaryCaptureImageStorage, Modality="DX")
+    assert size_and_flags(path) == ((0.8, 0.5), {"DETECTOR_PLANE"})
+
+
+@pytest.mark.parametrize(
+    ("elements", "found"),
+    [
+        ({}, CONFLICT),
+        ({"PixelSpacingCalibrationType": "FIDUCIAL"}, ((0.8, 0.5), set())),
+        ({"PixelSpacing": [0.17, 0.16]}, ((0.17, 0.16), {"DETECTOR_PLANE"})),
+    ],
+    ids=["contradicting", "calibrated", "equal"],
+)
+def test_a_scanned_film_with_another_pixel_spacing_needs_to_be_calibrated(
+    tmp_path, write_dicom, elements, found
+):
+    path = write_dicom(
+        tmp_path / "a",
+        SOPClassUID=SecondaryCaptureImageStorage,
+        Modality="OT",
+        NominalScannedPixelSpacing=[0.17, 0.16],
+        **elements,
+    )
+    assert size_and_flags(path) == found
