@@ -21,6 +21,7 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.label_files import label_slice
 from wsseg.train.objective import PARTS
 from wsseg.train.presets import PRESETS
+from wsseg.train.seen import doubts
 from wsseg.train.signals import FIELDS, Signal, class_signals
 from wsseg.train.terms.part import Given
 
@@ -78,7 +79,7 @@ def show(table: CaseTable, carried: Sequence[Carried]) -> None:
     console.print(_combinations(table.classes, training))
     console.print("What reads it:")
     console.print(_readers(training))
-    for warning in warnings(table.classes, carried):
+    for warning in (*warnings(table.classes, carried), *doubts(table.cases)):
         console.print(f"warning: {warning}", soft_wrap=True)
 
 

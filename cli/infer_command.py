@@ -57,6 +57,17 @@ def infer(
             help="Leave out slices that cannot show tissue: of one value, or CT with only air.",
         ),
     ] = True,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Refuse scans that are not like the training images (other modality, unit or "
+            "range of values); without it they are measured and flagged.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a report that is already there.")
+    ] = False,
     json_log: Annotated[
         bool, typer.Option("--json-log", help="Log one JSON object a line to stderr.")
     ] = False,
@@ -86,6 +97,8 @@ def infer(
             batch=batch,
             threads=threads,
             skip=skip,
+            strict=strict,
+            overwrite=overwrite,
             quiet=json_log,
         )
     raise typer.Exit(code)

@@ -55,6 +55,13 @@ def train(
             "Its cases need no ratio or mark then. [default: none]"
         ),
     ] = None,
+    modality: Annotated[
+        str | None,
+        typer.Option(
+            help="Modality of training images whose files name none (pictures, NIfTI), as DICOM "
+            "codes it: CT, MR, US. Scans of another are flagged by wsseg-infer. [default: unknown]"
+        ),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the square the network sees. [default: 256]")
     ] = None,
@@ -93,6 +100,7 @@ def train(
         "network": network,
         "weights": weights,
         "distill": distill,
+        "modality": modality,
         "size": size,
         "epochs": epochs,
         "batch": batch,

@@ -53,19 +53,33 @@ class RatioDefinition(Frozen):
     denominator: str = IMAGE
 
 
+class Range(Frozen):
+    """Where the intensities of many images lie, in their own units, see `intensity.range_of`.
+
+    low, high: between these lie the ends (1st and 99th percentile) of all images but the oddest
+    twentieth on either side. low_most: above it lie the low ends of the brightest twentieth.
+    span: from low to high end of the image in the middle.
+    """
+
+    low: float
+    low_most: float
+    high: float
+    span: float
+
+
 class Seen(Frozen):
     """What the training images were, so that a scan of another kind can be told from them.
 
-    planes, modalities, units: how many training cases there are of each ("axial", "MR", "HU"), by
-    what their files say; "" counts those whose files do not say. low, high: between these lie the
-    intensities that training met, in the images' own units; None where nobody looked.
+    planes, modalities, units, colours: how many training cases there are of each ("axial", "MR",
+    "HU", "colour" or "grey"), by what their files say; "" counts those whose files do not say.
+    Empty, and None for the intensities, where nobody looked.
     """
 
     planes: dict[str, int] = Field(default_factory=dict)
     modalities: dict[str, int] = Field(default_factory=dict)
     units: dict[str, int] = Field(default_factory=dict)
-    low: float | None = None
-    high: float | None = None
+    colours: dict[str, int] = Field(default_factory=dict)
+    intensities: Range | None = None
 
 
 def luminance(rgb: NDArray[np.float32]) -> NDArray[np.float32]:

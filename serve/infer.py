@@ -18,6 +18,7 @@ from wsseg.serve.engine import Engine
 from wsseg.serve.infer_options import InferOptions, check_apart, make_folders
 from wsseg.serve.known_slices import KnownSlices
 from wsseg.serve.known_table import KnownRow, read_known
+from wsseg.serve.likeness import compare_with
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import series_rows, slice_rows
 from wsseg.serve.model_folder import load_model
@@ -152,6 +153,8 @@ def _pipeline(
         pictures=Pictures(options.masks, options.overlays, manifest.window, options.recovered),
         known=known or (lambda _: {}),
         skip=skip_empty(manifest.window) if options.skip else skip_none,
+        compare=compare_with(manifest),
+        strict=options.strict,
     )
 
 

@@ -25,7 +25,9 @@ class InferOptions(Frozen):
     network sees at once. threads: of the engine on a CPU, 0 for the cores that the process may use.
     readers, read_ahead: threads that read, and scans they read ahead. memory_mb: pixels held at
     once, in MiB, besides the engine's own; a larger scan is still read, with no other beside it.
-    skip: leave out slices that cannot show tissue, see `skip.skip_empty`.
+    skip: leave out slices that cannot show tissue, see `skip.skip_empty`. strict: scans that are
+    not like the training images fail, see `likeness.compare_with`; else they are flagged.
+    overwrite: an earlier report gives way.
     """
 
     model: Path
@@ -42,6 +44,8 @@ class InferOptions(Frozen):
     read_ahead: PositiveInt = 8
     memory_mb: PositiveInt = 768
     skip: bool = True
+    strict: bool = False
+    overwrite: bool = False
 
     @property
     def recovered(self) -> Path | None:

@@ -53,7 +53,8 @@ def new_job(item: Looked, known: Known, classes: int, *, keep_labels: bool) -> J
     )
     labels = np.zeros(grid, np.uint8) if keep_labels else None
     recovered = Recovered(np.zeros(grid, np.uint8)) if known else None
-    return Job(Segmented(item.scan, areas, labels, recovered, item.empty), known, grid[0])
+    found = Segmented(item.scan, areas, labels, recovered, item.empty, item.outside)
+    return Job(found, known, grid[0])
 
 
 Place = tuple[Job, int]

@@ -1,9 +1,10 @@
 """What a scan's pixels tell before the network sees them: empty slices, and equal ones."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wsseg.imaging.scan import Scan
+from wsseg.serve.likeness import OUTSIDE_WINDOW, Likeness
 from wsseg.serve.skip import Skip
 
 DIGEST_BYTES = 16  # two slices in a life's work of a clinic meet by chance with odds of 1 : 10^24
@@ -14,21 +15,30 @@ class Looked:
     """A scan that was looked at.
 
     empty: numbers of the slices that are not to be run. digests: of each slice's bytes and shape,
-    equal for equal slices; empty bytes for those not to be run.
+    equal for equal slices; empty bytes for those not to be run. outside: numbers of the slices
+    whose values lie outside the trained range.
     """
 
     scan: Scan
     empty: frozenset[int]
     digests: tuple[bytes, ...]
+    outside: frozenset[int] = frozenset()
 
 
-def look(scan: Scan, skip: Skip) -> Looked:
-    """Find the empty slices by the rule `skip`, and what tells the others apart."""
+def look(scan: Scan, skip: Skip, likeness: Likeness | None = None) -> Looked:
+    """Find the empty slices by the rule `skip`, and what tells the others apart.
+
+    likeness: how the scan differs from the training images; its flags become the scan's.
+    """
     empty = skip(scan)
+    alike = likeness or Likeness({})
+    of_scan = tuple(flag for flag in alike.flags if flag != OUTSIDE_WINDOW)
+    if of_scan:
+        scan = replace(scan, flags=(*scan.flags, *of_scan))
     digests = tuple(
         b"" if index in empty else _digest(scan, index) for index in range(len(scan.pixels))
     )
-    return Looked(scan, empty, digests)
+    return Looked(scan, empty, digests, alike.outside - empty)
 
 
 def _digest(scan: Scan, index: int) -> bytes:

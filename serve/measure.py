@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
 from wsseg.imaging.scan import Geometry, Scan
+from wsseg.serve.likeness import OUTSIDE_WINDOW
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.rows import (
     Provenance,
@@ -54,7 +55,12 @@ def slice_ratios(
     for index, (above, below, border) in enumerate(
         zip(numerator.tolist(), denominator.tolist(), touching.tolist(), strict=True)
     ):
-        flags = _flags(found.scan, above, below, border=border, skipped=index in found.skipped)
+        own = {
+            BORDER: border,
+            SKIPPED_EMPTY: index in found.skipped,
+            OUTSIDE_WINDOW: index in found.outside,
+        }
+        flags = _flags(found.scan, above, below, own)
         rows.append(
             SliceRatio(
                 ratio_name=definition.name,
@@ -98,7 +104,7 @@ def series_ratio(found: Segmented, manifest: Manifest, definition: RatioDefiniti
     The volumes are unknown without a pixel size or slice positions, for a single slice, and where
     a slice is missing (GAP); volume_ratio weights all slices evenly where positions are unknown or
     a slice is missing. Flags of the scan, and of the slices: EMPTY if no slice has the class,
-    SKIPPED_EMPTY if none was run.
+    SKIPPED_EMPTY if none was run, OUTSIDE_WINDOW if any slice lies outside the trained range.
     """
     numerator, denominator = pixel_counts(found, manifest, definition)
     touching = found.areas.border[:, manifest.classes.index(definition.numerator)]
@@ -107,13 +113,12 @@ def series_ratio(found: Segmented, manifest: Manifest, definition: RatioDefiniti
     weights = np.ones(len(numerator)) if thickness is None else thickness
     above, below = float(numerator @ weights), float(denominator @ weights)
     pixel_mm2 = None if thickness is None else _pixel_mm2(found.scan.geometry)
-    flags = _flags(
-        found.scan,
-        int(numerator.sum()),
-        int(denominator.sum()),
-        border=bool(touching.any()),
-        skipped=len(found.skipped) == len(numerator) > 0,
-    )
+    own = {
+        BORDER: bool(touching.any()),
+        SKIPPED_EMPTY: len(found.skipped) == len(numerator) > 0,
+        OUTSIDE_WINDOW: bool(found.outside),
+    }
+    flags = _flags(found.scan, int(numerator.sum()), int(denominator.sum()), own)
     return SeriesRatio(
         ratio_name=definition.name,
         numerator=definition.numerator,
@@ -176,16 +181,11 @@ def _times(count: float, size: float | None) -> float | None:
     return None if size is None else count * size
 
 
-def _flags(
-    scan: Scan, numerator: int, denominator: int, *, border: bool, skipped: bool
-) -> tuple[str, ...]:
-    own = {
-        EMPTY: not numerator,
-        BORDER: border,
-        EMPTY_DENOMINATOR: not denominator,
-        SKIPPED_EMPTY: skipped,
-    }
-    return (*scan.flags, *(flag for flag, holds in own.items() if holds))
+def _flags(scan: Scan, numerator: int, denominator: int, own: dict[str, bool]) -> tuple[str, ...]:
+    """The flags of the scan, then those of a row; own: which ones hold besides the areas'."""
+    of_area = {EMPTY: not numerator, BORDER: False, EMPTY_DENOMINATOR: not denominator}
+    of_row = of_area | own
+    return (*scan.flags, *(flag for flag, holds in of_row.items() if holds))
 
 
 def status_of(flags: Iterable[str]) -> str:

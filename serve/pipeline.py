@@ -16,6 +16,7 @@ from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.cut import Known
 from wsseg.serve.engine import Engine
 from wsseg.serve.jobs import failed_files
+from wsseg.serve.likeness import Compare, Likeness, compare_none
 from wsseg.serve.look import Looked, look
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.overlay import write_overlays
@@ -24,6 +25,7 @@ from wsseg.serve.segmented import Segmented
 from wsseg.serve.skip import Skip, skip_none
 
 PHI_RISK = "PHI_RISK"
+UNLIKE = "unlike_training"
 
 OnProgress = Callable[[int, int, float], None]
 
@@ -144,7 +146,8 @@ class Pipeline:
 
     Memory is bounded by `reading`, `limits` and `writing` together, whatever the number of scans.
     known: the ratios on file of a scan's slices, to recover masks by. skip: the rule by which
-    slices are not run.
+    slices are not run. compare: how a scan differs from the training images; strict: such a scan
+    fails, and is not computed.
     """
 
     engine: Engine
@@ -155,6 +158,8 @@ class Pipeline:
     pictures: Pictures
     known: Callable[[Scan], Known] = lambda _: {}
     skip: Skip = skip_none
+    compare: Compare = compare_none
+    strict: bool = False
 
     def __call__(
         self, refs: Iterable[ScanRef | Failure], counts: Counts
@@ -182,7 +187,12 @@ class Pipeline:
     def _attempt(self, ref: ScanRef | Failure) -> Looked | tuple[Failure, ...]:
         """The scan, read and looked at, or why it could not be: one Failure for each file."""
         found = attempt_read(ref)
-        return look(found, self.skip) if isinstance(found, Scan) else found
+        if not isinstance(found, Scan):
+            return found
+        likeness = self.compare(found)
+        if self.strict and likeness.flags:
+            return failed_files(found.ref, UNLIKE, _unlike(likeness), known=found.failures)
+        return look(found, self.skip, likeness)
 
     def _drawn(self, segmented: Iterable[Segmented | Failure]) -> Generator[Outcome, None, None]:
         if self.pictures.wanted:
@@ -199,6 +209,14 @@ def attempt_read(ref: ScanRef | Failure) -> Scan | tuple[Failure, ...]:
         return read(ref)
     except ReadError as error:
         return failed_files(ref, error.reason, str(error))
+
+
+def _unlike(likeness: Likeness) -> str:
+    told = "; ".join(f"{flag}: {words}" for flag, words in likeness.flags.items())
+    return (
+        f"not like the images that the model was trained on, and refused by --strict ({told}): "
+        "convert it to what the model knows, take another model, or leave --strict out"
+    )
 
 
 def _one_by_one(items: Iterable[Looked | tuple[Failure, ...]]) -> Iterator[Looked | Failure]:

@@ -1,6 +1,7 @@
 """Rows that tell of recovered masks; they are no measurements, and kept apart from those."""
 
 from wsseg.serve.cut import RecoveredMask
+from wsseg.serve.likeness import OUTSIDE_WINDOW
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import slice_origin, status_of
 from wsseg.serve.rows import Provenance, RecoveredRatio, RecoveredRow
@@ -38,6 +39,7 @@ def _recovered(
         FAR_FROM_PREDICTED: is_far(known.ratio, predicted),
         TIED: mask.tied,
         SKIPPED_EMPTY: index in found.skipped,
+        OUTSIDE_WINDOW: index in found.outside,
     }
     flags = (*found.scan.flags, *(flag for flag, holds in own.items() if holds))
     return RecoveredRatio(

@@ -29,6 +29,7 @@ class Segmented:
     while `areas` come from each class's own mask. None where nobody asked for them. recovered:
     masks cut to ratios that are on file; None where there is no ratio for any slice. skipped:
     numbers of the slices that cannot show tissue, whose areas are 0 without having been computed.
+    outside: numbers of the slices whose values lie outside the range that the model was trained on.
     """
 
     scan: Scan
@@ -36,6 +37,7 @@ class Segmented:
     labels: NDArray[np.uint8] | None
     recovered: Recovered | None = None
     skipped: frozenset[int] = frozenset()
+    outside: frozenset[int] = frozenset()
 
     def nbytes(self) -> int:
         """Bytes of pixels and label maps that are held."""

@@ -58,7 +58,8 @@ class TrainConfig(Frozen):
     """All of a run but its cases. `terms` empty means the terms of `preset`.
 
     size: the square, in pixels, that slices are resized to. batch: images per step over all
-    processes together. window None: chosen from the training images. weights: none, imagenet,
+    processes together. window None: chosen from the training images. modality: DICOM's code (CT,
+    MR, US) for training images whose files name none, such as pictures. weights: none, imagenet,
     coco, or the path of a safetensors file. select: how the best epoch is told, see `select.py`.
     growth: how marks that bear a region's shape become targets; auto looks at the images, see
     `targets.kind.choose_growth`. guess: whether cases that do not say where a class is may begin
@@ -73,6 +74,7 @@ class TrainConfig(Frozen):
     size: Annotated[int, Field(ge=32)] = 256
     window: Window | None = None
     channels: Literal[1, 3] | None = None
+    modality: str | None = None
     ratios: tuple[RatioDefinition, ...] = ()
     epochs: PositiveInt = 60
     batch: PositiveInt = 8

@@ -21,6 +21,7 @@ from wsseg.train.front import Front
 from wsseg.train.hints import Hints, case_hints
 from wsseg.train.label_files import class_masks
 from wsseg.train.ratios import class_denominators
+from wsseg.train.seen import Look, look_of
 from wsseg.train.targets.cases import (
     FULL,
     Lesson,
@@ -79,7 +80,8 @@ class CaseDataset:
     marks become targets; None: no target has weight. cuts: by position, what self-training found,
     see `targets.selftrain`. guesses: by position, where classes may lie that no case locates, to be
     set before a case is read. soft: by position, the map of the run's teacher in 255ths, see
-    `teacher.teach`. A set above `cache_bytes` is read from disk each time instead.
+    `teacher.teach`. looks: by position, where the values of the images that were read lie. A set
+    above `cache_bytes` is read from disk each time instead.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class CaseDataset:
         self.denominators = class_denominators(classes, ratios)
         self.of_image = torch.tensor([below == "image" for below in self.denominators])
         self._front = front
+        self.looks: dict[int, Look] = {}
         self._kept: dict[int, Sample] = {}
         # Two bytes an intensity, one a mark; one a class's mask, its target and its weight.
         per_pixel = 2 * front.channels + 1 + 3 * len(classes)
@@ -186,6 +189,7 @@ class CaseDataset:
     def _read(self, index: int) -> Sample:
         case, size, classes = self.cases[index], self._front.size, len(self.classes)
         raw = read_image(case, self._front.channels)
+        self.looks[index] = look_of(case.row, raw.transpose(1, 2, 0))
         with torch.no_grad():
             image = self._front.prepare(torch.from_numpy(raw)[None])[0]
         full = class_masks(case, classes)

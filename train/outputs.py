@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging.definitions import RatioDefinition, Seen
 from wsseg.train.calibrate import DEFAULT, fit_thresholds
 from wsseg.train.case import CaseTable
 from wsseg.train.checkpoint import read_weights, save_samples
@@ -75,7 +75,7 @@ def describe(
     config, front, choice = learner.plan.config, learner.front, course.choice
     if choice is None:
         raise AssertionError("a run has at least one epoch")
-    chosen = course.history[choice.epoch - 1]
+    chosen, seen = course.history[choice.epoch - 1], course.given.get("seen")
     return RunRecord(
         classes=table.classes,
         ratios=reported_ratios(config, table.classes),
@@ -97,6 +97,7 @@ def describe(
             if name.startswith(VALIDATION)
         },
         thresholds=thresholds or (DEFAULT,) * len(table.classes),
+        seen=None if seen is None else Seen.model_validate(seen),
         wsseg_version=version("wsseg"),
     )
 

@@ -22,6 +22,7 @@ from wsseg.train.networks import Network, build_network, set_prior
 from wsseg.train.objective import Objective, build_objective
 from wsseg.train.pretrained import load_weights
 from wsseg.train.ratios import class_denominators
+from wsseg.train.seen import look_at, odd_ones, see, spread, suspects
 from wsseg.train.select import choose_rule
 from wsseg.train.signals import known_fields
 from wsseg.train.stream import steps_per_epoch
@@ -31,22 +32,24 @@ from wsseg.train.window import choose_input
 
 log = logging.getLogger(__name__)
 
+MOST_LOOKED_AT = 512
+"""Validation cases, evenly spread, whose range is looked at before the first step."""
+
 
 def choose_given(table: CaseTable, config: TrainConfig) -> dict[str, Any]:
     """What holds for a whole run besides its settings, as plain values: kept for resuming.
 
     cases_sha256: of the table. window, channels: of the settings, else chosen from the images.
+    seen: what the training images are, see `Seen`.
     growth: how shape-bearing marks become targets, likewise; None if no term learns targets.
     """
-    window: Window | None = config.window
-    channels: int | None = config.channels
-    if window is None or channels is None:
-        seen_window, seen_channels = choose_input(table.part("train"))
-        window, channels = window or seen_window, channels or seen_channels
+    cases = table.part("train")
+    window, channels = choose_input(cases, window=config.window, channels=config.channels)
     given = {
         "cases_sha256": table.sha256,
         "window": window.model_dump(mode="json"),
         "channels": channels,
+        "seen": see(cases, config.modality).model_dump(mode="json"),
     }
     return {**given, "growth": growth_of(table, config, given)}
 
@@ -101,6 +104,7 @@ def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -
         ),
     )
     data.train.fill()
+    warn_of_odd(data, front.window)
     reason = {
         "mask": "the highest mean IoU on validation masks",
         "weak": "the best agreement with validation ratios and marks",
@@ -113,6 +117,20 @@ def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -
         reason[data.rule],
     )
     return data
+
+
+def warn_of_odd(data: Data, window: Window) -> None:
+    """Say which images lie outside the range of the others, training and validation cases alike.
+
+    All that training keeps in memory; where they do not fit, some of each way of storing values.
+    """
+    if window.kind == "image":
+        return
+    train, val = data.train, data.val.cases
+    looks = list(train.looks.values()) or look_at(suspects(train.cases))
+    looks += look_at(spread(val, MOST_LOOKED_AT))
+    for doubt in odd_ones(looks, (*train.cases, *val), window):
+        log.warning("%s", doubt)
 
 
 def prepare_learner(

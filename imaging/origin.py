@@ -1,0 +1,63 @@
+"""What a file says of its pixels besides their values: modality, unit, and whether they have
+colours."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
+from wsseg.imaging.scan import FileRef, Scan, ScanRef
+
+CT = "CT"
+HOUNSFIELD = "HU"
+NO_UNIT = "none"
+# Both are single X-ray exposures; DICOM names them by the detector.
+RADIOGRAPHY = ("CR", "DX")
+# "Other", and what a screen was captured on, name no way to make an image.
+NAMELESS = ("OT", "SC")
+# A pixel has a colour where its channels differ by this part of the largest value, and a picture
+# where this part of its pixels do: a coloured scale or logo makes no colour picture.
+COLOURED = 0.1
+COLOURED_PIXELS = 0.05
+
+Colours = Literal["grey", "colour"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """modality: DICOM's code, "" where the file names none, as no picture and no NIfTI file does.
+
+    unit: "HU", "none" for CT whose values are not in it, "" where the file does not say.
+    """
+
+    modality: str = ""
+    unit: str = ""
+
+
+def scan_origin(scan: Scan) -> Origin:
+    """What the headers of a scan say."""
+    named = "" if scan.modality in NAMELESS else scan.modality
+    modality = RADIOGRAPHY[0] if named in RADIOGRAPHY else named
+    if modality != CT:
+        return Origin(modality)
+    return Origin(modality, NO_UNIT if "NOT_HU" in scan.flags else HOUNSFIELD)
+
+
+def file_origin(path: Path) -> Origin:
+    """What the header of an image file says. Raises ReadError for DICOM that cannot be read."""
+    with path.open("rb") as file:
+        if not is_dicom(file.read(HEAD_BYTES)):
+            return Origin()
+    return scan_origin(read_dicom(ScanRef("dicom", (FileRef(path, path.name),))))
+
+
+def colours_of(pixels: NDArray[np.float32]) -> Colours:
+    """Whether a picture (row, column[, 3]) has colours worth the name."""
+    if pixels.ndim == 2:
+        return "grey"
+    differ = np.ptp(pixels, axis=-1) > COLOURED * pixels.max()
+    return "colour" if differ.mean() > COLOURED_PIXELS else "grey"

@@ -1,0 +1,53 @@
+"""How an image file stores its values, by its header: files of one scale are stored alike."""
+
+from pathlib import Path
+
+import nibabel
+from PIL import Image
+
+from wsseg.imaging.dicom_file import open_dicom
+from wsseg.imaging.dicom_quiet import quiet
+from wsseg.imaging.dicom_values import tags_of, text, value_of
+from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_DEPTH = 24  # of the first bytes: a signature of 8, a chunk's head of 8, width and height
+_TAGS = tags_of(("Modality", "BitsStored", "RescaleSlope", "RescaleIntercept", "RescaleType"))
+_PIXELS_FROM = 0x7FE00008
+_MODES = {"F": "floating-point", "I": "32-bit", "I;16": "16-bit", "I;16B": "16-bit"}
+
+
+def stored_as(path: Path) -> str:
+    """A few words on how values are stored, such as "16-bit"; "" where the header cannot be read.
+
+    Only to be compared: files stored in other ways may still be on one scale.
+    """
+    try:
+        return _stored_as(path)
+    except Exception:  # whoever reads the file says what is wrong with it
+        return ""
+
+
+def _stored_as(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if head.startswith(_PNG):
+        return f"{max(8, head[_PNG_DEPTH])}-bit"
+    if is_dicom(head):
+        return _dicom(path)
+    if {".nii", ".hdr", ".img"} & set(path.suffixes):
+        header = nibabel.load(path).header
+        slope, inter = header.get_slope_inter()
+        return f"{header.get_data_dtype()}, slope {slope}, intercept {inter}"
+    with quiet, Image.open(path) as picture:
+        return _MODES.get(picture.mode, "8-bit")
+
+
+def _dicom(path: Path) -> str:
+    with quiet:
+        header, _ = open_dicom(
+            path, path.name, tags=_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
+        )
+        slope, intercept = (value_of(header, f"Rescale{what}") for what in ("Slope", "Intercept"))
+        words = (text(header, "Modality"), f"{value_of(header, 'BitsStored')}-bit")
+        return f"{' '.join(words)}, slope {slope}, intercept {intercept}".strip()

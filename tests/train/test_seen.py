@@ -1,0 +1,116 @@
+"""What the images of a table are is kept for the model, and cases unlike the others are named."""
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.imaging.conftest import _write_dicom
+from wsseg.train.case import Case, CaseTable
+from wsseg.train.config import TrainConfig
+from wsseg.train.prepare import choose_given, prepare_data
+from wsseg.train.seen import doubts, see
+from wsseg.train.window import choose_input
+
+
+def grey(seed, level=120.0):
+    random = np.random.default_rng(seed)
+    return random.normal(level + random.uniform(-30, 30), 25, (24, 24)).clip(0, 255)
+
+
+def cases(folder, arrays, split="train"):
+    """One picture each, floats as TIFF; the rows of a table begin at line 2."""
+    made = []
+    for number, array in enumerate(arrays):
+        path = folder / f"{split}{number}.{'tif' if array.dtype.kind == 'f' else 'png'}"
+        Image.fromarray(array).save(path)
+        made.append(Case(row=2 + number, image=path, ratios=(0.1,), split=split))
+    return made
+
+
+def bytes_of(seed):
+    return grey(seed).astype(np.uint8)
+
+
+def words_of(seed):
+    return (grey(seed).astype(np.uint16) * 257).astype(np.uint16)
+
+
+def fractions_of(seed):
+    return (grey(seed) / 255).astype(np.float32)
+
+
+@pytest.mark.parametrize("odd", [words_of, fractions_of], ids=["16 bits", "0 to 1"])
+def test_few_images_on_another_scale_are_named_by_row_wherever_they_stand(tmp_path, odd):
+    at = (70, 141, 199)
+    table = cases(tmp_path, [odd(n) if n in at else bytes_of(n) for n in range(200)])
+    (told,) = doubts(table)
+    assert told.startswith("3 images have values of ")
+    assert "line 72, 143, 201;" in told
+
+
+def test_a_table_of_one_scale_raises_no_doubt(tmp_path):
+    assert not list(doubts(cases(tmp_path, [bytes_of(n) for n in range(40)])))
+
+
+def test_slices_of_air_and_of_one_value_among_ct_raise_no_doubt(tmp_path):
+    table = []
+    for number in range(30):
+        slice_ = np.random.default_rng(number).normal(-1000, 15, (24, 24))
+        if number % 10:
+            slice_[4:20, 4:20] = np.random.default_rng(number).normal(40, 20, (16, 16))
+            slice_[8:12, 8:12] = 700
+        path = tmp_path / f"{number}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(slice_.astype(np.int16)[..., None], np.eye(4)), path)
+        table.append(Case(row=2 + number, image=path, ratios=(0.1,)))
+    assert not list(doubts(table))
+
+
+def test_images_whose_scale_differs_anyway_raise_no_doubt(tmp_path):
+    gains = np.random.default_rng(0).uniform(1, 40, 30)
+    table = cases(tmp_path, [(grey(n) * gains[n]).astype(np.uint16) for n in range(30)])
+    assert choose_input(table)[0].kind == "image"
+    assert not list(doubts(table))
+
+
+def test_a_training_names_them_too_validation_cases_among_them(tmp_path, caplog):
+    train = cases(tmp_path, [words_of(n) if n == 7 else bytes_of(n) for n in range(30)])
+    val = cases(tmp_path, [bytes_of(1), words_of(2)], "val")
+    table = CaseTable(tmp_path / "cases.csv", "", ("roi",), (*train, *val))
+    config = TrainConfig(size=32)
+    given = choose_given(table, config)
+    prepare_data(table, config, given)
+    (told,) = (m for m in caplog.messages if "save them on one scale" in m)
+    assert "line 3, 9;" in told
+
+
+def test_few_images_on_another_scale_do_not_stretch_the_window_of_all(tmp_path):
+    arrays = [words_of(n) if n in (0, 63) else bytes_of(n) for n in range(64)]
+    window, _ = choose_input(cases(tmp_path, arrays))
+    assert (window.low, window.high) == (0, 255)
+
+
+def test_pictures_name_no_modality_but_the_settings_may(tmp_path):
+    table = cases(tmp_path, [bytes_of(n) for n in range(5)])
+    assert see(table, None).modalities == {"": 5}
+    seen = see(table, "US")
+    assert seen.modalities == {"US": 5}
+    assert seen.colours == {"grey": 5}
+    assert seen.units == {"": 5}
+    assert seen.intensities is not None
+    assert 0 < seen.intensities.low < seen.intensities.high <= 255
+
+
+def test_dicom_names_its_modality_and_ct_its_unit(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 2000, (16, 16)).astype(np.uint16)
+    path = _write_dicom(tmp_path / "a.dcm", pixels, RescaleIntercept=-1024, RescaleSlope=1)
+    seen = see([Case(row=2, image=path, ratios=(0.1,))], "US")
+    assert (seen.modalities, seen.units) == ({"CT": 1}, {"HU": 1})
+
+
+def test_a_window_of_the_settings_is_the_one_that_the_log_names(tmp_path, caplog):
+    table = cases(tmp_path, [words_of(n) for n in range(3)])
+    config = TrainConfig(window={"low": -160, "high": 240})
+    with caplog.at_level("INFO", "wsseg.train"):
+        choose_given(CaseTable(tmp_path / "c.csv", "", ("roi",), tuple(table)), config)
+    assert any("window -160..240 (as the settings say)" in line for line in caplog.messages)

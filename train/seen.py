@@ -1,0 +1,148 @@
+"""What the images of a table are: for the model to tell other scans by, and for a warning of
+cases that are unlike the others."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.definitions import Range, Seen, Window
+from wsseg.imaging.intensity import (
+    Ends,
+    ends_of,
+    is_beyond,
+    is_flat,
+    range_of,
+    thinned,
+    usual_window,
+)
+from wsseg.imaging.origin import Colours, colours_of, file_origin
+from wsseg.imaging.slices import read_slice
+from wsseg.imaging.stored import stored_as
+from wsseg.train.case import Case
+from wsseg.train.window import MANY_ODD, share_scale
+
+LOOKED_AT = 64
+"""Images, evenly spread over a table, that say what its images are."""
+READERS = 4
+ROWS_SHOWN = 8
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Look:
+    """The values of a case's image: ends and a part of them, and whether it has colours."""
+
+    row: int
+    ends: Ends | None
+    colours: Colours
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` items, evenly spread, first and last among them."""
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def look_at(cases: Sequence[Case]) -> list[Look]:
+    """The images of these cases, read. Raises ReadError."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(_look, cases))
+
+
+def _look(case: Case) -> Look:
+    pixels = read_slice(case.image, slice_index=case.slice_index, volume=case.volume)
+    return look_of(case.row, pixels)
+
+
+def look_of(row: int, pixels: NDArray[np.float32]) -> Look:
+    """Where the values of a case's image (row, column[, channel]) lie."""
+    return Look(row, ends_of(thinned(pixels)), colours_of(pixels))
+
+
+def see(cases: Sequence[Case], modality: str | None) -> Seen:
+    """What training images are, by at most LOOKED_AT of them.
+
+    modality: of those whose files name none.
+    """
+    chosen = spread(cases, LOOKED_AT)
+    paths = {case.image: None for case in chosen}
+    with ThreadPoolExecutor(READERS) as pool:
+        origins = dict(zip(paths, pool.map(file_origin, paths), strict=True))
+    looks = look_at(chosen)
+    return Seen(
+        modalities=Counter(origins[case.image].modality or modality or "" for case in chosen),
+        units=Counter(origins[case.image].unit for case in chosen),
+        colours=Counter(look.colours for look in looks),
+        intensities=range_of([look.ends for look in looks if look.ends]),
+    )
+
+
+def odd_ones(looks: Sequence[Look], cases: Sequence[Case], window: Window) -> Iterator[str]:
+    """What lies outside the range of all others, in a sentence with its rows; mostly nothing.
+
+    looks: of some or all of the cases. window: of the network; where it is each image's own, no
+    scale is odd. An image of little contrast is odd only if it is also stored in another way.
+    """
+    usual = range_of([look.ends for look in looks if look.ends], odd=MANY_ODD)
+    if usual is None or window.kind == "image":
+        return
+    met = usual_window(usual)
+    paths = {case.row: case.image for case in cases}
+    most = Counter(stored_as(paths[look.row]) for look in spread(looks, LOOKED_AT)).most_common(1)
+    odd = [look for look in looks if _is_odd(look, usual, met, paths[look.row], most[0][0])]
+    odd.sort(key=lambda look: look.row)
+    if odd:
+        lows, highs = zip(*(look.ends for look in odd if look.ends), strict=True)
+        stored = sorted({stored_as(paths[look.row]) for look in odd} - {most[0][0]})
+        how = f" (stored as {', '.join(stored)}, most as {most[0][0]})" if stored else ""
+        yield (
+            f"{len(odd)} images have values of {min(lows):g} to {max(highs):g}, the others of "
+            f"{usual.low:g} to {usual.high:g}{how}: {_rows(odd)}; save them on one scale"
+        )
+
+
+def _is_odd(look: Look, usual: Range, met: Window, path: Path, most: str) -> bool:
+    if look.ends is None:
+        return False
+    if is_beyond(look.ends, usual, met):
+        return True
+    return is_flat(look.ends, usual, met) and stored_as(path) != most
+
+
+def _rows(looks: Sequence[Look]) -> str:
+    rows = ", ".join(str(look.row) for look in looks[:ROWS_SHOWN])
+    return f"line {rows}{', ...' if len(looks) > ROWS_SHOWN else ''}"
+
+
+def suspects(cases: Sequence[Case]) -> list[Case]:
+    """The cases whose values are worth reading in search of odd ones.
+
+    At most LOOKED_AT over the table, and as many of each way of storing values that less than half
+    of the files have.
+    """
+    paths = {case.image: None for case in cases}
+    with ThreadPoolExecutor(READERS) as pool:
+        stored = dict(zip(paths, pool.map(stored_as, paths), strict=True))
+    counts = Counter(stored[case.image] for case in cases)
+    chosen = {case.row: case for case in spread(cases, LOOKED_AT)}
+    for way, count in counts.items():
+        if count <= len(cases) / 2:
+            alike = [case for case in cases if stored[case.image] == way]
+            chosen |= {case.row: case for case in spread(alike, LOOKED_AT)}
+    return [chosen[row] for row in sorted(chosen)]
+
+
+def doubts(cases: Sequence[Case]) -> Iterator[str]:
+    """What of a table's images is unlike the rest, in sentences, by the suspects among them."""
+    chosen = suspects(cases)
+    looks = look_at(chosen)
+    ends = [look.ends for look in looks if look.ends]
+    kind = "fixed" if share_scale(ends) else "image"
+    yield from odd_ones(looks, chosen, Window(kind=kind))
