@@ -12,8 +12,8 @@ from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
 from wsseg.imaging.scan import FileRef, Scan, ScanRef
 
-CT = "CT"
-HOUNSFIELD = "HU"
+# By modality, the unit of its values, and the flag of a scan whose values are not in it.
+UNITS = {"CT": ("HU", "NOT_HU"), "PT": ("SUV", "NOT_SUV")}
 NO_UNIT = "none"
 # Both are single X-ray exposures; DICOM names them by the detector.
 RADIOGRAPHY = ("CR", "DX")
@@ -31,7 +31,8 @@ Colours = Literal["grey", "colour"]
 class Origin:
     """modality: DICOM's code, "" where the file names none, as no picture and no NIfTI file does.
 
-    unit: "HU", "none" for CT whose values are not in it, "" where the file does not say.
+    unit: "HU", "SUV", "none" for CT and PET whose values are in neither, "" where the file does
+    not say.
     """
 
     modality: str = ""
@@ -42,9 +43,8 @@ def scan_origin(scan: Scan) -> Origin:
     """What the headers of a scan say."""
     named = "" if scan.modality in NAMELESS else scan.modality
     modality = RADIOGRAPHY[0] if named in RADIOGRAPHY else named
-    if modality != CT:
-        return Origin(modality)
-    return Origin(modality, NO_UNIT if "NOT_HU" in scan.flags else HOUNSFIELD)
+    unit, missing = UNITS.get(modality, ("", ""))
+    return Origin(modality, NO_UNIT if missing in scan.flags else unit)
 
 
 def file_origin(path: Path) -> Origin:

@@ -1,6 +1,7 @@
 """How an image file stores its values, by its header: files of one scale are stored alike."""
 
 from pathlib import Path
+from typing import Any
 
 import nibabel
 from PIL import Image
@@ -36,7 +37,7 @@ def _stored_as(path: Path) -> str:
     if is_dicom(head):
         return _dicom(path)
     if {".nii", ".hdr", ".img"} & set(path.suffixes):
-        header = nibabel.load(path).header
+        header: Any = nibabel.load(path).header
         slope, inter = header.get_slope_inter()
         return f"{header.get_data_dtype()}, slope {slope}, intercept {inter}"
     with quiet, Image.open(path) as picture:

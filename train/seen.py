@@ -144,5 +144,5 @@ def doubts(cases: Sequence[Case]) -> Iterator[str]:
     chosen = suspects(cases)
     looks = look_at(chosen)
     ends = [look.ends for look in looks if look.ends]
-    kind = "fixed" if share_scale(ends) else "image"
-    yield from odd_ones(looks, chosen, Window(kind=kind))
+    window = Window() if share_scale(ends) else Window(kind="image")
+    yield from odd_ones(looks, chosen, window)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.imaging.conftest import _write_dicom
+from wsseg.imaging.definitions import Window
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.config import TrainConfig
 from wsseg.train.prepare import choose_given, prepare_data
@@ -110,7 +111,7 @@ def test_dicom_names_its_modality_and_ct_its_unit(tmp_path):
 
 def test_a_window_of_the_settings_is_the_one_that_the_log_names(tmp_path, caplog):
     table = cases(tmp_path, [words_of(n) for n in range(3)])
-    config = TrainConfig(window={"low": -160, "high": 240})
+    config = TrainConfig(window=Window(low=-160, high=240))
     with caplog.at_level("INFO", "wsseg.train"):
         choose_given(CaseTable(tmp_path / "c.csv", "", ("roi",), tuple(table)), config)
     assert any("window -160..240 (as the settings say)" in line for line in caplog.messages)
