@@ -9,7 +9,7 @@ from wsseg.imaging.dicom_header import Header, read_header
 from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.find_content import HEAD_BYTES, Content, Head, content_of, header_beside
 from wsseg.imaging.find_files import list_files, shown_names
-from wsseg.imaging.picture import picture_ref
+from wsseg.imaging.picture import picture_refs
 from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.volume import volume_refs
 
@@ -50,7 +50,7 @@ def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
         elif content == "volume":
             yield from _nifti(file)
         else:
-            yield picture_ref(file)
+            yield from picture_refs(file)
     yield from group(headers)
 
 

@@ -12,7 +12,7 @@ HEAD_BYTES = 512
 
 Content = Literal["dicom", "volume", "picture", "zip"]
 
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*")
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 # Office documents, array files and libraries are zip archives too, but nobody means them.
 _ZIP_SUFFIXES = (".zip", "")
@@ -45,8 +45,6 @@ _OTHERS = (
     (b"GIF8", "a GIF picture", _CONVERT),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", _CONVERT),
     (b"\xffO\xffQ", "a JPEG 2000 picture", _CONVERT),
-    (b"II+\0", "a BigTIFF picture", _CONVERT),
-    (b"MM\0+", "a BigTIFF picture", _CONVERT),
 )
 # DICOM without preamble: a known first element of group 0002 or 0008.
 _FIRST_ELEMENTS = {

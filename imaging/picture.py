@@ -1,6 +1,5 @@
-"""Pictures: PNG, JPEG, TIFF and their kin, which know pixels but no millimetres."""
+"""Pictures: TIFF, PNG, JPEG, BMP, GIF, WebP, PNM, JPEG 2000; most know no millimetres."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,86 +12,125 @@ from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
 from wsseg.imaging.nonfinite import fill_nonfinite
+from wsseg.imaging.picture_decode import decoded_page, is_deep_grey, is_lossy, is_reduced, late_exif
+from wsseg.imaging.picture_page import SIDEWAYS, UPRIGHT, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
+from wsseg.imaging.tiff import MAGICS, open_tiff
 
 # Formats that hold pixels and nothing to run: no EPS, which would start an interpreter.
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+KNOWN = ("TIFF", *FORMATS)
 MAX_STACK_VALUES = 2**30  # of all pages and channels together: 4 GiB of float32
 
-_GREY_MODES = {"L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
-_ONE_CHANNEL = _GREY_MODES | {"1", "LA"}
-_UPRIGHT = (None, 1)
-_WHITE_IS_ZERO = 0
+_ONE_CHANNEL = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 
-def picture_ref(file: FileRef) -> ScanRef:
-    """The scan in a picture file, by its header; what is wrong with it is told when it is read."""
+def picture_refs(file: FileRef) -> tuple[ScanRef, ...]:
+    """The scans in a picture file, one per time of a TIFF hyperstack, by its header only.
+
+    What is wrong with a file is told when it is read.
+    """
     try:
         with reading(file.source), open_picture(file.path, file.source) as picture:
-            pages = page_count(picture)
-            channels = 1 if picture.mode in _ONE_CHANNEL else 3
-            size = picture.width * picture.height * pages * channels * 4
+            values = picture.shape[0] * picture.shape[1] * picture.slices
+            size = values * (3 if picture.colour else 1) * 4
+            volumes = picture.volumes
     except ReadError:
-        size = 0
-    return ScanRef("picture", (file,), decoded_bytes=size)
+        return (ScanRef("picture", (file,)),)
+    if volumes == 1:
+        return (ScanRef("picture", (file,), decoded_bytes=size),)
+    return tuple(
+        ScanRef("picture", (file,), volume=volume, decoded_bytes=size) for volume in range(volumes)
+    )
 
 
 def read_picture(ref: ScanRef) -> Scan:
-    """Read a picture as one slice, or a TIFF of several pages as that many.
+    """Read a picture as one slice, or a TIFF of several pages as that many; as it is shown.
 
-    Grey values keep the file's own units (0..255, 0..65535 or float); 1-bit becomes 0 and 255;
-    colour becomes RGB 0..255 (slice, row, column, 3), or grey where its three channels are equal.
-    Raises ReadError.
+    Grey values keep the file's own units (0..255, 0..65535, signed or fractional); grey of fewer
+    bits than a byte becomes 0..255; colour becomes RGB 0..255 (slice, row, column, 3), or grey
+    where its three channels are equal. An orientation tag is applied. Raises ReadError.
     """
     file = ref.files[0]
     with reading(file.source), open_picture(file.path, file.source) as picture:
-        flags = (*ref.flags, "PX_ONLY", *_flags(picture))
-        pixels = grey_if_equal(_stack(picture, file.source), axes=3)
+        flags = (*ref.flags, *picture.flags)
+        pixels = grey_if_equal(_stack(picture, ref.volume or 0, file.source), axes=3)
         if fill_nonfinite(pixels, file.source):
             flags = (*flags, "NONFINITE")
-        slices = (SliceId(file.source),) * len(pixels)
-        return Scan(pixels, Geometry(), slices, ref, flags=flags)
+        slices = (SliceId(file.source, frame=ref.volume),) * len(pixels)
+        return Scan(pixels, _geometry(picture), slices, ref, flags=flags)
 
 
 @contextmanager
-def open_picture(path: Path, source: str) -> Iterator[Image.Image]:
+def open_picture(path: Path, source: str) -> Iterator[Picture]:
     """Open a picture by its content, not its suffix; no pixel is decoded yet.
 
-    Raises ReadError for more pixels than Pillow holds to be safe.
+    Raises ReadError for more pixels than Pillow holds to be safe, and for TIFFs of more than
+    pictures, see `open_tiff`.
     """
+    with path.open("rb") as stream:
+        is_tiff = stream.read(4) in MAGICS
+    with quiet:
+        if is_tiff:
+            with open_tiff(path, source) as tiff:
+                yield tiff
+            return
+        with _opened(path, source) as image:
+            yield _picture(image, path)
+
+
+def _picture(image: Image.Image, path: Path) -> Picture:
+    orientation = _orientation(image, path)
+    size = (image.height, image.width)
+    rules = {
+        "ALPHA_DROPPED": image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info,
+        "FIRST_FRAME": getattr(image, "n_frames", 1) > 1,
+        "SCALED_TO_8_BIT": is_reduced(image, path),
+        "EXIF_ORIENTATION": orientation != UPRIGHT,
+    }
+
+    def page(_slice: int, _volume: int) -> Page:
+        return decoded_page(image, path).turned(orientation)
+
+    return Picture(
+        shape=size[::-1] if orientation in SIDEWAYS else size,
+        colour=image.mode not in _ONE_CHANNEL and not is_deep_grey(image, path),
+        flags=tuple(flag for flag, true in rules.items() if true),
+        lossy=is_lossy(image, path),
+        page=page,
+    )
+
+
+@contextmanager
+def _opened(path: Path, source: str) -> Iterator[Image.Image]:
     too_large = ReadError(
         "too_large",
         f"{source} has more than {Image.MAX_IMAGE_PIXELS} pixels: crop it or make it smaller",
     )
-    with quiet:
-        try:
-            picture = Image.open(path, formats=FORMATS)
-        except Image.DecompressionBombError as error:
-            raise too_large from error
-        except UnidentifiedImageError as error:
-            known = ", ".join(FORMATS)
-            raise ReadError("not_a_picture", f"{source} is none of {known}: convert it") from error
-        with picture:
-            # Pillow itself only warns between its limit and twice that.
-            if picture.width * picture.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_VALUES):
-                raise too_large
-            yield picture
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise too_large from error
+    except UnidentifiedImageError as error:
+        known = ", ".join(KNOWN)
+        raise ReadError(
+            "not_a_picture", f"{source} is none of {known}, or is cut: convert it"
+        ) from error
+    with image:
+        # Pillow itself only warns between its limit and twice that.
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_VALUES):
+            raise too_large
+        yield image
 
 
-def page_count(picture: Image.Image) -> int:
-    """Pages of a TIFF; 1 for everything else: an animation counts by its first frame."""
-    return getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
-
-
-def page_values(page: Image.Image) -> NDArray[np.float32]:
-    """The pixels of the current page: (row, column), or (row, column, 3) RGB 0..255."""
-    if page.mode == "1":
-        return np.asarray(page.convert("L"), np.float32)
-    if page.mode == "LA":
-        return np.asarray(page.getchannel("L"), np.float32)
-    if page.mode in _GREY_MODES:
-        return np.asarray(page, np.float32)
-    return np.asarray(page.convert("RGB"), np.float32)
+def _orientation(image: Image.Image, path: Path) -> int:
+    """EXIF orientation, 1 to 8, from EXIF or XMP, before the pixels or behind them."""
+    # The method of the class would decode a PNG to look behind its pixels.
+    tags = Image.Image.getexif(image)
+    if not tags and image.format == "PNG":
+        tags.load(late_exif(path))
+    found = tags.get(ExifTags.Base.Orientation)
+    return found if isinstance(found, int) and 1 <= found <= 8 else UPRIGHT
 
 
 def grey_if_equal(pixels: NDArray[np.float32], *, axes: int) -> NDArray[np.float32]:
@@ -106,50 +144,24 @@ def grey_if_equal(pixels: NDArray[np.float32], *, axes: int) -> NDArray[np.float
     return np.ascontiguousarray(pixels[..., 0])
 
 
-def _stack(picture: Image.Image, source: str) -> NDArray[np.float32]:
-    size, count = picture.size, page_count(picture)
-    colour = any(mode not in _ONE_CHANNEL for mode in _modes(picture, count, source))
-    shape = (count, picture.height, picture.width, *((3,) if colour else ()))
-    if math.prod(shape) > MAX_STACK_VALUES:
-        what = f"{count} pages of {size} {'colour' if colour else 'grey'} pixels"
+def _stack(picture: Picture, volume: int, source: str) -> NDArray[np.float32]:
+    rows, columns = picture.shape
+    shape = (picture.slices, rows, columns, *((3,) if picture.colour else ()))
+    if picture.slices * rows * columns * (3 if picture.colour else 1) > MAX_STACK_VALUES:
+        kind = "colour" if picture.colour else "grey"
+        what = f"{picture.slices} pages of {rows} x {columns} {kind} pixels"
         raise ReadError("too_large", f"{source} has {what}: split it or make it smaller")
     pixels = np.empty(shape, np.float32)
-    for index in range(count):
-        picture.seek(index)
-        page = page_values(picture)
+    for index in range(picture.slices):
+        page = picture.page(index, volume).shown()
         pixels[index] = page[..., np.newaxis] if page.ndim < pixels.ndim - 1 else page
     return pixels
 
 
-def _modes(picture: Image.Image, count: int, source: str) -> set[str]:
-    """The pixel formats of all pages, none of them decoded. Raises ReadError for unequal sizes."""
-    size, modes = picture.size, set()
-    for index in range(count):
-        picture.seek(index)
-        modes.add(picture.mode)
-        if picture.size != size:
-            raise ReadError(
-                "pages_differ",
-                f"page {index + 1} of {source} has {picture.size} pixels, page 1 has {size}: "
-                "save pages of equal size, or one file each",
-            )
-    return modes
-
-
-def _flags(picture: Image.Image) -> tuple[str, ...]:
-    """What was left out or could be misread, judged by the first page."""
-    white_is_zero = getattr(picture, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation)
-    rules = {
-        "ALPHA_DROPPED": picture.mode in ("LA", "PA", "RGBA", "RGBa")
-        or "transparency" in picture.info,
-        "FIRST_FRAME": picture.format != "TIFF" and getattr(picture, "n_frames", 1) > 1,
-        # Pillow has no 16-bit colour: it keeps the upper 8 bits.
-        "REDUCED_TO_8_BIT": "16" in str(getattr(picture, "tile", ""))
-        and picture.mode not in _GREY_MODES,
-        # Pillow inverts such pictures to black-is-zero up to 8 bits only.
-        "WHITE_IS_ZERO": white_is_zero == _WHITE_IS_ZERO and picture.mode not in ("L", "1"),
-        # Not applied: masks and marks drawn in other programs lie on the pixels as stored, and
-        # a turned image would no longer match them.
-        "EXIF_ORIENTATION": picture.getexif().get(ExifTags.Base.Orientation) not in _UPRIGHT,
-    }
-    return tuple(flag for flag, true in rules.items() if true)
+def _geometry(picture: Picture) -> Geometry:
+    lengths = picture.lengths
+    through = lengths.slice_mm
+    positions = None
+    if through and picture.slices > 1:
+        positions = np.arange(picture.slices, dtype=np.float64) * through
+    return Geometry(pixel_mm=lengths.pixel_mm, positions_mm=positions)

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from wsseg.imaging.dicom_place import dicom_place
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
 from wsseg.imaging.guard import reading
+from wsseg.imaging.label_numbers import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.orientation import grid_distance, voxel_mm
-from wsseg.imaging.picture import grey_if_equal, open_picture, page_count, page_values
+from wsseg.imaging.picture import grey_if_equal, open_picture
+from wsseg.imaging.picture_page import WHITE, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Kind, ScanRef
 from wsseg.imaging.turn import AS_STORED, Turn
 from wsseg.imaging.volume import volume_geometry
@@ -48,19 +49,40 @@ def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[
     volumes of a 4-D NIfTI file. Raises ReadError.
     """
     with reading(path.name):
-        plane = _PLANES[_kind(path)](path, slice_index, volume)
+        plane = np.require(_PLANES[_kind(path)](path, slice_index, volume), requirements="W")
         fill_nonfinite(plane[np.newaxis], path.name)
         return grey_if_equal(plane, axes=2)
 
 
-def read_label_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[np.uint8]:
-    """One slice (row, column) of a label map: the stored whole numbers 0..255.
+def read_label_slice(
+    path: Path,
+    *,
+    slice_index: int = 0,
+    volume: int = 0,
+    numbering: Numbering = PLAIN,
+    background: int = WHITE,
+) -> NDArray[np.uint8]:
+    """One slice (row, column) of a label file: class numbers, 0 where no class is.
 
-    A palette picture gives its palette indices, a 1-bit picture 0 and 1. A NIfTI file with one
-    volume serves every volume. Raises ReadError for colours, fractions, negative or large values.
+    Without a map of the numbering the stored whole numbers 0..255; a 1-bit picture gives 0 and 1.
+    `background` is what a map's background, and its 255, become: 0 in a mask, 255 in marks. A
+    file with one volume serves every volume. Colours, palettes and opacity count as in
+    `class_numbers`. Raises ReadError for what says no class.
     """
     with reading(path.name):
-        return _as_labels(_LABELS[_kind(path)](path, slice_index, volume), path.name)
+        page = _label_page(path, slice_index, volume)
+        return class_numbers(page, numbering, background=background, name=path.name)
+
+
+def unnamed_numbers(
+    path: Path, numbering: Numbering, *, slice_index: int = 0, volume: int = 0
+) -> list[int]:
+    """Numbers in a slice of a label file that the numbering's map does not name, sorted.
+
+    Raises ReadError.
+    """
+    with reading(path.name):
+        return unnamed(_label_page(path, slice_index, volume), numbering, path.name)
 
 
 def slice_shape(path: Path, *, slice_index: int = 0, volume: int = 0) -> tuple[int, int]:
@@ -153,49 +175,44 @@ def _dicom_grid(path: Path) -> _Grid:
     return _Grid(place.turn.shape(place.stored), place.slices, turn=place.turn)
 
 
-def _seek(picture: Image.Image, path: Path, slice_index: int) -> None:
-    _check_index(path, slice_index, page_count(picture), "slice")
-    picture.seek(slice_index)
+def _check_picture(picture: Picture, path: Path, slice_index: int, volume: int) -> None:
+    _check_index(path, slice_index, picture.slices, "slice")
+    _check_index(path, volume, picture.volumes, "volume")
 
 
-def _picture_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float32]:
+def _picture_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
     with open_picture(path, path.name) as picture:
-        _seek(picture, path, slice_index)
-        return page_values(picture)
+        _check_picture(picture, path, slice_index, volume)
+        return picture.page(slice_index, volume).shown()
 
 
-def _picture_labels(path: Path, slice_index: int, _volume: int) -> NDArray[np.float32]:
+def _picture_labels(path: Path, slice_index: int, volume: int) -> Page:
     with open_picture(path, path.name) as picture:
-        _seek(picture, path, slice_index)
-        if picture.format == "JPEG":
+        own = volume if picture.volumes > 1 else 0
+        _check_picture(picture, path, slice_index, own)
+        if picture.lossy:
             raise ReadError(
                 "lossy_labels",
-                f"{path.name} is a JPEG, which changes label numbers: save it as PNG",
+                f"{path.name} is compressed with loss, which changes label numbers: save it as PNG",
             )
-        return np.asarray(picture, np.float32) if picture.mode in "1P" else page_values(picture)
+        return picture.page(slice_index, own)
 
 
 def _picture_grid(path: Path) -> _Grid:
     with open_picture(path, path.name) as picture:
-        return _Grid((picture.height, picture.width), page_count(picture))
+        return _Grid(picture.shape, picture.slices, picture.volumes)
 
 
-def _as_labels(plane: NDArray[np.float32], name: str) -> NDArray[np.uint8]:
-    plane = grey_if_equal(plane, axes=2)
-    if plane.ndim != 2:
-        raise ReadError(
-            "colour_labels", f"{name} holds colours, not class numbers: save it as grey"
-        )
-    with np.errstate(invalid="ignore"):
-        labels = plane.astype(np.uint8)
-    wrong = plane[labels != plane]
-    if wrong.size:
-        raise ReadError(
-            "not_labels",
-            f"{name} holds {wrong[0]:g}, a label map has whole numbers from 0 to 255: save class "
-            "numbers, without interpolation",
-        )
-    return labels
+def _label_page(path: Path, slice_index: int, volume: int) -> Page:
+    return _LABELS[_kind(path)](path, slice_index, volume)
+
+
+def _volume_label_page(path: Path, slice_index: int, volume: int) -> Page:
+    return Page(_volume_labels(path, slice_index, volume))
+
+
+def _dicom_label_page(path: Path, slice_index: int, volume: int) -> Page:
+    return Page(_dicom_plane(path, slice_index, volume))
 
 
 _Planes = Callable[[Path, int, int], NDArray[np.float32]]
@@ -205,9 +222,9 @@ _PLANES: dict[Kind, _Planes] = {
     "dicom": _dicom_plane,
     "picture": _picture_plane,
 }
-_LABELS: dict[Kind, _Planes] = {
-    "volume": _volume_labels,
-    "dicom": _dicom_plane,
+_LABELS: dict[Kind, Callable[[Path, int, int], Page]] = {
+    "volume": _volume_label_page,
+    "dicom": _dicom_label_page,
     "picture": _picture_labels,
 }
 _GRIDS: dict[Kind, Callable[[Path], _Grid]] = {

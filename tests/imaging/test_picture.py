@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Image
@@ -15,6 +16,7 @@ from wsseg.imaging import picture as picture_module
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.picture import read_picture
 from wsseg.imaging.scan import FileRef, ScanRef
+from wsseg.imaging.slices import read_label_slice, read_slice, slice_shape
 from wsseg.imaging.volume import volume_refs
 
 GREY = np.arange(20, dtype=np.uint8).reshape(4, 5) * 10
@@ -42,7 +44,7 @@ def test_grey_values_are_kept_without_millimetres(tmp_path, name):
     assert np.array_equal(scan.pixels[0], GREY)
     assert scan.pixels.dtype == np.float32
     assert scan.geometry.pixel_mm is None
-    assert scan.flags == ("PX_ONLY",)
+    assert scan.flags == ()
     assert [s.source for s in scan.slices] == [name]
 
 
@@ -150,36 +152,145 @@ def test_an_animation_counts_by_its_first_frame(tmp_path, suffix):
     assert "FIRST_FRAME" in scan.flags
 
 
-def test_exif_orientation_is_told_and_not_applied(tmp_path):
+STORED = {  # where the corner at the top left of a picture as shown is stored, by orientation
+    1: (0, 0),
+    2: (0, -1),
+    3: (-1, -1),
+    4: (-1, 0),
+    5: (0, 0),
+    6: (-1, 0),
+    7: (-1, -1),
+    8: (0, -1),
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_and_told(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    values = np.zeros((16, 24), np.uint8)
+    row, column = STORED[orientation]
+    values[row, column] = values.mean() + 200
+    values[np.ix_([0, 1, 2] if row == 0 else [-1, -2, -3], range(24))] += 50
+    options = {"quality": 100} | ({"lossless": True} if suffix == "webp" else {})
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "tif":
+        scan = saved(path, Image.fromarray(values), tiffinfo={274: orientation})
+    else:
+        scan = saved(path, Image.fromarray(values), exif=exif, **options)
+    shape = (24, 16) if orientation > 4 else (16, 24)
+    assert scan.pixels.shape[1:3] == slice_shape(path) == shape
+    assert np.unravel_index(scan.pixels[0].reshape(*shape, -1)[..., 0].argmax(), shape) == (0, 0)
+    assert ("EXIF_ORIENTATION" in scan.flags) == (orientation != 1)
+    assert np.array_equal(scan.pixels[0], read_slice(path))
+
+
+def test_16_bit_grey_is_turned_as_well(tmp_path):
+    values = np.arange(2400, dtype=np.uint16).reshape(40, 60) * 20
     exif = Image.Exif()
     exif[0x0112] = 6
-    scan = saved(tmp_path / "a.png", Image.fromarray(GREY), exif=exif)
-    assert "EXIF_ORIENTATION" in scan.flags
-    assert np.array_equal(scan.pixels[0], GREY)
+    scan = saved(tmp_path / "a.png", Image.fromarray(values), exif=exif)
+    assert np.array_equal(scan.pixels[0], np.rot90(values, -1))
 
 
-def test_16_bit_colour_is_told_to_lose_its_lower_bits(tmp_path):
-    def chunk(name, content):
-        total = zlib.crc32(name + content)
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", total)
+def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
+    saved(tmp_path / "a.png", Image.fromarray(GREY))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = (tmp_path / "a.png").read_bytes()
+    end = content.index(b"IEND") - 4
+    late = content[:end] + chunk(b"eXIf", exif.tobytes()[6:]) + content[end:]
+    (tmp_path / "a.png").write_bytes(late)
+    assert slice_shape(tmp_path / "a.png") == (5, 4)
+    assert np.array_equal(read(tmp_path / "a.png").pixels[0], np.rot90(GREY, -1))
 
-    rows = (b"\0" + bytes(range(12))) * 2
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    (tmp_path / "a.png").write_bytes(
+
+def chunk(name, content):
+    total = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", total)
+
+
+def png16(path, values):
+    """A PNG of 16 bits, of any colour type."""
+    rows, columns, samples = values.shape
+    kind = {2: 4, 3: 2, 4: 6}[samples]
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", columns, rows, 16, kind, 0, 0, 0)
+    path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IDAT", zlib.compress(lines))
         + chunk(b"IEND", b"")
     )
-    scan = read(tmp_path / "a.png")
-    assert "REDUCED_TO_8_BIT" in scan.flags
-    assert scan.pixels[0, 0, 0].tolist() == [0, 2, 4]
+    return read(path)
 
 
-def test_inverted_16_bit_tiff_is_told(tmp_path):
-    picture = Image.fromarray(np.array([[0, 999]], np.uint16))
-    scan = saved(tmp_path / "a.tif", picture, tiffinfo={262: 0})
-    assert "WHITE_IS_ZERO" in scan.flags
+def test_16_bit_colour_keeps_its_fractions_of_0_to_255(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (4, 5, 3)).astype(np.uint16)
+    scan = png16(tmp_path / "a.png", values)
+    assert scan.flags == ("SCALED_TO_8_BIT",)
+    assert np.allclose(scan.pixels[0], values / 257, atol=1e-4)
+
+
+def test_16_bit_grey_beside_opacity_keeps_its_units(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (4, 5, 2)).astype(np.uint16)
+    scan = png16(tmp_path / "a.png", values)
+    assert scan.flags == ("ALPHA_DROPPED",)
+    assert np.array_equal(scan.pixels[0], values[..., 0])
+
+
+@pytest.mark.parametrize("size", [(160, 120), (1600, 16), (16, 16), (150, 150)])
+def test_the_size_of_an_8_bit_picture_tells_nothing_of_its_depth(tmp_path, size):
+    noise = np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8)
+    assert saved(tmp_path / "a.png", Image.fromarray(noise)).flags == ()
+
+
+@pytest.mark.parametrize(
+    ("white", "expected"),
+    [(255, [0, 1, 200, 255]), (100, [0, 2.55, 127.5, 255]), (4095, None), (65535, None)],
+)
+@pytest.mark.parametrize("plain", [False, True])
+def test_grey_netpbm_keeps_its_units_and_fewer_bits_become_0_to_255(
+    tmp_path, white, expected, plain
+):
+    values = np.array([[0, 1, 200 if white == 255 else white // 2, white]])
+    dtype = ">u2" if white > 255 else np.uint8
+    body = " ".join(map(str, values[0])).encode() if plain else values.astype(dtype).tobytes()
+    head = f"P{2 if plain else 5}\n# made here\n4 1\n{white}\n".encode()
+    (tmp_path / "a.pgm").write_bytes(head + body)
+    found = read(tmp_path / "a.pgm").pixels[0, 0]
+    assert np.allclose(found, values[0] if expected is None else expected)
+    assert np.array_equal(found, read_slice(tmp_path / "a.pgm")[0])
+    labels = tmp_path / "labels.pgm"
+    labels.write_bytes(f"P5 4 1 {white}\n".encode() + np.arange(4).astype(dtype).tobytes())
+    assert read_label_slice(labels).tolist() == [[0, 1, 2, 3]]
+
+
+def test_16_bit_colour_netpbm_is_scaled(tmp_path):
+    values = np.arange(12, dtype=">u2").reshape(1, 4, 3) * 5000
+    (tmp_path / "a.ppm").write_bytes(b"P6\n4 1\n65535\n" + values.astype(">u2").tobytes())
+    scan = read(tmp_path / "a.ppm")
+    assert np.allclose(scan.pixels[0], values / 257, atol=1e-4)
+    assert scan.flags == ("SCALED_TO_8_BIT",)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+def test_jpeg_2000_keeps_sign_and_depth(tmp_path, dtype):
+    span = np.iinfo(dtype)
+    values = np.linspace(span.min, span.max, 64 * 64).astype(dtype).reshape(64, 64)
+    content = imagecodecs.jpeg2k_encode(values, level=0, reversible=True, codecformat="jp2")
+    (tmp_path / "a.jp2").write_bytes(content)
+    assert np.array_equal(read(tmp_path / "a.jp2").pixels[0], values)
+
+
+def test_colour_jpeg_2000_of_16_bits_is_scaled(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (64, 64, 3)).astype(np.uint16)
+    content = imagecodecs.jpeg2k_encode(values, level=0, reversible=True)
+    (tmp_path / "a.j2k").write_bytes(content)
+    scan = read(tmp_path / "a.j2k")
+    assert np.allclose(scan.pixels[0], values / 257, atol=1e-4)
+    assert scan.flags == ("SCALED_TO_8_BIT",)
 
 
 @pytest.mark.parametrize("times", [1.5, 3])

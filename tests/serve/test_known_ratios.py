@@ -144,8 +144,8 @@ def test_a_known_ratio_far_from_the_measured_one_is_flagged(
     measured = float(rows(tmp_path / "plain" / "ratios.csv")[0]["ratio"])
     text = f"source,ratio:bright\n0.png,{measured * 0.9}\n1.png,0.01\n"
     _, (near, far), _ = recover(model, tmp_path, text, pictures)
-    assert near["flags"] == "PX_ONLY"
-    assert far["flags"] == "PX_ONLY;FAR_FROM_PREDICTED"
+    assert near["flags"] == ""
+    assert far["flags"] == "FAR_FROM_PREDICTED"
 
 
 @pytest.mark.parametrize(

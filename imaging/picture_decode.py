@@ -1,0 +1,194 @@
+"""The pixels of one-page pictures as stored, where Pillow alone would cut or scale them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wsseg.imaging.picture_page import WHITE, Page, Stored
+
+_SEPARATOR = rb"(?:\s|#[^\r\n]*[\r\n])+"
+# Netpbm's grey and colour maps, plain and packed: width, height and the value of white.
+_PNM = re.compile(rb"P([2356])" + (_SEPARATOR + rb"(\d+)") * 3 + rb"\s")
+_PNM_HEAD_BYTES = 4096
+_PNM_COLOURS, _PNM_PLAIN = (b"3", b"6"), (b"2", b"3")
+_PNG_DEPTH, _PNG_GREY = 24, 0
+_SIZE_MARKER, _CODING_MARKER = b"\xff\x51", b"\xff\x52"
+_J2K_HEAD_BYTES = 1 << 16
+_IRREVERSIBLE = 0
+# Greys of two and four bits, which Pillow spreads over 0..255, but not their transparent value.
+_SPREAD = {"L;2": 85, "L;4": 17}
+
+
+def decoded_page(image: Image.Image, path: Path) -> Page:
+    """The pixels as stored, not turned. Raises whatever the decoders raise on damage."""
+    if image.format == "PPM":
+        found = _PNM.match(_head(path, _PNM_HEAD_BYTES))
+        if found:
+            return _netpbm(path, found)
+    if image.format == "PNG" and _png_depth(path) == 16 and image.mode != "I;16":
+        from imagecodecs import png_decode
+
+        return _of_samples(png_decode(path.read_bytes()), 16)
+    if image.format == "JPEG2000" and _needs_openjpeg(path):
+        from imagecodecs import jpeg2k_decode
+
+        return _of_samples(jpeg2k_decode(path.read_bytes()), max(_j2k_depths(path)))
+    return _of_pillow(image)
+
+
+def is_reduced(image: Image.Image, path: Path) -> bool:
+    """Whether its colours have more than 8 bits, which become 0..255 with fractions."""
+    if image.format == "PNG":
+        deep = image.mode in ("RGB", "RGBA") and _png_depth(path) == 16
+        return deep and not _png_is_grey(path)
+    if image.format == "PPM":
+        found = _PNM.match(_head(path, _PNM_HEAD_BYTES))
+        return bool(found and found[1] in _PNM_COLOURS and int(found[4]) > WHITE)
+    if image.format == "JPEG2000":
+        depths = _j2k_depths(path)
+        return len(depths) >= 3 and max(depths) > 8
+    return False
+
+
+def is_deep_grey(image: Image.Image, path: Path) -> bool:
+    """Whether what Pillow opens as colours is grey of 16 bits with opacity."""
+    deep = image.format == "PNG" and image.mode == "RGBA" and _png_depth(path) == 16
+    return deep and _png_is_grey(path)
+
+
+def is_lossy(image: Image.Image, path: Path) -> bool:
+    """Whether its compression changes pixel values."""
+    if image.format == "WEBP":
+        return b"VP8 " in _head(path, 64)
+    if image.format == "JPEG2000":
+        head = _head(path, _J2K_HEAD_BYTES)
+        at = head.find(_CODING_MARKER)
+        return at < 0 or head[at + 13 : at + 14] == bytes([_IRREVERSIBLE])
+    return image.format in ("JPEG", "MPO")
+
+
+def late_exif(path: Path) -> bytes:
+    """EXIF data that a PNG file has behind its pixels; empty bytes where it has none."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"eXIf":
+                return file.read(length)
+            file.seek(length + 4, 1)
+    return b""
+
+
+def _head(path: Path, nbytes: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(nbytes)
+
+
+def _png_depth(path: Path) -> int:
+    return _head(path, _PNG_DEPTH + 1)[_PNG_DEPTH]
+
+
+def _png_is_grey(path: Path) -> bool:
+    return _head(path, _PNG_DEPTH + 2)[_PNG_DEPTH + 1] in (_PNG_GREY, 4)
+
+
+def _netpbm(path: Path, found: re.Match[bytes]) -> Page:
+    columns, rows, white = (int(found[group]) for group in (2, 3, 4))
+    content = path.read_bytes()[found.end() :]
+    samples = 3 if found[1] in _PNM_COLOURS else 1
+    count = rows * columns * samples
+    if found[1] in _PNM_PLAIN:
+        text = re.sub(rb"#[^\r\n]*", b"", content).split()
+        values: Stored = np.array(text[:count], np.int64)
+    else:
+        dtype = np.dtype(">u2" if white > WHITE else np.uint8)
+        values = np.frombuffer(content, dtype, count)
+    shaped = values.reshape((rows, columns, 3) if samples == 3 else (rows, columns))
+    # Grey of more than a byte keeps its units, as 12 bits of a camera do in 16 of other formats.
+    own_units = samples == 1 and white >= WHITE
+    return Page(shaped, 1.0 if own_units else WHITE / white)
+
+
+def _of_samples(values: Stored, bits: int) -> Page:
+    """Grey (r, c), grey with alpha, RGB or RGBA, whole numbers of so many bits."""
+    samples = 1 if values.ndim == 2 else values.shape[-1]
+    alpha = values[..., -1] if samples in (2, 4) else None
+    if samples in (1, 2):
+        return Page(values if values.ndim == 2 else values[..., 0], alpha=alpha)
+    return Page(values[..., :3], WHITE / (2**bits - 1), alpha=alpha)
+
+
+def _of_pillow(image: Image.Image) -> Page:
+    mode = image.mode
+    if mode == "1":
+        values = np.asarray(image)
+        return Page(values, float(WHITE), alpha=_opaque(image, values))
+    if mode in ("L", "I", "F") or mode.startswith("I;16"):
+        values = np.asarray(image)
+        return Page(values, alpha=_opaque(image, values))
+    if mode == "LA":
+        values = np.asarray(image)
+        return Page(values[..., 0], alpha=values[..., 1])
+    if mode in ("P", "PA"):
+        return _painted(image)
+    if mode in ("RGBA", "RGBa"):
+        values = np.asarray(image.convert("RGBA"))
+        return Page(values[..., :3], alpha=values[..., 3])
+    values = np.asarray(image.convert("RGB"))
+    return Page(values, alpha=_opaque(image, values) if mode == "RGB" else None)
+
+
+def _painted(image: Image.Image) -> Page:
+    indices = np.asarray(image)
+    alpha = None
+    if indices.ndim == 3:
+        indices, alpha = indices[..., 0], indices[..., 1]
+    flat = np.asarray(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(flat)] = flat[:256]
+    clear: Any = image.info.get("transparency")
+    if isinstance(clear, bytes):
+        table = np.full(256, WHITE, np.uint8)
+        table[: len(clear)] = list(clear)
+        alpha = table[indices]
+    elif clear is not None:
+        alpha = np.where(indices == clear, 0, WHITE)
+    return Page(palette[indices], alpha=alpha, index=indices)
+
+
+def _opaque(image: Image.Image, values: Stored) -> Stored | None:
+    """Opacity by the one value or colour that the file calls transparent; None where none is."""
+    clear: Any = image.info.get("transparency")
+    if clear is None:
+        return None
+    if values.ndim == 3:
+        return np.where((values == np.asarray(clear)).all(axis=-1), 0, WHITE)
+    tiles: Any = getattr(image, "tile", ())
+    rawmode = str(tiles[0].args) if tiles else ""
+    return np.where(values == clear * _SPREAD.get(rawmode, 1), 0, WHITE)
+
+
+def _j2k_size(path: Path) -> bytes:
+    """The image header of a JPEG 2000 codestream, from its marker on."""
+    head = _head(path, _J2K_HEAD_BYTES)
+    at = head.find(_SIZE_MARKER)
+    return head[at:] if at >= 0 else b""
+
+
+def _j2k_depths(path: Path) -> list[int]:
+    return [(size & 0x7F) + 1 for size in _j2k_components(path)]
+
+
+def _j2k_components(path: Path) -> list[int]:
+    """Depth less one of each component, the highest bit set where it is signed."""
+    size = _j2k_size(path)
+    count = int.from_bytes(size[38:40], "big")
+    return list(size[40 : 40 + 3 * count : 3])
+
+
+def _needs_openjpeg(path: Path) -> bool:
+    """Whether a component has other than 8 unsigned bits: Pillow shifts those, or drops signs."""
+    return any(size != 7 for size in _j2k_components(path))

@@ -1,0 +1,376 @@
+"""TIFF pictures: every number format, stacks and hyperstacks, pixel sizes; by their own tags."""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsseg.imaging.errors import ReadError
+from wsseg.imaging.picture_page import SIDEWAYS, UPRIGHT, WHITE, Page, Picture, Stored
+from wsseg.imaging.tiff_lengths import tiff_lengths
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPageSeries
+
+MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of TIFF and BigTIFF, in both byte orders."""
+
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_SPACES = {4: "a transparency mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "a raw sensor"}
+# Tag values of Compression whose decoders are well kept; the second group changes pixel values.
+_LOSSLESS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
+_JPEG = 7
+_LOSSY = {_JPEG, 33005, 34712, 50001}
+_INKS_CMYK = 1
+_ALPHA = {1, 2}
+# Tag values of NewSubfileType.
+_REDUCED, _MASK = 1, 4
+# One scan each: pyramids of slides beside pictures of the label and the whole slide.
+_SLIDES = {"svs", "ndpi", "scn", "bif", "qpi", "philips", "avs", "lsm"}
+_SLICES = "ZQI"
+_CONVERT = "save it as an RGB or grey TIFF or PNG"
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """A page, or the n-th plane of a series whose pixels lie in one piece behind one page."""
+
+    page: Any
+    offset: int | None = None
+
+
+@contextmanager
+def open_tiff(path: Path, source: str) -> Iterator[Picture]:
+    """Open a TIFF by its tags; no pixel is decoded yet.
+
+    Pages of one size are slices. Where the writer names axes (ImageJ, OME, tifffile and their
+    kin), Z is slices and T volumes. Of a pyramid only the full resolution is read. Raises
+    ReadError for channels that are neither grey nor RGB, several images, and unknown axes.
+    """
+    from tifffile import TiffFile
+
+    # Its messages quote descriptions, which may name a patient.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    with TiffFile(path, _multifile=False) as file:
+        yield _picture(file, path.stat().st_size, source)
+
+
+def _picture(file: "TiffFile", size: int, source: str) -> Picture:
+    planes, mixed = _planes(file, size, source)
+    pages = list({id(plane.page): plane.page for plane in planes.flat}.values())
+    first = planes[0, 0].page
+    shape = _shown_shape(first)
+    for number, page in enumerate(pages, 1):
+        _check_page(page, source)
+        if _shown_shape(page) != shape:
+            raise ReadError(
+                "pages_differ",
+                f"page {number} of {source} has {_shown_shape(page)} rows and columns, page 1 "
+                f"has {shape}: save pages of equal size, or one file each",
+            )
+    lengths = tiff_lengths(file)
+
+    def page_of(slice_index: int, volume: int) -> Page:
+        plane: _Plane = planes[volume, slice_index]
+        values = _stored(file, plane, source)
+        return _meant(file, plane.page, values, source).turned(_orientation(plane.page))
+
+    return Picture(
+        shape=shape,
+        slices=planes.shape[1],
+        volumes=planes.shape[0],
+        colour=any(_coloured(page) for page in pages),
+        lengths=lengths.swapped() if _orientation(first) in SIDEWAYS else lengths,
+        flags=(*_flags(pages, file), *(("MIXED_FRAMES",) if mixed else ())),
+        lossy=any(int(page.compression) in _LOSSY for page in pages),
+        page=page_of,
+    )
+
+
+def _planes(file: "TiffFile", size: int, source: str) -> tuple[NDArray[Any], bool]:
+    """All planes (volume, slice) of full resolution, and whether several axes are slices."""
+    series = list(file.series)
+    kind = series[0].kind if series else ""
+    _check_images(file, series, kind, source)
+    if not series or kind in ("generic", "uniform") or (kind == "shaped" and len(series) > 1):
+        pages = [page for page in file.pages if not _is_aside(page)] or [file.pages[0]]
+        return _grid([_Plane(page) for page in pages], (1, len(pages))), False
+    found = series[0].levels[0]
+    if kind == "imagej":
+        count = _imagej_images(file)
+        if math.prod(_lead(found, source).values()) < count:
+            # Plain stacks of old versions say how many images follow, and of no axis.
+            return _grid(_in_a_row(found, count, size, source), (1, count)), False
+    return _by_axes(found, _lead(found, source), size, source)
+
+
+def _check_images(
+    file: "TiffFile", series: "Sequence[TiffPageSeries]", kind: str, source: str
+) -> None:
+    """Refuse files that promise other pixels than they have, or several images."""
+    told = (file.is_imagej and kind != "imagej") or (file.is_ome and kind != "ome")
+    if told or (file.is_ome and _elsewhere(file)):
+        raise ReadError(
+            "incomplete",
+            f"{source} lacks pixels that its description promises: it is cut, or the others lie "
+            "in other files; export it again as one file",
+        )
+    if kind not in {"generic", "uniform", "shaped", *_SLIDES} and len(series) > 1:
+        raise ReadError(
+            "several_images",
+            f"{source} holds {len(series)} images of their own: save each as a file",
+        )
+
+
+def _elsewhere(file: "TiffFile") -> bool:
+    """Whether OME metadata name pixels in other files."""
+    from xml.etree import ElementTree
+
+    root = ElementTree.fromstring(file.ome_metadata or "<OME/>")
+    own = root.get("UUID")
+    named = [node for node in root.iter() if node.tag.endswith("}UUID") and node.get("FileName")]
+    return any((node.text or "").strip() != own for node in named)
+
+
+def _is_aside(page: Any) -> bool:
+    """Whether a page is a smaller copy or the transparency of another."""
+    return bool(int(page.subfiletype) & (_REDUCED | _MASK))
+
+
+def _imagej_images(file: "TiffFile") -> int:
+    return int((file.imagej_metadata or {}).get("images", 1))
+
+
+def _lead(series: "TiffPageSeries", source: str) -> dict[str, int]:
+    """The axes of a series before those of its pages, with their lengths."""
+    own = series.keyframe.axes
+    if own not in ("YX", "YXS", "SYX") or not series.axes.endswith(own):
+        raise ReadError(
+            "axes", f"{source} has the axes {series.axes}, not of pages: save slices as pages"
+        )
+    count = len(series.axes) - len(own)
+    lead = dict(zip(_distinct(series.axes[:count]), series.shape[:count], strict=True))
+    if lead.get("C", 1) > 1:
+        raise ReadError(
+            "channels",
+            f"{source} has {lead['C']} channels (axes {series.axes}), which are no slices and no "
+            "colours: save the channel to measure, or an RGB picture; if they are slices, save "
+            "it with the axis Z",
+        )
+    strange = [axis for axis in lead if axis[0] not in "CT" + _SLICES and lead[axis] > 1]
+    if strange:
+        raise ReadError(
+            "axes",
+            f"{source} has the axes {series.axes}; only slices (Z) and times (T) are read: save "
+            f"one file for each {strange[0][0]}",
+        )
+    return lead
+
+
+def _distinct(axes: str) -> list[str]:
+    """Names of axes, told apart where a letter comes again."""
+    return [axis + "'" * axes[:place].count(axis) for place, axis in enumerate(axes)]
+
+
+def _by_axes(
+    series: "TiffPageSeries", lead: dict[str, int], size: int, source: str
+) -> tuple[NDArray[Any], bool]:
+    shape = tuple(lead.values())
+    count = math.prod(shape)
+    if series.dataoffset is not None:
+        planes = _in_a_row(series, count, size, source)
+    else:
+        pages = list(series.pages)
+        if len(pages) != count or any(page is None for page in pages):
+            raise ReadError("incomplete", f"{source} lacks pages: export it again")
+        planes = [_Plane(page) for page in pages]
+    names = list(lead)
+    times = lead.get("T", 1)
+    stacked = _grid(planes, shape)
+    if "T" in lead:
+        stacked = np.moveaxis(stacked, names.index("T"), 0)
+    mixed = sum(lead[axis] > 1 for axis in names if axis[0] in _SLICES) > 1
+    return stacked.reshape(times, count // times), mixed
+
+
+def _in_a_row(series: "TiffPageSeries", count: int, size: int, source: str) -> list[_Plane]:
+    """Planes that follow each other from where the first page's pixels begin."""
+    page: Any = series.keyframe
+    nbytes = math.prod(page.shape) * page.dtype.itemsize
+    start = page.dataoffsets[0] if series.dataoffset is None else series.dataoffset
+    packed = int(page.compression) != 1 or page.dtype.kind == "b"
+    if packed or start + count * nbytes > size:
+        raise ReadError(
+            "incomplete",
+            f"{source} lacks pixels of the {count} images that its description promises: export "
+            "it again",
+        )
+    return [_Plane(page, start + index * nbytes) for index in range(count)]
+
+
+def _grid(planes: Sequence[_Plane], shape: tuple[int, ...]) -> NDArray[Any]:
+    grid = np.empty(len(planes), object)
+    grid[:] = planes
+    return grid.reshape(shape)
+
+
+def _orientation(page: Any) -> int:
+    found = page.keyframe.tags.valueof(274, UPRIGHT)
+    return int(found) if found in range(1, 9) else UPRIGHT
+
+
+def _shown_shape(page: Any) -> tuple[int, int]:
+    rows, columns = page.keyframe.imagelength, page.keyframe.imagewidth
+    return (columns, rows) if _orientation(page) in SIDEWAYS else (rows, columns)
+
+
+def _coloured(page: Any) -> bool:
+    return int(page.photometric or 0) in (_RGB, _PALETTE, _CMYK, _YCBCR)
+
+
+def _bits(page: Any) -> int:
+    bits = page.bitspersample
+    return int(bits[0] if isinstance(bits, tuple) else bits)
+
+
+def _check_page(page: Any, source: str) -> None:
+    """Refuse by name what no slice can be made of. Raises ReadError."""
+    page = page.keyframe
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and page.imagelength * page.imagewidth > limit:
+        raise ReadError(
+            "too_large", f"{source} has more than {limit} pixels: crop it or make it smaller"
+        )
+    if int(page.compression) not in _LOSSLESS | _LOSSY:
+        raise ReadError(
+            "compression",
+            f"{source} is compressed by {_name(page.compression)}, which is not read: save it "
+            "without compression, or with LZW or Deflate",
+        )
+    bits = page.bitspersample
+    if page.dtype is None or page.dtype.kind not in "buif" or len(set(np.atleast_1d(bits))) > 1:
+        raise ReadError(
+            "number_format",
+            f"{source} holds numbers of {bits} bits in the format {_name(page.sampleformat)}, "
+            f"which is no picture: {_CONVERT}",
+        )
+    _check_channels(page, source)
+
+
+def _check_channels(page: Any, source: str) -> None:
+    space, samples = int(page.photometric or 0), page.samplesperpixel
+    extra = [int(kind) for kind in page.extrasamples or ()]
+    needed = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _PALETTE: 1, _RGB: 3, _CMYK: 4, _YCBCR: 3}
+    if space not in needed:
+        what = _SPACES.get(space, _name(page.photometric))
+        raise ReadError("colour_space", f"{source} holds {what}, which is not read: {_CONVERT}")
+    grey = space in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE)
+    if samples < needed[space] or (grey and samples > 1 and not _grey_alpha(samples, extra)):
+        raise ReadError(
+            "channels",
+            f"{source} has {samples} channels, which are no colours: save the channel to measure, "
+            "or an RGB picture",
+        )
+    plain = page.dtype is not None and page.dtype == np.uint8
+    if space in (_CMYK, _YCBCR) and not plain:
+        raise ReadError("colour_space", f"{source} holds {_name(page.photometric)}: {_CONVERT}")
+    if space == _CMYK and page.tags.valueof(332, _INKS_CMYK) != _INKS_CMYK:
+        raise ReadError("colour_space", f"{source} holds inks that are not CMYK: {_CONVERT}")
+    if (
+        space == _YCBCR
+        and int(page.compression) != _JPEG
+        and tuple(page.tags.valueof(530, (2, 2))) != (1, 1)
+    ):
+        raise ReadError("colour_space", f"{source} holds subsampled YCbCr: {_CONVERT}")
+
+
+def _grey_alpha(samples: int, extra: Sequence[int]) -> bool:
+    return samples == 2 and len(extra) == 1 and extra[0] in _ALPHA
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "name", str(value))
+
+
+def _stored(file: "TiffFile", plane: _Plane, source: str) -> Stored:
+    """The plane as it lies in the file: (row, column) or (row, column, sample)."""
+    page: Any = plane.page
+    key = page.keyframe
+    if plane.offset is not None:
+        dtype = key.dtype.newbyteorder(file.byteorder)
+        count = math.prod(key.shape)
+        values = file.filehandle.read_array(dtype, count, offset=plane.offset).reshape(key.shape)
+    else:
+        ends = [at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        if 0 in page.databytecounts or not ends or max(ends) > file.filehandle.size:
+            raise ReadError("damaged", f"{source} lacks a part of its pixels: export it again")
+        values = np.asarray(page.asarray(maxworkers=1)).reshape(key.shape)
+    return np.moveaxis(values, 0, -1) if key.axes == "SYX" else values
+
+
+def _meant(file: "TiffFile", page: Any, values: Stored, source: str) -> Page:
+    """What the numbers of a page mean, by its tags."""
+    key = page.keyframe
+    space, extra = int(key.photometric or 0), [int(kind) for kind in key.extrasamples or ()]
+    own = key.samplesperpixel - len(extra)
+    alpha = values[..., own] if extra and extra[0] in _ALPHA and values.ndim == 3 else None
+    if space == _PALETTE:
+        return _painted(key, values if values.ndim == 2 else values[..., 0], alpha, source)
+    if space == _CMYK:
+        inks = np.ascontiguousarray(values[..., :4])
+        return Page(np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")))
+    if space == _YCBCR and int(key.compression) != _JPEG:
+        stored = Image.fromarray(np.ascontiguousarray(values[..., :3]), "YCbCr")
+        return Page(np.asarray(stored.convert("RGB")))
+    bits, unsigned = _bits(key), values.dtype.kind in "bu"
+    white = float(2**bits - 1)
+    if space in (_RGB, _YCBCR):
+        return Page(values[..., :3], WHITE / white if unsigned else 1.0, alpha=alpha)
+    grey = values if values.ndim == 2 else values[..., 0]
+    mirrors = space == _WHITE_IS_ZERO and unsigned
+    # ImageJ and tifffile store the numbers that a program works with, whatever the tag makes
+    # viewers show; tifffile gives every boolean array this tag.
+    numbers = bool(file.is_imagej or _by_tifffile(file))
+    return Page(
+        grey,
+        WHITE / white if unsigned and bits < 8 else 1.0,
+        mirror=None if not mirrors or (bits == 1 and _by_tifffile(file)) else 2**bits - 1,
+        label_mirror=None if not mirrors or numbers else 2**bits - 1,
+        alpha=alpha,
+    )
+
+
+def _by_tifffile(file: "TiffFile") -> bool:
+    first = file.pages.first
+    return bool(first.is_shaped or str(first.software).startswith("tifffile"))
+
+
+def _painted(page: Any, index: Stored, alpha: Stored | None, source: str) -> Page:
+    """Palette indices as colours 0..255."""
+    table = np.asarray(page.colormap)
+    if table.ndim != 2 or index.max(initial=0) >= table.shape[1]:
+        raise ReadError("damaged", f"{source} has colours beyond its palette: export it again")
+    # Palettes of 16 bits by the standard; some writers leave them at 8.
+    colours = (table >> 8 if table.max(initial=0) > WHITE else table).T.astype(np.uint8)
+    return Page(colours[index], alpha=alpha, index=index)
+
+
+def _flags(pages: Iterable[Any], file: "TiffFile") -> tuple[str, ...]:
+    """Facts of any page that a reader of the numbers should know."""
+    keys = [page.keyframe for page in pages]
+    inverse = [key for key in keys if int(key.photometric or 0) == _WHITE_IS_ZERO]
+    deep = [key for key in keys if int(key.photometric or 0) == _RGB and _bits(key) > 8]
+    rules = {
+        "EXIF_ORIENTATION": any(_orientation(key) != UPRIGHT for key in keys),
+        "ALPHA_DROPPED": any(key.extrasamples for key in keys),
+        "SCALED_TO_8_BIT": any(key.dtype is not None and key.dtype.kind == "u" for key in deep),
+        "WHITE_IS_ZERO": any(not (_bits(key) == 1 and _by_tifffile(file)) for key in inverse),
+    }
+    return tuple(flag for flag, true in rules.items() if true)
