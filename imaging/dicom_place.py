@@ -1,7 +1,6 @@
 """How the slices of one DICOM file lie in the patient, by its header alone."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from wsseg.imaging.dicom_file import open_dicom
@@ -16,8 +15,6 @@ from wsseg.imaging.scan import Geometry
 from wsseg.imaging.turn import PlaneName, Turn
 
 _PIXELS_FROM = 0x7FE00008
-# A table may name each slice of a file in a row of its own, and ask several things of each.
-_REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -37,12 +34,6 @@ def dicom_place(path: Path) -> DicomPlace:
 
     Raises ReadError and whatever pydicom raises on damage.
     """
-    status = path.stat()
-    return _place(path, (status.st_mtime_ns, status.st_size))
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _place(path: Path, _version: tuple[int, int]) -> DicomPlace:
     with quiet:
         header, _ = open_dicom(
             path, path.name, tags=PLACE_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM

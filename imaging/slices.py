@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture import grey_if_equal, open_picture
 from wsseg.imaging.picture_page import WHITE, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Kind, ScanRef
-from wsseg.imaging.turn import AS_STORED, Turn
+from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
 from wsseg.imaging.volume import volume_geometry
 from wsseg.imaging.volume_file import open_volume
 
@@ -30,15 +31,36 @@ GRID_TOLERANCE = 0.1
 _NIFTI_NAME = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """Size in display order, and for NIfTI files the place in the patient; None elsewhere."""
+# A table may name each slice of a file in a row of its own, and ask several things of each.
+_REMEMBERED = 256
 
+
+@dataclass(frozen=True)
+class Grid:
+    """Size and place of a file's slices in display order, by its header.
+
+    shape: rows and columns. geometry, plane: None and "" for pictures. turn: from rows and columns
+    as tables, points and drawn pictures count them to those that are shown: a DICOM image is
+    counted as it is stored, all others as they are shown.
+    """
+
+    kind: Kind
     shape: tuple[int, int]
     slices: int
     volumes: int = 1
     geometry: Geometry | None = None
+    plane: PlaneName = ""
     turn: Turn = AS_STORED
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where each pixel lies in the patient."""
+        return self.geometry is not None and self.geometry.affine is not None
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Rows and columns as a table counts them."""
+        return self.turn.shape(self.shape)
 
 
 def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[np.float32]:
@@ -87,7 +109,7 @@ def unnamed_numbers(
 
 def slice_shape(path: Path, *, slice_index: int = 0, volume: int = 0) -> tuple[int, int]:
     """(rows, columns) of a slice in display order, by the file's header. Raises ReadError."""
-    grid = _read_grid(path)
+    grid = read_grid(path)
     _check_index(path, slice_index, grid.slices, "slice")
     _check_index(path, volume, grid.volumes, "volume")
     return grid.shape
@@ -95,24 +117,27 @@ def slice_shape(path: Path, *, slice_index: int = 0, volume: int = 0) -> tuple[i
 
 def slice_count(path: Path) -> int:
     """Slices of a volume, pages of a TIFF, frames of a DICOM file. Raises ReadError."""
-    return _read_grid(path).slices
+    return read_grid(path).slices
 
 
 def grid_difference(first: Path, second: Path) -> str:
     """How the pixel grids of an image and its label map differ, in words; "" when they do not.
 
-    Sizes are compared for all formats, places in the patient for two NIfTI files. Raises
+    Sizes are compared for all formats, places in the patient for files that know them. Raises
     ReadError.
     """
-    one, other = (_read_grid(path) for path in (first, second))
-    if (one.shape, one.slices) != (other.shape, other.slices):
+    one, other = (read_grid(path) for path in (first, second))
+    shape = one.shape if other.plane else one.counted
+    if (shape, one.slices) != (other.shape, other.slices):
         return (
-            f"{first.name} has {one.slices} slices of {one.shape} (rows, columns), "
+            f"{first.name} has {one.slices} slices of {shape} (rows, columns), "
             f"{second.name} {other.slices} of {other.shape}"
         )
     if one.geometry is None or other.geometry is None:
         return ""
-    return _apart(one.geometry, other.geometry, (*one.shape[::-1], one.slices))
+    if one.kind == other.kind == "volume" or (one.placed and other.placed):
+        return _apart(one.geometry, other.geometry, (*shape[::-1], one.slices))
+    return ""
 
 
 def _apart(one: Geometry, other: Geometry, size: tuple[int, int, int]) -> str:
@@ -125,9 +150,16 @@ def _apart(one: Geometry, other: Geometry, size: tuple[int, int, int]) -> str:
     return f"the two grids lie up to {apart:.3g} mm apart in the patient"
 
 
-def _read_grid(path: Path) -> _Grid:
+def read_grid(path: Path) -> Grid:
+    """The grid of an image or a label map, by its header. Raises ReadError."""
     with reading(path.name):
-        return _GRIDS[_kind(path)](path)
+        status = path.stat()
+        return _grid(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _grid(path: Path, _version: tuple[int, int]) -> Grid:
+    return _GRIDS[_kind(path)](path)
 
 
 def _kind(path: Path) -> Kind:
@@ -157,10 +189,14 @@ def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.floa
     return _volume_plane(path, slice_index, volume if volumes > 1 else 0)
 
 
-def _volume_grid(path: Path) -> _Grid:
+def _volume_grid(path: Path) -> Grid:
     opened = open_volume(FileRef(path, path.name))
     layout = opened.layout
-    return _Grid(opened.plane_shape, layout.shape[2], layout.volumes, volume_geometry(opened))
+    return Grid(
+        *("volume", opened.plane_shape, layout.shape[2], layout.volumes),
+        geometry=volume_geometry(opened),
+        plane=opened.plane_name,
+    )
 
 
 def _dicom_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float32]:
@@ -170,9 +206,14 @@ def _dicom_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float
     return plane
 
 
-def _dicom_grid(path: Path) -> _Grid:
+def _dicom_grid(path: Path) -> Grid:
     place = dicom_place(path)
-    return _Grid(place.turn.shape(place.stored), place.slices, turn=place.turn)
+    return Grid(
+        *("dicom", place.turn.shape(place.stored), place.slices),
+        geometry=place.geometry,
+        plane=place.plane,
+        turn=place.turn,
+    )
 
 
 def _check_picture(picture: Picture, path: Path, slice_index: int, volume: int) -> None:
@@ -198,9 +239,9 @@ def _picture_labels(path: Path, slice_index: int, volume: int) -> Page:
         return picture.page(slice_index, own)
 
 
-def _picture_grid(path: Path) -> _Grid:
+def _picture_grid(path: Path) -> Grid:
     with open_picture(path, path.name) as picture:
-        return _Grid(picture.shape, picture.slices, picture.volumes)
+        return Grid("picture", picture.shape, picture.slices, picture.volumes)
 
 
 def _label_page(path: Path, slice_index: int, volume: int) -> Page:
@@ -227,7 +268,7 @@ _LABELS: dict[Kind, Callable[[Path, int, int], Page]] = {
     "dicom": _dicom_label_page,
     "picture": _picture_labels,
 }
-_GRIDS: dict[Kind, Callable[[Path], _Grid]] = {
+_GRIDS: dict[Kind, Callable[[Path], Grid]] = {
     "volume": _volume_grid,
     "dicom": _dicom_grid,
     "picture": _picture_grid,

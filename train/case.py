@@ -49,6 +49,11 @@ class Region:
     mark_kind: MarkKind | None = None
 
     @property
+    def placeless(self) -> bool:
+        """Whether nothing in it counts rows or columns."""
+        return not self.extremes and (self.box, self.centroid, self.spread) == (None,) * 3
+
+    @property
     def empty(self) -> bool:
         """Whether nothing is said but, perhaps, how a mark was made."""
         return replace(self, mark_kind=None) == Region()

@@ -29,6 +29,7 @@ from wsseg.train.case_columns import Columns, read_columns
 from wsseg.train.case_faults import CasesError, Fault
 from wsseg.train.case_table import Row, TextTable, read_table
 from wsseg.train.ratios import Denominator, class_denominators
+from wsseg.train.shown import shown
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def read_cases(
     if faults:
         raise CasesError(path.name, faults)
     _warn(cases)
-    return CaseTable(path, table.sha256, columns.classes, cases)
+    return CaseTable(path, table.sha256, columns.classes, tuple(map(shown, cases)))
 
 
 class _Cells:

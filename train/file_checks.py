@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.slices import grid_difference, slice_count, slice_shape
+from wsseg.imaging.label_place import label_grid_difference
+from wsseg.imaging.slices import read_grid, slice_count, slice_shape
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Case
 from wsseg.train.case_agreement import (
@@ -22,6 +23,7 @@ from wsseg.train.case_agreement import (
 from wsseg.train.label_checks import against_mask, marks_against_mask
 from wsseg.train.label_files import WHITE, draw_points, label_slice, mask_slice
 from wsseg.train.ratios import Denominator, mask_ratios
+from wsseg.train.shown import as_counted
 
 VALUES_SHOWN = 5
 
@@ -35,7 +37,10 @@ class _FileError(Exception):
 
 @dataclass(frozen=True)
 class _Files:
-    """What could be read of a case's files; None where there is none or it is at fault."""
+    """What could be read of a case's files; None where there is none or it is at fault.
+
+    Rows and columns as the table counts them, so that what is told of them can be found there.
+    """
 
     shape: tuple[int, int] | None
     marks: Labels | None
@@ -106,14 +111,15 @@ def _image_shape(path: Path, case: Case, sliced: bool) -> tuple[int, int]:
         raise _FileError(
             f"{path.name} has {count} slices: give one, from 0, in a column named slice"
         )
-    return slice_shape(path, slice_index=case.slice_index, volume=case.volume)
+    slice_shape(path, slice_index=case.slice_index, volume=case.volume)
+    return read_grid(path).counted
 
 
 def _mask(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
 ) -> Labels | None:
     """The mask; None without an image to compare it with."""
-    labels = mask_slice(path, case, len(classes))
+    labels = as_counted(case, mask_slice(path, case, len(classes)))
     _check_values(labels, len(classes), ())
     return _on_grid(path, case, labels, shape)
 
@@ -121,7 +127,7 @@ def _mask(
 def _marks(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
 ) -> Labels | None:
-    labels = label_slice(path, case)
+    labels = as_counted(case, label_slice(path, case))
     _check_inverted(labels, len(classes))
     _check_values(labels, len(classes), (MARKED_BACKGROUND,))
     # White paint is the common mistake, and would train on nothing without a word.
@@ -177,9 +183,7 @@ def _on_grid(
             f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, the image "
             f"{shape[0]} and {shape[1]}: draw it on the image's own pixels"
         )
-    # A picture that was drawn on one slice of a volume has no other slices to compare.
-    drawn_on_slice = slice_count(path) == 1 < slice_count(case.image)
-    difference = "" if drawn_on_slice else grid_difference(case.image, path)
+    difference = label_grid_difference(case.image, path, slice_index=case.slice_index)
     if difference:
         raise _FileError(f"{difference}: draw it on the image's own grid")
     return labels

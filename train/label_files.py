@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.slices import read_label_slice, slice_count, slice_shape
+from wsseg.imaging.label_place import read_labels_for
+from wsseg.imaging.slices import slice_shape
 from wsseg.train.case import Case, Point
 
 WHITE = 255
@@ -63,10 +64,9 @@ def mask_slice(path: Path, case: Case, classes: int) -> NDArray[np.uint8]:
 
 
 def label_slice(path: Path, case: Case) -> NDArray[np.uint8]:
-    """The slice of a label file (row, column) that belongs to a case, values as stored.
+    """The slice of a label file that belongs to a case, on its image as shown, values as stored.
 
     A file with one slice is that slice, whichever slice of a volume the case is: marks drawn or
     simulated for a slice of a NIfTI file are stored as a picture.
     """
-    index = case.slice_index if slice_count(path) > 1 else 0
-    return read_label_slice(path, slice_index=index, volume=case.volume)
+    return read_labels_for(case.image, path, slice_index=case.slice_index, volume=case.volume)

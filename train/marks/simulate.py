@@ -26,6 +26,7 @@ from wsseg.train.marks.chance import marked_rows
 from wsseg.train.marks.options import MarkOptions
 from wsseg.train.marks.paint import MARK_KINDS, USUAL_PERCENT, Labels, paint_marks
 from wsseg.train.marks.tally import Outcome, closing, doubts
+from wsseg.train.shown import as_counted
 
 TABLE = "cases.csv"
 
@@ -142,8 +143,9 @@ def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
     """Write the row at `place` of the new table, after its marks under `scratch`."""
     row, case = job.text.rows[place], job.table.cases[place]
     cells, marked = moved(row.cells, job.table.path.parent, job.out), False
-    labels = case_mask(case, len(job.table.classes))
-    if labels is not None:
+    drawn = case_mask(case, len(job.table.classes))
+    if drawn is not None:
+        labels = as_counted(case, drawn)
         ratios = columns_of("ratio", job.text, job.table)
         cells |= ratio_cells(ratios, cells, labels, job.options, case.row)
         if case.row in job.marked:

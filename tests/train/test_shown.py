@@ -1,0 +1,195 @@
+"""A table counts rows and columns of a DICOM image as stored; the network sees it as shown."""
+
+import csv
+import itertools
+import json
+from dataclasses import replace
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel.nifti1 import Nifti1Image
+from PIL import Image
+
+from tests.imaging.conftest import write_dicom
+from wsseg.imaging.find import find
+from wsseg.imaging.labels import write_labels
+from wsseg.imaging.read import read
+from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.slices import read_slice
+from wsseg.imaging.turn import Turn
+from wsseg.train.case_faults import CasesError
+from wsseg.train.cases import read_cases
+from wsseg.train.label_files import case_marks, case_mask
+from wsseg.train.marks.options import MarkOptions
+from wsseg.train.marks.simulate import simulate_marks
+
+__all__ = ["write_dicom"]
+
+LEFT, BACK = np.array([1, 0, 0]), np.array([0, 1, 0])
+TURNS = [Turn(*ways) for ways in itertools.product((False, True), repeat=3)]
+SHAPE = (24, 20)
+ROWS, COLUMNS = np.indices(SHAPE)
+MASK = ((np.abs(ROWS - 7) <= 4) & (np.abs(COLUMNS - 13) <= 2)).astype(np.uint8)
+MASK[3:6, 8:12] = 1
+PIXELS = (100 * MASK + ROWS * 3 + COLUMNS).astype(np.int16)
+CORNER = np.array([-30.0, 12.0, 0.0])
+
+
+def write(folder, turn, write_dicom, name="a.dcm", height=0.0):
+    """An axial slice that the turn shows as PIXELS, and its mask as a picture of the same rows."""
+    stored = np.ascontiguousarray(turn.undo(PIXELS))
+    columns_sense, rows_sense = (-1 if f else 1 for f in (turn.flip_columns, turn.flip_rows))
+    across, down = columns_sense * LEFT, rows_sense * BACK
+    if turn.transpose:
+        across, down = down, across
+    column_mm, row_mm = (0.8, 0.5) if turn.transpose else (0.5, 0.8)
+    # Of a body whose first shown pixel is fixed, the pixel that the turn stores first.
+    first = CORNER + 0.5 * 19 * LEFT * turn.flip_columns + 0.8 * 23 * BACK * turn.flip_rows
+    write_dicom(
+        folder / name,
+        stored,
+        Rows=stored.shape[0],
+        Columns=stored.shape[1],
+        PixelSpacing=[row_mm, column_mm],
+        ImageOrientationPatient=[float(x) for x in (*across, *down)],
+        ImagePositionPatient=[*map(float, first[:2]), height],
+    )
+    mask = np.ascontiguousarray(turn.undo(MASK))
+    Image.fromarray(mask).save(folder / "mask.png")
+    return mask
+
+
+def described(mask):
+    """What a reader would write of a mask, from its own rows and columns."""
+    places = np.argwhere(mask)
+    (top, left), (bottom, right) = places.min(0), places.max(0) + 1
+    ends = [
+        places[places[:, axis].argsort(kind="stable")[end]] for axis in (0, 1) for end in (0, -1)
+    ]
+    return {
+        "box": [int(top), int(left), int(bottom), int(right)],
+        "extremes": [[int(x) for x in end] for end in ends],
+        "centroid": [float(x) for x in places.mean(0)],
+        "spread": [float(x) for x in places.std(0)],
+        "points": [[*(int(x) for x in places[3]), 1]],
+    }
+
+
+def table(folder, cells):
+    with (folder / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["image", *cells])
+        writer.writeheader()
+        texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in cells.items()}
+        writer.writerow({"image": "a.dcm", **texts})
+    return folder / "cases.csv"
+
+
+def mask_of(case, classes=1) -> Any:
+    return case_mask(case, classes)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_places_of_a_dicom_image_are_those_of_its_stored_pixels(tmp_path, write_dicom, turn):
+    mask = write(tmp_path, turn, write_dicom)
+    path = table(tmp_path, described(mask) | {"mask": "mask.png", "marks": "mask.png"})
+    # The mask is compared with all of them, so that a place that is counted otherwise is a fault.
+    (case,) = read_cases(path).cases
+    assert np.array_equal(read_slice(case.image), PIXELS)
+    assert np.array_equal(mask_of(case), MASK)
+    upright = described(MASK)
+    (region,) = case.regions
+    assert list(region.box or ()) == upright["box"]
+    assert len(region.extremes) == 4
+    assert all(MASK[pixel] for pixel in region.extremes)
+    assert region.centroid == pytest.approx(upright["centroid"])
+    assert region.spread == pytest.approx(upright["spread"])
+    assert all(MASK[row, column] for row, column, _ in case.points)
+    marks = case_marks(replace(case, marks=None))
+    assert marks is not None
+    assert (marks[MASK == 0] == 0).all()
+
+
+def test_a_fault_names_places_as_the_table_counts_them(tmp_path, write_dicom):
+    turn = Turn(True, False, True)
+    mask = write(tmp_path, turn, write_dicom)
+    assert mask.shape == (20, 24)
+    told = described(mask)
+    with pytest.raises(CasesError, match=r"\[22, 3\] lies outside the image of 20 rows and 24 col"):
+        read_cases(table(tmp_path, {"points": [[22, 3]]}))
+    wrong = [0, 0, 3, 3]
+    with pytest.raises(CasesError) as caught:
+        read_cases(table(tmp_path, {"mask": "mask.png", "box": wrong}))
+    assert str(told["box"]) in str(caught.value)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_label_map_of_a_series_is_put_on_each_of_its_slices_by_place(tmp_path, write_dicom, turn):
+    slices = tmp_path / "series"
+    slices.mkdir()
+    for number in range(3):
+        write(slices, turn, write_dicom, f"{number}.dcm", height=3.0 * number)
+    (slices / "mask.png").unlink()
+    (ref,) = find([slices], scratch=tmp_path / "scratch")
+    assert isinstance(ref, ScanRef)
+    scan = read(ref)
+    labels = np.stack([MASK * (place + 1) for place in range(3)]).astype(np.uint8)
+    written = write_labels(scan, labels, tmp_path)
+    order = [file.path for file in ref.files]
+    for place, image in enumerate(order):
+        path = tmp_path / "cases.csv"
+        path.write_text(
+            f"image,mask,ratio:a,ratio:b,ratio:c\nseries/{image.name},{written.name},,,\n"
+        )
+        (case,) = read_cases(path).cases
+        assert np.array_equal(mask_of(case, 3), MASK * (place + 1))
+
+
+def test_a_mask_of_another_arrangement_or_cut_out_is_put_on_the_image_by_place(
+    tmp_path, write_dicom
+):
+    write(tmp_path, Turn(True, True, False), write_dicom)
+    # A volume of sagittal slices, wider than the image: its voxels are the image's pixels.
+    volume = np.zeros((26, 30, 4), np.uint8)
+    volume[2:22, 3:27, 2] = MASK.T
+    lps = np.diag([0.5, 0.8, 3.0, 1.0])
+    lps[:3, 3] = CORNER - [2 * 0.5, 3 * 0.8, 2 * 3.0]
+    axial = nibabel.Nifti1Image(volume, np.diag([-1, -1, 1, 1]) @ lps)
+    sagittal = axial.as_reoriented(np.array([[2, -1], [0, 1], [1, 1]]))
+    sagittal.to_filename(tmp_path / "mask.nii.gz")
+    (case,) = read_cases(table(tmp_path, {"mask": "mask.nii.gz"})).cases
+    assert np.array_equal(mask_of(case), MASK)
+
+
+@pytest.mark.parametrize("moved", [[0.3, 0, 0], [0, 0, 1.5], [40, 0, 0]])
+def test_a_mask_that_lies_elsewhere_in_the_patient_is_told(tmp_path, write_dicom, moved):
+    write(tmp_path, Turn(False), write_dicom)
+    lps = np.diag([0.5, 0.8, 3.0, 1.0])
+    lps[:3, 3] = CORNER + moved
+    volume = np.stack([MASK.T, MASK.T], axis=-1)
+    Nifti1Image(volume, np.diag([-1, -1, 1, 1]) @ lps).to_filename(tmp_path / "mask.nii.gz")
+    with pytest.raises(CasesError, match=r"mask: mask.nii.gz lies elsewhere in the patient, up to"):
+        read_cases(table(tmp_path, {"mask": "mask.nii.gz"}))
+
+
+@pytest.mark.parametrize("kind", ["erode", "box", "extremes", "moments"])
+@pytest.mark.parametrize("turn", [Turn(True, False, True), Turn(False, True, False)])
+def test_simulated_marks_of_a_dicom_image_count_as_it_is_stored(tmp_path, write_dicom, turn, kind):
+    write(tmp_path, turn, write_dicom)
+    path = table(tmp_path, {"mask": "mask.png"})
+    # Reading the new table compares all that it says with the mask.
+    made = simulate_marks(path, tmp_path / "out", options=MarkOptions(kind=kind))
+    (case,) = read_cases(made).cases
+    (region,) = case.regions
+    if kind == "erode":
+        marks = case_marks(case)
+        assert marks is not None
+        assert (marks == 1).any()
+        assert ((marks == 1) <= (MASK == 1)).all()
+        with Image.open(tmp_path / "out/marks/0001.png") as drawn:
+            assert np.array_equal(turn.apply(np.asarray(drawn)), marks)
+    if region.box:
+        assert list(region.box) == described(MASK)["box"]
+    if region.centroid:
+        assert region.centroid == pytest.approx(described(MASK)["centroid"], abs=1e-3)
