@@ -17,8 +17,8 @@ from wsseg.cli.inferring import run_inference
 from wsseg.cli.training import run_training
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
 from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
-from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.volume import read_volume, volume_refs
 from wsseg.train.marks.simulate import simulate_marks
 
 _log = logging.getLogger("wsseg.demo")
@@ -156,4 +156,4 @@ def mean_iou(true: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
 
 def _labels(folder: Path) -> NDArray[np.uint8]:
     path = next(folder.glob("held-out*.nii.gz"))
-    return read_nifti(nifti_refs(FileRef(path, path.name))[0]).pixels.astype(np.uint8)
+    return read_volume(volume_refs(FileRef(path, path.name))[0]).pixels.astype(np.uint8)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsseg.imaging.nifti import nifti_refs, read_nifti
 from wsseg.imaging.scan import FileRef, Scan
+from wsseg.imaging.volume import read_volume, volume_refs
 
 ROWS, COLUMNS = slice(20, 212), slice(18, 178)
 CLASSES = ("white_matter", "grey_matter")
@@ -46,7 +46,7 @@ def load(folder: Path) -> DemoData:
     for name, image in parts.items():
         path = folder / f"{name}.nii.gz"
         nib.save(image, path)
-        scans[name] = read_nifti(nifti_refs(FileRef(path, path.name))[0])
+        scans[name] = read_volume(volume_refs(FileRef(path, path.name))[0])
     white, grey = scans["white"].pixels, scans["grey"].pixels
     labels = np.zeros(white.shape, np.uint8)
     labels[(white >= 0.5) & (white >= grey)] = 1
