@@ -80,7 +80,13 @@ def run(model: Path, scans: Path) -> None:
     infer(
         [scans],
         InferOptions(
-            model=model, report=report, device="cpu", engine="onnxruntime", threads=1, batch=BATCH
+            model=model,
+            report=report,
+            device="cpu",
+            engine="onnxruntime",
+            threads=1,
+            batch=BATCH,
+            overwrite=True,
         ),
     )
 

@@ -17,6 +17,7 @@ from wsseg.cli.inferring import run_inference
 from wsseg.cli.training import run_training
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
 from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
+from wsseg.imaging.locks import held
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.volume import read_volume, volume_refs
 from wsseg.train.marks.simulate import simulate_marks
@@ -32,6 +33,11 @@ Ratios = dict[str, dict[str, NDArray[np.float64]]]
 
 def run_demo(out: Path, *, epochs: int) -> None:
     """Do the whole job in `out`, which must be empty, missing, or an earlier demo's."""
+    with held(out, f"another demo is at work in {out}: choose another --out, or wait for it"):
+        _run(out, epochs)
+
+
+def _run(out: Path, epochs: int) -> None:
     _clear(out)
     data = demo_data.load(out / "template")
     cases = simulate_marks(

@@ -63,6 +63,9 @@ def export(
             "prints how masks and ratios change. [default: as trained]"
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a model that is already there.")
+    ] = False,
     name: Annotated[
         str | None, typer.Option(help="Name of the model in reports. [default: the folder's]")
     ] = None,
@@ -105,6 +108,7 @@ def export(
             "image_size": image_size,
             "output_stride": output_stride,
             "name": name,
+            "overwrite": overwrite,
         }
         triton_flags = {
             "version": triton_version,

@@ -22,7 +22,8 @@ class ExportOptions(Frozen):
     take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else
     the run's. calibration: cases.csv or folder of images that int8 is calibrated by, on at most
     `calibration_images` slices, with ranges set by `calibration_method`. output_stride: in
-    place of the network's, see `stride.at_stride_16`.
+    place of the network's, see `stride.at_stride_16`. overwrite: a model in the output folder gives
+    way.
     """
 
     name: str = ""
@@ -37,3 +38,4 @@ class ExportOptions(Frozen):
     calibration_images: PositiveInt = 128
     calibration_method: Method = "percentile"
     output_stride: Literal[16] | None = None
+    overwrite: bool = False

@@ -27,6 +27,7 @@ from wsseg.export.tensorrt_toolkit import TensorRTMissingError, Toolkit, find_to
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.definitions import fault_text
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.locks import held
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Teacher, Training
 from wsseg.train.checkpoint import TrainedRun, load_run
 from wsseg.train.predictor import Predictor
@@ -45,11 +46,17 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
     """Publish a run as the model folder `out`, which appears whole or stays as it was.
 
     Raises AllFailedError where no engine may be published, and WssegError for a request that
-    cannot be met; nothing is written then. TensorRTMissingError and EngineBuildError come after
+    cannot be met, a folder that holds a model and is not to be overwritten among them; nothing is
+    written then. TensorRTMissingError and EngineBuildError come after
     the folder was published with the engines that could be made; so does EngineRejectedError for
     an int8 engine that disagrees with PyTorch.
     """
-    _check_target(out)
+    with held(out, f"another export is writing {out}: wait for it, or choose another --out"):
+        return _export(run, out, options)
+
+
+def _export(run: Path, out: Path, options: ExportOptions) -> Manifest:
+    _check_target(out, options)
     trained = load_run(run)
     if not trained.samples:
         raise WssegError(f"{run} keeps no sample slices to prove an engine on: train again")
@@ -89,7 +96,7 @@ def _engines(
     return engines, problem
 
 
-def _check_target(out: Path) -> None:
+def _check_target(out: Path, options: ExportOptions) -> None:
     if out.is_dir() and any(out.iterdir()) and not (out / FILE_NAME).is_file():
         raise WssegError(
             f"{out} is no model folder (it holds files but no {FILE_NAME}) and would be replaced: "
@@ -97,6 +104,10 @@ def _check_target(out: Path) -> None:
         )
     if out.exists() and not out.is_dir():
         raise WssegError(f"{out} is a file, a model is a folder: choose another place")
+    if (out / FILE_NAME).exists() and not options.overwrite:
+        raise WssegError(
+            f"{out} holds a model already: give --overwrite to replace it, or another --out"
+        )
 
 
 def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:

@@ -3,14 +3,15 @@
 import logging
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.find import find
+from wsseg.imaging.locks import held
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.batching import Limits
 from wsseg.serve.choose import open_engine
@@ -25,7 +26,7 @@ from wsseg.serve.model_folder import load_model
 from wsseg.serve.pipeline import Counts, OnProgress, Outcome, Pictures, Pipeline
 from wsseg.serve.read_ahead import Room
 from wsseg.serve.recovered_rows import recovered_rows
-from wsseg.serve.report import Report, open_report, report_paths
+from wsseg.serve.report import Report, open_report, report_paths, require_free
 from wsseg.serve.rows import Provenance
 from wsseg.serve.skip import skip_empty, skip_none
 
@@ -80,6 +81,7 @@ def infer(
     started = time.monotonic()
     tables = report_paths(options.report)
     check_apart(inputs, options)
+    _require_free(options)
     counts = Counts(on_progress or (lambda *_: None))
     # What cannot be cleared away is no reason to lose what was measured.
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
@@ -102,17 +104,35 @@ def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: C
         rows = _known_rows(options.known_ratios, engine, manifest)
         refs = list(refs)
         known = KnownSlices(options.known_ratios.name, rows, refs)
-    make_folders(options)
-    logger.info("measuring with %s in %s", engine.name, engine.precision, extra=_start(engine))
     pipeline = _pipeline(engine, manifest, options, known)
     provenance = _provenance(manifest, engine)
-    with (
-        open_report(options.report, recovered=known is not None) as report,
-        closing(_outcomes(pipeline(refs, counts), known, counts)) as outcomes,
-    ):
-        for outcome in outcomes:
-            _write(outcome, report, manifest, provenance)
+    with _alone(options):
+        make_folders(options)
+        logger.info("measuring with %s in %s", engine.name, engine.precision, extra=_start(engine))
+        with (
+            open_report(options.report, recovered=known is not None) as report,
+            closing(_outcomes(pipeline(refs, counts), known, counts)) as outcomes,
+        ):
+            for outcome in outcomes:
+                _write(outcome, report, manifest, provenance)
     return engine
+
+
+@contextmanager
+def _alone(options: InferOptions) -> Iterator[None]:
+    """Hold all outputs; WssegError where another run writes to one, or has just done so."""
+    with ExitStack() as stack:
+        for output in (options.report, *options.folders):
+            stack.enter_context(
+                held(output, f"another run is writing {output}: wait for it, or name another place")
+            )
+        _require_free(options)
+        yield
+
+
+def _require_free(options: InferOptions) -> None:
+    recovered = options.known_ratios is not None
+    require_free(options.report, recovered=recovered, overwrite=options.overwrite)
 
 
 def _known_rows(table: Path, engine: Engine, manifest: Manifest) -> tuple[KnownRow, ...]:

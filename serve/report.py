@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from wsseg.imaging.errors import AllFailedError, Failure
+from wsseg.imaging.errors import AllFailedError, Failure, WssegError
 from wsseg.serve.rows import FailureRow, RecoveredRow, Row, SeriesRow, SliceRow
 from wsseg.serve.tables import Write, table_writer
 
@@ -48,6 +48,19 @@ def recovered_paths(path: Path) -> tuple[Path, Path]:
     """The table of recovered masks beside a report, and the folder that holds the masks."""
     table = path.with_name(f"{path.stem}.recovered{path.suffix}")
     return table, table.with_suffix("")
+
+
+def require_free(path: Path, *, recovered: bool, overwrite: bool) -> None:
+    """Raise WssegError where a report would replace another; recovered: with its further table."""
+    if overwrite:
+        return
+    tables = (*report_paths(path), *(recovered_paths(path)[:1] if recovered else ()))
+    there = [table for table in tables if table.exists()]
+    if there:
+        raise WssegError(
+            f"{there[0]} is there already: give --overwrite to replace that report, or name "
+            "another with --report"
+        )
 
 
 @contextmanager

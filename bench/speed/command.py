@@ -56,5 +56,5 @@ class Command:
 
 def infer_command(inputs: Path, model: Path, report: Path, *, count: int) -> Command:
     """`wsseg-infer` with its defaults on a folder of `count` slices."""
-    line = (*INFER, str(inputs), "--model", str(model), "--report", str(report))
+    line = (*INFER, str(inputs), "--model", str(model), "--report", str(report), "--overwrite")
     return Command(line, count)

@@ -146,7 +146,7 @@ def test_a_failed_export_leaves_the_old_folder_as_it_was(
     before = content(out)
     serve_models({"fp32": spoilt(models["fp32"])})
     with pytest.raises(AllFailedError, match="nothing was exported: fp32 on onnxruntime-cpu"):
-        export_run(run, out, OPTIONS)
+        export_run(run, out, OPTIONS.model_copy(update={"overwrite": True}))
     assert content(out) == before
     assert list(tmp_path.iterdir()) == [out]
 
@@ -216,3 +216,14 @@ def test_ratios_can_be_defined_anew_but_only_over_known_classes(run, tmp_path, m
     with pytest.raises(WssegError, match="burden names a class"):
         export_run(run, tmp_path / "other", OPTIONS.model_copy(update={"ratios": unknown}))
     assert not (tmp_path / "other").exists()
+
+
+def test_a_model_is_replaced_only_when_told_to(run, exported, tmp_path, made):
+    out = tmp_path / "model"
+    shutil.copytree(exported[1], out)
+    before = content(out)
+    with pytest.raises(WssegError, match="holds a model already: give --overwrite"):
+        export_run(run, out, OPTIONS)
+    assert content(out) == before
+    export_run(run, out, OPTIONS.model_copy(update={"overwrite": True, "name": "second"}))
+    assert load_model(out)[0].name == "second"

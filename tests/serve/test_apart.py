@@ -57,7 +57,7 @@ def test_pictures_of_other_runs_stay_and_are_told(model: Path, tmp_path: Path, c
         assert not caplog.records
         first, second = sorted(file.name for file in folder.iterdir())
         (folder / first).unlink()
-        run(model, tmp_path / "ratios.csv", folder, masks=masks)
+        run(model, tmp_path / "ratios.csv", folder, masks=masks, overwrite=True)
     assert f"{masks} is not empty" in caplog.text
     assert {row["source"] for row in rows(tmp_path / "ratios.csv")} == {second}
     assert sorted(file.name for file in masks.iterdir()) == [first, second]

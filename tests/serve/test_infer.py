@@ -188,13 +188,24 @@ def test_colour_pictures_go_through_a_colour_network(tmp_path: Path):
     assert int(row["numerator_px"]) == (grey >= LEVELS[0]).sum()
 
 
-def test_a_second_run_replaces_the_tables_of_the_first(model: Path, tmp_path: Path):
+def test_a_second_run_replaces_the_tables_of_the_first_only_when_told_to(
+    model: Path, tmp_path: Path
+):
     folder = write_pictures(tmp_path / "scans", 3)
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
-    run(model, tmp_path / "ratios.csv", folder)
+    first = run(model, tmp_path / "ratios.csv", folder)
     (folder / "broken.png").unlink()
     shutil.rmtree(folder)
-    run(model, tmp_path / "ratios.csv", write_pictures(folder, 2))
+    write_pictures(folder, 2)
+    before = [table.read_bytes() for table in first.tables]
+    with pytest.raises(WssegError, match=r"ratios.csv is there already: give --overwrite"):
+        run(model, tmp_path / "ratios.csv", folder)
+    first.tables[0].rename(tmp_path / "moved.csv")
+    with pytest.raises(WssegError, match=r"ratios.series.csv is there already"):
+        run(model, tmp_path / "ratios.csv", folder)
+    (tmp_path / "moved.csv").rename(first.tables[0])
+    assert [table.read_bytes() for table in first.tables] == before
+    run(model, tmp_path / "ratios.csv", folder, overwrite=True)
     assert len(rows(tmp_path / "ratios.csv")) == 2 * RATIOS_PER_SLICE
     assert failures(tmp_path / "ratios.csv") == []
 
@@ -208,3 +219,19 @@ def test_an_error_of_the_system_outside_the_report_is_not_put_on_it(
     monkeypatch.setattr(OnnxEngine, "__call__", no_device)
     with pytest.raises(OSError, match="No such device"):
         run(model, tmp_path / "ratios.csv", scans)
+
+
+def test_two_runs_do_not_write_one_report_at_a_time(model: Path, scans: Path, tmp_path: Path):
+    report, refused = tmp_path / "ratios.csv", []
+
+    def beside(done: int, _known: int, _rate: float) -> None:
+        if not refused:
+            with pytest.raises(WssegError, match="another run is writing") as caught:
+                run(model, report, scans, overwrite=True)
+            refused.append(caught.value)
+
+    options = InferOptions(model=model, report=report, device="cpu")
+    summary = infer([scans], options, on_progress=beside)
+    assert refused
+    assert len(rows(report)) == summary.slices * RATIOS_PER_SLICE
+    assert not list(tmp_path.glob(".lock-*"))
