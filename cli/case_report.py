@@ -12,6 +12,7 @@ from rich.table import Table
 
 from wsseg.cli.case_picture import draw_cases
 from wsseg.cli.ratio_option import parse_ratio
+from wsseg.cli.settings import settings
 from wsseg.imaging.errors import WssegError
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.case_cells import SPLITS
@@ -42,15 +43,18 @@ class Carried:
     signals: tuple[frozenset[Signal], ...]
 
 
-def check_cases(path: Path, *, ratios: Sequence[str], picture: Path | None) -> None:
+def check_cases(
+    path: Path, *, ratios: Sequence[str], picture: Path | None, config: Path | None = None
+) -> None:
     """Check a table and print what it can teach; draw some training cases where asked to.
 
-    ratios: definitions as on the command line.
+    ratios: definitions as on the command line, before those of the settings in `config`.
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
-    definitions = tuple(parse_ratio(text) for text in ratios)
-    table = read_cases(path, ratios=definitions)
+    chosen = settings(TrainConfig, config, {})
+    definitions = tuple(parse_ratio(text) for text in ratios) or chosen.ratios
+    table = read_cases(path, ratios=definitions, labels=chosen.labels)
     with ThreadPoolExecutor(READERS) as pool:
         carried = tuple(pool.map(lambda case: carry(case, len(table.classes)), table.cases))
     show(table, carried)
