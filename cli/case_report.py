@@ -21,6 +21,7 @@ from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.label_files import label_slice
 from wsseg.train.objective import PARTS
+from wsseg.train.planes import counted_planes
 from wsseg.train.presets import PRESETS
 from wsseg.train.seen import doubts
 from wsseg.train.signals import FIELDS, Signal, class_signals
@@ -78,6 +79,8 @@ def show(table: CaseTable, carried: Sequence[Carried]) -> None:
     console = Console(highlight=False, markup=False)
     console.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
     console.print(_counts(table.classes, carried))
+    if planes := counted_planes(table.cases):
+        console.print(f"planes: {planes}")
     training = [each for each in carried if each.case.split == "train"]
     console.print("What the training cases can teach:")
     console.print(_combinations(table.classes, training))
