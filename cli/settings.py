@@ -16,12 +16,20 @@ Settings = TypeVar("Settings", bound=BaseModel)
 Word = TypeVar("Word", bound=str)
 
 
-def settings(model: type[Settings], file: Path | None, flags: dict[str, Any]) -> Settings:
+def settings(
+    model: type[Settings],
+    file: Path | None,
+    flags: dict[str, Any],
+    *,
+    begun: Settings | None = None,
+) -> Settings:
     """Build `model` from its defaults, then `file`, then the flags that were given.
 
-    A flag whose value is None was not given. Raises WssegError that lists every fault.
+    A flag whose value is None was not given. begun: settings in place of the defaults. Raises
+    WssegError that lists every fault.
     """
-    values = _read(file) if file else {}
+    values = {} if begun is None else begun.model_dump(mode="json")
+    values |= _read(file) if file else {}
     values |= {name: value for name, value in flags.items() if value is not None}
     try:
         return model.model_validate(values)

@@ -83,7 +83,13 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="auto (bf16 where the hardware has it), fp32 or bf16.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where the run in --out stopped, with the settings that it began with.",
+        ),
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Train a segmenter from area ratios, weak marks and whatever else is known.

@@ -20,6 +20,7 @@ from wsseg.cli.settings import settings
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
 from wsseg.train.run import train
+from wsseg.train.run_folder import settings_of
 from wsseg.train.term_config import WeakMark
 
 
@@ -32,11 +33,15 @@ def run_training(
     mark_average: str | None = None,
     resume: bool = False,
 ) -> None:
-    """Train with settings from file and flags; progress goes to stderr when it is a terminal."""
+    """Train with settings from file and flags; progress goes to stderr when it is a terminal.
+
+    A run that goes on takes its settings from its folder; those that are given again are compared.
+    """
     if flags.get("ratios"):
         flags["ratios"] = [parse_ratio(text).model_dump() for text in flags["ratios"]]
-    chosen = settings(TrainConfig, config, flags)
-    if flags.get("preset") and chosen.terms:
+    begun = settings_of(out) if resume else None
+    chosen = settings(TrainConfig, config, flags, begun=begun)
+    if flags.get("preset") and config is not None and settings(TrainConfig, config, {}).terms:
         raise WssegError(
             f"--preset {chosen.preset} and the [[terms]] of {config} are two recipes: leave one out"
         )

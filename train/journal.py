@@ -11,7 +11,7 @@ from wsseg.train.learner import TOTAL, Learner
 from wsseg.train.logs import EPOCH, RATE, SECONDS, VALIDATION, Events, write_metrics
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.record import WEIGHTS
-from wsseg.train.run_folder import EVENTS, METRICS, STATE, keep_config
+from wsseg.train.run_folder import EVENTS, METRICS, STATE
 from wsseg.train.select import Choice
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,6 @@ class Journal:
         The weights come before the state: a run killed between the two repeats the epoch and
         writes the same weights again.
         """
-        keep_config(learner.plan.config, self._out)
         chosen = report.choice.epoch == report.epoch
         if chosen and (report.choice.rule != "last" or report.epoch == report.epochs):
             save_weights(learner.average.module, self._out / WEIGHTS)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 
@@ -77,6 +78,20 @@ def launched(task: Task) -> Iterator[Fabric]:
         yield fabric
 
 
+def refuse_tasks() -> None:
+    """Raise WssegError where srun started this command several times, each for a run of its own.
+
+    A batch script that merely asks for several tasks runs its commands once: SLURM_NTASKS alone,
+    which is set there too, says nothing.
+    """
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks.isdecimal() and int(tasks) > 1 and not _is_told_its_rank():
+        raise WssegError(
+            f"srun started this command {tasks} times, and each would train by itself: start it "
+            f"once (srun --ntasks=1) with --devices {tasks}, or under torchrun"
+        )
+
+
 def is_first_process() -> bool:
     """Whether this process is the one that checks and writes; before and after `launched`."""
     return os.environ.get("RANK", "0") == "0"
@@ -109,7 +124,13 @@ def _device(config: TrainConfig) -> torch.device:
 def _fabric(config: TrainConfig, device: torch.device) -> Fabric:
     precision = fabric_precision(config.precision, device)
     if not _is_told_its_rank():
-        return Fabric(accelerator=device.type, devices=1, precision=precision)
+        # Named, for Fabric would take the variables of a cluster's job for processes of its own.
+        return Fabric(
+            accelerator=device.type,
+            devices=1,
+            precision=precision,
+            plugins=[LightningEnvironment()],
+        )
     local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     return Fabric(
         accelerator=device.type,

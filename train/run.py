@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,17 +10,19 @@ from pathlib import Path
 from lightning.fabric import Fabric
 
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.locks import held
 from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
+from wsseg.train.fingerprint import fingerprints, require_unchanged
 from wsseg.train.journal import Course, Journal
-from wsseg.train.launch import Task, is_first_process, launched
+from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
 from wsseg.train.loop import fit
 from wsseg.train.outputs import describe, finish
 from wsseg.train.prepare import choose_given, prepare_data, prepare_learner
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.record import RunRecord
 from wsseg.train.retarget import Renewals, remove_cuts
-from wsseg.train.run_folder import check_start, complete, started, sweep
+from wsseg.train.run_folder import check_start, complete, keep_config, started, sweep
 from wsseg.train.stream import stream
 from wsseg.train.teacher import find_teacher, recognise, teach
 
@@ -45,8 +47,17 @@ def train(
     resume: go on after the last whole epoch of a run in `out`, to the very curve and weights it
     would have had; a complete run is said to be so and left alone. on_step, on_epoch: called in
     this process. With `devices` > 1 further processes are started, unless torchrun did it.
-    Raises WssegError for what the user can fix.
+    Raises WssegError for what the user can fix, another run at work in `out` among it.
     """
+    refuse_tasks()
+    busy = f"another training is at work in {out}: wait for it, or give another --out"
+    with held(out, busy) if is_first_process() else nullcontext():
+        return _started(cases, out, config, resume, _Watchers(on_step, on_epoch))
+
+
+def _started(
+    cases: Path, out: Path, config: TrainConfig, resume: bool, watchers: _Watchers
+) -> RunRecord:
     if is_first_process():
         check_start(out, config, resume=resume)
         sweep(out)
@@ -56,7 +67,7 @@ def train(
             return record
     task = Task(cases, out, config, resume)
     with launched(task) as fabric:
-        return _train(fabric, task, _Watchers(on_step, on_epoch))
+        return _train(fabric, task, watchers)
 
 
 def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
@@ -72,6 +83,7 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     teacher = find_teacher(config, table.classes, fabric.device)
     state = started(task.out, task.cases, table.sha256) if task.resume else None
     course = Course(choose_given(table, config)) if state is None else Course.restored(state)
+    require_unchanged(course.given.get("files", {}), table.cases)
     data = prepare_data(table, config, course.given)
     if teacher is not None:
         recognise(teacher, course.given)
@@ -85,6 +97,9 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     if not fabric.is_global_zero:
         fit(learner, data, renewals, batches, course, None)
         return describe(learner, table, course)
+    if state is None:
+        course.given["files"] = fingerprints(table.cases)
+        keep_config(config, task.out)
     journal = Journal(task.out, first=first, on_step=watchers.on_step, on_epoch=watchers.on_epoch)
     with closing(journal):
         fit(learner, data, renewals, batches, course, journal)

@@ -31,18 +31,28 @@ def check_start(out: Path, config: TrainConfig, *, resume: bool) -> None:
     """Raise WssegError if a run with these settings may not start or go on in `out`."""
     if out.exists() and not out.is_dir():
         raise WssegError(f"--out {out} is a file; give the name of a folder")
-    held = [name for name in (RECORD, STATE, CONFIG) if (out / name).exists()]
+    # Settings alone are of a run that was stopped within its first epoch: nothing to lose.
+    held = [name for name in (RECORD, STATE) if (out / name).exists()]
     if held and not resume:
         raise WssegError(
             f"{out} already holds a run ({held[0]}): give another --out, or --resume to go on "
             "with it"
         )
-    if (out / CONFIG).exists():
-        _require_same(_read_config(out / CONFIG), config, out)
+    before = settings_of(out)
+    if before is not None and resume:
+        _require_same(before, config, out)
     elif held:
         raise WssegError(f"{out} has no {CONFIG}, so it cannot be resumed: give another --out")
     elif resume:
         log.warning("%s holds no run to go on with: a new one begins", out)
+
+
+def settings_of(out: Path) -> TrainConfig | None:
+    """The settings of the run in a folder, None where it has begun none.
+
+    Raises WssegError for settings of another version.
+    """
+    return _read_config(out / CONFIG) if (out / CONFIG).exists() else None
 
 
 def complete(out: Path, cases: Path, cases_sha256: str) -> RunRecord | None:
@@ -87,10 +97,9 @@ def sweep(out: Path) -> None:
 
 
 def keep_config(config: TrainConfig, out: Path) -> None:
-    """Write the settings once; later calls leave the file as it is."""
-    if not (out / CONFIG).exists():
-        with atomic(out / CONFIG) as partial:
-            write_config(config, partial)
+    """Write the settings of a run that begins."""
+    with atomic(out / CONFIG) as partial:
+        write_config(config, partial)
 
 
 def keep_record(record: RunRecord, out: Path) -> None:
@@ -117,6 +126,6 @@ def _require_same(before: TrainConfig, now: TrainConfig, out: Path) -> None:
     ]
     if changed:
         raise WssegError(
-            f"the run in {out} has other settings: {'; '.join(changed)}. Resume it with the "
-            "settings it began with, or train with another --out"
+            f"the run in {out} has other settings: {'; '.join(changed)}. Resume it without these "
+            "settings, or train with another --out"
         )

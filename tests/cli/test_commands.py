@@ -94,6 +94,14 @@ def test_a_run_that_exists_is_not_overwritten(job: Path):
     assert "--resume" in said
 
 
+def test_resuming_needs_no_flags_again_and_names_those_that_differ(job: Path):
+    again = "train", job / "cases" / "cases.csv", "--out", job / "run", "--resume"
+    call(*again)
+    call(*again, "--network", "mobilenet_v2", "--epochs", 2)
+    said = call(*again, "--size", 64, "--epochs", 3, code=2)
+    assert "size was 32, now 64; epochs was 2, now 3" in " ".join(said.split())
+
+
 def test_every_fault_of_a_table_is_told_at_once(tmp_path: Path):
     picture, _ = blob(0)
     from PIL import Image

@@ -8,8 +8,9 @@ import torch
 from wsseg.imaging.errors import WssegError
 from wsseg.train import launch
 from wsseg.train.config import TrainConfig
-from wsseg.train.launch import Task, launched
+from wsseg.train.launch import Task, launched, refuse_tasks
 from wsseg.train.precision import fabric_precision
+from wsseg.train.run import train
 
 CPU = torch.device("cpu")
 
@@ -91,3 +92,32 @@ def test_bfloat16_on_a_gpu_without_it_is_refused_by_name(monkeypatch):
     with pytest.raises(WssegError, match="Tesla T4 has no bfloat16"):
         fabric_precision("bf16", torch.device("cuda"))
     assert fabric_precision("auto", torch.device("cuda")) == "32-true"
+
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+
+
+def test_a_job_that_asks_for_several_tasks_still_trains_in_one_process(tmp_path, monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    refuse_tasks()
+    with _launch(tmp_path, precision="fp32") as fabric:
+        assert (fabric.world_size, fabric.is_global_zero) == (1, True)
+
+
+def test_a_command_that_srun_starts_several_times_is_refused(tmp_path, monkeypatch):
+    for name, value in (SLURM | {"SLURM_STEP_NUM_TASKS": "2"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WssegError, match=r"srun started this command 2 times.*--devices 2"):
+        train(tmp_path / "cases.csv", tmp_path / "run", TrainConfig())
+    # torchrun under srun says which process this is.
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    refuse_tasks()

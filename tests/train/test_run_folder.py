@@ -5,7 +5,7 @@ import pytest
 from wsseg.imaging.errors import WssegError
 from wsseg.train.checkpoint import save_state
 from wsseg.train.config import TrainConfig
-from wsseg.train.run_folder import check_start, keep_config, started, sweep
+from wsseg.train.run_folder import check_start, keep_config, settings_of, started, sweep
 
 
 def test_a_run_starts_in_a_new_folder_or_one_without_a_run(tmp_path):
@@ -14,11 +14,18 @@ def test_a_run_starts_in_a_new_folder_or_one_without_a_run(tmp_path):
     check_start(tmp_path / "new", TrainConfig(), resume=True)
 
 
-@pytest.mark.parametrize("name", ["run.json", "last.pt", "config.json"])
+@pytest.mark.parametrize("name", ["run.json", "last.pt"])
 def test_a_folder_that_holds_a_run_is_refused_without_resume(tmp_path, name):
     (tmp_path / name).write_text("{}")
     with pytest.raises(WssegError, match=r"already holds a run.*another --out, or --resume"):
         check_start(tmp_path, TrainConfig(), resume=False)
+
+
+def test_settings_of_a_run_that_finished_no_epoch_give_way_to_others(tmp_path):
+    keep_config(TrainConfig(seed=1), tmp_path)
+    check_start(tmp_path, TrainConfig(seed=2), resume=False)
+    keep_config(TrainConfig(seed=2), tmp_path)
+    assert settings_of(tmp_path) == TrainConfig(seed=2)
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):

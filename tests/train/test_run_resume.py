@@ -1,12 +1,15 @@
 """Runs that were killed, and runs in two processes, come to what one whole run comes to."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from tests.train.conftest import CONFIG, curve_of, moments_of, one_thread
@@ -128,6 +131,42 @@ def test_two_processes_give_the_curve_and_the_cuts_of_one(straight, partly_marke
     for place, found in cuts[0].items():
         assert agreement(found.inside, expected[place].inside) > 0.98
         torch.testing.assert_close(found.certainty, expected[place].certainty, atol=0.01, rtol=0)
+
+
+def test_a_run_whose_images_have_changed_does_not_go_on(partly_marked, tmp_path):
+    """Same table, same names: only the files tell. A copy of the same content is the same."""
+    folder, out = tmp_path / "cases", tmp_path / "run"
+    shutil.copytree(partly_marked.parent, folder)
+    table = folder / partly_marked.name
+    with pytest.raises(KeyboardInterrupt):
+        train(table, out, CONFIG, on_step=_interrupt_at(2))
+    image, content = folder / "i4.png", (folder / "i4.png").read_bytes()
+    Image.fromarray(np.asarray(Image.open(image)) // 2).save(image)
+    marks = np.asarray(Image.open(folder / "w3.png")).copy()
+    marks[16, 16] = 0
+    Image.fromarray(marks).save(folder / "w3.png")
+    with pytest.raises(WssegError, match="marks of line 5, image of line 6: restore them"):
+        train(table, out, CONFIG, resume=True)
+    image.write_bytes(content)
+    (folder / "w3.png").write_bytes((partly_marked.parent / "w3.png").read_bytes())
+    with pytest.raises(KeyboardInterrupt):
+        train(table, out, CONFIG, resume=True, on_step=_interrupt_at(2))
+
+
+def test_two_trainings_do_not_share_a_folder_not_even_to_resume(partly_marked, tmp_path):
+    refused = []
+
+    def beside(report):
+        for resume in (False, True):
+            with pytest.raises(WssegError, match="another training is at work") as caught:
+                train(partly_marked, tmp_path / "run", CONFIG, resume=resume)
+            refused.append(caught.value)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(partly_marked, tmp_path / "run", CONFIG, on_step=beside)
+    assert len(refused) == 2
+    assert not list(tmp_path.glob(".lock-*"))
 
 
 def test_resuming_a_complete_run_returns_its_record_and_changes_nothing(straight, partly_marked):
