@@ -12,7 +12,6 @@ from rich.table import Table
 
 from wsseg.cli.case_picture import draw_cases
 from wsseg.cli.ratio_option import parse_ratio
-from wsseg.cli.settings import settings
 from wsseg.imaging.errors import WssegError
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.case_cells import SPLITS
@@ -21,7 +20,6 @@ from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.label_files import label_slice
 from wsseg.train.objective import PARTS
-from wsseg.train.planes import counted_planes
 from wsseg.train.presets import PRESETS
 from wsseg.train.seen import doubts
 from wsseg.train.signals import FIELDS, Signal, class_signals
@@ -44,18 +42,15 @@ class Carried:
     signals: tuple[frozenset[Signal], ...]
 
 
-def check_cases(
-    path: Path, *, ratios: Sequence[str], picture: Path | None, config: Path | None = None
-) -> None:
+def check_cases(path: Path, *, ratios: Sequence[str], picture: Path | None) -> None:
     """Check a table and print what it can teach; draw some training cases where asked to.
 
-    ratios: definitions as on the command line, before those of the settings in `config`.
+    ratios: definitions as on the command line.
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
-    chosen = settings(TrainConfig, config, {})
-    definitions = tuple(parse_ratio(text) for text in ratios) or chosen.ratios
-    table = read_cases(path, ratios=definitions, labels=chosen.labels)
+    definitions = tuple(parse_ratio(text) for text in ratios)
+    table = read_cases(path, ratios=definitions)
     with ThreadPoolExecutor(READERS) as pool:
         carried = tuple(pool.map(lambda case: carry(case, len(table.classes)), table.cases))
     show(table, carried)
@@ -79,8 +74,6 @@ def show(table: CaseTable, carried: Sequence[Carried]) -> None:
     console = Console(highlight=False, markup=False)
     console.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
     console.print(_counts(table.classes, carried))
-    if planes := counted_planes(table.cases):
-        console.print(f"planes: {planes}")
     training = [each for each in carried if each.case.split == "train"]
     console.print("What the training cases can teach:")
     console.print(_combinations(table.classes, training))

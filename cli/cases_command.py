@@ -27,10 +27,6 @@ def check(
     table: Annotated[
         Path, typer.Argument(metavar="CASES", help="Table of images and what is known (CSV).")
     ],
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML settings of wsseg-train, whose labels and ratios count here too."),
-    ] = None,
     ratio: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,4 +52,4 @@ def check(
     with guarded():
         from wsseg.cli.case_report import check_cases
 
-        check_cases(table, config=config, ratios=ratio or [], picture=picture)
+        check_cases(table, ratios=ratio or [], picture=picture)

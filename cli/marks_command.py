@@ -11,10 +11,6 @@ from wsseg.cli.console import guarded, start_logging
 def marks(
     cases: Annotated[Path, typer.Argument(help="Table with the columns image and mask (CSV).")],
     out: Annotated[Path, typer.Option(help="Folder to write: cases.csv and marks/.")],
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML settings of wsseg-train, of which [labels] counts here."),
-    ] = None,
     kind: Annotated[
         str,
         typer.Option(
@@ -56,19 +52,13 @@ def marks(
     """
     start_logging()
     with guarded():
-        from wsseg.cli.settings import one_of, settings
-        from wsseg.train.config import TrainConfig
+        from wsseg.cli.settings import one_of
         from wsseg.train.marks.options import KINDS, MarkOptions
         from wsseg.train.marks.simulate import simulate_marks
 
         chosen = one_of("--kind", kind, KINDS)
         options = MarkOptions(chosen, per_component, share, ratio_noise, seed)
         written = simulate_marks(
-            cases,
-            out,
-            percent=percent,
-            options=options,
-            keep_mask=not drop_masks,
-            labels=settings(TrainConfig, config, {}).labels,
+            cases, out, percent=percent, options=options, keep_mask=not drop_masks
         )
         typer.echo(f"wrote {written}")

@@ -72,6 +72,8 @@ _ULTRASOUND_VOLUME = _STORAGE + "6.2"
 # What the modality of a capture, or of an object of an unknown class, says of it.
 _X_RAY_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "RTIMAGE", "XA"})
 _MEASURING_MODALITIES = frozenset({"CT", "MR", "NM", "PT"})
+_NUCLEAR = frozenset(_STORAGE + suffix for suffix in ("5", "20"))
+_NUCLEAR_VIEWS = frozenset({"STATIC", "DYNAMIC", "GATED", "WHOLE BODY", "TOMO", "GATED TOMO"})
 
 # Each picture stands for itself: ultrasound, captures, visible light.
 _PICTURES = frozenset(
@@ -170,6 +172,22 @@ def sort_of(sop_class: str) -> Sort:
     if sop_class in _TOMOGRAPHIC:
         return "tomographic"
     return "projection" if sop_class in _X_RAY | _PICTURES else "unknown"
+
+
+def is_nuclear(sop_class: str) -> bool:
+    """True for nuclear medicine, whose frames are told apart by vectors of numbers."""
+    return sop_class in _NUCLEAR
+
+
+def is_planar(sop_class: str, image_type: str) -> bool:
+    """True where pictures stand for themselves, not for slices of a body.
+
+    Projections, captures, visible light, and views of nuclear medicine that were not
+    reconstructed, by the third value of ImageType (PS3.3 C.8.4.9.1.1).
+    """
+    kind = (image_type.upper().split("\\") + [""] * 3)[2]
+    views = is_nuclear(sop_class) and kind in _NUCLEAR_VIEWS
+    return views or sort_of(sop_class) == "projection"
 
 
 def is_x_ray(sop_class: str, modality: str) -> bool:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -52,14 +52,14 @@ class _Worker:
         self.parent = os.getpid()
         self._finalizer = weakref.finalize(self, _stop, self._process, self.parent)
 
-    def decode(self, path: Path, count: int) -> Iterator[Stored]:
+    def decode(self, path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:
         if self._process.stdin is None or self._process.stdout is None:
             raise DecoderCrashedError
         watch = threading.Timer(PATIENCE_SECONDS + FRAME_SECONDS * count, self._process.kill)
         watch.daemon = True
         watch.start()
         try:
-            request = {"path": str(path.absolute()), "count": count}
+            request = {"path": str(path.absolute()), "count": count, "frames": frames}
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
             for _ in range(count):
@@ -73,29 +73,32 @@ class _Worker:
         self._finalizer()
 
 
-def decode_frames(dataset: FileDataset, path: Path, count: int) -> Iterator[Stored]:
-    """The first `count` frames as stored, (row, column) or (row, column, 3); YBR becomes RGB.
+def decode_frames(
+    dataset: FileDataset, path: Path, count: int, frames: Sequence[int]
+) -> Iterator[Stored]:
+    """The `frames` of `count`, ascending, as stored: (row, column[, 3]); YBR becomes RGB.
 
     `dataset` was read from the file `path`. Raises DecoderRefusedError, or DecoderCrashedError if
     the decoder dies or hangs, neither of which harms what is decoded next; NotImplementedError
     for a compression that no installed decoder knows; what pydicom raises for damaged
     uncompressed pixels.
     """
+    some = None if len(frames) == count else list(frames)
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_compressed:
-        return islice(iter_pixels(dataset), count)
+        return islice(iter_pixels(dataset, indices=some), len(frames))
     if not get_decoder(syntax).is_available:
         raise NotImplementedError(syntax.name)
-    return _decode_apart(path, count)
+    return _decode_apart(path, some, len(frames))
 
 
-def _decode_apart(path: Path, count: int) -> Iterator[Stored]:
+def _decode_apart(path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:
     worker = getattr(_own, "worker", None)
     if worker is None or worker.parent != os.getpid():  # a forked process shares no pipes
         worker = _own.worker = _Worker()
     left = count
     try:
-        for frame in worker.decode(path, count):
+        for frame in worker.decode(path, frames, count):
             left -= 1
             yield frame
     except DecoderRefusedError:

@@ -1,16 +1,19 @@
 """From the planes of slices to one geometry, and what is wrong with their arrangement."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.dicom_frames import Plane
+from wsseg.imaging.dicom_planes import Plane
 from wsseg.imaging.scan import Geometry
 
 # Positions are rounded by scanners: differences below either bound are no fault of the series.
 SPACING_TOLERANCE = 0.01
 SPACING_TOLERANCE_MM = 0.01
+# Scanners repeat a table position to a few micrometres; slices are never that near.
+SAME_PLACE_MM = 0.01
 # Millimetres that a stack may lean sideways per millimetre along its normal (0.3 degrees).
 TILT_TOLERANCE = 0.005
 # Direction cosines are written with as few as four decimals.
@@ -27,10 +30,24 @@ def normal_of(orientation: Sequence[float]) -> FloatArray:
     return normal / np.linalg.norm(normal)
 
 
-def agree(first: Sequence[float], second: Sequence[float]) -> bool:
-    """True where two planes are parallel and turned alike, by their direction cosines."""
+def agree(first: Sequence[float], second: Sequence[float], *, within: float = 1) -> bool:
+    """True where two planes are parallel and turned alike, by their direction cosines.
+
+    within: how many times the tolerance they may differ.
+    """
     pairs = zip(first, second, strict=True)
-    return all(abs(a - b) <= ORIENTATION_TOLERANCE for a, b in pairs)
+    return all(abs(a - b) <= within * ORIENTATION_TOLERANCE for a, b in pairs)
+
+
+def same_size(first: Sequence[float], second: Sequence[float]) -> bool:
+    """True where two pixel sizes are one, rounded differently."""
+    pairs = zip(first, second, strict=True)
+    return all(math.isclose(a, b, rel_tol=_SAME_SPACING) for a, b in pairs)
+
+
+def is_even(heights: Sequence[float]) -> bool:
+    """True where ascending positions are evenly spaced, but for slices that are missing."""
+    return "NONUNIFORM" not in _spacing_flags(np.diff(heights))
 
 
 def heights_of(planes: Sequence[Plane]) -> FloatArray | None:
@@ -48,8 +65,15 @@ def common_orientation(planes: Sequence[Plane]) -> tuple[float, ...] | None:
     first = planes[0].orientation
     if first is None:
         return None
-    alike = all(plane.orientation and agree(plane.orientation, first) for plane in planes)
+    # Twice the tolerance: planes were gathered around another one of them.
+    alike = all(plane.orientation and agree(plane.orientation, first, within=2) for plane in planes)
     return first if alike else None
+
+
+def orientation_shown(planes: Sequence[Plane]) -> tuple[float, ...] | None:
+    """How all planes lie in the patient; None where they differ, or know only their own space."""
+    in_patient = all(plane.in_patient for plane in planes)
+    return common_orientation(planes) if in_patient else None
 
 
 def stack_order(planes: Sequence[Plane]) -> list[int] | None:
@@ -58,15 +82,13 @@ def stack_order(planes: Sequence[Plane]) -> list[int] | None:
     if heights is None:
         return None
     order = np.argsort(heights, kind="stable")
-    if len(planes) > 1 and np.diff(heights[order]).min() <= SPACING_TOLERANCE_MM:
+    if len(planes) > 1 and np.diff(heights[order]).min() <= SAME_PLACE_MM:
         return None
     return [int(index) for index in order]
 
 
-def stack_geometry(
-    planes: Sequence[Plane], step_mm: float, *, placed: bool
-) -> tuple[Geometry, set[str]]:
-    """Geometry of slices in their order, and flags; without positions unless `placed`.
+def stack_geometry(planes: Sequence[Plane], step_mm: float) -> tuple[Geometry, set[str]]:
+    """Geometry of slices in their order, and flags; no positions unless they are one stack.
 
     The third column of the affine is the mean step from slice to slice, shear of a tilted gantry
     included; `step_mm` along the normal where there is one slice only. TILT: slices are shifted
@@ -74,8 +96,8 @@ def stack_geometry(
     pixel sizes differ, so that none is given.
     """
     size, flags = _common_size(planes)
-    heights = heights_of(planes) if placed else None
-    if heights is None:
+    heights = heights_of(planes)
+    if heights is None or (len(planes) > 1 and np.diff(heights).min() <= 0):
         return Geometry(None, size, None), flags
     flags |= _spacing_flags(np.diff(heights))
     first, last = (np.array(planes[end].position, np.float64) for end in (0, -1))
@@ -85,7 +107,9 @@ def stack_geometry(
     along = float(step @ normal)
     if np.linalg.norm(step - along * normal) > TILT_TOLERANCE * abs(along):
         flags |= {"TILT"}
-    return Geometry(_affine(first, orientation, size, step), size, heights), flags
+    in_patient = all(plane.in_patient for plane in planes)
+    affine = _affine(first, orientation, size, step) if in_patient else None
+    return Geometry(affine, size, heights), flags
 
 
 def _affine(

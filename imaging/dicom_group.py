@@ -1,113 +1,151 @@
-"""Which DICOM files make one scan, and in which order."""
+"""Which DICOM files and frames make one scan, and in which order."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-
-from wsseg.imaging.dicom_classes import sort_of
-from wsseg.imaging.dicom_geometry import agree, normal_of
+from wsseg.imaging.dicom_classes import is_planar
+from wsseg.imaging.dicom_concatenation import Unit, units_of
+from wsseg.imaging.dicom_geometry import agree, same_size
 from wsseg.imaging.dicom_header import Header
-from wsseg.imaging.dicom_repeats import (
-    drop_copies,
-    drop_identical,
-    in_order,
-    repeated_numbers,
-    split_by_time,
-    split_by_turn,
-)
+from wsseg.imaging.dicom_repeats import drop_copies, in_order, repeated_numbers
+from wsseg.imaging.dicom_stacks import scans_of_stack
 from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.scan import FileRef, ScanRef
 
-# Scanners repeat a table position to a few micrometres; slices are never that near.
-SAME_PLACE_MM = 0.01
-# Spacings of one series that agree to this are one spacing, written differently.
-_SPACING_DECIMALS = 4
-
-_Plane = tuple[float, ...] | None
+_HASH_DIGITS = 8
 
 
 def group(headers: Iterable[Header]) -> Iterator[ScanRef | Failure]:
     """Turn headers into scans, in slice order; what is passed over comes as Failure.
 
-    Every header ends in exactly one of them. Scans of one series are numbered by `part`.
+    Every file ends in scans or in a Failure. Scans of one series are numbered by `part`.
     """
     by_series: dict[tuple[str, str], list[Header]] = defaultdict(list)
     for header in headers:
         by_series[header.series].append(header)
-    for series in by_series.values():
-        yield from _scans_of_series(series)
+    studies = Counter(series for _, series in by_series)
+    for (study, series), members in by_series.items():
+        ending = f"-{_hash(study)}" if studies[series] > 1 else ""
+        yield from _scans_of_series(members, ending)
 
 
-def _scans_of_series(series: list[Header]) -> Iterator[ScanRef | Failure]:
-    headers, failures = drop_copies(sorted(series, key=lambda h: h.file.source))
+def _hash(uid: str) -> str:
+    return hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:_HASH_DIGITS]
+
+
+def _scans_of_series(series: list[Header], ending: str) -> Iterator[ScanRef | Failure]:
+    in_name_order = sorted(series, key=lambda h: (h.file.source, h.frame or 0))
+    headers, failures = drop_copies(in_name_order)
     headers, localizers = _set_localizers_apart(headers)
     yield from failures
     yield from localizers
     duplicates = {"DUPLICATE"} if failures else set()
+    units = units_of(headers)
     parts: list[tuple[list[Header], set[str]]] = []
-    for stack in _alike(headers):
-        scans, dropped, flags = _scans_of_stack(stack)
+    for stack in _alike(headers, units):
+        scans, dropped, flags = _scans_of(stack)
         yield from dropped
-        parts += [(scan, flags | duplicates) for scan in scans]
-    if len(parts) > 1 and any(len(scan) > 1 for scan, _ in parts):
+        cut = {"GAP"} if any(units[header.file.path].incomplete for header in stack) else set()
+        parts += [(scan, flags | duplicates | cut) for scan in scans]
+    if len(parts) > 1:
         parts = [(scan, flags | {"SPLIT"}) for scan, flags in parts]
+    whole = Counter(header.file.path for header in headers)
     for part, (scan, flags) in enumerate(parts):
-        files = tuple(header.file for header in scan)
-        size = sum(header.decoded_bytes for header in scan)
-        yield ScanRef("dicom", files, part=part, flags=tuple(sorted(flags)), decoded_bytes=size)
+        yield replace(_ref(scan, whole), part=part, flags=tuple(sorted(flags)), name_ending=ending)
+
+
+def _ref(scan: Sequence[Header], whole: Mapping[Path, int]) -> ScanRef:
+    """The scan of headers in slice order; `whole` is the number of headers of each file."""
+    frames: dict[Path, list[int]] = defaultdict(list)
+    files: dict[Path, FileRef] = {}
+    for header in scan:
+        path = header.file.path
+        files.setdefault(path, replace(header.file, seen=header.uids))
+        numbers = range(header.frames) if header.frame is None else (header.frame,)
+        frames[path] += numbers
+    all_of_one = len(files) == 1 and whole[scan[0].file.path] == len(scan)
+    single = all_of_one or all(header.frames == 1 for header in scan)
+    return ScanRef(
+        "dicom",
+        tuple(files.values()),
+        frames=() if single else tuple(tuple(frames[path]) for path in files),
+        decoded_bytes=sum(header.decoded_bytes for header in scan),
+    )
 
 
 def _set_localizers_apart(headers: list[Header]) -> tuple[list[Header], list[Failure]]:
     """Skip the localizers of a series that also holds the images they were made to plan."""
     planned = [h for h in headers if not h.localizer]
-    directions = _Clusters()
-    used = {directions.index(h.orientation) for h in planned}
-    apart = [h for h in headers if h.localizer and directions.index(h.orientation) not in used]
+    directions = _Orientations()
+    used = {directions.index(h) for h in planned}
+    apart = [h for h in headers if h.localizer and directions.index(h) not in used]
+    # A file that is measured in part is not skipped: its localizers are a scan of their own.
+    measured = {h.file.path for h in headers} - {h.file.path for h in apart}
+    measured |= {h.file.path for h in headers if id(h) not in set(map(id, apart))}
+    apart = [h for h in apart if h.file.path not in measured]
     if not planned or not apart:
         return headers, []
-    message = "is a localizer within a series of other images"
+    skipped = {h.file.path: h.file.source for h in apart}
     failures = [
-        Failure(h.file.source, "localizer", f"{h.file.source} {message}", status="skipped")
-        for h in apart
+        Failure(
+            source,
+            "localizer",
+            f"{source} is a localizer within a series of other images",
+            status="skipped",
+        )
+        for source in skipped.values()
     ]
-    skipped = {id(h) for h in apart}
-    return [h for h in headers if id(h) not in skipped], failures
+    return [h for h in headers if h.file.path not in skipped], failures
 
 
-def _alike(headers: Sequence[Header]) -> list[list[Header]]:
-    """Images that could be slices of one scan: same class, grid, spacing and orientation."""
-    directions = _Clusters()
+def _alike(headers: Sequence[Header], units: Mapping[Path, Unit]) -> list[list[Header]]:
+    """Images that could be slices of one scan: same class, grid, spacing, stack, orientation."""
+    directions, sizes = _Orientations(), _Sizes()
+    stacks = _believed_stacks(headers, units)
     groups: dict[object, list[Header]] = defaultdict(list)
     for header in headers:
-        groups[_likeness(header, directions)].append(header)
+        key = (
+            units[header.file.path].key,
+            _alone(header),
+            header.frame_of_reference,
+            header.sop_class,
+            header.modality,
+            (header.rows, header.columns, header.colour),
+            sizes.index(header),
+            header.plane.placed,
+            header.plane.in_patient,
+            directions.index(header),
+            header.stack if units[header.file.path].key in stacks else "",
+        )
+        groups[key].append(header)
     return list(groups.values())
 
 
-def _likeness(header: Header, directions: "_Clusters") -> object:
-    placed = header.position is not None and header.orientation is not None
-    pictures = sort_of(header.sop_class) == "projection"
-    alone = header.frames > 1 or (pictures and not placed)
-    spacing = header.spacing and tuple(round(x, _SPACING_DECIMALS) for x in header.spacing)
-    return (
-        header.file.path if alone else None,
-        header.frame_of_reference,
-        header.sop_class,
-        header.modality,
-        (header.rows, header.columns, header.colour),
-        spacing,
-        placed,
-        directions.index(header.orientation),
-    )
+def _alone(header: Header) -> object:
+    """What keeps pictures that stand for themselves apart, and is equal for all else."""
+    pictures = is_planar(header.sop_class, header.image_type)
+    return header.file.path if pictures and not header.plane.placed else None
 
 
-class _Clusters:
+def _believed_stacks(headers: Sequence[Header], units: Mapping[Path, Unit]) -> set[object]:
+    """Units whose names of stacks tell stacks apart; some number every frame by them instead."""
+    sizes: dict[object, Counter[str]] = defaultdict(Counter)
+    for header in headers:
+        sizes[units[header.file.path].key][header.stack] += 1
+    return {key for key, stacks in sizes.items() if max(stacks.values()) > 1}
+
+
+class _Orientations:
     """Numbers orientations; those that agree within the tolerance share a number."""
 
     def __init__(self) -> None:
-        self._seen: list[_Plane] = []
+        self._seen: list[tuple[float, ...] | None] = []
 
-    def index(self, orientation: _Plane) -> int:
+    def index(self, header: Header) -> int:
+        orientation = header.plane.orientation
         for number, seen in enumerate(self._seen):
             if orientation is seen or (orientation and seen and agree(orientation, seen)):
                 return number
@@ -115,35 +153,24 @@ class _Clusters:
         return len(self._seen) - 1
 
 
-def _scans_of_stack(
-    stack: list[Header],
-) -> tuple[list[list[Header]], list[Failure], set[str]]:
+class _Sizes:
+    """Numbers pixel sizes; those that are one size, written differently, share a number."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, float] | None] = []
+
+    def index(self, header: Header) -> int:
+        size = header.plane.pixel_mm
+        for number, seen in enumerate(self._seen):
+            if size is seen or (size and seen and same_size(size, seen)):
+                return number
+        self._seen.append(size)
+        return len(self._seen) - 1
+
+
+def _scans_of(stack: list[Header]) -> tuple[list[list[Header]], list[Failure], set[str]]:
     """Scans in slice order, files dropped as identical, flags for all of them."""
-    if stack[0].position is None or stack[0].orientation is None:
-        order = {"ORDER_BY_NAME"} if len(stack) > 1 and repeated_numbers(stack) else set()
-        return [sorted(stack, key=in_order)], [], order
-    places = _places(stack)
-    if all(len(place) == 1 for place in places):
-        return [[place[0] for place in places]], [], set()
-    scans = split_by_time(places)
-    if scans:
-        return scans, [], set()
-    places, dropped = drop_identical(places)
-    flags = {"DUPLICATE"} if dropped else set()
-    if all(len(place) == 1 for place in places):
-        return [[place[0] for place in places]], dropped, flags
-    return split_by_turn(places), dropped, flags | {"REPEATED_POSITIONS"}
-
-
-def _places(stack: Sequence[Header]) -> list[list[Header]]:
-    """The images of each position along the normal, in the order of the positions."""
-    normal = normal_of(stack[0].orientation or ())
-    heights = [float(np.dot(header.position or (), normal)) for header in stack]
-    places: list[list[Header]] = []
-    last = -np.inf
-    for height, header in sorted(zip(heights, stack, strict=True), key=lambda pair: pair[0]):
-        if height - last > SAME_PLACE_MM:
-            places.append([])
-            last = height
-        places[-1].append(header)
-    return places
+    if stack[0].plane.placed:
+        return scans_of_stack(stack)
+    order = {"ORDER_BY_NAME"} if len(stack) > 1 and repeated_numbers(stack) else set()
+    return [sorted(stack, key=in_order)], [], order

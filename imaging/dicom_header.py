@@ -1,71 +1,100 @@
 """The little that must be known of a DICOM file before it is read: what it is, where it belongs."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from wsseg.imaging.dicom_classes import NoImage, no_image
 from wsseg.imaging.dicom_file import open_dicom
+from wsseg.imaging.dicom_mosaic import MOSAIC_KEYWORDS, PRIVATE_TAGS, is_mosaic, mosaic_of
+from wsseg.imaging.dicom_planes import PLANE_KEYWORDS, Plane, planes_of
 from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_values import cosines, integer, lengths, numbers, tags_of, text
+from wsseg.imaging.dicom_traits import (
+    TELLING,
+    TOP_KEYWORDS,
+    TRAIT_KEYWORDS,
+    Traits,
+    frame_traits,
+    top_traits,
+)
+from wsseg.imaging.dicom_values import (
+    cosines,
+    integer,
+    is_empty,
+    items,
+    lengths,
+    number,
+    numbers,
+    tags_of,
+    text,
+)
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import FileRef
 
 logger = logging.getLogger(__name__)
 
-# What tells two images of one place apart, the most telling first.
-TEMPORAL_KEYWORDS = (
-    "TemporalPositionIdentifier",
-    "EchoTime",
-    "EchoNumbers",
-    "DiffusionBValue",
-    "InversionTime",
-    "FlipAngle",
-    "TriggerTime",
-    "NominalCardiacTriggerDelayTime",
-    "AcquisitionNumber",
-    "ImageType",
-    "AcquisitionTime",
+_TAGS = tags_of(
+    (
+        *TOP_KEYWORDS,
+        *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+        *("FrameOfReferenceUID", "Modality", "InstanceNumber", "SliceThickness"),
+        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+        *("SpacingBetweenSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
+        "PhotometricInterpretation",
+    )
 )
-_KEYWORDS = (
-    *TEMPORAL_KEYWORDS,
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "Modality",
-    "InstanceNumber",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
+_CONCATENATION_KEYWORDS = (
+    "ConcatenationUID",
+    "SOPInstanceUIDOfConcatenationSource",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
+    "ConcatenationFrameOffsetNumber",
 )
-_TAGS = tags_of(_KEYWORDS)
+# Read a second time, and only of files with several images or with functional groups.
+_FRAME_TAGS = [
+    *tags_of((*PLANE_KEYWORDS, *TRAIT_KEYWORDS, *MOSAIC_KEYWORDS, *_CONCATENATION_KEYWORDS)),
+    *PRIVATE_TAGS,
+]
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+_UID_LEVELS = ("Study", "Series", "SOP")
 _PER_FRAME_GROUPS = 0x52009230
+_IMAGE_TYPE = TELLING.index("ImageType")
+# Of the tag and the length of a compressed frame.
+_FEWEST_FRAME_BYTES = 8
 # Photometric interpretations whose pixels become one grey value; all others become RGB.
 _GREY = ("MONOCHROME1", "MONOCHROME2", "")
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """One DICOM image by its header alone.
+class Concatenation:
+    """Which part of an object that was cut into several files a file is (PS3.3 C.7.6.16.2.2.4).
 
-    series: study and series UID, by which files belong together. orientation: direction cosines
-    of a row and of a column; position: LPS mm of the first pixel; spacing: row and column
-    distance in mm. temporal: values of TEMPORAL_KEYWORDS, as text.
+    total: how many parts there are, offset: number of frames before this part; None: not said.
+    """
+
+    uid: str
+    source_uid: str
+    number: int
+    total: int | None
+    offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One DICOM image by its header alone: a file, or one frame or tile of a file.
+
+    uids: of study, series and instance, as stored. series: by what files belong together. plane:
+    where the image lies, as far as that is told by file or frame. frame: its number in the file,
+    from 0, where frames know where they lie; None where the file is one image, or frames that do
+    not. frames: how many the file holds. stack: the source's own name of the stack it belongs to.
+    step_mm: the distance of neighbouring slices, as the header states it.
     """
 
     file: FileRef
     sop_class: str
-    instance_uid: str
+    uids: tuple[str, str, str]
     series: tuple[str, str]
     frame_of_reference: str
     modality: str
@@ -73,33 +102,55 @@ class Header:
     columns: int
     frames: int
     colour: bool
-    orientation: tuple[float, ...] | None
-    position: tuple[float, ...] | None
-    spacing: tuple[float, float] | None
+    plane: Plane
     instance_number: int | None
-    temporal: tuple[str, ...]
+    traits: Traits
     syntax: str
+    thickness_mm: float | None
+    step_mm: float | None
+    frame: int | None = None
+    stack: str = ""
+    concatenation: Concatenation | None = None
 
     @property
     def decoded_bytes(self) -> int:
         """What its pixels will take as float32: grey has one value a pixel, the rest RGB."""
-        return self.rows * self.columns * self.frames * (3 if self.colour else 1) * 4
+        count = self.frames if self.frame is None else 1
+        return self.rows * self.columns * count * (3 if self.colour else 1) * 4
+
+    @property
+    def mosaic(self) -> bool:
+        """True where the image says that it holds many slices as tiles."""
+        return is_mosaic(self.sop_class, self.modality, self.image_type)
+
+    @property
+    def image_type(self) -> str:
+        """Values of ImageType, joined by backslashes."""
+        return self.traits[_IMAGE_TYPE]
 
     @property
     def localizer(self) -> bool:
         """True where the image says that it was made to plan others."""
-        return "LOCALIZER" in self.temporal[TEMPORAL_KEYWORDS.index("ImageType")]
+        return "LOCALIZER" in self.image_type
 
 
-def read_header(file: FileRef) -> Header | Failure:
+def read_headers(file: FileRef) -> list[Header] | Failure:
     """Read the header of a DICOM file; no pixel and no patient's name, id or date is read.
 
-    A Failure says why the file is passed over (not an image) or cannot be used (damaged).
+    A file whose frames know where they lie, or a mosaic, gives one header for each of them, any
+    other file gives one. A Failure says why the file is passed over (not an image) or cannot be
+    used (damaged).
     """
     with quiet:
         try:
             dataset, stopped_at = _scan(file)
-            return _judge(file, dataset, stopped_at)
+            header = _judge(file, dataset, stopped_at)
+            if isinstance(header, Failure):
+                return header
+            grouped = stopped_at == _PER_FRAME_GROUPS
+            if grouped or header.frames > 1 or header.mosaic:
+                return _images(header)
+            return [header]
         except ReadError as error:
             return Failure(file.source, error.reason, str(error))
         except Exception as error:  # pydicom raises many kinds on malformed files
@@ -108,6 +159,51 @@ def read_header(file: FileRef) -> Header | Failure:
                 message = f"{file.source} cannot be opened: {error.strerror}"
                 return Failure(file.source, "unreadable", message)
             return _broken(file, f"parsing its header stopped with {type(error).__name__}")
+
+
+def _images(header: Header) -> list[Header]:
+    """The images of a file, by what is said of each frame or tile. Raises ReadError."""
+    file = header.file
+    dataset, _ = open_dicom(
+        file.path, file.source, tags=_FRAME_TAGS, stop=lambda tag, _vr, _length: tag in _PIXEL_TAGS
+    )
+    if header.mosaic:
+        return _tiles(header, dataset)
+    header = replace(header, concatenation=_concatenation(dataset))
+    own = items(dataset, "PerFrameFunctionalGroupsSequence")
+    bytes_of_frames = header.frames * _FEWEST_FRAME_BYTES
+    if bytes_of_frames > file.path.stat().st_size or (own and len(own) < header.frames):
+        return [header]  # it promises more than it holds, as reading it will tell
+    size = header.plane.pixel_mm
+    planes = planes_of(dataset, header.frames, lambda measured: measured or size)
+    sizes = {plane.pixel_mm for plane in planes}
+    if not any(plane.placed for plane in planes) and len(sizes) == 1:
+        return [replace(header, plane=planes[0])]
+    told = frame_traits(dataset, header.frames, header.traits)
+    single = header.frames == 1
+    return [
+        replace(header, plane=plane, traits=traits, stack=stack, frame=None if single else index)
+        for index, (plane, (stack, traits)) in enumerate(zip(planes, told, strict=True))
+    ]
+
+
+def _tiles(header: Header, dataset: Dataset) -> list[Header]:
+    mosaic = mosaic_of(dataset, header.plane.pixel_mm, header.file.source)
+    tile = replace(header, rows=mosaic.rows, columns=mosaic.columns, frames=mosaic.count)
+    return [replace(tile, plane=plane, frame=k) for k, plane in enumerate(mosaic.planes)]
+
+
+def _concatenation(dataset: Dataset) -> Concatenation | None:
+    number_in = integer(dataset, "InConcatenationNumber")
+    if number_in is None:
+        return None
+    return Concatenation(
+        text(dataset, "ConcatenationUID"),
+        text(dataset, "SOPInstanceUIDOfConcatenationSource"),
+        number_in,
+        integer(dataset, "InConcatenationTotalNumber"),
+        integer(dataset, "ConcatenationFrameOffsetNumber"),
+    )
 
 
 def _scan(file: FileRef) -> tuple[Dataset, int]:
@@ -136,7 +232,7 @@ def _judge(file: FileRef, dataset: Dataset, stopped_at: int) -> Header | Failure
         message = f"{file.source} is {found.words}, not an image to segment"
         return Failure(file.source, found.reason, message, status="skipped")
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
-    frames = integer(dataset, "NumberOfFrames") if "NumberOfFrames" in dataset else 1
+    frames = 1 if is_empty(dataset, "NumberOfFrames") else integer(dataset, "NumberOfFrames")
     if not rows or not columns or rows < 0 or columns < 0:
         return _broken(file, "its header does not say how many rows and columns it has")
     if frames is None or frames < 0:
@@ -144,7 +240,7 @@ def _judge(file: FileRef, dataset: Dataset, stopped_at: int) -> Header | Failure
     return Header(
         file=file,
         sop_class=sop_class,
-        instance_uid=text(dataset, "SOPInstanceUID"),
+        uids=uids_of(dataset),
         series=_series(file, dataset),
         frame_of_reference=text(dataset, "FrameOfReferenceUID"),
         modality=modality,
@@ -152,13 +248,23 @@ def _judge(file: FileRef, dataset: Dataset, stopped_at: int) -> Header | Failure
         columns=columns,
         frames=max(frames, 1),
         colour=text(dataset, "PhotometricInterpretation") not in _GREY,
-        orientation=cosines(dataset),
-        position=numbers(dataset, "ImagePositionPatient", 3),
-        spacing=lengths(dataset, "PixelSpacing"),
+        plane=Plane(
+            numbers(dataset, "ImagePositionPatient", 3),
+            cosines(dataset),
+            lengths(dataset, "PixelSpacing"),
+        ),
         instance_number=integer(dataset, "InstanceNumber"),
-        temporal=tuple(text(dataset, keyword) for keyword in TEMPORAL_KEYWORDS),
+        traits=top_traits(dataset),
+        thickness_mm=number(dataset, "SliceThickness"),
+        step_mm=number(dataset, "SpacingBetweenSlices"),
         syntax=str(dataset.file_meta.TransferSyntaxUID),
     )
+
+
+def uids_of(dataset: Dataset) -> tuple[str, str, str]:
+    """UIDs of study, series and instance; "" where one is absent."""
+    study, series, instance = (text(dataset, f"{of}InstanceUID") for of in _UID_LEVELS)
+    return study, series, instance
 
 
 def _meta_class(dataset: Dataset) -> str:

@@ -2,20 +2,34 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
 
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from wsseg.imaging.dicom_classes import is_ct, is_pet, often_annotated, sort_of
+from wsseg.imaging.changed import check_unchanged
+from wsseg.imaging.dicom_classes import is_ct, is_pet, is_planar, often_annotated, sort_of
 from wsseg.imaging.dicom_decode import DecoderCrashedError
 from wsseg.imaging.dicom_file import open_dicom
-from wsseg.imaging.dicom_frames import Frames, Plane, read_frames
+from wsseg.imaging.dicom_frames import Frames, read_frames
 from wsseg.imaging.dicom_geometry import stack_order
+from wsseg.imaging.dicom_header import uids_of
+from wsseg.imaging.dicom_mosaic import (
+    MOSAIC_KEYWORDS,
+    PRIVATE_TAGS,
+    Mosaic,
+    is_mosaic,
+    mosaic_of,
+)
 from wsseg.imaging.dicom_pixels import Layout, Pixels, read_layout, read_pixels
+from wsseg.imaging.dicom_planes import PLANE_KEYWORDS, Plane
 from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_rescale import HU
+from wsseg.imaging.dicom_rescale import HU, Rescale
+from wsseg.imaging.dicom_spacing import pixel_size
 from wsseg.imaging.dicom_suv import SUV, SUV_TAGS
 from wsseg.imaging.dicom_values import items, number, tags_of, text, texts
 from wsseg.imaging.errors import ReadError
@@ -24,20 +38,22 @@ from wsseg.imaging.scan import FileRef, SliceId
 logger = logging.getLogger(__name__)
 
 # What says where the slices of a file lie, and how large they are.
-PLACE_TAGS = tags_of(
-    (
-        *("SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames"),
-        *("ImagePositionPatient", "ImageOrientationPatient", "SpacingBetweenSlices"),
-        *("SliceThickness", "PixelSpacing", "PixelSpacingCalibrationType"),
-        *("ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor"),
-        *("NominalScannedPixelSpacing", "SequenceOfUltrasoundRegions"),
-        *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
-    )
-)
+PLACE_TAGS = [
+    *tags_of(
+        (
+            *PLANE_KEYWORDS,
+            *MOSAIC_KEYWORDS,
+            *("Modality", "SliceThickness", "PixelSpacingCalibrationType"),
+            *("ImagerPixelSpacing", "EstimatedRadiographicMagnificationFactor"),
+            *("NominalScannedPixelSpacing", "SequenceOfUltrasoundRegions"),
+        )
+    ),
+    *PRIVATE_TAGS,
+]
 _OWN_TAGS = tags_of(
     (
         *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
-        *("ImageType", "BurnedInAnnotation", "SamplesPerPixel", "PhotometricInterpretation"),
+        *("BurnedInAnnotation", "SamplesPerPixel", "PhotometricInterpretation"),
         *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit"),
         *("PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
         *("FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit"),
@@ -76,22 +92,27 @@ class Part:
     step_mm: float
 
 
-def read_object(file: FileRef) -> tuple[Part, Pixels]:
+def read_object(
+    file: FileRef, chosen: Sequence[int] | None = None, *, rest_follows: bool = False
+) -> tuple[Part, Pixels]:
     """Read one file: pixels are (frame, row, column[, 3]) float32, frames in slice order.
 
+    chosen: the frames, or tiles of a mosaic, that are wanted; all if None. rest_follows: other
+    frames will be asked for next, so that the parsed file is kept until another one is read.
     Raises ReadError, and nothing else that the file could cause.
     """
     with quiet:
         try:
-            dataset, guessed = open_dicom(file.path, file.source, tags=_TAGS)
+            dataset, guessed = _LAST.opened(file, keep=rest_follows)
         except ReadError:
             raise
         except MemoryError as error:
             raise _no_memory(file.source) from error
         except Exception as error:  # pydicom raises many kinds on malformed files
             raise _unreadable(file.source, error) from error
+        check_unchanged(file, uids_of(dataset))
         try:
-            return _read(dataset, file, guessed=guessed)
+            return _read(dataset, file, chosen, guessed=guessed)
         except ReadError:
             raise
         except MemoryError as error:
@@ -100,45 +121,100 @@ def read_object(file: FileRef) -> tuple[Part, Pixels]:
             raise _undecodable(dataset, file.source, error) from error
 
 
-def _read(dataset: FileDataset, file: FileRef, *, guessed: bool) -> tuple[Part, Pixels]:
+class _LastOpened:
+    """The file that was parsed last, while more of its frames are to come.
+
+    To parse the functional groups of thousands of frames takes seconds, and a file that holds
+    many scans is asked for each of them in turn.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._version: tuple[Path, int, int] | None = None
+        self._opened: tuple[FileDataset, bool] | None = None
+
+    def opened(self, file: FileRef, *, keep: bool) -> tuple[FileDataset, bool]:
+        if not keep:
+            self._version = self._opened = None
+            return open_dicom(file.path, file.source, tags=_TAGS)
+        with self._lock:
+            status = file.path.stat()
+            version = (file.path, status.st_size, status.st_mtime_ns)
+            if self._opened is None or version != self._version:
+                self._version = self._opened = None
+                self._opened = open_dicom(file.path, file.source, tags=_TAGS)
+                self._version = version
+            return self._opened
+
+
+_LAST = _LastOpened()
+
+
+def _read(
+    dataset: FileDataset, file: FileRef, chosen: Sequence[int] | None, *, guessed: bool
+) -> tuple[Part, Pixels]:
     source = file.source
-    layout = read_layout(dataset, source)
-    frames = read_frames(dataset, layout.frames, source)
-    pixels, flags = read_pixels(dataset, layout, frames.rescales, file)
+    mosaic = mosaic_in(dataset, source)
+    layout = read_layout(dataset, source, None if chosen is None or mosaic else len(chosen))
+    frames = read_frames(dataset, layout.frames, source, None if mosaic else chosen)
+    slices = order_slices(frames, layout.frames, chosen, mosaic)
+    pixels, flags = read_pixels(dataset, layout, slices.rescales, file, slices.frames)
+    if mosaic:
+        pixels = mosaic.tiles(pixels[0], slices.numbers, source)
     flags |= frames.flags | _header_flags(dataset, layout, frames)
     if guessed:
         flags.add("GUESSED_SYNTAX")
-    order, placed = slice_order(frames.planes)
-    if not placed:
-        flags.add("MIXED_FRAMES")
-    if order != sorted(order):
-        pixels = pixels[order]
-    uid = text(dataset, "SOPInstanceUID")
+    several = mosaic is not None or layout.frames > 1
+    study, series, instance = uids_of(dataset)
     part = Part(
-        planes=tuple(frames.planes[index] for index in order),
+        planes=slices.planes,
         slices=tuple(
-            SliceId(source, uid, index + 1 if layout.frames > 1 else None) for index in order
+            SliceId(source, instance, index + 1 if several else None) for index in slices.numbers
         ),
         flags=frozenset(flags),
         modality=text(dataset, "Modality"),
-        study_uid=text(dataset, "StudyInstanceUID"),
-        series_uid=text(dataset, "SeriesInstanceUID"),
-        tomographic=sort_of(text(dataset, "SOPClassUID")) == "tomographic",
+        study_uid=study,
+        series_uid=series,
+        tomographic=sort_of(text(dataset, "SOPClassUID")) == "tomographic"
+        and not is_planar(text(dataset, "SOPClassUID"), text(dataset, "ImageType")),
         step_mm=stated_step(dataset),
     )
     return part, pixels
 
 
-def slice_order(planes: tuple[Plane, ...]) -> tuple[list[int], bool]:
-    """The order of a file's frames, and whether they are placed; as stored where they are not.
+def mosaic_in(dataset: Dataset, source: str) -> Mosaic | None:
+    """How the image is to be taken apart, if it is a mosaic. Raises ReadError."""
+    told = (text(dataset, keyword) for keyword in ("SOPClassUID", "Modality", "ImageType"))
+    return mosaic_of(dataset, pixel_size(dataset)[0], source) if is_mosaic(*told) else None
 
-    Frames of which none has a position are in order as stored.
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices that are wanted of a file, in slice order.
+
+    numbers: of frames, or of the tiles of a mosaic, from 0. frames: those to decode.
     """
-    stored = list(range(len(planes)))
-    if len(planes) == 1 or not any(plane.position for plane in planes):
-        return stored, True
-    order = stack_order(planes)
-    return order or stored, order is not None
+
+    planes: tuple[Plane, ...]
+    rescales: tuple[Rescale, ...]
+    numbers: tuple[int, ...]
+    frames: tuple[int, ...]
+
+
+def order_slices(
+    frames: Frames, count: int, chosen: Sequence[int] | None, mosaic: Mosaic | None
+) -> Slices:
+    """The slices `chosen` of a file of `count` frames, all if None, whose planes `frames` hold."""
+    numbers = chosen if chosen is not None else range(mosaic.count if mosaic else count)
+    planes = tuple(mosaic.planes[k] for k in numbers) if mosaic else frames.planes
+    order = stack_order(planes) or list(range(len(planes)))
+    in_order = tuple(numbers[index] for index in order)
+    return Slices(
+        planes=tuple(planes[index] for index in order),
+        rescales=frames.rescales if mosaic else tuple(frames.rescales[index] for index in order),
+        numbers=in_order,
+        frames=(0,) if mosaic else in_order,
+    )
 
 
 def stated_step(dataset: FileDataset) -> float:

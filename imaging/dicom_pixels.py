@@ -51,8 +51,11 @@ class Layout:
         return bits // 8 * 2 // 3 if self.photometric == "YBR_FULL_422" else bits // 8
 
 
-def read_layout(dataset: FileDataset, source: str) -> Layout:
-    """The grid, checked against the file before anything is allocated. Raises ReadError."""
+def read_layout(dataset: FileDataset, source: str, wanted: int | None = None) -> Layout:
+    """The grid, checked against the file before anything is allocated. Raises ReadError.
+
+    wanted: how many of the frames are going to be read; all if None.
+    """
     found = {
         "Rows": integer(dataset, "Rows"),
         "Columns": integer(dataset, "Columns"),
@@ -69,11 +72,11 @@ def read_layout(dataset: FileDataset, source: str) -> Layout:
     layout = Layout(
         rows, columns, frames, samples, bits, text(dataset, "PhotometricInterpretation")
     )
-    _check(layout, dataset, source)
+    _check(layout, dataset, source, layout.frames if wanted is None else wanted)
     return layout
 
 
-def _check(layout: Layout, dataset: FileDataset, source: str) -> None:
+def _check(layout: Layout, dataset: FileDataset, source: str, wanted: int) -> None:
     if layout.bits not in (1, 8, 16, 32, 64):
         raise ReadError(
             "unsupported_bits",
@@ -95,7 +98,7 @@ def _check(layout: Layout, dataset: FileDataset, source: str) -> None:
             f"{source} holds {len(stored)} bytes of pixels, its header promises "
             f"{layout.stored_bytes}: copy or export it again",
         )
-    size = layout.rows * layout.columns * layout.frames * (3 if layout.colour else 1) * 4
+    size = layout.rows * layout.columns * wanted * (3 if layout.colour else 1) * 4
     if size > MAX_PIXEL_BYTES:
         raise ReadError(
             "too_large",
@@ -105,20 +108,28 @@ def _check(layout: Layout, dataset: FileDataset, source: str) -> None:
 
 
 def read_pixels(
-    dataset: FileDataset, layout: Layout, rescales: tuple[Rescale, ...], file: FileRef
+    dataset: FileDataset,
+    layout: Layout,
+    rescales: tuple[Rescale, ...],
+    file: FileRef,
+    frames: tuple[int, ...],
 ) -> tuple[Pixels, set[str]]:
-    """Pixels (frame, row, column[, 3]) float32 and flags about how they were made.
+    """Pixels (frame, row, column[, 3]) float32 of `frames`, and flags about how they were made.
+
+    frames: numbers from 0, in the order in which they are wanted; rescales: one for each.
 
     Grey values are rescaled or looked up, MONOCHROME1 inverted within the range of the stored
     values or of the table, padding replaced by the lowest real value of its frame. RGB and palette
     colours become 0..255. Raises ReadError and whatever the decoders raise on damage.
     """
-    shape = (layout.frames, layout.rows, layout.columns, *((3,) if layout.colour else ()))
+    shape = (len(frames), layout.rows, layout.columns, *((3,) if layout.colour else ()))
     pixels = np.empty(shape, np.float32)
     flags: set[str] = set()
     done = 0
     paint = _painter(dataset, layout) if layout.colour else None
-    for index, stored in enumerate(decode_frames(dataset, file.path, layout.frames)):
+    stored_order = sorted(range(len(frames)), key=frames.__getitem__)
+    decoded = decode_frames(dataset, file.path, layout.frames, [frames[k] for k in stored_order])
+    for index, stored in zip(stored_order, decoded, strict=False):
         if stored.shape[:2] != shape[1:3]:
             raise ValueError
         if paint:
@@ -127,7 +138,7 @@ def read_pixels(
             pixels[index], found = _grey(stored, dataset, rescales[index])
             flags |= found
         done += 1
-    if done < layout.frames:
+    if done < len(frames):
         raise EOFError
     if layout.colour and _colour_depth(dataset, layout) > 8:
         flags.add("SCALED_TO_8_BIT")

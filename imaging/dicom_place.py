@@ -1,58 +1,84 @@
-"""How the slices of one DICOM file lie in the patient, by its header alone."""
+"""The scans of one DICOM file, and how their slices lie in the patient, by its header alone."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_frames import read_frames
-from wsseg.imaging.dicom_geometry import common_orientation, stack_geometry
-from wsseg.imaging.dicom_object import PLACE_TAGS, slice_order, stated_step
+from wsseg.imaging.dicom_geometry import orientation_shown, stack_geometry
+from wsseg.imaging.dicom_group import group
+from wsseg.imaging.dicom_header import read_headers
+from wsseg.imaging.dicom_object import PLACE_TAGS, mosaic_in, order_slices, stated_step
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_values import integer, text
-from wsseg.imaging.errors import ReadError
+from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.orientation import show_image, turned
-from wsseg.imaging.scan import Geometry
+from wsseg.imaging.scan import FileRef, Geometry, ScanRef
 from wsseg.imaging.turn import PlaneName, Turn
 
 _PIXELS_FROM = 0x7FE00008
+# A table may name each slice of a file in a row of its own, and ask several things of each.
+_REMEMBERED = 256
 
 
 @dataclass(frozen=True)
 class DicomPlace:
-    """stored: (rows, columns) as in the file. geometry: of the slices in their order, as shown."""
+    """One scan of a file. stored: (rows, columns) of a slice as in the file. geometry: of the
+    slices in their order, as shown. frames: their numbers in the file, from 0.
+    """
 
     stored: tuple[int, int]
-    slices: int
+    frames: tuple[int, ...]
     geometry: Geometry
     turn: Turn
     plane: PlaneName
     modality: str
 
 
-def dicom_place(path: Path) -> DicomPlace:
-    """What `read_dicom` would say of where the slices of a file lie, no pixel being read.
+def dicom_places(path: Path) -> tuple[DicomPlace, ...]:
+    """The scans that `find` would see in a file, and what `read_dicom` would say of their places.
 
-    Raises ReadError and whatever pydicom raises on damage.
+    No pixel is read. Raises ReadError and whatever pydicom raises on damage.
     """
+    status = path.stat()
+    return _places(path, (status.st_mtime_ns, status.st_size))
+
+
+def frames_ref(path: Path, frames: tuple[int, ...]) -> ScanRef:
+    """A part of a scan of one file: some of its frames."""
+    return ScanRef("dicom", (FileRef(path, path.name),), frames=(frames,))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _places(path: Path, _version: tuple[int, int]) -> tuple[DicomPlace, ...]:
+    headers = read_headers(FileRef(path, path.name))
+    if isinstance(headers, Failure):
+        raise ReadError(headers.reason, headers.message)
+    refs = [found for found in group(headers) if isinstance(found, ScanRef)]
     with quiet:
-        header, _ = open_dicom(
-            path, path.name, tags=PLACE_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
-        )
-        rows, columns = integer(header, "Rows"), integer(header, "Columns")
-        if not rows or not columns:
-            what = "its header does not say how many rows and columns it has"
-            raise ReadError("broken_header", f"{path.name} is damaged, {what}: export it again")
-        count = max(integer(header, "NumberOfFrames") or 1, 1)
-        frames = read_frames(header, count, path.name)
-        order, placed = slice_order(frames.planes)
-        planes = [frames.planes[index] for index in order]
-        geometry, _ = stack_geometry(planes, stated_step(header), placed=placed)
-        plane, turn = show_image(common_orientation(planes))
-        return DicomPlace(
-            (rows, columns),
-            count,
-            turned(geometry, turn, (rows, columns)),
-            turn,
-            plane,
-            text(header, "Modality"),
-        )
+        return tuple(_place(path, ref) for ref in refs)
+
+
+def _place(path: Path, ref: ScanRef) -> DicomPlace:
+    header, _ = open_dicom(
+        path, path.name, tags=PLACE_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
+    )
+    count = max(integer(header, "NumberOfFrames") or 1, 1)
+    chosen = ref.frames[0] if ref.frames else None
+    mosaic = mosaic_in(header, path.name)
+    frames = read_frames(header, count, path.name, None if mosaic else chosen)
+    slices = order_slices(frames, count, chosen, mosaic)
+    geometry, _ = stack_geometry(slices.planes, stated_step(header))
+    plane, turn = show_image(orientation_shown(slices.planes))
+    stored = (integer(header, "Rows") or 0, integer(header, "Columns") or 0)
+    if mosaic:
+        stored = (mosaic.rows, mosaic.columns)
+    return DicomPlace(
+        stored,
+        slices.numbers,
+        turned(geometry, turn, stored),
+        turn,
+        plane,
+        text(header, "Modality"),
+    )

@@ -1,14 +1,15 @@
-"""Images at one place: copies are dropped, time points and echoes become scans of their own."""
+"""Images that repeat others: copies are dropped, what is left is put in turns."""
 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from wsseg.imaging.dicom_file import open_dicom
-from wsseg.imaging.dicom_header import TEMPORAL_KEYWORDS, Header
+from wsseg.imaging.dicom_header import Header
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_values import tags_of
 from wsseg.imaging.errors import Failure
@@ -20,59 +21,61 @@ def drop_copies(headers: Sequence[Header]) -> tuple[list[Header], list[Failure]]
     """Keep one file of each SOP instance.
 
     A UID that careless software gave to different images is no copy: the same UID counts only
-    with the same place and number, and, where both files encode pixels alike, the same pixels.
-    Of copies in several encodings one that can be decoded here is kept.
+    with the same place, number and traits, and, where both files encode pixels alike, the same
+    pixels. Where a folder holds other images under the UIDs of another folder, nothing in it is a
+    copy: two patients were given the same UIDs, and both have slices of nothing but air. Of
+    copies in several encodings one that can be decoded here is kept.
     """
+    files: dict[Path, Header] = {}
+    for header in headers:
+        files.setdefault(header.file.path, header)
     kept: list[Header] = []
-    failures: list[Failure] = []
+    copies: list[tuple[Header, Header]] = []
+    others: set[tuple[str, str]] = set()
     seen: dict[object, list[Header]] = defaultdict(list)
-    for header in sorted(headers, key=lambda h: not _decodable(h.syntax)):
-        identity = (header.instance_uid, header.position, header.instance_number, header.frames)
+    for header in sorted(files.values(), key=lambda h: not _decodable(h.syntax)):
+        identity = (*_place(header), header.uids[2], header.instance_number, header.frames)
         original = next((h for h in seen[identity] if _same_image(h, header)), None)
-        if header.instance_uid and original:
-            failures.append(_duplicate(header, original))
+        if header.uids[2] and original:
+            copies.append((header, original))
+            continue
+        others |= {(_folder(header), _folder(h)) for h in seen[identity] if header.uids[2]}
+        seen[identity].append(header)
+        kept.append(header)
+    failures = []
+    for copy, original in copies:
+        if _folder(copy) != _folder(original) and (_folder(copy), _folder(original)) in others:
+            kept.append(copy)
         else:
-            seen[identity].append(header)
-            kept.append(header)
-    return kept, failures
+            failures.append(_duplicate(copy, original))
+    paths = {header.file.path for header in kept}
+    return [header for header in headers if header.file.path in paths], failures
 
 
 def drop_identical(
-    stacks: Sequence[Sequence[Header]],
+    places: Sequence[Sequence[Header]],
 ) -> tuple[list[list[Header]], list[Failure]]:
-    """Of the images at each place keep one of each content, judged by the stored pixel bytes."""
-    kept: list[list[Header]] = []
-    failures: list[Failure] = []
-    for stack in stacks:
-        originals: dict[str, Header] = {}
-        for header in stack:
-            content = _digest(header) if len(stack) > 1 else ""
-            if content in originals:
-                failures.append(_duplicate(header, originals[content]))
-            else:
-                originals[content] = header
-        kept.append(list(originals.values()))
-    return kept, failures
+    """Of images at one place keep one of each content, judged by the stored pixel bytes.
 
-
-def split_by_time(stacks: Sequence[Sequence[Header]]) -> list[list[Header]] | None:
-    """Split repeated places into time points, echoes or weightings; None where no tag tells them.
-
-    `stacks` holds the images of each place. A tag counts only if it takes as many values as
-    places have images, and none of its parts covers less than half the places.
+    Only a set of images that repeats others throughout is a copy, and only of images with the
+    same traits. Two acquisitions of one place both begin and end with slices of nothing but air,
+    which are equal and belong to two scans.
     """
-    most = max(len(stack) for stack in stacks)
-    for column in range(len(TEMPORAL_KEYWORDS)):
-        parts: dict[str, list[Header]] = defaultdict(list)
-        single = True
-        for stack in stacks:
-            values = [header.temporal[column] for header in stack]
-            single = single and len(set(values)) == len(values)
-            for value, header in zip(values, stack, strict=True):
-                parts[value].append(header)
-        if single and len(parts) == most and 2 * min(map(len, parts.values())) >= len(stacks):
-            return [parts[value] for value in sorted(parts, key=_as_number)]
-    return None
+    originals: list[dict[object, Header]] = [{} for _ in places]
+    kept: list[list[Header]] = [[] for _ in places]
+    failures: list[Failure] = []
+    turns = max(len(place) for place in places)
+    ordered = [sorted(place, key=in_order) for place in places]
+    for turn in range(turns):
+        images = [(at, place[turn]) for at, place in enumerate(ordered) if turn < len(place)]
+        repeats = [(at, header, _content(header, ordered[at])) for at, header in images]
+        if turn and all(content in originals[at] for at, _, content in repeats):
+            failures += [_duplicate(h, originals[at][content]) for at, h, content in repeats]
+            continue
+        for at, header, content in repeats:
+            originals[at].setdefault(content, header)
+            kept[at].append(header)
+    return kept, failures
 
 
 def split_by_turn(stacks: Sequence[Sequence[Header]]) -> list[list[Header]]:
@@ -84,27 +87,35 @@ def split_by_turn(stacks: Sequence[Sequence[Header]]) -> list[list[Header]]:
     return [parts[turn] for turn in sorted(parts)]
 
 
-def in_order(header: Header) -> tuple[bool, int, str]:
-    """Sort key: by instance number, then by name; images without a number come last."""
-    number = header.instance_number
-    return number is None, number or 0, header.file.source
+def in_order(header: Header) -> tuple[bool, int, str, int]:
+    """Sort key: by instance number, name and frame; images without a number come last."""
+    number = header.concatenation.number if header.concatenation else header.instance_number
+    return number is None, number or 0, header.file.source, header.frame or 0
 
 
 def repeated_numbers(headers: Sequence[Header]) -> bool:
     """True where instance numbers do not put the images in one order."""
-    numbers = Counter(header.instance_number for header in headers)
-    return numbers[None] > 0 or max(numbers.values()) > 1
+    numbers = Counter((*in_order(header)[:2], header.frame) for header in headers)
+    return any(missing for missing, _, _ in numbers) or max(numbers.values()) > 1
 
 
-def _as_number(value: str) -> tuple[float, str]:
-    try:
-        return float(value), value
-    except ValueError:
-        return float("inf"), value
+def _place(header: Header) -> tuple[object, ...]:
+    return header.plane.position, header.plane.orientation, header.traits
+
+
+def _folder(header: Header) -> str:
+    return header.file.source.rpartition("/")[0]
 
 
 def _same_image(first: Header, second: Header) -> bool:
     return first.syntax != second.syntax or _digest(first) == _digest(second)
+
+
+def _content(header: Header, place: Sequence[Header]) -> object:
+    """What is equal for copies; pixels are read only where something could be a copy."""
+    alike = sum(other.traits == header.traits for other in place)
+    own = header.file.path if header.frame is None else (header.file.path, header.frame)
+    return (_digest(header), header.traits) if alike > 1 and header.frame is None else own
 
 
 def _digest(header: Header) -> str:

@@ -10,6 +10,8 @@ from pydicom.tag import BaseTag, Tag
 
 # Scanners round direction cosines; beyond this they describe no plane at all.
 _RIGHT_ANGLE_TOLERANCE = 0.02
+# Some write vectors of another length, which says nothing of the direction they give.
+_SHORTEST, _LONGEST = 0.5, 2.0
 
 
 @lru_cache
@@ -35,6 +37,15 @@ def value_of(dataset: Dataset, keyword: str | int) -> object:
         return None
 
 
+def is_empty(dataset: Dataset, keyword: str) -> bool:
+    """True where the element is absent or holds no value; False for one that cannot be parsed."""
+    tag = _tag(keyword)
+    if tag not in dataset:
+        return True
+    value = dataset.get_item(tag).value
+    return not (value.strip(b"\0 ") if isinstance(value, bytes) else value)
+
+
 def text(dataset: Dataset, keyword: str) -> str:
     """The element as text, "" where there is none; several values are joined by backslashes."""
     value = value_of(dataset, keyword)
@@ -54,6 +65,8 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | N
     """Exactly `count` finite numbers, or None."""
     value = value_of(dataset, keyword)
     items = list(value) if isinstance(value, (MultiValue, list)) else [value]
+    while len(items) > count and str(items[-1]).strip() in ("", "None"):  # a trailing backslash
+        items.pop()
     if len(items) != count:
         return None
     try:
@@ -81,15 +94,20 @@ def lengths(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     return (found[0], found[1]) if found and min(found) > 0 else None
 
 
-def cosines(dataset: Dataset) -> tuple[float, ...] | None:
-    """Direction cosines of a row and a column; None unless they are right-angled unit vectors."""
-    found = numbers(dataset, "ImageOrientationPatient", 6)
+def cosines(dataset: Dataset, keyword: str = "ImageOrientationPatient") -> tuple[float, ...] | None:
+    """Direction cosines of a row and a column; None unless they are at right angles."""
+    found = numbers(dataset, keyword, 6)
     if found is None:
         return None
-    row, column = found[:3], found[3:]
-    products = (_dot(row, row) - 1, _dot(column, column) - 1)
-    faults = (*products, _dot(row, column))
-    return found if max(map(abs, faults)) <= _RIGHT_ANGLE_TOLERANCE else None
+    vectors = (found[:3], found[3:])
+    lengths = [math.sqrt(_dot(vector, vector)) for vector in vectors]
+    if min(lengths) < _SHORTEST or max(lengths) > _LONGEST:
+        return None
+    if max(abs(length**2 - 1) for length in lengths) > _RIGHT_ANGLE_TOLERANCE:
+        pairs = zip(vectors, lengths, strict=True)
+        found = tuple(x / length for vector, length in pairs for x in vector)
+    fault = abs(_dot(found[:3], found[3:]))
+    return found if fault <= _RIGHT_ANGLE_TOLERANCE else None
 
 
 def _dot(first: tuple[float, ...], second: tuple[float, ...]) -> float:

@@ -1,8 +1,9 @@
 """The process in which decoders run, which may crash: paths come in, frames go out.
 
-Requests are lines of JSON, {"path", "count"}. Each of `count` frames is answered by a
-line {"dtype", "shape"} and its bytes; a file that cannot give them by {"error"}, the kind of the
-exception. The process ends when its input does.
+Requests are lines of JSON, {"path", "count", "frames"}: the first `count` frames, or those whose
+numbers `frames` holds, as many, ascending and from 0. Each is answered by a line {"dtype", "shape"}
+and its bytes; a file that cannot give them by {"error"}, the kind of the exception. The process
+ends when its input does.
 """
 
 import json
@@ -55,7 +56,7 @@ def main() -> None:
 def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
     path, left = Path(request["path"]), request["count"]
     dataset, _ = open_dicom(path, path.name, tags=_TAGS)
-    for frame in islice(_frames(dataset), request["count"]):
+    for frame in islice(_frames(dataset, request["frames"]), request["count"]):
         _say(answers, {"dtype": frame.dtype.str, "shape": frame.shape})
         answers.write(np.ascontiguousarray(frame).data)
         answers.flush()
@@ -64,12 +65,12 @@ def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
         raise EOFError
 
 
-def _frames(dataset: FileDataset) -> Iterator[NDArray[Any]]:
-    """All frames, by the first decoder that can read the first one."""
+def _frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray[Any]]:
+    """The frames of these numbers, all if None, by the first decoder that can read the first."""
     plugins = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
     failure: Exception = NotImplementedError()
     for plugin in sorted(plugins, key=_PREFERENCE.index):
-        frames = iter_pixels(dataset, decoding_plugin=plugin)
+        frames = iter_pixels(dataset, indices=numbers, decoding_plugin=plugin)
         try:
             first = next(frames)
         except Exception as error:  # decoders raise many kinds, and another one may succeed

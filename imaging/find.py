@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wsseg.imaging.archive import unpack
 from wsseg.imaging.dicom_group import group
-from wsseg.imaging.dicom_header import Header, read_header
+from wsseg.imaging.dicom_header import Header, read_headers
 from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.find_content import HEAD_BYTES, Content, Head, content_of, header_beside
 from wsseg.imaging.find_files import list_files, shown_names
@@ -42,11 +42,11 @@ def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
             continue
         file, content = found
         if content == "dicom":
-            header = read_header(file)
-            if isinstance(header, Failure):
-                yield header
+            images = read_headers(file)
+            if isinstance(images, Failure):
+                yield images
             else:
-                headers.append(header)
+                headers += images
         elif content == "volume":
             yield from _nifti(file)
         else:

@@ -45,7 +45,7 @@ def read_labels_for(
     Raises ReadError for labels that cannot be read, and for those that lie elsewhere than a DICOM
     image does.
     """
-    grid, labels = read_grid(image), read_grid(path)
+    grid, labels = read_grid(image, volume), _label_grid(path, volume)
 
     def read(index: int) -> Labels:
         return read_label_slice(
@@ -61,15 +61,21 @@ def read_labels_for(
     return found if labels.plane else grid.turn.apply(found)
 
 
-def label_grid_difference(image: Path, path: Path, *, slice_index: int = 0) -> str:
+def _label_grid(path: Path, volume: int) -> Grid:
+    """The grid of the labels of a volume, which labels of one volume serve whichever it is."""
+    grid = read_grid(path)
+    return read_grid(path, volume) if grid.volumes > 1 else grid
+
+
+def label_grid_difference(image: Path, path: Path, *, slice_index: int = 0, volume: int = 0) -> str:
     """Why an image's labels are not on its grid, in words; "" where they are.
 
     A label file of one slice fits every slice of its size. Raises ReadError.
     """
-    grid, labels = read_grid(image), read_grid(path)
+    grid, labels = read_grid(image, volume), _label_grid(path, volume)
     if labels.slices == 1 < grid.slices or _section(grid, labels, slice_index) is not None:
         return ""
-    return grid_difference(image, path)
+    return grid_difference(image, path, volume)
 
 
 @dataclass(frozen=True)

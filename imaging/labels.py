@@ -38,7 +38,9 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
 _CLEAN_PART = r"[A-Za-z0-9](?:[A-Za-z0-9.-]|_(?!_))*"
 _CLEAN_PATH = re.compile(rf"{_CLEAN_PART}(?:/{_CLEAN_PART})*")
 # What is put at the end of other names: a file that is called so by itself is renamed.
-_GIVEN_ENDING = re.compile(r"(-t\d{3,}|--[0-9a-f]{8}|\.[A-Za-z][A-Za-z0-9]{0,4})$")
+_GIVEN_ENDING = re.compile(r"(-t\d{3,}|-part\d+|--[0-9a-f]{8}|\.[A-Za-z][A-Za-z0-9]{0,4})$")
+# How DICOM scans are named: by a series UID, or by a hash of 16 digits in its place.
+_SERIES_NAME = re.compile(r"([0-9]+(\.[0-9]+)*|[0-9a-f]{16})(-[0-9a-f]{8})?(-part\d+)?")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
@@ -67,15 +69,16 @@ def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
 def safe_name(scan: Scan, *, suffix: str | None = None) -> str:
     """A file name for a scan, without suffix: safe on every system, and no patient's.
 
-    DICOM: the series UID (or a hash, where it is not a valid one), and the part of a split
-    series. Otherwise the source path, its folders joined by "__" and without its suffix if the
-    file to be written has the same one (a.png and a.jpg give "a" and "a.jpg"), and the time
-    volume. A name that could be unsafe, ambiguous or too long ends in a hash of the path instead.
+    DICOM: the series UID (or a hash, where it is not a valid one), a hash of the study's where
+    two studies of the run share a series UID, and the part of a split series. Otherwise the
+    source path, its folders joined by "__" and without its suffix if the file to be written has
+    the same one (a.png and a.jpg give "a" and "a.jpg"), and the time volume. A name that could be
+    unsafe, ambiguous (a series UID among them) or too long ends in a hash of the path instead.
     `suffix` is that of the file to be written, by default that of the label map.
     """
     if scan.ref.kind == "dicom":
         part = f"-part{scan.ref.part}" if scan.ref.part else ""
-        return f"{_series_name(scan)}{part}"
+        return f"{_series_name(scan)}{scan.ref.name_ending}{part}"
     volume = "" if scan.ref.volume is None else f"-t{scan.ref.volume:03d}"
     return f"{_source_name(scan.ref.files[0].source, suffix or _suffix(scan))}{volume}"
 
@@ -93,7 +96,13 @@ def _source_name(source: str, implied_suffix: str) -> str:
     stem = source.removesuffix(suffix)
     name = (stem if suffix == implied_suffix else source).replace("/", "__")
     ambiguous = not suffix or _GIVEN_ENDING.search(stem) or not _CLEAN_PATH.fullmatch(source)
-    if ambiguous or len(name) > NAME_LENGTH or _WINDOWS_DEVICE.match(name):
+    # A volume that was converted from a series is often named by its UID.
+    if (
+        _SERIES_NAME.fullmatch(name)
+        or ambiguous
+        or len(name) > NAME_LENGTH
+        or _WINDOWS_DEVICE.match(name)
+    ):
         readable = _UNSAFE.sub("_", name)[-NAME_LENGTH:].strip("_-") or "scan"
         return f"{readable}--{_hash(source, 8)}"
     return name

@@ -17,11 +17,14 @@ Kind = Literal["dicom", "volume", "picture"]
 class FileRef:
     """A file to read, and the name under which reports show it.
 
-    `source` is the path relative to the input the user named, or `archive.zip/member`.
+    `source` is the path relative to the input the user named, or `archive.zip/member`. `seen` is
+    what told the file from others when it was found (see `changed`), empty where nothing did; it
+    is no part of which file it is.
     """
 
     path: Path
     source: str
+    seen: tuple[str | int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,10 @@ class ScanRef:
 
     `files` are in slice order for DICOM and single otherwise. `volume` is the 0-based time volume
     of a 4-D NIfTI file. `part` numbers the scans that one series was split into (0-based).
-    `decoded_bytes` is what its pixels will take as float32, by its headers; 0 where they do not
-    say. It is no part of what the scan is.
+    `frames` holds, for each of `files`, the frames that belong to the scan, in slice order and
+    0-based (or tiles, of a mosaic); empty where all do. `name_ending` tells the scan's name from
+    that of another one with the same series UID. `decoded_bytes` is what its pixels will take as
+    float32, by its headers; 0 where they do not say. It is no part of what the scan is.
     """
 
     kind: Kind
@@ -39,6 +44,8 @@ class ScanRef:
     volume: int | None = None
     part: int = 0
     flags: tuple[str, ...] = ()
+    frames: tuple[tuple[int, ...], ...] = ()
+    name_ending: str = ""
     decoded_bytes: int = field(default=0, compare=False)
 
 
@@ -46,7 +53,8 @@ class ScanRef:
 class SliceId:
     """Where one slice came from; empty text and None where the source does not say.
 
-    `frame` is 1-based within a multi-frame DICOM object, 0-based time volume for 4-D NIfTI.
+    `frame` is 1-based within a multi-frame DICOM object or among the tiles of a mosaic, 0-based
+    time volume for 4-D NIfTI.
     """
 
     source: str

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.dicom_place import dicom_place
+from wsseg.imaging.dicom_place import DicomPlace, dicom_places, frames_ref
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
@@ -18,8 +18,8 @@ from wsseg.imaging.label_numbers import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture import grey_if_equal, open_picture
-from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
-from wsseg.imaging.scan import FileRef, Geometry, Kind, ScanRef
+from wsseg.imaging.picture_page import WHITE, Page, Picture
+from wsseg.imaging.scan import FileRef, Geometry, Kind
 from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
 from wsseg.imaging.volume import volume_geometry
 from wsseg.imaging.volume_file import open_volume
@@ -32,7 +32,7 @@ _NIFTI_NAME = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
 
 
 # A table may name each slice of a file in a row of its own, and ask several things of each.
-_REMEMBERED = 4096
+_REMEMBERED = 256
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,7 @@ class Grid:
 
     shape: rows and columns. geometry, plane: None and "" for pictures. turn: from rows and columns
     as tables, points and drawn pictures count them to those that are shown: a DICOM image is
-    counted as it is stored, all others as they are shown. tagged: whether an orientation tag (EXIF)
-    turns a picture.
+    counted as it is stored, all others as they are shown.
     """
 
     kind: Kind
@@ -52,7 +51,6 @@ class Grid:
     geometry: Geometry | None = None
     plane: PlaneName = ""
     turn: Turn = AS_STORED
-    tagged: bool = False
 
     @property
     def placed(self) -> bool:
@@ -69,8 +67,9 @@ def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[
     """One slice (row, column) or (row, column, 3), in physical units and display order.
 
     It has the values and the orientation that reading the whole scan gives. slice_index counts
-    the slices of a volume, the pages of a TIFF or the frames of a DICOM file; volume the time
-    volumes of a 4-D NIfTI file. Raises ReadError.
+    the slices of a volume in its order, the pages of a TIFF or the frames of a cine; volume the
+    time volumes of a 4-D NIfTI file, or the scans that `find` sees in a DICOM file. Raises
+    ReadError.
     """
     with reading(path.name):
         plane = np.require(_PLANES[_kind(path)](path, slice_index, volume), requirements="W")
@@ -111,29 +110,31 @@ def unnamed_numbers(
 
 def slice_shape(path: Path, *, slice_index: int = 0, volume: int = 0) -> tuple[int, int]:
     """(rows, columns) of a slice in display order, by the file's header. Raises ReadError."""
-    grid = read_grid(path)
+    grid = read_grid(path, volume)
     _check_index(path, slice_index, grid.slices, "slice")
     _check_index(path, volume, grid.volumes, "volume")
     return grid.shape
 
 
-def slice_count(path: Path) -> int:
-    """Slices of a volume, pages of a TIFF, frames of a DICOM file. Raises ReadError."""
-    return read_grid(path).slices
+def slice_count(path: Path, volume: int = 0) -> int:
+    """Slices of a volume, pages of a TIFF, frames of a cine. Raises ReadError."""
+    return read_grid(path, volume).slices
 
 
-def is_turned(path: Path) -> bool:
-    """Whether an orientation tag (EXIF) turns a picture as it is read. Raises ReadError."""
-    return read_grid(path).tagged
+def volume_count(path: Path) -> int:
+    """Time volumes of a 4-D NIfTI file, scans in a DICOM file. Raises ReadError."""
+    return read_grid(path).volumes
 
 
-def grid_difference(first: Path, second: Path) -> str:
+def grid_difference(first: Path, second: Path, volume: int = 0) -> str:
     """How the pixel grids of an image and its label map differ, in words; "" when they do not.
 
-    Sizes are compared for all formats, places in the patient for files that know them. Raises
-    ReadError.
+    volume: of the image, and of the label map where it has several. Sizes are compared for all
+    formats, places in the patient for files that know them. Raises ReadError.
     """
-    one, other = (read_grid(path) for path in (first, second))
+    one, other = read_grid(first, volume), read_grid(second)
+    if other.volumes > 1:
+        other = read_grid(second, volume)
     shape = one.shape if other.plane else one.counted
     if (shape, one.slices) != (other.shape, other.slices):
         return (
@@ -157,16 +158,16 @@ def _apart(one: Geometry, other: Geometry, size: tuple[int, int, int]) -> str:
     return f"the two grids lie up to {apart:.3g} mm apart in the patient"
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, volume: int = 0) -> Grid:
     """The grid of an image or a label map, by its header. Raises ReadError."""
     with reading(path.name):
         status = path.stat()
-        return _grid(path, (status.st_mtime_ns, status.st_size))
+        return _grid(path, volume, (status.st_mtime_ns, status.st_size))
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _grid(path: Path, _version: tuple[int, int]) -> Grid:
-    return _GRIDS[_kind(path)](path)
+def _grid(path: Path, volume: int, _version: tuple[int, int]) -> Grid:
+    return _GRIDS[_kind(path)](path, volume)
 
 
 def _kind(path: Path) -> Kind:
@@ -196,7 +197,7 @@ def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.floa
     return _volume_plane(path, slice_index, volume if volumes > 1 else 0)
 
 
-def _volume_grid(path: Path) -> Grid:
+def _volume_grid(path: Path, _volume: int) -> Grid:
     opened = open_volume(FileRef(path, path.name))
     layout = opened.layout
     return Grid(
@@ -206,17 +207,25 @@ def _volume_grid(path: Path) -> Grid:
     )
 
 
-def _dicom_plane(path: Path, slice_index: int, _volume: int) -> NDArray[np.float32]:
-    pixels = read_dicom(ScanRef("dicom", (FileRef(path, path.name),))).pixels
-    _check_index(path, slice_index, len(pixels), "slice")
-    plane: NDArray[np.float32] = pixels[slice_index]
+def _dicom_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    place = _dicom_volume(path, volume)
+    _check_index(path, slice_index, len(place.frames), "slice")
+    plane: NDArray[np.float32] = read_dicom(frames_ref(path, (place.frames[slice_index],))).pixels[
+        0
+    ]
     return plane
 
 
-def _dicom_grid(path: Path) -> Grid:
-    place = dicom_place(path)
+def _dicom_volume(path: Path, volume: int) -> DicomPlace:
+    places = dicom_places(path)
+    _check_index(path, volume, len(places), "volume")
+    return places[volume]
+
+
+def _dicom_grid(path: Path, volume: int) -> Grid:
+    place = _dicom_volume(path, volume)
     return Grid(
-        *("dicom", place.turn.shape(place.stored), place.slices),
+        *("dicom", place.turn.shape(place.stored), len(place.frames), len(dicom_places(path))),
         geometry=place.geometry,
         plane=place.plane,
         turn=place.turn,
@@ -246,10 +255,9 @@ def _picture_labels(path: Path, slice_index: int, volume: int) -> Page:
         return picture.page(slice_index, own)
 
 
-def _picture_grid(path: Path) -> Grid:
+def _picture_grid(path: Path, _volume: int) -> Grid:
     with open_picture(path, path.name) as picture:
-        tagged = ORIENTED in picture.flags
-        return Grid(*("picture", picture.shape, picture.slices, picture.volumes), tagged=tagged)
+        return Grid("picture", picture.shape, picture.slices, picture.volumes)
 
 
 def _label_page(path: Path, slice_index: int, volume: int) -> Page:
@@ -276,7 +284,7 @@ _LABELS: dict[Kind, Callable[[Path, int, int], Page]] = {
     "dicom": _dicom_label_page,
     "picture": _picture_labels,
 }
-_GRIDS: dict[Kind, Callable[[Path], Grid]] = {
+_GRIDS: dict[Kind, Callable[[Path, int], Grid]] = {
     "volume": _volume_grid,
     "dicom": _dicom_grid,
     "picture": _picture_grid,

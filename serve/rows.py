@@ -21,10 +21,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class SliceOrigin:
-    """Which slice: `slice` counts from 0 in the scan's order, `frame` is `SliceId.frame`.
-
-    plane: of the body, axial, coronal or sagittal; empty where the source does not say.
-    """
+    """Which slice: `slice` counts from 0 in the scan's order, `frame` is `SliceId.frame`."""
 
     source: str
     modality: str
@@ -33,7 +30,6 @@ class SliceOrigin:
     instance_uid: str
     frame: int | None
     slice: int
-    plane: str
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,7 @@ class SliceRow:
 
 @dataclass(frozen=True)
 class SeriesOrigin:
-    """Which scan: `frame` is the time volume of a 4-D file, `part` numbers a series' parts.
-
-    plane: as in `SliceOrigin`.
-    """
+    """Which scan: `frame` is the time volume of a 4-D file, `part` numbers a series' parts."""
 
     source: str
     modality: str
@@ -80,7 +73,6 @@ class SeriesOrigin:
     series_uid: str
     frame: int | None
     part: int
-    plane: str
 
 
 @dataclass(frozen=True)

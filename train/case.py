@@ -4,8 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from wsseg.imaging.label_numbers import PLAIN, Numbering
-
 Split = Literal["train", "val", "test"]
 MarkKind = Literal["eroded", "disc", "point", "scribble"]
 Pixel = tuple[int, int]
@@ -71,7 +69,7 @@ class Case:
     grid (marks: 0 not marked, class number, 255 marked as background; mask: 0 background, class
     number). points: (row, column, class number) pixels marked inside a class, the extremes of its
     regions among them; number 255 marks background. slice_index, volume: for 3-D and 4-D files,
-    0-based. numbering: how marks and mask number the classes in their files.
+    0-based.
     """
 
     row: int
@@ -85,7 +83,6 @@ class Case:
     slice_index: int = 0
     volume: int = 0
     regions: tuple[Region, ...] = ()
-    numbering: Numbering = PLAIN
 
     @property
     def locates(self) -> bool:

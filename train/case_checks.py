@@ -6,17 +6,14 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from wsseg.imaging.slices import is_turned
 from wsseg.train.case import Case
 from wsseg.train.case_faults import Fault
 from wsseg.train.file_checks import check_case
-from wsseg.train.label_files import unnamed_labels
 from wsseg.train.ratios import Denominator
 
 READERS = min(32, 4 + (os.cpu_count() or 1))
 """Threads that read files: more than cores, because most of the time is spent waiting for disks
 and network shares."""
-NUMBERS_SHOWN = 8
 
 
 def check_table(
@@ -49,32 +46,6 @@ def check_files(
         sliced = [case.row not in unsliced for case in cases]
         for case, messages in zip(cases, pool.map(check, cases, sliced), strict=True):
             yield from (Fault(case.row, message) for message in messages)
-
-
-def label_notes(cases: Sequence[Case]) -> Iterator[str]:
-    """What label files hold that is allowed, but may not be meant. Checked cases only."""
-    labelled = [case for case in cases if case.marks is not None or case.mask is not None]
-    with ThreadPoolExecutor(READERS) as pool:
-        turned = list(pool.map(_turned_alone, labelled))
-        found = pool.map(unnamed_labels, labelled)
-        unnamed = sorted({number for each in found for number in each})
-    if any(turned):
-        first = labelled[turned.index(True)].row
-        yield (
-            f"{sum(turned)} images have an orientation tag (EXIF) that their label file lacks, the "
-            f"first in line {first}: labels count as drawn on the picture as it is shown"
-        )
-    if unnamed:
-        shown = ", ".join(map(str, unnamed[:NUMBERS_SHOWN]))
-        more = ", ..." if len(unnamed) > NUMBERS_SHOWN else ""
-        yield (
-            f"label numbers {shown}{more} stand for no class in [labels]: they count as background"
-        )
-
-
-def _turned_alone(case: Case) -> bool:
-    files = [path for path in (case.marks, case.mask) if path is not None]
-    return is_turned(case.image) and not all(map(is_turned, files))
 
 
 def _repeated(cases: Sequence[Case]) -> Iterator[Fault]:

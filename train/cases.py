@@ -1,7 +1,7 @@
 """cases.csv as cases: read, divided into splits and checked as a whole before anything trains."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import TypeVar
 import numpy as np
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.label_numbers import Label, Numbering, numbering
 from wsseg.train.case import Case, CaseTable, Pixel, Point, Region
 from wsseg.train.case_cells import (
     CellError,
@@ -25,7 +24,7 @@ from wsseg.train.case_cells import (
     parse_ratio,
     parse_split,
 )
-from wsseg.train.case_checks import check_files, check_table, label_notes
+from wsseg.train.case_checks import check_files, check_table
 from wsseg.train.case_columns import Columns, read_columns
 from wsseg.train.case_faults import CasesError, Fault
 from wsseg.train.case_table import Row, TextTable, read_table
@@ -44,7 +43,6 @@ class _Reading:
     folder: Path
     columns: Columns
     denominators: tuple[Denominator, ...]
-    numbering: Numbering
 
 
 def read_cases(
@@ -52,7 +50,6 @@ def read_cases(
     *,
     classes: tuple[str, ...] | None = None,
     ratios: tuple[RatioDefinition, ...] = (),
-    labels: Mapping[str, tuple[Label, ...]] | None = None,
     seed: int = 0,
     val_fraction: float = 0.15,
     unlabelled: bool = False,
@@ -61,10 +58,8 @@ def read_cases(
 
     classes: names in class-number order; without them the columns name the classes, see
     `read_columns`, or there is one, called roi. ratios: what the ratio columns are fractions of,
-    the whole image by default. labels: what stands for each class in marks and masks, by name;
-    class k is number k by default. Without a split column, `val_fraction` of the groups (at least
-    one, and never all) go to val, chosen by `seed`; a row without a group is grouped by its image
-    file.
+    the whole image by default. Without a split column, `val_fraction` of the groups (at least one,
+    and never all) go to val, chosen by `seed`; a row without a group is grouped by its image file.
     unlabelled: whether a training case may be a picture alone, for a run that has a teacher.
 
     Every file is looked at before this returns: the headers of images, the pixels of marks and
@@ -72,12 +67,7 @@ def read_cases(
     """
     table = read_table(path)
     columns = _checked_columns(table, classes)
-    reading = _Reading(
-        path.parent,
-        columns,
-        class_denominators(columns.classes, ratios),
-        numbering(columns.classes, labels or {}),
-    )
+    reading = _Reading(path.parent, columns, class_denominators(columns.classes, ratios))
     cases, faults = _read_rows(table, reading)
     if "split" not in table.header:
         cases = _divide(cases, seed=seed, val_fraction=val_fraction)
@@ -88,8 +78,6 @@ def read_cases(
     if faults:
         raise CasesError(path.name, faults)
     _warn(cases)
-    for note in label_notes(cases):
-        log.warning("%s", note)
     return CaseTable(path, table.sha256, columns.classes, tuple(map(shown, cases)))
 
 
@@ -140,7 +128,6 @@ def _case(cells: _Cells, reading: _Reading) -> Case:
         slice_index=cells.value("slice", parse_index, 0),
         volume=cells.value("volume", parse_index, 0),
         regions=regions,
-        numbering=reading.numbering,
     )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.label_place import label_grid_difference
-from wsseg.imaging.slices import is_turned, read_grid, slice_count, slice_shape
+from wsseg.imaging.slices import read_grid, slice_count, slice_shape
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Case
 from wsseg.train.case_agreement import (
@@ -106,13 +106,13 @@ def _attempt(
 
 
 def _image_shape(path: Path, case: Case, sliced: bool) -> tuple[int, int]:
-    count = slice_count(path)
+    count = slice_count(path, case.volume)
     if count > 1 and not sliced:
         raise _FileError(
             f"{path.name} has {count} slices: give one, from 0, in a column named slice"
         )
     slice_shape(path, slice_index=case.slice_index, volume=case.volume)
-    return read_grid(path).counted
+    return read_grid(path, case.volume).counted
 
 
 def _mask(
@@ -179,17 +179,13 @@ def _on_grid(
     if shape is None:
         return None
     if labels.shape != shape:
-        if labels.shape == shape[::-1] and is_turned(case.image):
-            raise _FileError(
-                f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, those of "
-                f"the stored pixels, but an orientation tag (EXIF) turns the image: draw it on the "
-                f"picture as it is shown, or give it the same tag"
-            )
         raise _FileError(
             f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, the image "
             f"{shape[0]} and {shape[1]}: draw it on the image's own pixels"
         )
-    difference = label_grid_difference(case.image, path, slice_index=case.slice_index)
+    difference = label_grid_difference(
+        case.image, path, slice_index=case.slice_index, volume=case.volume
+    )
     if difference:
         raise _FileError(f"{difference}: draw it on the image's own grid")
     return labels

@@ -74,11 +74,7 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     """The part of a run that every process runs."""
     config = task.config
     table = read_cases(
-        task.cases,
-        ratios=config.ratios,
-        labels=config.labels,
-        seed=config.seed,
-        unlabelled=config.distill is not None,
+        task.cases, ratios=config.ratios, seed=config.seed, unlabelled=config.distill is not None
     )
     teacher = find_teacher(config, table.classes, fabric.device)
     state = started(task.out, task.cases, table.sha256) if task.resume else None

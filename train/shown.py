@@ -18,7 +18,7 @@ def as_counted(case: Case, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Raises ReadError for an image whose header cannot be read.
     """
-    return read_grid(case.image).turn.undo(labels)
+    return read_grid(case.image, case.volume).turn.undo(labels)
 
 
 def shown(case: Case) -> Case:
@@ -28,7 +28,7 @@ def shown(case: Case) -> Case:
     """
     if not case.points and all(region.placeless for region in case.regions):
         return case
-    grid = read_grid(case.image)
+    grid = read_grid(case.image, case.volume)
     if grid.turn == AS_STORED:
         return case
     place = _Counted(grid.turn, grid.shape)

@@ -18,6 +18,11 @@ def read(path):
     return read_dicom(ScanRef("dicom", (FileRef(path, path.name),)))
 
 
+def scans_in(path):
+    found = list(find([path], scratch=path.parent / ".scratch"))
+    return [read_dicom(ref) for ref in found if isinstance(ref, ScanRef)]
+
+
 def item(**elements):
     dataset = Dataset()
     for keyword, value in elements.items():
@@ -25,8 +30,11 @@ def item(**elements):
     return dataset
 
 
-def frame_groups(height, *, orientation=None, spacing=None, slope=None):
-    groups = item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, height])])
+def frame_groups(height, *, position=None, orientation=None, spacing=None, slope=None, **macros):
+    """Functional groups of a frame; other macros by name, each with a dict of its elements."""
+    groups = item(PlanePositionSequence=[item(ImagePositionPatient=position or [0, 0, height])])
+    for name, elements in macros.items():
+        setattr(groups, name, [item(**elements)])
     if orientation:
         groups.PlaneOrientationSequence = [item(ImageOrientationPatient=orientation)]
     if spacing:
@@ -84,33 +92,39 @@ def test_the_group_of_a_frame_wins_over_the_shared_one(enhanced):
     assert scan.pixels[:, 0, 0].tolist() == [-100, 5]
 
 
-def test_frames_at_repeated_positions_make_no_volume(enhanced):
-    scan = read(enhanced([frame_groups(height) for height in (0, 3, 0, 3)]))
-    assert scan.flags == ("MIXED_FRAMES",)
-    assert scan.pixels[:, 0, 0].tolist() == [-100, -98, -96, -94]
-    assert scan.geometry.positions_mm is None
-    assert scan.geometry.pixel_mm == (0.8, 0.5)
+def values(scan):
+    return scan.pixels[:, 0, 0].tolist()
 
 
-def test_frames_of_several_orientations_make_no_volume(enhanced):
-    across = frame_groups(3, orientation=[0, 1, 0, 0, 0, -1])
-    scan = read(enhanced([frame_groups(0), across]))
-    assert scan.flags == ("MIXED_FRAMES",)
-    assert scan.geometry.affine is None
+def test_frames_at_repeated_positions_are_scans_in_the_order_of_the_frames(enhanced):
+    first, second = scans_in(enhanced([frame_groups(height) for height in (0, 3, 0, 3)]))
+    assert (values(first), values(second)) == ([-100, -98], [-96, -94])
+    for scan in (first, second):
+        assert scan.flags == ("REPEATED_POSITIONS", "SPLIT")
+        np.testing.assert_allclose(scan.geometry.positions_mm, [0, 3])
 
 
-def test_frames_of_several_pixel_sizes_have_no_common_length(enhanced):
-    scan = read(enhanced([frame_groups(0), frame_groups(3, spacing=[1.0, 1.0])]))
-    assert scan.flags == ("MIXED_SPACING", "PX_ONLY")
-    assert scan.geometry.pixel_mm is None
+def test_frames_of_several_orientations_are_scans_of_their_own(enhanced):
+    across = [
+        frame_groups(height, orientation=[0, 1, 0, 0, 0, -1], position=[height, 0, 0])
+        for height in (8, 4)
+    ]
+    path = enhanced([across[0], frame_groups(0), across[1], frame_groups(3), frame_groups(6)])
+    sagittal, axial = scans_in(path)
+    assert [found.frame for found in axial.slices] == [2, 4, 5]
+    assert [found.frame for found in sagittal.slices] == [1, 3]
+    assert axial.flags == sagittal.flags == ("SPLIT",)
+    np.testing.assert_allclose(np.diff(axial.geometry.positions_mm), 3)
+    np.testing.assert_allclose(np.abs(np.diff(sagittal.geometry.positions_mm)), 4)
 
 
-def test_a_spacing_of_the_object_that_contradicts_its_frames_gives_no_length(enhanced):
-    groups = [frame_groups(0), frame_groups(3)]
-    scan = read(enhanced(groups, PixelSpacing=[4.0, 2.5]))
-    assert scan.flags == ("PX_ONLY", "SPACING_CONFLICT")
-    assert scan.geometry.pixel_mm is None
-    assert read(enhanced(groups, PixelSpacing=[0.8, 0.5])).geometry.pixel_mm == (0.8, 0.5)
+def test_frames_of_several_pixel_sizes_are_scans_with_their_own_lengths(enhanced):
+    wide = {"spacing": [1.0, 1.0]}
+    groups = [frame_groups(0), frame_groups(0, **wide), frame_groups(3), frame_groups(3, **wide)]
+    scans = scans_in(enhanced(groups))
+    assert [scan.geometry.pixel_mm for scan in scans] == [(0.8, 0.5), (1.0, 1.0)]
+    assert [values(scan) for scan in scans] == [[-100, -96], [-98, -94]]
+    assert all(scan.flags == ("SPLIT",) for scan in scans)
 
 
 def test_a_missing_frame_position_is_a_gap(enhanced):
@@ -126,7 +140,7 @@ def test_an_enhanced_object_is_one_scan_of_its_own(enhanced, tmp_path):
 
 
 @pytest.fixture
-def enhanced_series(tmp_path, write_dicom):
+def write_one_by_one(tmp_path, write_dicom):
     """Writes an enhanced CT of one frame a file, numbered against the order of the planes."""
 
     def write(groups):
@@ -142,29 +156,29 @@ def enhanced_series(tmp_path, write_dicom):
                 SharedFunctionalGroupsSequence=[SHARED],
                 PerFrameFunctionalGroupsSequence=[group],
             )
-        (ref,) = find([tmp_path], scratch=tmp_path / ".scratch")
-        assert isinstance(ref, ScanRef)
-        return read_dicom(ref)
 
     return write
 
 
-def test_enhanced_files_of_one_frame_are_ordered_by_the_positions_in_their_groups(enhanced_series):
-    scan = enhanced_series([frame_groups(height) for height in (6, 0, 9, 3)])
+def test_enhanced_files_of_one_frame_are_ordered_by_the_positions_in_their_groups(
+    write_one_by_one, tmp_path
+):
+    write_one_by_one([frame_groups(height) for height in (6, 0, 9, 3)])
+    (scan,) = scans_in(tmp_path)
     assert scan.pixels[:, 0, 0].tolist() == [-98, -94, -100, -96]
     assert [found.source.rpartition("/")[2] for found in scan.slices] == ["1", "3", "0", "2"]
     np.testing.assert_allclose(scan.geometry.positions_mm, [0, 3, 6, 9])
     assert scan.flags == ()
 
 
-def test_enhanced_files_of_several_orientations_keep_their_order_without_positions(
-    enhanced_series,
-):
+def test_enhanced_files_of_several_orientations_are_scans_of_their_own(write_one_by_one, tmp_path):
     across = frame_groups(0, orientation=[0, 1, 0, 0, 0, -1])
-    scan = enhanced_series([frame_groups(3), across])
-    assert scan.pixels[:, 0, 0].tolist() == [-100, -98]
-    assert scan.geometry.positions_mm is None
-    assert scan.flags == ("MIXED_FRAMES",)
+    write_one_by_one([frame_groups(3), across, frame_groups(0)])
+    axial, sagittal = scans_in(tmp_path)
+    assert values(axial) == [-96, -100]
+    np.testing.assert_allclose(axial.geometry.positions_mm, [0, 3])
+    assert values(sagittal) == [-98]
+    assert axial.flags == sagittal.flags == ("SPLIT",)
 
 
 def ultrasound(path, write_dicom, **elements):

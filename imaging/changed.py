@@ -1,0 +1,24 @@
+"""Whether a file is still the one that was found."""
+
+import os
+
+from wsseg.imaging.errors import ReadError
+from wsseg.imaging.scan import FileRef
+
+
+def seen_by(status: os.stat_result) -> tuple[str | int, ...]:
+    """What tells a file of any format from another one put in its place: size and time."""
+    return status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(file: FileRef, seen: tuple[str | int, ...]) -> None:
+    """Compare what a file shows now with what it showed when it was found, if that is known.
+
+    Raises ReadError: a file that was replaced meanwhile may belong to another scan or patient.
+    """
+    if file.seen and file.seen != seen:
+        raise ReadError(
+            "changed",
+            f"{file.source} was replaced after the inputs were listed: run it again when nothing "
+            "writes to them",
+        )

@@ -1,0 +1,224 @@
+"""Images that lie on parallel planes, told apart: which of them are slices of one scan."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.dicom_geometry import SAME_PLACE_MM, is_even, normal_of
+from wsseg.imaging.dicom_header import Header
+from wsseg.imaging.dicom_repeats import drop_identical, in_order, split_by_turn
+from wsseg.imaging.dicom_traits import PASSING, TELLING
+from wsseg.imaging.errors import Failure
+
+Place = list[Header]
+Key = Callable[[Header], str]
+
+# Images nearer than this part of their thickness show the same tissue: a table that came back.
+_SAME_TISSUE = 0.1
+# The same in mm: at most, and of slices that do not say how thick they are.
+_MOST_SAME_TISSUE_MM, _SAME_TISSUE_MM = 0.5, 0.1
+# Slices are this much farther apart than images of one place.
+_APART = 5
+# Slices that overlap by more than this part of their thickness were not acquired in turns.
+_OVERLAP = 0.05
+
+
+def scans_of_stack(stack: Sequence[Header]) -> tuple[list[list[Header]], list[Failure], set[str]]:
+    """Scans in slice order, files dropped as identical, and flags for all of the scans.
+
+    Of images at one place those that a trait tells apart (time, echo, weighting, quantity) are
+    slices of different scans, and so are images of two stacks that lie between each other.
+    REPEATED_POSITIONS: only the order of acquisition told them apart. DUPLICATE: copies dropped.
+    """
+    places = places_of(stack)
+    dropped: list[Failure] = []
+    if _most(places) > 1:
+        places, dropped = drop_identical(places)
+    scans, flags = _split(places)
+    return scans, dropped, flags | ({"DUPLICATE"} if dropped else set())
+
+
+def places_of(stack: Sequence[Header]) -> list[Place]:
+    """The images of each position along the normal, in the order of the positions.
+
+    Positions that differ by less than SAME_PLACE_MM are one; so are those that differ by a small
+    part of the slice's thickness, where whole slices lie between one such place and the next.
+    """
+    heights = _heights(stack)
+    exact = _clusters(stack, heights, SAME_PLACE_MM)
+    nearest = _same_tissue_mm(stack)
+    steps = np.diff(np.sort(heights))
+    if not ((steps > SAME_PLACE_MM) & (steps <= nearest)).any():
+        return exact
+    rough = _clusters(stack, heights, nearest)
+    extents = [float(np.ptp(_heights(place))) for place in rough]
+    between = [_heights(after).min() - _heights(before).max() for before, after in pairwise(rough)]
+    apart = min(between, default=np.inf) >= _APART * max(extents)
+    known = len(rough) > 1 or bool(stack[0].thickness_mm)
+    return rough if apart and known else exact
+
+
+def _heights(stack: Sequence[Header]) -> NDArray[np.float64]:
+    positions = np.array([header.plane.position for header in stack], np.float64)
+    heights: NDArray[np.float64] = positions @ normal_of(stack[0].plane.orientation or ())
+    return heights
+
+
+def _same_tissue_mm(stack: Sequence[Header]) -> float:
+    thickness = min((h.thickness_mm or 0.0 for h in stack), default=0.0)
+    part = _SAME_TISSUE * thickness if thickness > 0 else _SAME_TISSUE_MM
+    return min(max(SAME_PLACE_MM, part), _MOST_SAME_TISSUE_MM)
+
+
+def _clusters(stack: Sequence[Header], heights: NDArray[np.float64], reach: float) -> list[Place]:
+    places: list[Place] = []
+    last = -np.inf
+    for height, header in sorted(zip(heights, stack, strict=True), key=lambda pair: pair[0]):
+        if height - last > reach:
+            places.append([])
+            last = height
+        places[-1].append(header)
+    return places
+
+
+def _most(places: Sequence[Place]) -> int:
+    return max(len(place) for place in places)
+
+
+def _split(places: Sequence[Place]) -> tuple[list[list[Header]], set[str]]:
+    """Scans with one image a place; by the traits that tell images apart, else by turn."""
+    most = _most(places)
+    if most == 1:
+        stack = [place[0] for place in places]
+        return _between_each_other(stack) or [stack], set()
+    for key in _keys(places):
+        parts = _parts(places, key)
+        if _tell_apart(parts, most, len(places)):
+            found = [_split(part) for part in parts]
+            scans = [scan for of_part, _ in found for scan in of_part]
+            return scans, set[str]().union(*(flags for _, flags in found))
+    return split_by_turn(places), {"REPEATED_POSITIONS"}
+
+
+def _keys(places: Sequence[Place]) -> list[Key]:
+    """What may tell images apart, the most telling first: traits, dimensions, folders."""
+    longest = max(len(header.traits) for place in places for header in place)
+    return [*map(_trait, range(longest)), _folder]
+
+
+def _trait(column: int) -> Key:
+    return lambda header: header.traits[column] if column < len(header.traits) else ""
+
+
+def _folder(header: Header) -> str:
+    return header.file.source.rpartition("/")[0]
+
+
+def _parts(places: Sequence[Place], key: Key) -> list[list[Place]]:
+    """Places with the images of each value of a key, in the order of the values."""
+    parts: dict[str, list[Place]] = defaultdict(list)
+    for place in places:
+        by_value: dict[str, Place] = defaultdict(list)
+        for header in place:
+            by_value[key(header)].append(header)
+        for value, images in by_value.items():
+            parts[value].append(images)
+    return [parts[value] for value in sorted(parts, key=_as_number)]
+
+
+def _tell_apart(parts: Sequence[Sequence[Place]], most: int, places: int) -> bool:
+    """Whether parts are scans of their own: fewer repeats in each, and no crumbs among them."""
+    return (
+        1 < len(parts) <= most
+        and all(_most(part) < most for part in parts)
+        and 2 * min(map(len, parts)) >= places
+    )
+
+
+def _between_each_other(stack: list[Header]) -> list[list[Header]] | None:
+    """Two scans or more whose slices lie between each other; None where they are one.
+
+    A trait must tell them apart, and each by itself must be evenly spaced. Slices of one scan may
+    be acquired in turns, so that its odd slices have another number or time than its even ones:
+    by those, scans are told apart only where slices would overlap if they were of one scan.
+    """
+    for key, passing in _between_keys(stack):
+        if not 1 < len({key(header) for header in stack}) <= len(stack) // 2:
+            continue
+        parts = [_firsts(part) for part in _parts([[header] for header in stack], key)]
+        if _interleaved(parts) and (not passing or _overlap(stack, parts)):
+            return parts
+    return None
+
+
+def _between_keys(stack: Sequence[Header]) -> Iterator[tuple[Key, bool]]:
+    """Keys that may tell scans apart, and whether they also differ within one scan."""
+    for column in range(max(len(header.traits) for header in stack)):
+        passing = column >= len(TELLING) or TELLING[column] in PASSING
+        yield _trait(column), passing
+    yield _folder, True
+    by_time = TELLING.index("AcquisitionTime")
+    for order in (in_order, lambda header: (header.traits[by_time], in_order(header))):
+        yield _run_of(sorted(stack, key=order)), True
+
+
+def _run_of(stack: Sequence[Header]) -> Key:
+    """The pass over the body in which an image was taken, of images in order of acquisition."""
+    runs: dict[int, str] = {}
+    heights = _heights(stack)
+    run, way = 0, 0.0
+    for at, header in enumerate(stack):
+        step = heights[at] - heights[at - 1] if at else 0.0
+        if step * way < 0:
+            run, way = run + 1, 0.0
+        else:
+            way = way or step
+        runs[id(header)] = str(run)
+    return lambda header: runs[id(header)]
+
+
+def _firsts(part: Sequence[Place]) -> list[Header]:
+    return [place[0] for place in part]
+
+
+def _interleaved(parts: Sequence[list[Header]]) -> bool:
+    """Whether evenly spaced parts of several slices cover the same stretch of the body."""
+    if min(map(len, parts)) < 2:
+        return False
+    heights = [_heights_along(part, parts[0]) for part in parts]
+    ends = [(min(part), max(part)) for part in heights]
+    lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
+    stretch = highest - lowest
+    shared = min(high for _, high in ends) - max(low for low, _ in ends)
+    return 2 * shared >= stretch and all(is_even(part) for part in heights)
+
+
+def _heights_along(part: Sequence[Header], reference: Sequence[Header]) -> list[float]:
+    normal = normal_of(reference[0].plane.orientation or ())
+    return sorted(float(np.dot(header.plane.position or (), normal)) for header in part)
+
+
+def _overlap(stack: Sequence[Header], parts: Sequence[list[Header]]) -> bool:
+    """Whether slices of all parts together lie closer than the header says, those of one not."""
+    merged = np.diff(_heights_along(stack, parts[0]))
+    own = min(float(np.diff(_heights_along(part, parts[0])).min()) for part in parts)
+    stated = stack[0].step_mm
+    if stated and abs(abs(stated) - own) <= _OVERLAP * own:
+        return True
+    if stated and abs(abs(stated) - float(np.median(merged))) <= _OVERLAP * abs(stated):
+        return False
+    thickness = min((header.thickness_mm or 0.0) for header in stack)
+    if thickness > 0:
+        return bool(merged.min() < (1 - _OVERLAP) * thickness <= own)
+    # Nothing is said: evenly spaced parts that make an uneven whole were placed apart.
+    return not is_even(merged.cumsum().tolist())
+
+
+def _as_number(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return float("inf"), value
