@@ -32,6 +32,14 @@ def infer(
             "Changes no measured ratio, but passes TensorRT over."
         ),
     ] = None,
+    pixel_mm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MM",
+            help="Pixel size of pictures that do not know theirs: one length in mm, or ROW,COLUMN. "
+            "DICOM, NIfTI and TIFFs with a size keep their own.",
+        ),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda (an error where it fails)."),
@@ -98,6 +106,7 @@ def infer(
             threads=threads,
             skip=skip,
             strict=strict,
+            pixel_mm=pixel_mm,
             overwrite=overwrite,
             quiet=json_log,
         )

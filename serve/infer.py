@@ -175,6 +175,7 @@ def _pipeline(
         skip=skip_empty(manifest.window) if options.skip else skip_none,
         compare=compare_with(manifest),
         strict=options.strict,
+        pixel_mm=options.pixel_mm,
     )
 
 

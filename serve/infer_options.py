@@ -9,6 +9,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engine_options import Device, EngineName, EngineOptions, Precision
+from wsseg.serve.pixel_size import PixelSize
 from wsseg.serve.report import recovered_paths, report_paths
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ class InferOptions(Frozen):
     once, in MiB, besides the engine's own; a larger scan is still read, with no other beside it.
     skip: leave out slices that cannot show tissue, see `skip.skip_empty`. strict: scans that are
     not like the training images fail, see `likeness.compare_with`; else they are flagged.
-    overwrite: an earlier report gives way.
+    overwrite: an earlier report gives way. pixel_mm: of pictures that do not know theirs, (row,
+    column) as they are shown.
     """
 
     model: Path
@@ -46,6 +48,7 @@ class InferOptions(Frozen):
     skip: bool = True
     strict: bool = False
     overwrite: bool = False
+    pixel_mm: PixelSize | None = None
 
     @property
     def recovered(self) -> Path | None:

@@ -20,6 +20,7 @@ from wsseg.serve.likeness import Compare, Likeness, compare_none
 from wsseg.serve.look import Looked, look
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.overlay import write_overlays
+from wsseg.serve.pixel_size import with_pixel_size
 from wsseg.serve.read_ahead import Room, ahead
 from wsseg.serve.segmented import Segmented
 from wsseg.serve.skip import Skip, skip_none
@@ -147,7 +148,7 @@ class Pipeline:
     Memory is bounded by `reading`, `limits` and `writing` together, whatever the number of scans.
     known: the ratios on file of a scan's slices, to recover masks by. skip: the rule by which
     slices are not run. compare: how a scan differs from the training images; strict: such a scan
-    fails, and is not computed.
+    fails, and is not computed. pixel_mm: of pictures that do not know theirs, (row, column).
     """
 
     engine: Engine
@@ -160,6 +161,7 @@ class Pipeline:
     skip: Skip = skip_none
     compare: Compare = compare_none
     strict: bool = False
+    pixel_mm: tuple[float, float] | None = None
 
     def __call__(
         self, refs: Iterable[ScanRef | Failure], counts: Counts
@@ -189,6 +191,7 @@ class Pipeline:
         found = attempt_read(ref)
         if not isinstance(found, Scan):
             return found
+        found = with_pixel_size(found, self.pixel_mm)
         likeness = self.compare(found)
         if self.strict and likeness.flags:
             return failed_files(found.ref, UNLIKE, _unlike(likeness), known=found.failures)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.serve.conftest import (
@@ -50,6 +51,37 @@ def test_a_volume_has_its_millimetres(model: Path, scans: Path, tmp_path: Path):
     for row in rows(tmp_path / "ratios.series.csv"):
         volume = int(row["numerator_px"]) * 0.8 * 0.5 * 3
         assert float(row["numerator_mm3"]) == pytest.approx(volume)
+
+
+def test_a_pixel_size_that_is_given_counts_where_the_file_has_none(model: Path, tmp_path: Path):
+    folder = write_pictures(tmp_path / "scans", 1)
+    known = picture(1).astype(np.uint8)
+    tifffile.imwrite(
+        folder / "known.tif",
+        known,
+        photometric="minisblack",
+        resolution=(50, 50),
+        resolutionunit="CENTIMETER",
+    )
+    for text, area in (("0.5", 0.25), ("0.5,0.2", 0.1), (None, None)):
+        report = tmp_path / f"{text}" / "ratios.csv"
+        run(model, report, folder, pixel_mm=text)
+        for row in rows(report):
+            if row["source"] == "known.tif":
+                assert float(row["numerator_mm2"]) == pytest.approx(int(row["numerator_px"]) * 0.04)
+                assert "PIXEL_MM_GIVEN" not in row["flags"]
+            elif area is None:
+                assert row["numerator_mm2"] == ""
+            else:
+                expected = int(row["numerator_px"]) * area
+                assert float(row["numerator_mm2"]) == pytest.approx(expected)
+                assert "PIXEL_MM_GIVEN" in row["flags"]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "half", "1,2,3", "nan", "inf", ""])
+def test_a_pixel_size_that_is_none_is_refused(model: Path, tmp_path: Path, text: str):
+    with pytest.raises(ValueError, match="pixel_mm"):
+        InferOptions.model_validate({"model": model, "pixel_mm": text})
 
 
 @pytest.mark.parametrize(
