@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,21 +12,19 @@ from rich.table import Table
 from wsseg.cli.case_picture import draw_cases
 from wsseg.cli.ratio_option import parse_ratio
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.table import DEFAULT_OPTIONS, TableOptions
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.case_cells import SPLITS
-from wsseg.train.case_checks import READERS, repeated_pictures
 from wsseg.train.cases import read_cases
+from wsseg.train.class_evidence import LOCATING, small_regions
 from wsseg.train.config import TrainConfig
-from wsseg.train.label_files import label_slice
 from wsseg.train.objective import PARTS
 from wsseg.train.presets import PRESETS
+from wsseg.train.ratios import class_denominators
 from wsseg.train.seen import doubts
 from wsseg.train.signals import FIELDS, Signal, class_signals
 from wsseg.train.terms.part import Given
 
-PAIRS_SHOWN = 5
-LOCATING = frozenset[Signal]({"marks", "points", "extremes", "box", "centroid", "mask"})
-"""Signals that say where in the picture a class is."""
 MOMENTS: tuple[Signal, ...] = ("centroid", "spread")
 """Signals that the default preset passes over."""
 BLIND_TO_BACKGROUND = ("weak_mark",)
@@ -42,18 +39,27 @@ class Carried:
     signals: tuple[frozenset[Signal], ...]
 
 
-def check_cases(path: Path, *, ratios: Sequence[str], picture: Path | None) -> None:
+def check_cases(
+    path: Path,
+    *,
+    ratios: Sequence[str],
+    picture: Path | None,
+    size: int,
+    options: TableOptions = DEFAULT_OPTIONS,
+) -> None:
     """Check a table and print what it can teach; draw some training cases where asked to.
 
-    ratios: definitions as on the command line.
+    ratios: definitions as on the command line. size: of the square that the network will see.
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
     definitions = tuple(parse_ratio(text) for text in ratios)
-    table = read_cases(path, ratios=definitions)
-    with ThreadPoolExecutor(READERS) as pool:
-        carried = tuple(pool.map(lambda case: carry(case, len(table.classes)), table.cases))
-    show(table, carried)
+    table = read_cases(path, ratios=definitions, options=options)
+    carried = tuple(carry(case, len(table.classes)) for case in table.cases)
+    denominators = class_denominators(table.classes, definitions)
+    show(
+        table, carried, tuple(small_regions(table.part("train"), table.classes, denominators, size))
+    )
     if picture is not None:
         from wsseg.train.preview import target_preview
 
@@ -63,23 +69,24 @@ def check_cases(path: Path, *, ratios: Sequence[str], picture: Path | None) -> N
 
 
 def carry(case: Case, classes: int) -> Carried:
-    """The signals of a case, its marks file read."""
-    marked = [] if case.marks is None else np.unique(label_slice(case.marks, case)).tolist()
-    numbers = range(1, classes + 1)
-    return Carried(case, tuple(class_signals(case, number, marked) for number in numbers))
+    """The signals of a checked case."""
+    return Carried(case, tuple(class_signals(case, number) for number in range(1, classes + 1)))
 
 
-def show(table: CaseTable, carried: Sequence[Carried]) -> None:
-    """Print the report."""
+def show(table: CaseTable, carried: Sequence[Carried], further: Sequence[str] = ()) -> None:
+    """Print the report. further: warnings besides those of the table and of what it holds."""
     console = Console(highlight=False, markup=False)
     console.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
     console.print(_counts(table.classes, carried))
+    for line in _sizes(table.classes, carried):
+        console.print(line, soft_wrap=True)
     training = [each for each in carried if each.case.split == "train"]
     console.print("What the training cases can teach:")
     console.print(_combinations(table.classes, training))
     console.print("What reads it:")
     console.print(_readers(training))
-    for warning in (*warnings(table.classes, carried), *doubts(table.cases)):
+    unlike = doubts(table.cases)
+    for warning in (*table.doubts, *further, *warnings(table.classes, carried), *unlike):
         console.print(f"warning: {warning}", soft_wrap=True)
 
 
@@ -101,6 +108,19 @@ def _counts(classes: Sequence[str], carried: Sequence[Carried]) -> Table:
                 table.add_row(name, signal, *(str(found[split]) for split in SPLITS.values()))
     table.add_row("", "all cases", *(_of_split(carried, split) for split in SPLITS))
     return table
+
+
+def _sizes(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
+    """The ratios of each class: what they are like shows whether they are in the right unit."""
+    for place, name in enumerate(classes):
+        ratios = [each.case.ratios[place] for each in carried]
+        known = [ratio for ratio in ratios if ratio]
+        zeros = sum(ratio == 0 for ratio in ratios)
+        if known:
+            yield (
+                f"ratio of {name}: median {np.median(known):.3g}, from {min(known):.3g} to "
+                f"{max(known):.3g}{f', besides {zeros} zeros' if zeros else ''}"
+            )
 
 
 def _of_split(carried: Sequence[Carried], split: str) -> str:
@@ -152,9 +172,8 @@ def readers(signal: Signal) -> tuple[list[str], list[str]]:
 
 
 def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
-    """What a table may hold but its writer may not mean; `read_cases` logs of splits itself."""
+    """What a table may hold but its writer may not mean, besides what `read_cases` doubts."""
     cases = [each.case for each in carried]
-    yield from _repeated(cases)
     if not any(case.group for case in cases) and len({case.image for case in cases}) > 1:
         yield "no case has a group: slices of one patient may be in train and in val"
     idle = [e.case.row for e in carried if e.case.split == "val" and not any(e.signals)]
@@ -164,18 +183,6 @@ def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str
     for place, name in enumerate(classes):
         yield from _unlocated(name, [each.signals[place] for each in training])
     yield from _unread(training)
-
-
-def _repeated(cases: Sequence[Case]) -> Iterator[str]:
-    pairs = repeated_pictures(cases)
-    if pairs:
-        shown = ", ".join(f"{later.row} of {first.row}" for first, later in pairs[:PAIRS_SHOWN])
-        more = ", ..." if len(pairs) > PAIRS_SHOWN else ""
-        apart = sum(first.split != later.split for first, later in pairs)
-        yield (
-            f"{len(pairs)} images are copies of others, {apart} of them across splits: "
-            f"line {shown}{more}"
-        )
 
 
 def _unlocated(name: str, signals: Sequence[frozenset[Signal]]) -> Iterator[str]:

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from wsseg.cli.console import guarded, start_logging
+from wsseg.cli.table_options import IgnoreOption, SheetOption
+from wsseg.imaging.table import TableOptions
 
 cases = typer.Typer(
     name="cases",
@@ -25,7 +27,7 @@ def _cases() -> None:
 @cases.command()
 def check(
     table: Annotated[
-        Path, typer.Argument(metavar="CASES", help="Table of images and what is known (CSV).")
+        Path, typer.Argument(metavar="CASES", help="Table of images and what is known (CSV, XLSX).")
     ],
     ratio: Annotated[
         list[str] | None,
@@ -40,6 +42,11 @@ def check(
             help="PNG to write: up to 12 training cases with what the table says of them."
         ),
     ] = None,
+    size: Annotated[
+        int, typer.Option(min=32, help="Side of the square that the network will see.")
+    ] = 256,
+    sheet: SheetOption = None,
+    ignore_columns: IgnoreOption = None,
 ) -> None:
     """Check every row and file, and tell what the cases can teach.
 
@@ -52,4 +59,5 @@ def check(
     with guarded():
         from wsseg.cli.case_report import check_cases
 
-        check_cases(table, ratios=ratio or [], picture=picture)
+        options = TableOptions(sheet, tuple(ignore_columns or ()))
+        check_cases(table, ratios=ratio or [], picture=picture, size=size, options=options)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from wsseg.cli.console import guarded, start_logging
+from wsseg.cli.table_options import IgnoreOption, SheetOption
 
 
 def infer(
@@ -32,6 +33,8 @@ def infer(
             "Changes no measured ratio, but passes TensorRT over."
         ),
     ] = None,
+    sheet: SheetOption = None,
+    ignore_columns: IgnoreOption = None,
     pixel_mm: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +102,8 @@ def infer(
             masks=masks,
             overlays=overlays,
             known_ratios=known_ratios,
+            sheet=sheet,
+            ignore_columns=tuple(ignore_columns or ()),
             engine=engine,
             device=device,
             precision=precision,

@@ -6,10 +6,14 @@ from typing import Annotated
 import typer
 
 from wsseg.cli.console import guarded, start_logging
+from wsseg.cli.table_options import IgnoreOption, SheetOption
+from wsseg.imaging.table import TableOptions
 
 
 def marks(
-    cases: Annotated[Path, typer.Argument(help="Table with the columns image and mask (CSV).")],
+    cases: Annotated[
+        Path, typer.Argument(help="Table with the columns image and mask (CSV, XLSX).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write: cases.csv and marks/.")],
     kind: Annotated[
         str,
@@ -40,8 +44,14 @@ def marks(
     seed: Annotated[int, typer.Option(min=0, help="Of all that is left to chance.")] = 0,
     drop_masks: Annotated[
         bool,
-        typer.Option("--drop-masks", help="Leave the masks out of the new table."),
+        typer.Option(
+            "--drop-masks",
+            help="Leave the masks of training cases out of the new table; those of val and test "
+            "stay, to judge by.",
+        ),
     ] = False,
+    sheet: SheetOption = None,
+    ignore_columns: IgnoreOption = None,
 ) -> None:
     """Simulate weak marks from masks, to try the method where full outlines exist.
 
@@ -59,6 +69,11 @@ def marks(
         chosen = one_of("--kind", kind, KINDS)
         options = MarkOptions(chosen, per_component, share, ratio_noise, seed)
         written = simulate_marks(
-            cases, out, percent=percent, options=options, keep_mask=not drop_masks
+            cases,
+            out,
+            percent=percent,
+            options=options,
+            keep_mask=not drop_masks,
+            reading=TableOptions(sheet, tuple(ignore_columns or ())),
         )
         typer.echo(f"wrote {written}")

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from wsseg.cli.console import guarded, start_logging
+from wsseg.cli.table_options import IgnoreOption, SheetOption
 
 
 def train(
-    cases: Annotated[Path, typer.Argument(help="Table of images, ratios and marks (CSV).")],
+    cases: Annotated[Path, typer.Argument(help="Table of images, ratios and marks (CSV, XLSX).")],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     config: Annotated[
         Path | None, typer.Option(help="TOML file with any setting; flags win over it.")
@@ -83,6 +84,8 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="auto (bf16 where the hardware has it), fp32 or bf16.")
     ] = None,
+    sheet: SheetOption = None,
+    ignore_columns: IgnoreOption = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -117,6 +120,8 @@ def train(
         "devices": devices,
         "precision": precision,
         "ratios": ratio or None,
+        "sheet": sheet,
+        "ignore_columns": ignore_columns or None,
     }
     start_logging(verbose=verbose)
     kept = f"finished epochs are kept in {out}; the same command with --resume goes on from them"

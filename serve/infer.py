@@ -13,6 +13,7 @@ from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, Wsse
 from wsseg.imaging.find import find
 from wsseg.imaging.locks import held
 from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.table import TableOptions
 from wsseg.serve.batching import Limits
 from wsseg.serve.choose import open_engine
 from wsseg.serve.engine import Engine
@@ -101,7 +102,7 @@ def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: C
     engine = open_engine(folder, manifest, options.wanted_engine)
     known = None
     if options.known_ratios:
-        rows = _known_rows(options.known_ratios, engine, manifest)
+        rows = _known_rows(options, options.known_ratios, engine, manifest)
         refs = list(refs)
         known = KnownSlices(options.known_ratios.name, rows, refs)
     pipeline = _pipeline(engine, manifest, options, known)
@@ -135,14 +136,16 @@ def _require_free(options: InferOptions) -> None:
     require_free(options.report, recovered=recovered, overwrite=options.overwrite)
 
 
-def _known_rows(table: Path, engine: Engine, manifest: Manifest) -> tuple[KnownRow, ...]:
+def _known_rows(
+    options: InferOptions, table: Path, engine: Engine, manifest: Manifest
+) -> tuple[KnownRow, ...]:
     """The table of known ratios, if the model can recover masks by it."""
     if not engine.gives_probability:
         raise WssegError(
             f"model {manifest.name} was exported without its probability, which masks are "
             "recovered from: run wsseg-export again"
         )
-    return read_known(table, manifest)
+    return read_known(table, manifest, TableOptions(options.sheet, options.ignore_columns))
 
 
 def _outcomes(

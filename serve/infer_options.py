@@ -22,14 +22,14 @@ class InferOptions(Frozen):
     """All of a run but its inputs.
 
     masks, overlays: folders for label maps and for pictures with the regions drawn in.
-    known_ratios: table of ratios on file, to recover masks by, see `read_known`. batch: slices the
-    network sees at once. threads: of the engine on a CPU, 0 for the cores that the process may use.
-    readers, read_ahead: threads that read, and scans they read ahead. memory_mb: pixels held at
-    once, in MiB, besides the engine's own; a larger scan is still read, with no other beside it.
-    skip: leave out slices that cannot show tissue, see `skip.skip_empty`. strict: scans that are
-    not like the training images fail, see `likeness.compare_with`; else they are flagged.
-    overwrite: an earlier report gives way. pixel_mm: of pictures that do not know theirs, (row,
-    column) as they are shown.
+    known_ratios: table of ratios on file, to recover masks by, see `read_known`; sheet,
+    ignore_columns: how it is read, see `TableOptions`. batch: slices the network sees at once.
+    threads: of the engine on a CPU, 0 for the cores that the process may use. readers, read_ahead:
+    threads that read, and scans they read ahead. memory_mb: pixels held at once, in MiB, besides
+    the engine's own; a larger scan is still read, with no other beside it. skip: leave out slices
+    that cannot show tissue, see `skip.skip_empty`. strict: scans that are not like the training
+    images fail, see `likeness.compare_with`; else they are flagged. overwrite: an earlier report
+    gives way. pixel_mm: of pictures that do not know theirs, (row, column) as they are shown.
     """
 
     model: Path
@@ -37,6 +37,8 @@ class InferOptions(Frozen):
     masks: Path | None = None
     overlays: Path | None = None
     known_ratios: Path | None = None
+    sheet: str | None = None
+    ignore_columns: tuple[str, ...] = ()
     engine: EngineName = "auto"
     device: Device = "auto"
     precision: Precision = "auto"

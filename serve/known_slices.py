@@ -7,9 +7,11 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.file_names import name_key
 from wsseg.imaging.scan import Scan, ScanRef, SliceId
+from wsseg.imaging.table_faults import Fault, TableError
 from wsseg.serve.cut import Known, KnownRatio, RecoveredMask
-from wsseg.serve.known_table import Fault, KnownRatiosError, KnownRow
+from wsseg.serve.known_table import KnownRow
 from wsseg.serve.rows import printable
 
 # Fractions that were rounded may sum to a little more than 1.
@@ -22,7 +24,7 @@ class KnownSlices:
     """Which slices the rows speak of, and of each row that none was recovered for: why.
 
     Made from all that was found of the inputs, before any of it is read, because a file's name
-    alone must be no other file's as well. Raises KnownRatiosError for rows that could mean several
+    alone must be no other file's as well. Raises TableError for rows that could mean several
     files or time volumes, and for rows that contradict each other.
     """
 
@@ -91,22 +93,24 @@ def resolved(table: str, rows: Sequence[KnownRow], found: Found) -> list[KnownRo
     volumes = _volumes(found)
     by_name: dict[str, list[str]] = defaultdict(list)
     for source in volumes:
-        by_name[printable(PurePosixPath(source).name)].append(source)
-    exact = {printable(source): source for source in volumes}
+        by_name[name_key(printable(PurePosixPath(source).name))].append(source)
+    exact = {name_key(printable(source)): source for source in volumes}
     faults: list[Fault] = []
     kept: list[KnownRow] = []
     for row in rows:
-        fits = [exact[row.source]] if row.source in exact else by_name.get(row.source, [])
+        typed = name_key(row.source)
+        fits = [exact[typed]] if typed in exact else by_name.get(typed, [])
         if len(fits) > 1:
-            faults.append((row.line, f"{len(fits)} files are called so: give the path"))
+            faults.append(Fault(row.line, f"{len(fits)} files are called so: give the path"))
         elif fits and volumes[fits[0]] > 1 and row.frame is None:
             count = volumes[fits[0]]
-            faults.append((row.line, f"its file has {count} volumes: fill in the column frame"))
+            why = f"its file has {count} volumes: fill in the column frame"
+            faults.append(Fault(row.line, why))
         elif fits:
             kept.append(replace(row, source=fits[0]))
     faults += _contradictions(kept)
     if faults:
-        raise KnownRatiosError(table, faults)
+        raise TableError(table, faults)
     return kept
 
 
@@ -130,12 +134,13 @@ def _contradictions(rows: Sequence[KnownRow]) -> list[Fault]:
             if one.place in known:
                 other = known[one.place].line
                 where = "in two columns" if other == row.line else f"as in line {other}"
-                faults.append((row.line, f"the same class of the same slice {where}: keep one"))
+                why = f"the same class of the same slice {where}: keep one"
+                faults.append(Fault(row.line, why))
             known.setdefault(one.place, one)
         total = sum(one.ratio for one in known.values())
         if total > 1 + ROUNDING:
             why = f"ratios of this slice sum to {total:.3g}, but no pixel is of two classes"
-            faults.append((row.line, why))
+            faults.append(Fault(row.line, why))
     return faults
 
 

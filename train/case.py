@@ -1,8 +1,10 @@
 """One row of cases.csv, and the table of all of them, after checking."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from wsseg.imaging.table import TextTable
 
 Split = Literal["train", "val", "test"]
 MarkKind = Literal["eroded", "disc", "point", "scribble"]
@@ -60,6 +62,21 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What the files of a case were seen to hold.
+
+    shape: rows and columns of its picture. marked: the numbers in its marks file. drawn: pixels of
+    each class in its mask, None without one. fingerprint: equal for pictures with equal pixels, and
+    for hardly any others; empty for slices of volumes.
+    """
+
+    shape: tuple[int, int] = (1, 1)
+    marked: frozenset[int] = frozenset()
+    drawn: tuple[int, ...] | None = None
+    fingerprint: bytes = b""
+
+
+@dataclass(frozen=True)
 class Case:
     """One slice to learn from or to judge by.
 
@@ -69,7 +86,7 @@ class Case:
     grid (marks: 0 not marked, class number, 255 marked as background; mask: 0 background, class
     number). points: (row, column, class number) pixels marked inside a class, the extremes of its
     regions among them; number 255 marks background. slice_index, volume: for 3-D and 4-D files,
-    0-based.
+    0-based. contents: what was found in its files when the table was checked.
     """
 
     row: int
@@ -83,6 +100,7 @@ class Case:
     slice_index: int = 0
     volume: int = 0
     regions: tuple[Region, ...] = ()
+    contents: Contents = field(default=Contents(), compare=False)
 
     @property
     def locates(self) -> bool:
@@ -97,12 +115,18 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseTable:
-    """The checked table. classes: names in class-number order, class 1 first."""
+    """The checked table. classes: names in class-number order, class 1 first.
+
+    text: its cells, the ratios among them as fractions. doubts: what is allowed but may not be
+    what its writer means, one line each.
+    """
 
     path: Path
     sha256: str
     classes: tuple[str, ...]
     cases: tuple[Case, ...]
+    text: TextTable
+    doubts: tuple[str, ...] = ()
 
     def part(self, split: Split) -> tuple[Case, ...]:
         """The cases of one split, in table order."""

@@ -184,6 +184,12 @@ def against_marks(statement: Statement, marks: Labels) -> Iterator[str]:
             f"correct the tag or the marks"
         )
     if box is not None:
+        within = marks[box.top : box.bottom, box.left : box.right]
+        if within.all() and not count:
+            yield (
+                f"marks: all of the box {_edges(box)} of {name} is marked as something else: "
+                f"correct the box or the marks"
+            )
         outside = count - np.count_nonzero(marked[box.top : box.bottom, box.left : box.right])
         if outside:
             yield (

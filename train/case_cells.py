@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import get_args
 
-from wsseg.imaging.fraction_text import correction, number_in
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Box, MarkKind, Pixel, Place, Point, Split
 
@@ -18,28 +17,6 @@ EXTREMES = 4
 
 class CellError(ValueError):
     """A cell that does not hold what its column asks for; the message is for the report."""
-
-
-def parse_ratio(text: str, *, bounded: bool = True) -> float | None:
-    """An area ratio; None for an empty cell.
-
-    `bounded`: in 0..1, as a share of the image or of the foreground is. A ratio to another class
-    may be larger than 1.
-    """
-    if not text:
-        return None
-    number = number_in(text)
-    if number is None:
-        raise CellError(f"{text} is not a number: {_hint(text)}")
-    if number < 0 or (bounded and number > 1):
-        raise CellError(f"{text} is outside 0..1: {_hint(text)}")
-    return number
-
-
-def _hint(text: str) -> str:
-    """What to write instead."""
-    unknown = "write a fraction from 0 to 1, or leave the cell empty if it is unknown"
-    return correction(text) or unknown
 
 
 def parse_index(text: str) -> int:

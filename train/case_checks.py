@@ -4,16 +4,20 @@ import hashlib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
+from wsseg.imaging.slices import read_slice, slice_count
+from wsseg.imaging.table_faults import Fault
 from wsseg.train.case import Case
-from wsseg.train.case_faults import Fault
 from wsseg.train.file_checks import check_case
+from wsseg.train.groups import group_key
 from wsseg.train.ratios import Denominator
 
 READERS = min(32, 4 + (os.cpu_count() or 1))
 """Threads that read files: more than cores, because most of the time is spent waiting for disks
 and network shares."""
+PAIRS_SHOWN = 5
 
 
 def check_table(
@@ -39,13 +43,25 @@ def check_files(
     denominators: tuple[Denominator, ...],
     *,
     unsliced: Collection[int],
-) -> Iterator[Fault]:
-    """Faults of the files of every case. `unsliced`: lines that name no slice."""
+) -> tuple[tuple[Case, ...], list[Fault]]:
+    """The cases with what was seen in their files, and the faults of these.
+
+    unsliced: lines that name no slice.
+    """
     check = partial(check_case, classes=classes, denominators=denominators)
     with ThreadPoolExecutor(READERS) as pool:
         sliced = [case.row not in unsliced for case in cases]
-        for case, messages in zip(cases, pool.map(check, cases, sliced), strict=True):
-            yield from (Fault(case.row, message) for message in messages)
+        looked = list(zip(cases, pool.map(check, cases, sliced, _firsts(cases)), strict=True))
+    return (
+        tuple(replace(case, contents=contents) for case, (contents, _) in looked),
+        [Fault(case.row, message) for case, (_, messages) in looked for message in messages],
+    )
+
+
+def _firsts(cases: Sequence[Case]) -> list[bool]:
+    """Of each case, whether none before it is of the same file."""
+    first = {os.path.normpath(case.image): case.row for case in reversed(cases)}
+    return [first[os.path.normpath(case.image)] == case.row for case in cases]
 
 
 def _repeated(cases: Sequence[Case]) -> Iterator[Fault]:
@@ -59,14 +75,15 @@ def _repeated(cases: Sequence[Case]) -> Iterator[Fault]:
 
 def _crossing(cases: Sequence[Case]) -> Iterator[Fault]:
     # The group's name stays out of the message: it often is the patient's.
-    first: dict[str, Case] = {}
+    first: dict[tuple[str, str], Case] = {}
     for case in cases:
-        other = first.setdefault(case.group, case)
+        other = first.setdefault(group_key(case), case)
         if case.group and other.split != case.split:
+            spelt = "" if other.group == case.group else ", spelt otherwise"
             yield Fault(
                 case.row,
-                f"its group is in {case.split} here and in {other.split} in line {other.row}: "
-                f"keep all cases of a patient in one split",
+                f"its group is in {case.split} here and in {other.split} in line {other.row}"
+                f"{spelt}: keep all cases of a patient in one split",
             )
 
 
@@ -83,19 +100,54 @@ def _unsupervised(cases: Sequence[Case]) -> Iterator[Fault]:
             )
 
 
-def repeated_pictures(cases: Sequence[Case]) -> tuple[tuple[Case, Case], ...]:
-    """Cases whose image file is, byte for byte, that of an earlier case, after that case.
+def copies(cases: Sequence[Case]) -> Iterator[str]:
+    """What to say of pictures that are in the table twice, by their lines."""
+    pairs = repeated_pictures(cases)
+    apart = [(first, later) for first, later in pairs if first.split != later.split]
+    if apart:
+        yield (
+            f"{_count(apart)} of pictures in another split, so that what judges the network is "
+            f"what taught it: {_lines(apart)}"
+        )
+    within = [pair for pair in pairs if pair not in apart]
+    if within:
+        yield f"{_count(within)} of others in the same split: {_lines(within)}"
 
-    Slices of one file are none. Only files of equal size are read.
+
+def _count(pairs: Sequence[object]) -> str:
+    return f"{len(pairs)} {'picture is a copy' if len(pairs) == 1 else 'pictures are copies'}"
+
+
+def _lines(pairs: Sequence[tuple[Case, Case]]) -> str:
+    shown = ", ".join(
+        f"line {later.row} copies line {one.row}" for one, later in pairs[:PAIRS_SHOWN]
+    )
+    return f"{shown}{', ...' if len(pairs) > PAIRS_SHOWN else ''}"
+
+
+def repeated_pictures(cases: Sequence[Case]) -> tuple[tuple[Case, Case], ...]:
+    """Cases whose file has, in whatever format, the pixels of an earlier case's, after that case.
+
+    Of volumes the middle slice is compared. Each file counts once.
     """
-    first = {os.path.normpath(case.image): case for case in reversed(cases)}
-    sizes: dict[int, list[Case]] = {}
-    for case in sorted(first.values(), key=lambda case: case.row):
-        sizes.setdefault(case.image.stat().st_size, []).append(case)
-    pairs, seen = [], dict[str, Case]()
-    for case in (case for alike in sizes.values() if len(alike) > 1 for case in alike):
-        with case.image.open("rb") as file:
-            earlier = seen.setdefault(hashlib.file_digest(file, "sha256").hexdigest(), case)
-        if earlier is not case:
-            pairs.append((earlier, case))
+    pairs = _same([case for case in cases if case.contents.fingerprint])
     return tuple(sorted(pairs, key=lambda pair: pair[1].row))
+
+
+def _same(cases: Sequence[Case]) -> Iterator[tuple[Case, Case]]:
+    alike: dict[bytes, list[Case]] = {}
+    for case in cases:
+        alike.setdefault(case.contents.fingerprint, []).append(case)
+    for several in (each for each in alike.values() if len(each) > 1):
+        seen: dict[str, Case] = {}
+        for case in several:
+            earlier = seen.setdefault(_pixels(case), case)
+            if earlier is not case:
+                yield earlier, case
+
+
+def _pixels(case: Case) -> str:
+    """A digest of the pixels that a case is compared by."""
+    middle = slice_count(case.image, case.volume) // 2
+    pixels = read_slice(case.image, slice_index=middle, volume=case.volume)
+    return hashlib.sha256(pixels.tobytes()).hexdigest()

@@ -1,6 +1,5 @@
 """cases.csv as cases: read, divided into splits and checked as a whole before anything trains."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +9,9 @@ from typing import TypeVar
 import numpy as np
 
 from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging.file_names import named_file
+from wsseg.imaging.table import DEFAULT_OPTIONS, Row, TableOptions, TextTable, read_table
+from wsseg.imaging.table_faults import Fault, TableError
 from wsseg.train.case import Case, CaseTable, Pixel, Point, Region
 from wsseg.train.case_cells import (
     CellError,
@@ -21,17 +23,15 @@ from wsseg.train.case_cells import (
     parse_place,
     parse_points,
     parse_present,
-    parse_ratio,
     parse_split,
 )
-from wsseg.train.case_checks import check_files, check_table
-from wsseg.train.case_columns import Columns, read_columns
-from wsseg.train.case_faults import CasesError, Fault
-from wsseg.train.case_table import Row, TextTable, read_table
-from wsseg.train.ratios import Denominator, class_denominators
+from wsseg.train.case_checks import check_files, check_table, copies
+from wsseg.train.case_columns import KNOWN, Columns, read_columns, without_percent
+from wsseg.train.case_sizes import Sized, with_fractions
+from wsseg.train.class_evidence import doubtful_classes, untaught_classes
+from wsseg.train.groups import one_spelling
+from wsseg.train.ratios import class_denominators
 from wsseg.train.shown import shown
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -42,7 +42,6 @@ class _Reading:
 
     folder: Path
     columns: Columns
-    denominators: tuple[Denominator, ...]
 
 
 def read_cases(
@@ -53,6 +52,7 @@ def read_cases(
     seed: int = 0,
     val_fraction: float = 0.15,
     unlabelled: bool = False,
+    options: TableOptions = DEFAULT_OPTIONS,
 ) -> CaseTable:
     """Read and check a table of cases; paths in it are relative to its own folder.
 
@@ -61,24 +61,49 @@ def read_cases(
     the whole image by default. Without a split column, `val_fraction` of the groups (at least one,
     and never all) go to val, chosen by `seed`; a row without a group is grouped by its image file.
     unlabelled: whether a training case may be a picture alone, for a run that has a teacher.
+    options: how the file is read.
 
-    Every file is looked at before this returns: the headers of images, the pixels of marks and
-    masks. Raises CasesError, one report with all faults; WssegError for a file that is no table.
+    Every file is looked at before this returns: images, marks and masks are decoded. Raises
+    TableError, one report with all faults; WssegError for a file that is no table.
     """
-    table = read_table(path)
-    columns = _checked_columns(table, classes)
-    reading = _Reading(path.parent, columns, class_denominators(columns.classes, ratios))
-    cases, faults = _read_rows(table, reading)
-    if "split" not in table.header:
+    table = _sized(path, classes, ratios, options)
+    columns = table.columns
+    denominators = class_denominators(columns.classes, ratios)
+    cases, faults = _read_rows(table.table, _Reading(path.parent, columns))
+    faults += table.faults
+    if "split" not in table.table.header:
         cases = _divide(cases, seed=seed, val_fraction=val_fraction)
-    faulty = {fault.line for fault in faults}
+    faulty = {fault.line for fault in faults} | table.unsized
     faults += check_table(cases, faulty=faulty, unlabelled=unlabelled)
-    unsliced = {row.line for row in table.rows if not row.cells.get("slice")}
-    faults += check_files(cases, columns.classes, reading.denominators, unsliced=unsliced)
+    unsliced = {row.line for row in table.table.rows if not row.cells.get("slice")}
+    cases, wrong = check_files(cases, columns.classes, denominators, unsliced=unsliced)
+    faults += wrong
+    if not faults:
+        faults += untaught_classes(cases, columns.classes, unlabelled=unlabelled)
     if faults:
-        raise CasesError(path.name, faults)
-    _warn(cases)
-    return CaseTable(path, table.sha256, columns.classes, tuple(map(shown, cases)))
+        raise TableError(path.name, faults)
+    doubts = (
+        *table.doubts,
+        *_doubts(cases),
+        *doubtful_classes(cases, columns.classes, denominators),
+    )
+    cases = tuple(map(shown, cases))
+    return CaseTable(path, table.table.sha256, columns.classes, cases, table.table, doubts)
+
+
+def _sized(
+    path: Path,
+    classes: tuple[str, ...] | None,
+    ratios: tuple[RatioDefinition, ...],
+    options: TableOptions,
+) -> Sized:
+    """The table, its columns understood and its ratios fractions. TableError for its header."""
+    table, percent, twice = without_percent(read_table(path, KNOWN, options))
+    columns, faults = read_columns(table.header, classes, table.line)
+    if faults or twice:
+        raise TableError(path.name, [*faults, *twice, *table.faults])
+    denominators = class_denominators(columns.classes, ratios)
+    return with_fractions(table, columns, denominators, percent)
 
 
 class _Cells:
@@ -118,7 +143,7 @@ def _case(cells: _Cells, reading: _Reading) -> Case:
     regions = tuple(_region(cells, reading, place) for place in range(classes))
     return Case(
         row=row.line,
-        image=reading.folder / row.cells["image"],
+        image=named_file(reading.folder, row.cells["image"]),
         ratios=tuple(_ratio(cells, reading, "ratio", place) for place in range(classes)),
         marks=cells.value("marks", path, None),
         points=points + tuple(_extreme_points(regions)),
@@ -153,10 +178,8 @@ def _region(cells: _Cells, reading: _Reading, place: int) -> Region:
 
 
 def _ratio(cells: _Cells, reading: _Reading, name: str, place: int) -> float | None:
-    """A class's value in a column of ratios; one to another class may be larger than 1."""
-    bounded = isinstance(reading.denominators[place], str)
-    column = reading.columns.of(name)[place]
-    return cells.value(column, partial(parse_ratio, bounded=bounded), None)
+    text = cells.row.cells.get(reading.columns.of(name)[place])
+    return float(text) if text else None
 
 
 def _extreme_points(regions: Sequence[Region]) -> Iterator[Point]:
@@ -165,38 +188,31 @@ def _extreme_points(regions: Sequence[Region]) -> Iterator[Point]:
         yield from ((row, column, number) for row, column in region.extremes)
 
 
-def _checked_columns(table: TextTable, classes: tuple[str, ...] | None) -> Columns:
-    columns, faults = read_columns(table.header, classes)
-    if faults:
-        raise CasesError(table.path.name, [*faults, *table.faults])
-    return columns
-
-
 def _path(folder: Path, text: str) -> Path | None:
-    return folder / text if text else None
+    return named_file(folder, text) if text else None
 
 
 def _divide(cases: Sequence[Case], *, seed: int, val_fraction: float) -> tuple[Case, ...]:
     """Put whole groups into val, the same ones for the same groups, seed and fraction."""
-    groups = sorted({_group(case) for case in cases})
-    count = min(max(1, round(val_fraction * len(groups))), len(groups) - 1)
-    order = np.random.default_rng(seed).permutation(len(groups))
-    val = {groups[place] for place in order[: max(count, 0)]}
-    return tuple(replace(case, split="val" if _group(case) in val else "train") for case in cases)
+    groups = one_spelling(cases)
+    names = sorted(set(groups))
+    count = min(max(1, round(val_fraction * len(names))), len(names) - 1)
+    order = np.random.default_rng(seed).permutation(len(names))
+    val = {names[place] for place in order[: max(count, 0)]}
+    return tuple(
+        replace(case, split="val" if group in val else "train")
+        for case, group in zip(cases, groups, strict=True)
+    )
 
 
-def _group(case: Case) -> tuple[str, str]:
-    """Slices of one file belong together even where no group says so."""
-    return ("group", case.group) if case.group else ("image", str(case.image))
-
-
-def _warn(cases: Sequence[Case]) -> None:
-    """Say once what is allowed in a table but may not be what its writer expects."""
+def _doubts(cases: Sequence[Case]) -> Iterator[str]:
+    """What is allowed in a table but may not be what its writer expects."""
     splits: dict[tuple[str, str], set[str]] = {}
-    for case in cases:
-        splits.setdefault(_group(case), set()).add(case.split)
+    for case, group in zip(cases, one_spelling(cases), strict=True):
+        splits.setdefault(group, set()).add(case.split)
     shared = sum(len(found) > 1 for found in splits.values())
     if shared:
-        log.warning("%d image files have slices in more than one split", shared)
+        yield f"{shared} image files have slices in more than one split"
     if all(case.split == "train" for case in cases):
-        log.warning("no case is in val: the best epoch cannot be told from the last")
+        yield "no case is in val: the best epoch cannot be told from the last"
+    yield from copies(cases)

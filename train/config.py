@@ -64,7 +64,8 @@ class TrainConfig(Frozen):
     growth: how marks that bear a region's shape become targets; auto looks at the images, see
     `targets.kind.choose_growth`. guess: whether cases that do not say where a class is may begin
     with a guess from its area, see `targets.guess`. distill: folder of a finished run whose network
-    teaches this one; the term `distillation` is then added where `terms` has none.
+    teaches this one; the term `distillation` is then added where `terms` has none. sheet,
+    ignore_columns: how the table of cases is read, see `imaging.table.TableOptions`.
     """
 
     preset: str = "wsseg"
@@ -97,6 +98,8 @@ class TrainConfig(Frozen):
     guess: bool = True
     self_training: SelfTraining = SelfTraining()
     distill: Path | None = None
+    sheet: str | None = None
+    ignore_columns: tuple[str, ...] = ()
 
     @property
     def learns_targets(self) -> bool:

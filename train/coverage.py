@@ -42,9 +42,26 @@ def _overlap(cells: int, pixels: int) -> NDArray[np.float32]:
 
 
 def shrink_mask(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    """Full masks (k, row, column) on a size x size grid: cells covered by at least half."""
+    """Full masks (k, row, column) on a size x size grid: cells covered by at least half.
+
+    A region that covers half of no cell keeps its best-covered one: it must not be taught as
+    absent.
+    """
+    return np.stack([_half_covered(coverage(layer, size)) for layer in mask])
+
+
+def _half_covered(share: NDArray[np.float32]) -> NDArray[np.bool_]:
     # float32 sums of a half may end just below it.
-    return np.stack([coverage(layer, size) >= HALF - 1e-5 for layer in mask])
+    covered: NDArray[np.bool_] = share >= HALF - 1e-5
+    return covered if covered.any() else keep_one(share)
+
+
+def keep_one(share: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The best-covered cell of a region, given by its share of every cell; none of an empty one."""
+    kept = np.zeros(share.shape, bool)
+    if share.any():
+        kept[np.unravel_index(int(share.argmax()), share.shape)] = True
+    return kept
 
 
 def shrink_marks(marks: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:

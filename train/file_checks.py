@@ -1,5 +1,6 @@
 """Checks of one case against its files: the image's header, the pixels of marks and mask."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.label_place import label_grid_difference
-from wsseg.imaging.slices import read_grid, slice_count, slice_shape
+from wsseg.imaging.slices import read_grid, read_slice, slice_count, slice_shape
 from wsseg.train.batch import MARKED_BACKGROUND
-from wsseg.train.case import Case
+from wsseg.train.case import Case, Contents
 from wsseg.train.case_agreement import (
     Statement,
     against_image,
@@ -26,6 +27,9 @@ from wsseg.train.ratios import Denominator, mask_ratios
 from wsseg.train.shown import as_counted
 
 VALUES_SHOWN = 5
+LOOKED_AT = 16
+"""Rows and columns, evenly spread, by which two pictures are held for equal before all are looked
+at."""
 
 T = TypeVar("T")
 Labels = NDArray[np.uint8]
@@ -40,30 +44,57 @@ class _Files:
     """What could be read of a case's files; None where there is none or it is at fault.
 
     Rows and columns as the table counts them, so that what is told of them can be found there.
+    marked: the numbers in the marks file.
     """
 
     shape: tuple[int, int] | None
     marks: Labels | None
     mask: Labels | None
+    fingerprint: bytes
+    marked: frozenset[int]
 
 
 def check_case(
-    case: Case, sliced: bool, *, classes: tuple[str, ...], denominators: tuple[Denominator, ...]
-) -> list[str]:
-    """What is wrong with a case and its files, one line each. sliced: its row names a slice.
+    case: Case,
+    sliced: bool,
+    first: bool,
+    *,
+    classes: tuple[str, ...],
+    denominators: tuple[Denominator, ...],
+) -> tuple[Contents, list[str]]:
+    """What a case's files hold, and what is wrong with it and them, one line each.
+
+    sliced: its row names a slice. first: no earlier case is of the same file; then it is decoded,
+    of a volume the first, the middle and the last slice, so that a file that was cut is found.
 
     A file that is at fault is left out of the comparisons with others, and so is a class that its
     row contradicts itself about.
     """
     messages: list[str] = []
-    files = _read(messages, case, sliced, classes)
+    files = _read(messages, case, sliced, first, classes)
+    contents = Contents(
+        files.shape or (1, 1),
+        files.marked,
+        None if files.mask is None else tuple(_counts(files.mask)[1 : len(classes) + 1].tolist()),
+        files.fingerprint,
+    )
     if files.marks is not None and files.mask is not None:
         messages += marks_against_mask(files.marks, files.mask)
     drawn = (None,) * len(classes) if files.mask is None else mask_ratios(files.mask, denominators)
     for statement, ratio in zip(statements(case, classes, denominators), drawn, strict=True):
         contradictions = list(against_itself(statement))
         messages += contradictions or _against_files(statement, files, ratio)
-    return messages
+    return contents, messages
+
+
+def _counts(labels: Labels) -> NDArray[np.intp]:
+    """Pixels of each label 0..255."""
+    return np.bincount(labels.ravel(), minlength=WHITE + 1)
+
+
+def _values(labels: Labels) -> NDArray[np.intp]:
+    """The labels that occur, ascending."""
+    return np.flatnonzero(_counts(labels))
 
 
 def _against_files(statement: Statement, files: _Files, drawn: float | None) -> list[str]:
@@ -77,13 +108,19 @@ def _against_files(statement: Statement, files: _Files, drawn: float | None) -> 
     return messages
 
 
-def _read(messages: list[str], case: Case, sliced: bool, classes: tuple[str, ...]) -> _Files:
-    shape = _attempt(messages, "image", case.image, lambda path: _image_shape(path, case, sliced))
+def _read(
+    messages: list[str], case: Case, sliced: bool, first: bool, classes: tuple[str, ...]
+) -> _Files:
+    grid = _attempt(messages, "image", case.image, lambda path: _image_grid(path, case, sliced))
+    shape, slices = grid or (None, 0)
+    decode = None if grid is None or not first else case.image
+    fingerprint = _attempt(messages, "image", decode, lambda path: _fingerprint(path, case, slices))
     mask = _attempt(messages, "mask", case.mask, lambda path: _mask(path, case, shape, classes))
     marks = _attempt(messages, "marks", case.marks, lambda path: _marks(path, case, shape, classes))
+    marked = frozenset() if marks is None else frozenset(_values(marks).tolist())
     if shape is not None and case.points:
         marks = _with_points(messages, case, shape, marks)
-    return _Files(shape, marks, mask)
+    return _Files(shape, marks, mask, fingerprint or b"", marked)
 
 
 def _attempt(
@@ -105,20 +142,35 @@ def _attempt(
         return None
 
 
-def _image_shape(path: Path, case: Case, sliced: bool) -> tuple[int, int]:
+def _image_grid(path: Path, case: Case, sliced: bool) -> tuple[tuple[int, int], int]:
+    """Rows and columns, and how many slices the file has."""
     count = slice_count(path, case.volume)
     if count > 1 and not sliced:
         raise _FileError(
             f"{path.name} has {count} slices: give one, from 0, in a column named slice"
         )
     slice_shape(path, slice_index=case.slice_index, volume=case.volume)
-    return read_grid(path, case.volume).counted
+    return read_grid(path, case.volume).counted, count
+
+
+def _fingerprint(path: Path, case: Case, slices: int) -> bytes:
+    """What pictures of equal pixels have in common, of a volume its middle slice's."""
+    ends = {0, slices - 1} if slices > 1 else set[int]()
+    for index in ends:
+        read_slice(path, slice_index=index, volume=case.volume)
+    pixels = read_slice(path, slice_index=slices // 2, volume=case.volume)
+    rows, columns = (max(1, side // LOOKED_AT) for side in pixels.shape[:2])
+    digest = hashlib.blake2b(repr((pixels.shape, slices)).encode(), digest_size=16)
+    digest.update(pixels[::rows, ::columns].tobytes())
+    return digest.digest()
 
 
 def _mask(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
 ) -> Labels | None:
-    """The mask; None without an image to compare it with."""
+    """The mask; None without an image that says which slice it is and how it is turned."""
+    if shape is None:
+        return None
     labels = as_counted(case, mask_slice(path, case, len(classes)))
     _check_values(labels, len(classes), ())
     return _on_grid(path, case, labels, shape)
@@ -127,6 +179,8 @@ def _mask(
 def _marks(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
 ) -> Labels | None:
+    if shape is None:
+        return None
     labels = as_counted(case, label_slice(path, case))
     _check_inverted(labels, len(classes))
     _check_values(labels, len(classes), (MARKED_BACKGROUND,))
@@ -158,7 +212,7 @@ def _check_inverted(labels: Labels, classes: int) -> None:
 
 
 def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> None:
-    values = np.unique(labels)
+    values = _values(labels)
     wrong = values[~np.isin(values, [*range(classes + 1), *further])]
     if wrong.size:
         shown = ", ".join(str(value) for value in wrong[:VALUES_SHOWN])
@@ -173,11 +227,7 @@ def _range(classes: int) -> str:
     return "1" if classes == 1 else f"1 to {classes}"
 
 
-def _on_grid(
-    path: Path, case: Case, labels: Labels, shape: tuple[int, int] | None
-) -> Labels | None:
-    if shape is None:
-        return None
+def _on_grid(path: Path, case: Case, labels: Labels, shape: tuple[int, int]) -> Labels:
     if labels.shape != shape:
         raise _FileError(
             f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, the image "

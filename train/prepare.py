@@ -11,6 +11,7 @@ from lightning.fabric import Fabric
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.errors import WssegError
 from wsseg.train.case import Case, CaseTable
+from wsseg.train.class_evidence import small_regions
 from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.evaluate import weakly_labelled
@@ -103,6 +104,8 @@ def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -
             weak=weakly_labelled(val),
         ),
     )
+    for doubt in small_regions(train, table.classes, data.denominators, config.size):
+        log.warning("%s", doubt)
     data.train.fill()
     warn_of_odd(data, front.window)
     reason = {
@@ -142,7 +145,8 @@ def prepare_learner(
     objective = build_objective(
         config, train.classes, config.ratios, steps=steps, prior=mean_ratios(data)
     )
-    require_evidence(objective, train.cases, corrected=config.self_training.rounds > 0)
+    corrected = config.self_training.rounds > 0
+    require_evidence(objective, train.cases, train.classes, corrected=corrected)
     network = first_network(data, config, given["channels"])
     if "ratio" in objective.needs:
         # A run that is not told the ratios must not start from them either.
@@ -180,27 +184,38 @@ def image_shares(data: Data) -> tuple[float, ...]:
     return tuple(mean if below == "image" else float("nan") for mean, below in means)
 
 
-def require_evidence(objective: Objective, cases: Sequence[Case], *, corrected: bool) -> None:
+def require_evidence(
+    objective: Objective, cases: Sequence[Case], classes: Sequence[str], *, corrected: bool
+) -> None:
     """Warn of loss terms that no training case has labels for, and where no term wants any.
 
     corrected: self-training makes targets of known areas. WssegError if no term is left that learns
-    from labels, nor from a teacher.
+    from labels, nor from a teacher, of all classes or of one: nothing would teach it, and it would
+    be found anywhere.
     """
-    known = known_fields(cases, corrected=corrected)
+    known = {
+        name: known_fields(cases, number, corrected=corrected)
+        for number, name in enumerate(classes, 1)
+    }
     labelled = [term for term in objective.terms if term.part.labels]
-    idle = [term for term in labelled if not term.part.labels & known]
-    untaught = "soft" not in objective.needs
-    if not labelled and untaught:
+    some = frozenset[str]().union(*known.values())
+    idle = [term for term in labelled if not term.part.labels & some]
+    if not labelled and "soft" not in objective.needs:
         log.warning(
             "no term learns from the labels of the cases: only first weights, or what is common to "
             "all pictures, can say what to segment"
         )
-    if labelled and len(idle) == len(labelled) and untaught:
-        needs = "; ".join(f"{term.name}: {' or '.join(sorted(term.part.labels))}" for term in idle)
-        raise WssegError(
-            f"no training case has what the terms learn from ({needs}): add a column that says it, "
-            "or choose another preset"
-        )
+    if labelled and "soft" not in objective.needs:
+        for name, fields in known.items():
+            if not any(term.part.labels & fields for term in labelled):
+                whom = "" if len(idle) == len(labelled) else f" for {name}"
+                needs = "; ".join(
+                    f"{term.name}: {' or '.join(sorted(term.part.labels))}" for term in labelled
+                )
+                raise WssegError(
+                    f"no training case has what the terms learn from{whom} ({needs}): add a column "
+                    "that says it, or choose another preset"
+                )
     if idle:
         names = ", ".join(term.name for term in idle)
         log.warning("no training case has labels for the terms: %s", names)

@@ -1,6 +1,7 @@
 """Training from a table of cases to a run folder: `train`, the room's front door."""
 
 import hashlib
+import logging
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from lightning.fabric import Fabric
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.locks import held
+from wsseg.imaging.table import TableOptions
 from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.fingerprint import fingerprints, require_unchanged
@@ -25,6 +27,8 @@ from wsseg.train.retarget import Renewals, remove_cuts
 from wsseg.train.run_folder import check_start, complete, keep_config, started, sweep
 from wsseg.train.stream import stream
 from wsseg.train.teacher import find_teacher, recognise, teach
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,14 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     """The part of a run that every process runs."""
     config = task.config
     table = read_cases(
-        task.cases, ratios=config.ratios, seed=config.seed, unlabelled=config.distill is not None
+        task.cases,
+        ratios=config.ratios,
+        seed=config.seed,
+        unlabelled=config.distill is not None,
+        options=TableOptions(config.sheet, config.ignore_columns),
     )
+    for doubt in table.doubts:
+        log.warning("%s", doubt)
     teacher = find_teacher(config, table.classes, fabric.device)
     state = started(task.out, task.cases, table.sha256) if task.resume else None
     course = Course(choose_given(table, config)) if state is None else Course.restored(state)

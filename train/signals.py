@@ -1,6 +1,6 @@
 """The kinds of weak signal, which of them a case carries, and what of a batch each one fills."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from wsseg.train.batch import MARKED_BACKGROUND
@@ -36,12 +36,12 @@ FIELDS: dict[Signal, frozenset[str]] = {
 """The labels of `Batch` that a signal alone makes known, in the order in which they are told."""
 
 
-def class_signals(case: Case, number: int, marked: Collection[int]) -> frozenset[Signal]:
-    """The signals that a case carries for the class of that number, from 1.
+def class_signals(case: Case, number: int) -> frozenset[Signal]:
+    """The signals that a checked case carries for the class of that number, from 1.
 
-    marked: the values in the case's marks file, empty without one. A mask speaks of every class,
-    and so does background that is marked.
+    A mask speaks of every class, and so does background that is marked.
     """
+    marked = case.contents.marked
     region = case.regions[number - 1]
     own = {(row, column) for row, column, label in case.points if label == number}
     background = any(label == MARKED_BACKGROUND for _, _, label in case.points)
@@ -61,20 +61,14 @@ def class_signals(case: Case, number: int, marked: Collection[int]) -> frozenset
     return frozenset(signal for signal, given in carried.items() if given)
 
 
-def known_fields(cases: Sequence[Case], *, corrected: bool) -> frozenset[str]:
-    """The labels of `Batch` that any of these cases fills for any class.
+def known_fields(cases: Sequence[Case], number: int, *, corrected: bool) -> frozenset[str]:
+    """The labels of `Batch` that any of these cases fills for the class of that number, from 1.
 
-    corrected: self-training makes a target of an area too. No file is opened: a marks file counts
-    as marking a class.
+    corrected: self-training makes a target of an area too.
     """
-    carried = {
-        signal
-        for case in cases
-        for number in range(1, len(case.ratios) + 1)
-        for signal in class_signals(case, number, {number} if case.marks is not None else ())
-    }
+    carried = frozenset[Signal]().union(*(class_signals(case, number) for case in cases))
     fields = frozenset[str]().union(*(FIELDS[signal] for signal in carried))
-    absent = any(_absent(case, place) for case in cases for place in range(len(case.ratios)))
+    absent = any(_absent(case, number - 1) for case in cases)
     taught = absent or (corrected and bool(carried & {"ratio", "bounds"}))
     return fields | {"target"} if taught else fields
 

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import Failure, ReadError, WssegError
+from wsseg.imaging.file_names import named_file
 from wsseg.imaging.find import find
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.slices import read_slice
+from wsseg.imaging.table import TABLES, Row, read_table
 from wsseg.serve.channels import to_channels
 from wsseg.train.case_cells import CellError, parse_index
-from wsseg.train.case_table import Row, read_table
+from wsseg.train.case_columns import KNOWN
 
 Slice = NDArray[np.float32]
 
@@ -52,11 +54,11 @@ def evenly(count: int, wanted: int) -> list[int]:
 
 
 def _is_table(source: Path) -> bool:
-    return source.suffix.lower() == ".csv" and not source.is_dir()
+    return source.suffix.lower() in TABLES and not source.is_dir()
 
 
 def _of_table(path: Path, count: int) -> Iterator[Slice]:
-    table = read_table(path)
+    table = read_table(path, KNOWN)
     if "image" not in table.header:
         raise WssegError(f"{path} has no column named image: it holds the path of each picture")
     rows = [row for row in table.rows if row.cells.get("split", "") in ("", "train")]
@@ -69,7 +71,7 @@ def _of_table(path: Path, count: int) -> Iterator[Slice]:
 
 def _of_row(row: Row, folder: Path) -> Slice:
     return read_slice(
-        folder / row.cells["image"],
+        named_file(folder, row.cells["image"]),
         slice_index=parse_index(row.cells.get("slice", "")),
         volume=parse_index(row.cells.get("volume", "")),
     )

@@ -100,7 +100,7 @@ def test_classes_are_counted_apart(tmp_path: Path):
 
 
 def test_a_faulty_table_ends_with_all_its_faults_and_writes_no_picture(tmp_path: Path):
-    table = write(tmp_path, "a.png,8", "b.png,0.1", "b.png,", header="image,ratio")
+    table = write(tmp_path, "a.png,800", "b.png,0.1", "b.png,", header="image,ratio")
     said = call("cases", "check", table, "--picture", tmp_path / "sheet.png", code=2)
     assert "cases.csv: 3 faults to correct" in said
     assert [line.split(":")[0].strip() for line in said.splitlines()[1:4]] == [
@@ -120,7 +120,8 @@ def test_a_ratio_definition_is_followed(tmp_path: Path):
 WARNINGS = {
     "copies": (
         ["a.png,0.1,p1,train", "copy.png,0.1,p2,val"],
-        "1 images are copies of others, 1 of them across splits: line 3 of 2",
+        "1 picture is a copy of pictures in another split, so that what judges the network is "
+        "what taught it: line 3 copies line 2",
     ),
     "no groups": (["b.png,0.1,,train", "c.png,0.1,,val"], "no case has a group"),
     "nothing to judge by": (

@@ -41,10 +41,12 @@ def test_few_marks_wrong_ratios_and_no_masks(tmp_path):
         "marks", outlined, "--out", tmp_path / "out", "--kind", "random-disc", "--share", 50,
         "--ratio-noise", 40, "--drop-masks",
     )  # fmt: skip
-    found = [row for row in rows(tmp_path / "out" / "cases.csv") if row["split"] == "train"]
+    table = rows(tmp_path / "out" / "cases.csv")
+    assert all(bool(row["mask"]) == (row["split"] != "train") for row in table)
+    assert len(read_cases(tmp_path / "out" / "cases.csv").cases) == 8
+    found = [row for row in table if row["split"] == "train"]
     assert sum(bool(row["marks"]) for row in found) == 3
     assert all(0 < float(row["ratio"]) < 1 for row in found)
-    assert "mask" not in found[0]
 
 
 def test_an_unknown_kind_is_told_with_those_that_exist(tmp_path):

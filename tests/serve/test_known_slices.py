@@ -9,9 +9,10 @@ import pytest
 from tests.serve.conftest import make_scan
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import FileRef, Scan, ScanRef, SliceId
+from wsseg.imaging.table_faults import TableError
 from wsseg.serve.cut import KnownRatio, RecoveredMask
 from wsseg.serve.known_slices import KnownSlices
-from wsseg.serve.known_table import KnownRatiosError, KnownRow
+from wsseg.serve.known_table import KnownRow
 
 
 def row(line: int, source: str, place: int = 0, ratio: float = 0.1, **where: int) -> KnownRow:
@@ -132,12 +133,12 @@ def test_a_name_that_is_no_valid_text_is_found_as_the_tables_show_it():
 def test_rows_that_cannot_be_meant_so_are_refused_before_anything_is_read(rows, fault: str):
     volumes = [ref("t.nii", volume=0), ref("t.nii", volume=1)]
     found = [ref("p/x.png"), ref("q/x.png"), ref("a"), ref("p/b.png"), *volumes]
-    with pytest.raises(KnownRatiosError, match=f"known.csv, {fault}"):
+    with pytest.raises(TableError, match=f"known.csv, {fault}"):
         KnownSlices("known.csv", rows, found)
 
 
 def test_two_columns_of_one_class_are_refused():
     twice = row(2, "a")
     twice = replace(twice, ratios=twice.ratios * 2)
-    with pytest.raises(KnownRatiosError, match=r"line 2: .* in two columns: keep one"):
+    with pytest.raises(TableError, match=r"line 2: .* in two columns: keep one"):
         KnownSlices("known.csv", [twice], [ref("a")])

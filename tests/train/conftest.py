@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     """Pictures of 80 pixels, marks of 4 and 1, masks of 16 that hold them, volumes of 3 slices.
 
     white.png is the mask in black and white, two.png the mask in halves of class 1 and 2; each of
-    odd.png, inverted.png, small.png, text.png, far.nii.gz and folder is wrong in its way.
+    cut.png, odd.png, inverted.png, small.png, text.png, far.nii.gz and folder is wrong in its way.
     """
     for name in ("a", "b", "c", "d"):
         picture(tmp_path / f"{name}.png", 100)
@@ -75,6 +75,9 @@ def folder(tmp_path: Path) -> Path:
     picture(tmp_path / "inverted.png", labels(1, *[0] * 20, *[2] * 59))
     Image.fromarray(labels(1, shape=(4, 4))).save(tmp_path / "small.png")
     (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:900])
     (tmp_path / "folder").mkdir()
     volume = np.zeros((COLUMNS, ROWS, 3), np.int16)
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "volume.nii.gz")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.train.case_faults import CasesError
+from wsseg.imaging.table_faults import TableError
 from wsseg.train.cases import read_cases
 
 # Of the shared files: 80 pixels in 10 rows and 8 columns, marks on the first 4 of row 0, a mask of
@@ -144,7 +144,7 @@ def read(folder: Path, columns: str, cells: str, **arguments):
 
 
 def faults_of(folder: Path, columns: str, cells: str, **arguments) -> list[str]:
-    with pytest.raises(CasesError) as caught:
+    with pytest.raises(TableError) as caught:
         read(folder, columns, cells, **arguments)
     return [str(fault) for fault in caught.value.faults]
 

@@ -15,25 +15,12 @@ from wsseg.train.case_cells import (
     parse_place,
     parse_points,
     parse_present,
-    parse_ratio,
 )
 
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
-
-
-@given(st.floats(0, 1))
-def test_a_ratio_survives_being_written(ratio):
-    assert parse_ratio(str(ratio)) == ratio
-
-
-@given(st.text())
-def test_any_text_is_a_ratio_or_a_fault(text):
-    with contextlib.suppress(CellError):
-        ratio = parse_ratio(text)
-        assert ratio is None or 0 <= ratio <= 1
 
 
 @given(st.lists(st.tuples(st.integers(), st.integers(), st.integers(1, 3))))

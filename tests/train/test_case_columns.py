@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.train.case_faults import CasesError
+from wsseg.imaging.table_faults import TableError
 from wsseg.train.cases import read_cases
 
 
 def faults_of(folder: Path, text: str, **arguments) -> list[str]:
     (folder / "cases.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(CasesError) as caught:
+    with pytest.raises(TableError) as caught:
         read_cases(folder / "cases.csv", **arguments)
     return [str(fault) for fault in caught.value.faults]
 
@@ -30,7 +30,7 @@ HEADER_FAULTS = {
     "both kinds of ratio": ("image,ratio,ratio:a\n", "both ratio and ratio:<class>"),
     "ratio of no class": ("image,ratio:\n", "unknown column ratio:"),
     "two columns of one name": ("image,image\n", "2 columns are named image"),
-    "column without a name": ("image,ratio,\n", "column 3 has no name"),
+    "column without a name": ("image,ratio,\na.png,0.1,2\n", "column 3 has no name"),
     "class called image": ("image,ratio:image\n", "a class cannot be called image"),
     "both kinds of box": ("image,box,box:a\n", "both box and box:<class> columns: keep one kind"),
     "one box for two classes": (

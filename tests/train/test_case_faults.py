@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+from PIL import Image
 
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.train.case_faults import MOST_LINES, CasesError, Fault
+from wsseg.imaging.table_faults import MOST_LINES, Fault, TableError
 from wsseg.train.cases import read_cases
 
 
@@ -17,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
 
 
 def faults_of(folder: Path, text: str, **arguments) -> list[str]:
-    with pytest.raises(CasesError) as caught:
+    with pytest.raises(TableError) as caught:
         read_cases(write(folder, text), **arguments)
     return [str(fault) for fault in caught.value.faults]
 
@@ -29,13 +32,52 @@ ROW_FAULTS = {
     "unreadable image": ("image,ratio\ntext.png,0.1\n", "line 2: image: text.png"),
     "no such marks": ("image,marks\na.png,x.png\n", "line 2: marks: there is no file"),
     "unreadable mask": ("image,mask\na.png,text.png\n", "line 2: mask: text.png"),
-    "ratio in percent": ("image,ratio\na.png,8\n", "if this is 8 percent, write 0.08"),
-    "ratio with a percent sign": ("image,ratio\na.png,8 %\n", "if this is 8 percent, write 0.08"),
-    "ratio below 0": ("image,ratio\na.png,-0.1\n", "-0.1 is outside 0..1"),
-    "ratio far above 1": ("image,ratio\na.png,250\n", "250 is outside 0..1: write a fraction"),
+    "ratio in percent": (
+        "image,ratio\na.png,4.23\nb.png,0.63\n",
+        "line 1: ratio: 1 of 2 cells are above 1, the largest 4.23 in line 2: if this column is in "
+        "percent, call it ratio_percent",
+    ),
+    "some percent signs": (
+        "image,ratio\na.png,4.23%\nb.png,0.63\nc.png,0\n",
+        "line 1: ratio: 1 cells have a percent sign, as in line 2, and 1 have none, as in line 3",
+    ),
+    "one class in percent": (
+        "image,ratio_percent:a,ratio:b\na.png,4.23,0.63\n",
+        "ratio_percent:a is in percent and ratio:b is not: write all in one unit; in percent, "
+        "ratio:b is called ratio_percent:b",
+    ),
+    "ratio twice": (
+        "image,ratio,ratio_percent\na.png,0.1,10\n",
+        "ratio_percent and ratio say the same: keep one of them",
+    ),
+    "more than 100 percent": ("image,ratio_percent\na.png,120\n", "line 2: ratio_percent: 120 is"),
+    "ratio below 0": ("image,ratio\na.png,-0.1\n", "-0.1 is below 0"),
+    "ratio far above 1": ("image,ratio\na.png,250\n", "250 is more than all, even in percent"),
     "ratio is a word": ("image,ratio\na.png,big\n", "big is not a number: write a fraction"),
     "ratio is nan": ("image,ratio\na.png,nan\n", "nan is not a number"),
-    "decimal comma": ('image,ratio\na.png,"0,08"\n', "write a decimal point, 0.08"),
+    "area larger than the image": (
+        "image,area_px\na.png,81\n",
+        "line 2: area_px: 81 pixels are more than the whole image, 80",
+    ),
+    "area of pixels of unknown size": ("image,area_mm2\na.png,8\n", "give area_px or a ratio"),
+    "area and ratio": ("image,area_px,ratio\na.png,8,0.1\n", "ratio and area_px both give a size"),
+    "thousands or decimals": (
+        'image,area_px\na.png,"1,234"\n',
+        "nobody can tell whether 1,234 (line 2) has a decimal comma",
+    ),
+    "class without evidence": (
+        "image,ratio:a,ratio:cyst\na.png,0.1,\n",
+        "no training case says anything of cyst",
+    ),
+    "truncated image": ("image,ratio\ncut.png,0.1\n", "line 2: image: cut.png"),
+    "box marked as something else": (
+        'image,box,points\na.png,"[0, 0, 1, 2]","[[0, 0, 255], [0, 1, 255]]"\n',
+        "marks: all of the box [0, 0, 1, 2] of roi is marked as something else",
+    ),
+    "groups spelt in two ways": (
+        "image,ratio,group,split\na.png,0.1,p 1,train\nb.png,0.1,P1,val\n",
+        "line 3: its group is in val here and in train in line 2, spelt otherwise",
+    ),
     "marks on another grid": (
         "image,marks\na.png,small.png\n",
         "marks: small.png has 4 rows and 4 columns, the image 10 and 8",
@@ -139,13 +181,13 @@ def test_a_point_without_a_class_is_a_fault_among_several(folder):
 def test_all_faults_come_in_one_report_in_the_order_of_the_lines(folder):
     text = (
         "image,ratio,marks,mask,split\n"
-        "x.png,8,marks.png,mask.png,train\n"
+        "x.png,800,marks.png,mask.png,train\n"
         "a.png,big,small.png,odd.png,vall\n"
         "b.png,0.01,marks.png,,train\n"
         "b.png,0.2,,,train\n"
         "c.png,,,,train\n"
     )
-    with pytest.raises(CasesError) as caught:
+    with pytest.raises(TableError) as caught:
         read_cases(write(folder, text))
     lines = str(caught.value).splitlines()
     assert lines[0] == "cases.csv: 9 faults to correct"
@@ -160,7 +202,7 @@ def test_all_faults_come_in_one_report_in_the_order_of_the_lines(folder):
 
 def test_a_long_report_is_cut_and_says_how_many_more(folder):
     text = "image,ratio\n" + "".join(f"x{number}.png,0.1\n" for number in range(MOST_LINES + 7))
-    with pytest.raises(CasesError) as caught:
+    with pytest.raises(TableError) as caught:
         read_cases(write(folder, text))
     lines = str(caught.value).splitlines()
     assert len(lines) == MOST_LINES + 2
@@ -204,7 +246,9 @@ def test_a_label_volume_elsewhere_in_the_patient_is_a_fault(folder):
     ("content", "expected"),
     [
         (b"", "is empty"),
-        ("image,note\n\xe4,b\n".encode("latin-1"), "is not UTF-8 text"),
+        (b"image,note\n\x81,b\n", "is not UTF-8 text .line 2."),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Excel file of the old kind"),
+        (b"PK\x03\x04 no workbook", "cannot be read as an Excel workbook"),
         (b'image,ratio\n"a.png,0.1\n', "line 2: not valid CSV"),
     ],
 )
@@ -222,3 +266,46 @@ def test_a_missing_table_is_told(tmp_path):
 
 def test_a_fault_of_the_whole_table_has_no_line():
     assert str(Fault(0, "no case")) == "no case"
+
+
+def copied(folder: Path, *names: str) -> list[str]:
+    lines = [f"{name},0.1,{'val' if number else 'train'}" for number, name in enumerate(names)]
+    text = "image,ratio,split\n" + "\n".join(lines) + "\n"
+    said = read_cases(write(folder, text)).doubts
+    return [doubt for doubt in said if "cop" in doubt]
+
+
+def test_a_copy_in_another_format_is_named_by_its_line(folder):
+    noise = np.random.default_rng(1).integers(0, 255, (10, 8), np.uint8)
+    for name in ("one.png", "same.tif", "same.bmp.png"):
+        Image.fromarray(noise).save(folder / name)
+    Image.fromarray(np.dstack([noise] * 3)).save(folder / "same.bmp.png")
+    Image.fromarray(255 - noise).save(folder / "other.png")
+    (told,) = copied(folder, "one.png", "same.tif", "other.png", "same.bmp.png")
+    assert told.startswith("2 pictures are copies of pictures in another split")
+    assert "line 3 copies line 2, line 5 copies line 2" in told
+
+
+def test_pictures_that_differ_in_one_pixel_are_no_copies(folder):
+    noise = np.random.default_rng(1).integers(0, 255, (99, 98), np.uint8)
+    Image.fromarray(noise).save(folder / "one.png")
+    noise[1, 1] ^= 1
+    Image.fromarray(noise).save(folder / "two.png")
+    assert not copied(folder, "one.png", "two.png")
+
+
+def test_volumes_are_copies_by_their_pixels(folder):
+    pixels = np.random.default_rng(1).integers(0, 99, (8, 10, 3)).astype(np.int16)
+    for name in ("one.nii", "same.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), folder / name)
+    text = "image,slice,ratio\none.nii,0,0.1\none.nii,1,0.1\nsame.nii.gz,2,0.1\n"
+    assert any("line 4 copies line 2" in doubt for doubt in read_cases(write(folder, text)).doubts)
+
+
+def test_a_truncated_volume_is_a_fault_of_its_first_row(folder):
+    pixels = np.random.default_rng(1).integers(0, 99, (64, 64, 9)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), folder / "cut.nii.gz")
+    whole = (folder / "cut.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (fault,) = faults_of(folder, "image,slice,ratio\ncut.nii.gz,0,0.1\ncut.nii.gz,1,0.1\n")
+    assert fault.startswith("line 2: image: ")

@@ -57,6 +57,15 @@ def test_a_small_mark_beside_a_large_one_of_its_class_stays():
     assert shrink_marks(marks, (64, 64))[50, 50] == 1
 
 
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_a_region_smaller_than_half_a_cell_is_taught_where_it_is(size):
+    mask = np.zeros((2, 512, 512), bool)
+    mask[0, 100:104, 201:203] = True
+    small, nothing = shrink_mask(mask, size)
+    assert np.argwhere(small).tolist() == [[100 * size // 512, 201 * size // 512]]
+    assert not nothing.any()
+
+
 def test_where_two_labels_claim_a_cell_the_better_covered_wins():
     marks = np.zeros((64, 64), np.uint8)
     marks[0, 0] = 1

@@ -9,6 +9,7 @@ import torch
 from tests.train.conftest import prepared
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
+from wsseg.train.case import Contents
 from wsseg.train.cases import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.networks import last_layer
@@ -206,8 +207,11 @@ def test_a_ratio_alone_is_a_target_only_where_self_training_makes_one_of_it(
 def test_terms_that_want_no_label_are_allowed_and_told(table, caplog):
     config = CONFIG.model_copy(update={"terms": (RatioPrior(prior=(0.1,)), Entropy())})
     objective = build_objective(config, table.classes, (), steps=1)
-    bare = [replace(case, ratios=(None,), marks=None, mask=None) for case in table.part("train")]
-    require_evidence(objective, bare, corrected=True)
+    bare = [
+        replace(case, ratios=(None,), marks=None, mask=None, contents=Contents())
+        for case in table.part("train")
+    ]
+    require_evidence(objective, bare, table.classes, corrected=True)
     assert "no term learns from the labels of the cases" in caplog.text
 
 

@@ -1,5 +1,7 @@
 """What the images of a table are is kept for the model, and cases unlike the others are named."""
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -7,11 +9,14 @@ from PIL import Image
 
 from tests.imaging.conftest import _write_dicom
 from wsseg.imaging.definitions import Window
+from wsseg.imaging.table import TextTable
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.config import TrainConfig
 from wsseg.train.prepare import choose_given, prepare_data
 from wsseg.train.seen import doubts, see
 from wsseg.train.window import choose_input
+
+NO_TEXT = TextTable(Path("cases.csv"), "", 1, (), ())
 
 
 def grey(seed, level=120.0):
@@ -77,7 +82,7 @@ def test_images_whose_scale_differs_anyway_raise_no_doubt(tmp_path):
 def test_a_training_names_them_too_validation_cases_among_them(tmp_path, caplog):
     train = cases(tmp_path, [words_of(n) if n == 7 else bytes_of(n) for n in range(30)])
     val = cases(tmp_path, [bytes_of(1), words_of(2)], "val")
-    table = CaseTable(tmp_path / "cases.csv", "", ("roi",), (*train, *val))
+    table = CaseTable(tmp_path / "cases.csv", "", ("roi",), (*train, *val), NO_TEXT)
     config = TrainConfig(size=32)
     given = choose_given(table, config)
     prepare_data(table, config, given)
@@ -113,5 +118,5 @@ def test_a_window_of_the_settings_is_the_one_that_the_log_names(tmp_path, caplog
     table = cases(tmp_path, [words_of(n) for n in range(3)])
     config = TrainConfig(window=Window(low=-160, high=240))
     with caplog.at_level("INFO", "wsseg.train"):
-        choose_given(CaseTable(tmp_path / "c.csv", "", ("roi",), tuple(table)), config)
+        choose_given(CaseTable(tmp_path / "c.csv", "", ("roi",), tuple(table), NO_TEXT), config)
     assert any("window -160..240 (as the settings say)" in line for line in caplog.messages)

@@ -18,8 +18,8 @@ from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.slices import read_slice
+from wsseg.imaging.table_faults import TableError
 from wsseg.imaging.turn import Turn
-from wsseg.train.case_faults import CasesError
 from wsseg.train.cases import read_cases
 from wsseg.train.label_files import case_marks, case_mask
 from wsseg.train.marks.options import MarkOptions
@@ -116,10 +116,10 @@ def test_a_fault_names_places_as_the_table_counts_them(tmp_path, write_dicom):
     mask = write(tmp_path, turn, write_dicom)
     assert mask.shape == (20, 24)
     told = described(mask)
-    with pytest.raises(CasesError, match=r"\[22, 3\] lies outside the image of 20 rows and 24 col"):
+    with pytest.raises(TableError, match=r"\[22, 3\] lies outside the image of 20 rows and 24 col"):
         read_cases(table(tmp_path, {"points": [[22, 3]]}))
     wrong = [0, 0, 3, 3]
-    with pytest.raises(CasesError) as caught:
+    with pytest.raises(TableError) as caught:
         read_cases(table(tmp_path, {"mask": "mask.png", "box": wrong}))
     assert str(told["box"]) in str(caught.value)
 
@@ -169,7 +169,7 @@ def test_a_mask_that_lies_elsewhere_in_the_patient_is_told(tmp_path, write_dicom
     lps[:3, 3] = CORNER + moved
     volume = np.stack([MASK.T, MASK.T], axis=-1)
     Nifti1Image(volume, np.diag([-1, -1, 1, 1]) @ lps).to_filename(tmp_path / "mask.nii.gz")
-    with pytest.raises(CasesError, match=r"mask: mask.nii.gz lies elsewhere in the patient, up to"):
+    with pytest.raises(TableError, match=r"mask: mask.nii.gz lies elsewhere in the patient, up to"):
         read_cases(table(tmp_path, {"mask": "mask.nii.gz"}))
 
 

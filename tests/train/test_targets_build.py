@@ -91,6 +91,18 @@ def test_a_box_keeps_its_class_inside_and_grows_it_from_the_middle() -> None:
     assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.75
 
 
+def test_a_box_that_is_marked_as_something_else_in_its_middle_grows_beside_it() -> None:
+    box = np.zeros((SIDE, SIDE), bool)
+    box[14:47, 14:47] = True
+    marks = disc(30, 30, 8) * 255
+    known = evidence(marks, [(0.1, 0.1)], boxes=(box,), located=(False,))
+    target = first_target(known, "straight")
+    assert target.inside[0].any()
+    assert not target.inside[0][~box | (marks > 0)].any()
+    full = evidence(box * 255, [(0.1, 0.1)], boxes=(box,), located=(False,))
+    assert not first_target(full, "straight").inside.any()
+
+
 def test_an_extreme_point_at_the_edge_of_a_box_does_not_keep_the_middle_from_growing() -> None:
     box = np.zeros((SIDE, SIDE), bool)
     box[14:47, 14:47] = True

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from wsseg.imaging.file_names import named_file
+from wsseg.imaging.table import TextTable
 from wsseg.train.case import CaseTable
 from wsseg.train.case_columns import DEFAULT_CLASS, read_columns
-from wsseg.train.case_table import TextTable
 from wsseg.train.marks.chance import generator, noisy_ratio
 from wsseg.train.marks.measures import box_of, extremes_of, moments_of
-from wsseg.train.marks.options import Kind, MarkOptions
+from wsseg.train.marks.options import Kind
 from wsseg.train.marks.paint import Labels
 from wsseg.train.marks.region import Mask
 from wsseg.train.ratios import Denominator, mask_ratios
@@ -57,20 +58,21 @@ def measured_cells(columns: Sequence[Sequence[str]], labels: Labels, kind: Kind)
 
 
 def ratio_cells(
-    columns: Sequence[str], cells: Cells, labels: Labels, options: MarkOptions, row: int
+    columns: Sequence[str], cells: Cells, labels: Labels, noise: float, place: tuple[int, int]
 ) -> Cells:
-    """A ratio for each class, which errs as the options say.
+    """A ratio for each class, which errs by up to `noise` percent. place: the seed and the row.
 
     A ratio that the table states stays, even where it says that it is unknown.
     """
+    seed, row = place
     share: Denominator = "image"
     shown = mask_ratios(labels, (share,) * len(columns))
     filled = {}
     for number, (column, ratio) in enumerate(zip(columns, shown, strict=True), 1):
         text = cells.get(column, str(ratio))
-        if text and options.ratio_noise:
-            random = generator(options.seed, "ratio", row, number)
-            text = str(noisy_ratio(float(text), options.ratio_noise, random))
+        if text and noise:
+            random = generator(seed, "ratio", row, number)
+            text = str(noisy_ratio(float(text), noise, random))
         filled[column] = text
     return filled
 
@@ -83,7 +85,7 @@ def moved(cells: Cells, before: Path, after: Path) -> Cells:
     for column in PATH_COLUMNS:
         cell = cells.get(column, "")
         if cell and not Path(cell).is_absolute():
-            path = before / cell
+            path = named_file(before, cell)
             real = path.parent.resolve() / path.name
             changed[column] = Path(os.path.relpath(real, home)).as_posix()
     return changed

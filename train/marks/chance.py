@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from wsseg.train.case import Case
+from wsseg.train.groups import one_spelling
 
 USES = ("mark", "share", "ratio")
 
@@ -27,8 +28,8 @@ def marked_rows(cases: Sequence[Case], share: float, seed: int) -> frozenset[int
     at least one group for a share above 0. A case without a group is one of its own image.
     """
     groups: dict[str, list[int]] = {}
-    for case in cases:
-        groups.setdefault(case.group or str(case.image), []).append(case.row)
+    for case, (_, name) in zip(cases, one_spelling(cases), strict=True):
+        groups.setdefault(name, []).append(case.row)
     names = sorted(groups)
     order = [names[place] for place in generator(seed, "share").permutation(len(names))]
     totals = np.cumsum([0, *(len(groups[name]) for name in order)])

@@ -9,8 +9,8 @@ from PIL import Image
 
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.table import DEFAULT_OPTIONS, TableOptions, TextTable
 from wsseg.train.case import Case, CaseTable
-from wsseg.train.case_table import TextTable, read_table
 from wsseg.train.cases import read_cases
 from wsseg.train.label_checks import READER_VARIATION
 from wsseg.train.label_files import case_mask
@@ -57,6 +57,7 @@ def simulate_marks(
     options: MarkOptions | None = None,
     keep_mask: bool = True,
     classes: tuple[str, ...] | None = None,
+    reading: TableOptions = DEFAULT_OPTIONS,
 ) -> Path:
     """Write weak marks for the cases that have a mask, and the table that uses them.
 
@@ -65,32 +66,33 @@ def simulate_marks(
     what the kind of the options adds: the columns marks and mark_kind, with marks/NNNN.png (pixel
     value = class number, 255 background, numbered by the order of the table), or the columns box,
     extremes, or centroid and spread. What the old table says in these columns stays in the cases
-    outside the share and is replaced in those inside. The masks stay in the table, for evaluation,
-    unless `keep_mask` is false. percent: how much of each region is marked, None for what is usual
-    of the kind. classes: as for `read_cases`, which checks the old table first. What was marked is
-    logged. Returns the new table.
+    outside the share and is replaced in those inside. The masks stay in the table, for evaluation;
+    if `keep_mask` is false, only those of val and test do, which are judged by them. Where the old
+    table states no splits, the new one then states those that a training with the default seed
+    would deal out, so that it is known whose masks stay. percent: how much of each region is
+    marked, None for what is usual of the kind. classes, reading: as for `read_cases`, which checks
+    the old table first. What was marked is logged. Returns the new table.
 
     Raises WssegError for a folder `out` that holds anything and for a table without a mask,
-    CasesError for one with faults.
+    TableError for one with faults.
     """
     chosen = options or MarkOptions()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WssegError(f"{out} exists and is not empty: name a new folder for the marks")
     _require_plausible(chosen, keep_mask, percent)
-    table = read_cases(cases_csv, classes=classes)
+    table = read_cases(cases_csv, classes=classes, options=reading)
     if all(case.mask is None for case in table.cases):
         raise WssegError(
             f"{cases_csv.name} has no mask, and marks are made of full outlines: add a column mask "
             "with the paths of label images, 0 outside and the class number inside"
         )
-    text = read_table(cases_csv)
+    text = table.text
     amount = USUAL_PERCENT.get(chosen.kind, 100.0) if percent is None else percent
     with atomic_folder(out) as folder, (folder / TABLE).open("w", encoding="utf-8") as file:
         job = _Job(text, table, amount, chosen, _marked(text, table, chosen), out, folder)
-        header = [name for name in _header(job) if keep_mask or name != "mask"]
-        writer = csv.DictWriter(file, header, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, _header(job, keep_mask), lineterminator="\n")
         writer.writeheader()
-        outcomes = [_write(job, place, writer) for place in range(len(table.cases))]
+        outcomes = [_write(job, place, writer, keep_mask) for place in range(len(table.cases))]
     log.info("%s", closing(outcomes, chosen))
     for doubt in doubts(outcomes, chosen, percent):
         log.warning("%s", doubt)
@@ -121,10 +123,11 @@ def _marked(text: TextTable, table: CaseTable, options: MarkOptions) -> frozense
     return frozenset().union(*rows)
 
 
-def _header(job: _Job) -> tuple[str, ...]:
+def _header(job: _Job, keep_mask: bool) -> tuple[str, ...]:
     """The columns of the old table, then those that it lacks."""
     ratios = columns_of("ratio", job.text, job.table)
-    return tuple(dict.fromkeys((*job.text.header, *ratios, *_added(job))))
+    split = () if keep_mask else ("split",)
+    return tuple(dict.fromkeys((*job.text.header, *ratios, *split, *_added(job))))
 
 
 def _added(job: _Job) -> tuple[str, ...]:
@@ -139,7 +142,7 @@ def _measured_columns(job: _Job) -> list[tuple[str, ...]]:
     return [columns_of(name, job.text, job.table) for name in names]
 
 
-def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
+def _write(job: _Job, place: int, writer: "csv.DictWriter[str]", keep_mask: bool) -> Outcome:
     """Write the row at `place` of the new table, after its marks under `scratch`."""
     row, case = job.text.rows[place], job.table.cases[place]
     cells, marked = moved(row.cells, job.table.path.parent, job.out), False
@@ -147,10 +150,15 @@ def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
     if drawn is not None:
         labels = as_counted(case, drawn)
         ratios = columns_of("ratio", job.text, job.table)
-        cells |= ratio_cells(ratios, cells, labels, job.options, case.row)
+        # Beside a mask that judges, a wrong ratio would contradict it.
+        errs = keep_mask or case.split == "train"
+        noise = job.options.ratio_noise if errs else 0.0
+        cells |= ratio_cells(ratios, cells, labels, noise, (job.options.seed, case.row))
         if case.row in job.marked:
             cells |= _mark(job, place, case, labels)
             marked = bool(labels.any())
+    if not keep_mask:
+        cells |= {"split": case.split} | ({"mask": ""} if case.split == "train" else {})
     writer.writerow(cells)
     before = any(row.cells.get(name) for name in _added(job))
     return Outcome(row.cells.get("split", ""), case.row in job.marked, marked, before)

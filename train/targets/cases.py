@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.train.case import Box, Case, Region
-from wsseg.train.coverage import area_mean, shrink_marks
+from wsseg.train.coverage import HALF, area_mean, keep_one, shrink_marks
 from wsseg.train.ratios import Denominator
 from wsseg.train.targets.build import evidence_of_borders, first_target
 from wsseg.train.targets.evidence import Evidence, Target
@@ -81,11 +81,15 @@ def lesson(target: Target, size: int) -> Lesson:
     """A target on the network's grid.
 
     A cell is taught the mean of its taught pixels, each by its weight: what is not taught must not
-    count as background there.
+    count as background there. A region that is less than half of every cell is taught as its
+    best-covered one, so that it is not taught as absent.
     """
     weight = _shrunk(target.weight, size)
     sure = _shrunk(target.weight * target.inside, size)
     inside = np.divide(sure, weight, out=np.zeros_like(sure), where=weight > 0)
+    for layer, share in zip(inside, sure, strict=True):
+        if layer.max() < HALF:
+            layer[keep_one(share)] = 1.0
     return Lesson(_in_255ths(inside), _in_255ths(weight), target.final, target.guessed)
 
 

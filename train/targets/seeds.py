@@ -56,7 +56,9 @@ def seeds(evidence: Evidence, shape_bearing: Growth) -> dict[int, Seed]:
             continue
         kind = evidence.kinds[number]
         if box is not None and not evidence.located[number]:
-            mark, kind = mark | (_core(box) & allowed(evidence, number)), kind or "disc"
+            mark, kind = mark | _core(box, allowed(evidence, number)), kind or "disc"
+            if not mark.any():
+                continue
         growth: Growth = shape_bearing if (kind or mark_kind(mark)) == "eroded" else "geodesic"
         # The mark itself is part of the region, whatever the ratio says.
         least = float(mark.mean())
@@ -72,12 +74,18 @@ def allowed(evidence: Evidence, number: int) -> NDArray[np.bool_]:
     return free
 
 
-def _core(box: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The middle of a box, BOX_CORE of its area and at least a pixel, in the box's own shape."""
+def _core(box: NDArray[np.bool_], free: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The free pixels in the middle of a box, BOX_CORE of its area and at least a pixel, in the
+    box's own shape; where none is free there, the free pixel of the box that is nearest to it."""
     rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
     core = np.zeros_like(box)
     share = math.sqrt(BOX_CORE)
     core[_middle(rows, share)[:, None], _middle(columns, share)] = True
+    core &= free
+    places = np.argwhere(box & free)
+    if not core.any() and len(places):
+        away = ((places - [rows.mean(), columns.mean()]) ** 2).sum(1)
+        core[tuple(places[away.argmin()])] = True
     return core
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a table of cases: every fault at once, each with its line."""
+"""What is wrong with a table that somebody wrote: every fault at once, each with its line."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,11 @@ MOST_LINES = 50
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """One thing to correct. line: of the CSV file, the header being 1; 0 is the whole table."""
+    """One thing to correct.
+
+    line: of the text file, or row of the sheet, on which its row begins, the first being 1; 0 is
+    the whole table.
+    """
 
     line: int
     message: str
@@ -20,13 +24,17 @@ class Fault:
         return f"line {self.line}: {self.message}" if self.line else self.message
 
 
-class CasesError(WssegError):
+class TableError(WssegError):
     """All faults of a table; the message is a report with one line a fault."""
 
     def __init__(self, table: str, faults: Iterable[Fault]) -> None:
         self.faults = tuple(sorted(set(faults)))
         count = len(self.faults)
-        lines = [f"{table}: {count} {'fault' if count == 1 else 'faults'} to correct"]
+        if count == 1:
+            (fault,) = self.faults
+            super().__init__(f"{table}{',' if fault.line else ':'} {fault}")
+            return
+        lines = [f"{table}: {count} faults to correct"]
         lines += [f"  {fault}" for fault in self.faults[:MOST_LINES]]
         if count > MOST_LINES:
             lines.append(f"  and {count - MOST_LINES} more")
