@@ -18,8 +18,8 @@ from wsseg.cli.training import run_training
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
 from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
 from wsseg.imaging.locks import held
-from wsseg.imaging.scan import FileRef
-from wsseg.imaging.volume import read_volume, volume_refs
+from wsseg.imaging.scan import FileRef, ScanRef
+from wsseg.imaging.volume import read_volume
 from wsseg.train.marks.simulate import simulate_marks
 
 _log = logging.getLogger("wsseg.demo")
@@ -162,4 +162,5 @@ def mean_iou(true: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
 
 def _labels(folder: Path) -> NDArray[np.uint8]:
     path = next(folder.glob("held-out*.nii.gz"))
-    return read_volume(volume_refs(FileRef(path, path.name))[0]).pixels.astype(np.uint8)
+    ref = ScanRef("volume", (FileRef(path, path.name),))
+    return read_volume(ref).pixels.astype(np.uint8)

@@ -1,15 +1,23 @@
-"""Zip archives: members are unpacked under names of our own, and hostile ones are refused."""
+"""Archives: members are unpacked under names of our own, and hostile ones are refused."""
 
+import errno
+import gzip
+import io
 import re
 import shutil
 import stat
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, Any, Literal
 
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.volume_header import GZIP_MAGIC
 
 MAX_INFLATED_BYTES = 4 * 2**30
 MAX_ENTRIES = 100_000
@@ -17,13 +25,39 @@ MAX_ENTRIES = 100_000
 # empty label map of a whole CT compresses a thousandfold and is harmless.
 MAX_RATIO = 200
 RATIO_FLOOR_BYTES = 64 * 2**20
+# What a tar archive may spend on the headers of one member: long names take a few KB.
+TAR_HEADER_BYTES = 2**20
 
-_SUFFIX = re.compile(r"(\.nii|\.img|\.hdr)?\.[A-Za-z0-9]{1,8}$", re.IGNORECASE)
-_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+_SUFFIX = re.compile(r"(\.nii|\.img|\.hdr|\.seg)?\.[A-Za-z0-9]{1,8}$", re.IGNORECASE)
+_GZIP_SUFFIX = re.compile(r"\.gz$", re.IGNORECASE)
 _ENCRYPTED = 0x1
+_CHUNK = 2**20
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def unpack(archive: FileRef, scratch: Path) -> Iterator[FileRef | Failure]:
+@dataclass
+class Budget:
+    """How many bytes one archive may still unpack, the packed files within it among them."""
+
+    left: int = field(default_factory=lambda: MAX_INFLATED_BYTES)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A member as the archive's directory tells of it, before any byte is unpacked."""
+
+    name: str
+    size: int
+    packed_size: int
+    plain: bool  # a file, not a link or a device
+    encrypted: bool = False
+
+
+class _TooMuchError(Exception):
+    """A stream gave more than it was allowed to."""
+
+
+def unpack_zip(archive: FileRef, scratch: Path, budget: Budget) -> Iterator[FileRef | Failure]:
     """Unpack a zip archive into a new folder under `scratch`; yield each member as a file.
 
     A member that is refused or damaged is a Failure, and costs no other member its place; an
@@ -31,57 +65,167 @@ def unpack(archive: FileRef, scratch: Path) -> Iterator[FileRef | Failure]:
     suffix, and members that differ only in their suffix share the number: a NIfTI .hdr finds its
     .img. All members are unpacked before the first is yielded, for the same reason.
     """
+    yield from _unpacked(_zip_members, archive, scratch, budget)
+
+
+def unpack_tar(archive: FileRef, scratch: Path, budget: Budget) -> Iterator[FileRef | Failure]:
+    """Unpack a tar archive, gzip-compressed or not, as `unpack_zip` does a zip archive.
+
+    It has no directory and is read once through: what comes after damage is lost, and told.
+    """
+    yield from _unpacked(_tar_members, archive, scratch, budget)
+
+
+def unpack_gzip(packed: FileRef, scratch: Path, budget: Budget) -> Iterator[FileRef | Failure]:
+    """Unpack a gzip-compressed file under `scratch`; it keeps the packed file's source."""
+    yield from _unpacked(_gzip_member, packed, scratch, budget)
+
+
+_Members = Callable[[FileRef, Path, Budget], Iterator[FileRef | Failure]]
+
+
+def _unpacked(
+    members: _Members, archive: FileRef, scratch: Path, budget: Budget
+) -> Iterator[FileRef | Failure]:
+    found: list[FileRef | Failure] = []
     try:
-        with zipfile.ZipFile(archive.path) as opened:
-            unpacked = list(_members(opened, archive.source, scratch))
-    except Exception as error:  # zipfile raises many kinds on damage; none may stop a run
-        kind = type(error).__name__
-        yield Failure(
-            archive.source,
-            "broken_archive",
-            f"{archive.source} cannot be opened as a zip archive ({kind}): pack it again",
-        )
-        return
-    yield from unpacked
+        scratch.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=scratch, prefix="unpacked-"))
+        for member in members(archive, folder, budget):
+            found.append(member)  # noqa: PERF402  what was unpacked before an error counts
+    except Exception as error:  # the libraries raise many kinds on damage; none may stop a run
+        found.append(_damaged(archive.source, error))
+    yield from found
 
 
-def _members(opened: zipfile.ZipFile, source: str, scratch: Path) -> Iterator[FileRef | Failure]:
-    members = [member for member in opened.infolist() if not member.is_dir()]
-    if len(members) > MAX_ENTRIES:
-        yield Failure(
-            source,
-            "too_many_entries",
-            f"{source} holds {len(members)} files, at most {MAX_ENTRIES} are unpacked: split it",
-        )
-        return
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=scratch, prefix="zip-"))
-    numbers: dict[str, int] = {}
-    inflated = 0
-    for member in members:
-        shown = f"{source}/{member.filename}"
-        refusal = _refusal(member, shown, inflated) or _nested(opened, member, shown)
-        if refusal:
-            yield refusal
-            continue
-        inflated += member.file_size
-        yield _extract(opened, member, FileRef(_place(folder, member.filename, numbers), shown))
+def _zip_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
+    with zipfile.ZipFile(archive.path) as opened:
+        members = [member for member in opened.infolist() if not member.is_dir()]
+        if len(members) > MAX_ENTRIES:
+            yield _too_many(archive.source)
+            return
+        places = _Places(folder)
+        for member in members:
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            entry = _Entry(
+                name=member.filename,
+                size=member.file_size,
+                packed_size=member.compress_size,
+                plain=kind in (0, stat.S_IFREG),
+                encrypted=bool(member.flag_bits & _ENCRYPTED),
+            )
+            shown = f"{archive.source}/{member.filename}"
+            if refusal := _refusal(entry, shown, budget):
+                yield refusal
+                continue
+            budget.left -= entry.size
+            # zipfile never yields more bytes than the directory promised, and checks the sum.
+            yield _extract(partial(opened.open, member), FileRef(places.new(entry.name), shown))
 
 
-def _refusal(member: zipfile.ZipInfo, shown: str, inflated: int) -> Failure | None:
+def _tar_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
+    with archive.path.open("rb") as file:
+        packed = file.read(2) == GZIP_MAGIC
+    packed_size = archive.path.stat().st_size
+    places = _Places(folder)
+    with gzip.open(archive.path) if packed else archive.path.open("rb") as plain:
+        stream = _Metered(plain)
+        count, passed_over = 0, 0
+        with tarfile.open(fileobj=stream, mode="r|") as opened:
+            while True:
+                stream.left = TAR_HEADER_BYTES + passed_over
+                member = opened.next()
+                if member is None:
+                    return
+                passed_over = member.size
+                count += 1
+                if count > MAX_ENTRIES:
+                    yield _too_many(archive.source)
+                    return
+                if member.isdir():
+                    continue
+                name = PurePosixPath(member.name).as_posix()  # without the "./" of "tar c ."
+                shown = f"{archive.source}/{name}"
+                size = packed_size if packed else member.size
+                entry = _Entry(name, member.size, size, plain=member.isreg())
+                if refusal := _refusal(entry, shown, budget):
+                    yield refusal
+                    if entry.plain and refusal.reason != "unsafe_path":
+                        return  # what follows lies behind bytes that are not to be unpacked
+                    continue
+                budget.left -= entry.size
+                stream.left = TAR_HEADER_BYTES + member.size
+                found = _extract(
+                    partial(_tar_content, opened, member), FileRef(places.new(name), shown)
+                )
+                yield found
+                if isinstance(found, Failure):
+                    return
+
+
+def _tar_content(opened: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = opened.extractfile(member)
+    if content is None:
+        raise tarfile.ReadError("no file")
+    return content
+
+
+def _gzip_member(packed: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
+    most = min(budget.left, max(RATIO_FLOOR_BYTES, MAX_RATIO * packed.path.stat().st_size))
+    path = _Places(folder).new(_GZIP_SUFFIX.sub("", packed.source))
+    with gzip.open(packed.path) as stream:
+        content = io.BufferedReader(_Metered(stream, most))
+        found = _extract(lambda: content, FileRef(path, packed.source))
+    if isinstance(found, FileRef):
+        budget.left -= path.stat().st_size
+    yield found
+
+
+class _Metered(io.RawIOBase):
+    """A stream that gives `left` bytes and raises when more are there."""
+
+    def __init__(
+        self, stream: io.BufferedReader | gzip.GzipFile, left: int = TAR_HEADER_BYTES
+    ) -> None:
+        self._stream = stream
+        self.left = left
+
+    def readable(self) -> Literal[True]:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        self.left -= len(content)
+        if self.left < 0:
+            raise _TooMuchError
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        """Close the stream below too."""
+        self._stream.close()
+        super().close()
+
+
+def _too_many(source: str) -> Failure:
+    message = f"{source} holds more than {MAX_ENTRIES} files: split it, or unpack it yourself"
+    return Failure(source, "too_many_entries", message)
+
+
+def _refusal(entry: _Entry, shown: str, budget: Budget) -> Failure | None:
     """Why a member must not be unpacked, judged by its directory entry alone."""
-    large = member.file_size > RATIO_FLOOR_BYTES
+    large = entry.size > RATIO_FLOOR_BYTES
     rules = (
-        (_escapes(member.filename), "unsafe_path", "its path leaves the archive"),
-        (_is_link(member), "unsafe_path", "it is a link, not a file"),
-        (bool(member.flag_bits & _ENCRYPTED), "encrypted", "it is encrypted: unpack it yourself"),
+        (_escapes(entry.name), "unsafe_path", "its path leaves the archive"),
+        (not entry.plain, "unsafe_path", "it is a link, not a file"),
+        (entry.encrypted, "encrypted", "it is encrypted: unpack it yourself"),
         (
-            large and member.file_size > MAX_RATIO * max(member.compress_size, 1),
+            large and entry.size > MAX_RATIO * max(entry.packed_size, 1),
             "archive_bomb",
             f"it would grow more than {MAX_RATIO}-fold: unpack it yourself if you trust it",
         ),
         (
-            inflated + member.file_size > MAX_INFLATED_BYTES,
+            entry.size > budget.left,
             "archive_too_large",
             f"the archive grows beyond {MAX_INFLATED_BYTES >> 30} GiB: unpack it yourself",
         ),
@@ -100,41 +244,29 @@ def _escapes(name: str) -> bool:
     )
 
 
-def _is_link(member: zipfile.ZipInfo) -> bool:
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    return kind not in (0, stat.S_IFREG)
+class _Places:
+    """New paths in a folder; members of one stem share a number, repeated ones do not."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers: dict[str, int] = {}
+
+    def new(self, name: str) -> Path:
+        found = _SUFFIX.search(name)
+        suffix = found.group() if found else ""
+        stem = name.removesuffix(suffix)
+        numbers = self._numbers
+        path = self._folder / f"{numbers.setdefault(stem, len(numbers)):06d}{suffix}"
+        while path.exists():
+            numbers[f"{stem}\0{len(numbers)}"] = len(numbers)
+            path = self._folder / f"{len(numbers) - 1:06d}{suffix}"
+        return path
 
 
-def _nested(opened: zipfile.ZipFile, member: zipfile.ZipInfo, shown: str) -> Failure | None:
-    """An archive inside the archive, by its content: its limits could not be enforced here."""
+def _extract(content: Callable[[], IO[bytes]], to: FileRef) -> FileRef | Failure:
     try:
-        with opened.open(member) as stream:
-            inner = stream.read(4) in _ZIP_MAGIC
-    except Exception as error:
-        return _damaged(shown, error)
-    if not inner:
-        return None
-    message = f"{shown} is an archive inside an archive: unpack it yourself"
-    return Failure(shown, "nested_archive", message, status="skipped")
-
-
-def _place(folder: Path, name: str, numbers: dict[str, int]) -> Path:
-    """A new path in `folder`; members of one stem share a number, repeated ones do not."""
-    found = _SUFFIX.search(name)
-    suffix = found.group() if found else ""
-    stem = name.removesuffix(suffix)
-    path = folder / f"{numbers.setdefault(stem, len(numbers)):06d}{suffix}"
-    while path.exists():
-        numbers[f"{stem}\0{len(numbers)}"] = len(numbers)
-        path = folder / f"{len(numbers) - 1:06d}{suffix}"
-    return path
-
-
-def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, to: FileRef) -> FileRef | Failure:
-    try:
-        # zipfile never yields more bytes than the directory entry promised, and checks the sum.
-        with opened.open(member) as stream, to.path.open("xb") as file:
-            shutil.copyfileobj(stream, file, 2**20)
+        with content() as stream, to.path.open("xb") as file:
+            shutil.copyfileobj(stream, file, _CHUNK)
     except Exception as error:
         to.path.unlink(missing_ok=True)
         return _damaged(to.source, error)
@@ -142,8 +274,22 @@ def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, to: FileRef) -> F
 
 
 def _damaged(shown: str, error: Exception) -> Failure:
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return Failure(
+            shown,
+            "no_space",
+            f"{shown} cannot be unpacked, the folder for temporary files is full: free some space "
+            "there, or set TMPDIR to a folder that has more",
+        )
+    if isinstance(error, _TooMuchError):
+        return Failure(
+            shown,
+            "archive_bomb",
+            f"{shown} was not unpacked, it grows more than {MAX_RATIO}-fold or beyond "
+            f"{MAX_INFLATED_BYTES >> 30} GiB: unpack it yourself if you trust it",
+        )
     return Failure(
         shown,
         "broken_archive",
-        f"{shown} cannot be unpacked ({type(error).__name__}): pack it again, check the disk",
+        f"{shown} cannot be unpacked ({type(error).__name__}): copy it or pack it again",
     )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pydicom.uid import UID
+
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
 Sort = Literal["tomographic", "projection", "unknown"]
@@ -10,10 +12,14 @@ Sort = Literal["tomographic", "projection", "unknown"]
 
 @dataclass(frozen=True)
 class NoImage:
-    """Why objects of a SOP class are passed over: `reason` for machines, `words` for people."""
+    """Why objects of a SOP class are not read: `reason` for machines, `words` for people.
+
+    Images that are not read have a `remedy`, objects that are no images to segment none.
+    """
 
     reason: str
     words: str
+    remedy: str = ""
 
 
 # Slices of a body: they belong together and should know where they lie.
@@ -105,7 +111,10 @@ _PICTURES = frozenset(
 
 _SEGMENTATION = NoImage("segmentation", "a segmentation")
 _REGISTRATION = NoImage("registration", "a spatial registration or fiducials")
-_VIDEO = NoImage("video", "a video")
+_VIDEO = NoImage(
+    "video", "a video", "which is not read: save the frames to be measured as pictures or DICOM"
+)
+_WHOLE_SLIDE = "which is not read: save the region to be measured as a picture"
 _NO_IMAGES = {
     _STORAGE + "66": NoImage("raw_data", "raw data"),
     _STORAGE + "66.1": _REGISTRATION,
@@ -119,9 +128,13 @@ _NO_IMAGES = {
     _STORAGE + "68.1": NoImage("surface", "a surface scan"),
     _STORAGE + "68.2": NoImage("surface", "a surface scan"),
     _STORAGE + "4.2": NoImage("spectroscopy", "a spectroscopy measurement"),
-    _STORAGE + "30": NoImage("parametric_map", "a parametric map"),
-    _STORAGE + "77.1.6": NoImage("whole_slide", "a whole slide image"),
-    _STORAGE + "77.1.9": NoImage("whole_slide", "a tiled microscopy image"),
+    _STORAGE + "30": NoImage(
+        "parametric_map",
+        "a parametric map",
+        "which is not read: save it as NIfTI or as images of its modality",
+    ),
+    _STORAGE + "77.1.6": NoImage("whole_slide", "a whole slide image", _WHOLE_SLIDE),
+    _STORAGE + "77.1.9": NoImage("whole_slide", "a tiled microscopy image", _WHOLE_SLIDE),
     _STORAGE + "77.1.1.1": _VIDEO,
     _STORAGE + "77.1.2.1": _VIDEO,
     _STORAGE + "77.1.4.1": _VIDEO,
@@ -188,6 +201,19 @@ def is_planar(sop_class: str, image_type: str) -> bool:
     kind = (image_type.upper().split("\\") + [""] * 3)[2]
     views = is_nuclear(sop_class) and kind in _NUCLEAR_VIEWS
     return views or sort_of(sop_class) == "projection"
+
+
+def has_pixels(sop_class: str) -> bool:
+    """Whether an object of the class has pixels when it is whole, as far as can be told.
+
+    A class that was cut itself, or is none, may have been an image's.
+    """
+    if sort_of(sop_class) != "unknown":
+        return True
+    name = UID(sop_class).name
+    if name != sop_class:
+        return "Image" in name
+    return sop_class.startswith(_STORAGE) or _STORAGE.startswith(sop_class)
 
 
 def is_x_ray(sop_class: str, modality: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from wsseg.imaging.dicom_classes import NoImage, no_image
+from wsseg.imaging.dicom_classes import NoImage, has_pixels, no_image
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_mosaic import MOSAIC_KEYWORDS, PRIVATE_TAGS, is_mosaic, mosaic_of
 from wsseg.imaging.dicom_planes import PLANE_KEYWORDS, Plane, planes_of
@@ -30,7 +30,7 @@ from wsseg.imaging.dicom_values import (
     tags_of,
     text,
 )
-from wsseg.imaging.errors import Failure, ReadError
+from wsseg.imaging.errors import Failure, ReadError, Status
 from wsseg.imaging.scan import FileRef
 
 logger = logging.getLogger(__name__)
@@ -227,10 +227,15 @@ def _judge(file: FileRef, dataset: Dataset, stopped_at: int) -> Header | Failure
     modality = text(dataset, "Modality")
     found = no_image(sop_class, modality)
     if found is None and not stopped_at:
-        found = _without_pixels(dataset)
+        if "Rows" in dataset or has_pixels(sop_class):
+            message = f"{file.source} is a DICOM image that ends before its pixels: copy it again"
+            return Failure(file.source, "no_pixels", message)
+        found = NoImage("no_pixels", "a DICOM object without pixels")
     if found:
-        message = f"{file.source} is {found.words}, not an image to segment"
-        return Failure(file.source, found.reason, message, status="skipped")
+        status: Status = "failed" if found.remedy else "skipped"
+        remedy = found.remedy or "not an image to segment"
+        message = f"{file.source} is {found.words}, {remedy}"
+        return Failure(file.source, found.reason, message, status=status)
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
     frames = 1 if is_empty(dataset, "NumberOfFrames") else integer(dataset, "NumberOfFrames")
     if not rows or not columns or rows < 0 or columns < 0:
@@ -269,12 +274,6 @@ def uids_of(dataset: Dataset) -> tuple[str, str, str]:
 
 def _meta_class(dataset: Dataset) -> str:
     return text(dataset.file_meta, "MediaStorageSOPClassUID")
-
-
-def _without_pixels(dataset: Dataset) -> NoImage:
-    if "Rows" in dataset:
-        return NoImage("no_pixels", "a DICOM header without its pixels")
-    return NoImage("no_pixels", "a DICOM object without pixels")
 
 
 def _series(file: FileRef, dataset: Dataset) -> tuple[str, str]:

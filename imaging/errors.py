@@ -40,6 +40,9 @@ class ReadError(WssegError):
         return type(self), (self.reason, str(self))
 
 
+Status = Literal["skipped", "failed"]
+
+
 @dataclass(frozen=True)
 class Failure:
     """A file that gave no result, as a value, so that it costs no other file its result.
@@ -51,4 +54,4 @@ class Failure:
     source: str
     reason: str
     message: str
-    status: Literal["skipped", "failed"] = "failed"
+    status: Status = "failed"

@@ -1,26 +1,28 @@
-"""Finds scans in whatever a user names: files, folders, zip archives, with or without suffix."""
+"""Finds scans in whatever a user names: files, folders, archives, with or without suffix."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from wsseg.imaging.archive import unpack
+from wsseg.imaging.archive import Budget, unpack_gzip, unpack_tar, unpack_zip
 from wsseg.imaging.dicom_group import group
 from wsseg.imaging.dicom_header import Header, read_headers
-from wsseg.imaging.errors import Failure, ReadError, WssegError
-from wsseg.imaging.find_content import HEAD_BYTES, Content, Head, content_of, header_beside
+from wsseg.imaging.errors import Failure, ReadError, Status, WssegError
+from wsseg.imaging.find_content import ARCHIVES, Content, content_of, read_head
 from wsseg.imaging.find_files import list_files, shown_names
+from wsseg.imaging.find_pairs import header_beside
 from wsseg.imaging.picture import picture_refs
 from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.volume import volume_refs
+from wsseg.imaging.volume_header import NoImageError
 
 
 def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]:
-    """Every scan in files, folders and zip archives, by headers and first bytes only.
+    """Every scan in files, folders, zip and tar archives and gzip files, by first bytes only.
 
-    Each file ends in exactly one scan or Failure (a NIfTI .img in that of its .hdr): what is no
-    image is "skipped", what should have been one is "failed". Pictures and NIfTI files come as
-    they are met, DICOM scans at the end, because their files may lie anywhere. Archives are
-    unpacked into `scratch`, which must outlive the reading of the scans.
+    Each file ends in exactly one scan or Failure (the voxels of a pair in that of their header):
+    what is no image is "skipped", what is one and is not read, or may be, is "failed". Pictures
+    and volumes come as they are met, DICOM scans at the end, because their files may lie
+    anywhere. Archives are unpacked into `scratch`, which must outlive the reading of the scans.
 
     Sources are relative to a single input; of several inputs each is named in front, by as much
     of its path as tells it from the others (see `shown_names`).
@@ -48,7 +50,7 @@ def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
             else:
                 headers += images
         elif content == "volume":
-            yield from _nifti(file)
+            yield from _volumes(file)
         else:
             yield from picture_refs(file)
     yield from group(headers)
@@ -78,13 +80,67 @@ def _repeated(file: FileRef) -> Failure:
 def _unpacked(
     files: Iterable[FileRef | Failure], scratch: Path
 ) -> Iterator[tuple[FileRef, Content] | Failure]:
-    """Files with their content, archives replaced by their members."""
+    """Files with their content, archives and packed files replaced by what they hold."""
     for file in files:
         found = _with_content(file)
-        if isinstance(found, tuple) and found[1] == "zip":
-            yield from _members(found[0], scratch)
+        if isinstance(found, tuple) and found[1] in ARCHIVES:
+            yield from _held(*found, scratch, Budget())
         else:
             yield found
+
+
+def _with_content(file: FileRef | Failure) -> tuple[FileRef, Content] | Failure:
+    if isinstance(file, Failure):
+        return file
+    try:
+        content = content_of(read_head(file))
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        return Failure(file.source, "unreadable", f"{file.source} cannot be opened: {why}")
+    return content if isinstance(content, Failure) else (file, content)
+
+
+def _held(
+    file: FileRef, content: Content, scratch: Path, budget: Budget
+) -> Iterator[tuple[FileRef, Content] | Failure]:
+    """What a packed file or an archive holds."""
+    if content == "gzip":
+        for unpacked in unpack_gzip(file, scratch, budget):
+            yield _unless_archive(_with_content(unpacked))
+    else:
+        unpack = unpack_tar if content == "tar" else unpack_zip
+        yield from _members(file, unpack(file, scratch, budget), scratch, budget)
+
+
+def _members(
+    archive: FileRef, members: Iterable[FileRef | Failure], scratch: Path, budget: Budget
+) -> Iterator[tuple[FileRef, Content] | Failure]:
+    """The members of an archive, hidden ones passed over; none is an archive itself."""
+    empty = True
+    for member in members:
+        empty = False
+        if isinstance(member, Failure):
+            yield member
+        elif not _hidden(member, archive) and not header_beside(member.path):
+            found = _with_content(member)
+            if isinstance(found, tuple) and found[1] == "gzip":
+                yield from _held(*found, scratch, budget)
+            else:
+                yield _unless_archive(found)
+    if empty:
+        message = f"{archive.source} is an empty archive"
+        yield Failure(archive.source, "empty_archive", message, status="skipped")
+
+
+def _unless_archive(
+    found: tuple[FileRef, Content] | Failure,
+) -> tuple[FileRef, Content] | Failure:
+    """Archives within archives are not unpacked: there is no end to them."""
+    if isinstance(found, Failure) or found[1] not in ARCHIVES:
+        return found
+    source = found[0].source
+    message = f"{source} is an archive inside an archive: unpack the outer one first"
+    return Failure(source, "nested_archive", message)
 
 
 def _hidden(member: FileRef, archive: FileRef) -> bool:
@@ -92,35 +148,9 @@ def _hidden(member: FileRef, archive: FileRef) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in inside.split("/"))
 
 
-def _with_content(file: FileRef | Failure) -> tuple[FileRef, Content] | Failure:
-    if isinstance(file, Failure):
-        return file
-    try:
-        with file.path.open("rb") as stream:
-            head = Head(file, stream.read(HEAD_BYTES), file.path.stat().st_size)
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        return Failure(file.source, "unreadable", f"{file.source} cannot be opened: {why}")
-    content = content_of(head)
-    return content if isinstance(content, Failure) else (file, content)
-
-
-def _members(archive: FileRef, scratch: Path) -> Iterator[tuple[FileRef, Content] | Failure]:
-    """The members of a zip archive, hidden ones passed over; none is an archive itself."""
-    empty = True
-    for member in unpack(archive, scratch):
-        empty = False
-        if isinstance(member, Failure):
-            yield member
-        elif not _hidden(member, archive) and not header_beside(member.path):
-            yield _with_content(member)
-    if empty:
-        message = f"{archive.source} is an empty archive"
-        yield Failure(archive.source, "empty_archive", message, status="skipped")
-
-
-def _nifti(file: FileRef) -> Iterator[ScanRef | Failure]:
+def _volumes(file: FileRef) -> Iterator[ScanRef | Failure]:
     try:
         yield from volume_refs(file)
     except ReadError as error:
-        yield Failure(file.source, error.reason, str(error))
+        status: Status = "skipped" if isinstance(error, NoImageError) else "failed"
+        yield Failure(file.source, error.reason, str(error), status=status)

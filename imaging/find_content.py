@@ -1,25 +1,48 @@
 """What a file is by its content: names and suffixes are only believed where content is mute."""
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
+import zlib
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.meta_image import is_meta_image
+from wsseg.imaging.mgh import is_mgh
+from wsseg.imaging.nifti_header import is_analyze
+from wsseg.imaging.nrrd_header import NRRD_MAGIC
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.volume_header import GZIP_MAGIC
 
-HEAD_BYTES = 512
+HEAD_BYTES = 1024
 
-Content = Literal["dicom", "volume", "picture", "zip"]
+Content = Literal["dicom", "volume", "picture", "zip", "tar", "gzip"]
+ARCHIVES = ("zip", "tar", "gzip")
 
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PICTURES = (
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",  # JPEG
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # TIFF, BigTIFF
+    b"GIF8",
+    *(b"\0\0\0\x0cjP  ", b"\xffO\xffQ"),  # JPEG 2000
+)
+_NETPBM = re.compile(rb"P[1-7f][ \t\r\n]")
+_BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-# Office documents, array files and libraries are zip archives too, but nobody means them.
-_ZIP_SUFFIXES = (".zip", "")
-_NIFTI_NAME = re.compile(r"\.(nii|hdr)(\.gz)?$", re.IGNORECASE)
-_IMAGE_NAME = re.compile(r"\.(dcm|dicom|zip|nii(\.gz)?|png|jpe?g|tiff?)$", re.IGNORECASE)
-_DETACHED = re.compile(r"(?P<stem>.+)\.img(\.gz)?$", re.IGNORECASE)
-_GZIP = b"\x1f\x8b"
+# Office documents and libraries are zip archives too, but nobody means them.
+_ZIPPED_DOCUMENT = re.compile(
+    r"\.(docx?|docm|xlsx?|xlsm|pptx?|od[tspg]|jar|war|apk|ipa|whl|egg|epub|kmz|xpi|vsix|mlpackage"
+    r"|pt|pth|pt2|pkg|key|numbers|pages)$",
+    re.IGNORECASE,
+)
+_TAR_MAGIC = (257, b"ustar")
+_IMAGE_NAME = re.compile(
+    r"\.(dcm|dicom|ima|nii|hdr|img|nrrd|nhdr|mh[ad]|mg[hz]|mnc2?|brik|rec|z?raw|iso"
+    r"|png|jpe?g|jp2|j2k|jpx|tiff?|bmp|dib|gif|webp|p[bgnp]m|heic|avif"
+    r"|zip|tar|tgz|tbz2?|txz|7z|rar)(\.(gz|bz2|xz|zst|z))?$",
+    re.IGNORECASE,
+)
+_VOXELS_NAME = re.compile(r"\.(img|z?raw|rec|brik)(\.gz)?$", re.IGNORECASE)
 # (first bytes, where the magic lies) of both versions of the format, in both byte orders.
 _NIFTI_STARTS = {
     (348).to_bytes(4, "little"): 344,
@@ -29,23 +52,47 @@ _NIFTI_STARTS = {
 }
 _NIFTI_MAGICS = (b"n+1", b"ni1", b"n+2", b"ni2")
 _UNPACK = "unpack it first"
-_CONVERT = "convert it to DICOM, NIfTI, PNG, JPEG or TIFF first"
+_CONVERT = "convert it to DICOM, NIfTI, NRRD, PNG or TIFF first"
+_FRAMES = "save the frames to be measured as pictures or DICOM first"
 # Things that hold images but are not read: (first bytes, name, remedy).
 _OTHERS = (
-    (_GZIP, "a gzip archive", _UNPACK),
     (b"BZh", "a bzip2 archive", _UNPACK),
     (b"\xfd7zXZ\0", "an xz archive", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7-zip archive", _UNPACK),
     (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
-    (b"NRRD000", "an NRRD image", _CONVERT),
-    (b"ObjectType =", "a MetaImage", _CONVERT),
-    (b"\x5c\x01\0\0", "an Analyze header", _CONVERT),
-    (b"\0\0\x01\x5c", "an Analyze header", _CONVERT),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file", _CONVERT),
-    (b"GIF8", "a GIF picture", _CONVERT),
-    (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture", _CONVERT),
-    (b"\xffO\xffQ", "a JPEG 2000 picture", _CONVERT),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
+    (b"\x1f\x9d", "a compressed archive", _UNPACK),
+    (b"LZIP", "an lzip archive", _UNPACK),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 or MINC 2 file", _CONVERT),
+    (b"CDF\x01", "a NetCDF or MINC 1 file", _CONVERT),
+    (b"CDF\x02", "a NetCDF or MINC 1 file", _CONVERT),
+    (b"\x93NUMPY", "a NumPy array", _CONVERT),
+    (b"# === DATA DESCRIPTION FILE", "a Philips PAR/REC image", "convert it with dcm2niix first"),
+    (b"!INTERFILE", "an Interfile header", _CONVERT),
+    (b"MATRIX7", "an ECAT 7 image", _CONVERT),
+    (b"SIMPLE  =", "a FITS image", _CONVERT),
+    (b"ZISRAWFILE", "a Zeiss CZI image", _CONVERT),
+    (b"\xda\xce\xbe\x0a", "a Nikon ND2 image", _CONVERT),
+    (b"\xff\x0a", "a JPEG XL picture", "convert it to PNG or TIFF first"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture", "convert it to PNG or TIFF first"),
+    (b"8BPS", "a Photoshop picture", "convert it to PNG or TIFF first"),
+    (b"v/1\x01", "an OpenEXR picture", "convert it to TIFF first"),
+    (b"\x1aE\xdf\xa3", "a video", _FRAMES),
+    (b"\x30\x26\xb2\x75", "a video", _FRAMES),
+    (b"\0\0\x01\xba", "a video", _FRAMES),
 )
+_VTK_IMAGE = re.compile(
+    rb"\A(# vtk DataFile.*STRUCTURED_POINTS|.*<VTKFile[^>]*ImageData)", re.DOTALL
+)
+_ISO_PICTURES = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis")
+# What may lie beside scans, mostly on their discs, and is none: programs, documents.
+_NO_IMAGES = (
+    *(b"MZ", b"\x7fELF", b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe"),
+    *(b"%PDF", b"%!PS", b"\xd0\xcf\x11\xe0", b"SQLite format 3"),
+)
+_MARKS_OF_TEXT = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_ANNEX = re.compile(rb"(\.\./)*(\.git)?/?annex/objects/")
+_LARGE_FILE = b"version https://git-lfs"
 # DICOM without preamble: a known first element of group 0002 or 0008.
 _FIRST_ELEMENTS = {
     0x0002: {0x0000, 0x0001, 0x0002, 0x0003, 0x0010},
@@ -62,29 +109,65 @@ class Head:
     start: bytes
     size: int
 
+    @cached_property
+    def unpacked(self) -> "Head":
+        """The head of what a gzip file holds, under the name without its suffix."""
+        try:
+            start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(self.start, HEAD_BYTES)
+        except zlib.error:
+            start = b""
+        name = re.sub(r"\.t?gz$", "", self.file.source, flags=re.IGNORECASE)
+        return replace(self, file=replace(self.file, source=name), start=start)
+
+
+def read_head(file: FileRef) -> Head:
+    """What `content_of` judges a file by. Raises OSError."""
+    with file.path.open("rb") as stream:
+        return Head(file, stream.read(HEAD_BYTES), file.path.stat().st_size)
+
 
 def content_of(head: Head) -> Content | Failure:
-    """What the file is, or why it is passed over (not an image) or broken (named as one)."""
+    """What to read a file as, judged by its first bytes; a Failure says why it is no image.
+
+    A packed volume is a volume, any other packed file "gzip". Only where content is mute does the
+    name decide whether an image may be lost.
+    """
+    if head.start.startswith(GZIP_MAGIC):
+        return _packed_content(head)
+    return _plain_content(head) or _no_image(head)
+
+
+def _packed_content(head: Head) -> Content | Failure:
+    inner = head.unpacked
+    if not inner.start:
+        return _no_image(head)
+    if inner.start.startswith(GZIP_MAGIC):
+        return _failed(head, "nested_archive", "is packed twice: unpack it first")
+    found = _plain_content(inner)
+    if found == "zip":
+        return _failed(head, "nested_archive", "is an archive inside an archive: unpack it first")
+    if found == "volume":
+        in_place = _is_nifti(inner.start) or _is_analyze_pair(inner) or is_mgh(inner.start)
+        return "volume" if in_place else "gzip"
+    if found:
+        return "tar" if found == "tar" else "gzip"
+    failure = _no_image(inner)
+    message = f"{head.file.source}{failure.message.removeprefix(inner.file.source)}"
+    return replace(failure, source=head.file.source, message=message)
+
+
+def _plain_content(head: Head) -> Content | None:
     name, start = head.file.source, head.start
     if is_dicom(start):
         return "dicom"
-    if _NIFTI_NAME.search(name) and _is_nifti(name, start):
+    if _is_volume(head):
         return "volume"
-    if start.startswith(_PICTURES):
+    if _is_picture(start):
         return "picture"
-    if start.startswith(_ZIP) and _suffix(name) in _ZIP_SUFFIXES:
+    if start.startswith(_ZIP) and not _ZIPPED_DOCUMENT.search(name) and not _is_npz(name):
         return "zip"
-    return _no_image(head)
-
-
-def header_beside(path: Path) -> Path | None:
-    """The .hdr file whose voxels the .img file `path` holds, if it is such a file."""
-    found = _DETACHED.match(path.name)
-    if found is None:
-        return None
-    names = [f"{found['stem']}.{hdr}{gz}" for hdr in ("hdr", "HDR") for gz in ("", ".gz")]
-    beside = (path.with_name(name) for name in names)
-    return next((header for header in beside if header.is_file()), None)
+    at, magic = _TAR_MAGIC
+    return "tar" if start[at : at + len(magic)] == magic else None
 
 
 def is_dicom(start: bytes) -> bool:
@@ -103,33 +186,99 @@ def _starts_data_set(start: bytes) -> bool:
     return explicit or int.from_bytes(start[4:8], order) <= _LONGEST_FIRST_VALUE
 
 
-def _is_nifti(name: str, start: bytes) -> bool:
-    if name.lower().endswith(".gz"):
-        return start.startswith(_GZIP)
+def _is_volume(head: Head) -> bool:
+    start = head.start
+    text = start.startswith(NRRD_MAGIC) or is_meta_image(start)
+    return text or _is_nifti(start) or _is_analyze_pair(head) or is_mgh(start)
+
+
+def _is_nifti(start: bytes) -> bool:
     at = _NIFTI_STARTS.get(start[:4])
     return at is not None and start[at : at + 3] in _NIFTI_MAGICS
 
 
+def _is_analyze_pair(head: Head) -> bool:
+    return head.file.source.lower().endswith(".hdr") and is_analyze(head.start)
+
+
+def _is_picture(start: bytes) -> bool:
+    if start.startswith(_PICTURES) or _NETPBM.match(start):
+        return True
+    if start.startswith(b"BM"):
+        return int.from_bytes(start[14:18], "little") in _BITMAP_HEADERS
+    return start.startswith(b"RIFF") and start[8:12] == b"WEBP"
+
+
+def _is_npz(name: str) -> bool:
+    return name.lower().endswith(".npz")
+
+
 def _suffix(name: str) -> str:
-    base = name.rpartition("/")[2]
-    return "." + base.rpartition(".")[2].lower() if "." in base else ""
+    """The letters after the last dot; none for a name like IM0001 or 1.2.840.5."""
+    found = re.search(r"\.([A-Za-z][A-Za-z0-9_~-]*)$", name.rpartition("/")[2])
+    return found[1].lower() if found else ""
 
 
 def _no_image(head: Head) -> Failure:
-    source = head.file.source
-    other = next(
-        ((name, todo) for magic, name, todo in _OTHERS if head.start.startswith(magic)), None
-    )
+    source, start = head.file.source, head.start
+    named = _IMAGE_NAME.search(source) is not None
     if not head.size:
-        reason, what = "empty_file", "is empty: copy or export it again"
-    elif other:
-        reason, what = "unsupported_format", f"is {other[0]}, which is not read: {other[1]}"
-    elif _IMAGE_NAME.search(source):
-        reason, what = (
-            "broken_file",
-            "is named like an image or archive but is none: export it again",
-        )
-    else:
+        lost = named or not _suffix(source)
+        message = f"{source} is empty: copy or export it again"
+        return Failure(source, "empty_file", message, status="failed" if lost else "skipped")
+    if is_pointer(start):
+        return _failed(head, "content_missing", f"holds no content: {get_content(start)}")
+    if other := _other(head):
+        return _failed(head, "unsupported_format", f"is {other[0]}, which is not read: {other[1]}")
+    if _VOXELS_NAME.search(source):
+        what = "is named like the voxels of an image, but their header is not beside it: copy both"
+        return _failed(head, "no_header", what)
+    if named and not start.startswith(_NO_IMAGES):
+        what = "is named like an image or archive but is none: copy or export it again"
+        return _failed(head, "broken_file", what)
+    if _suffix(source) or start.startswith(_NO_IMAGES) or _is_text(start):
         return Failure(source, "not_an_image", f"{source} is not an image", status="skipped")
-    failed = _IMAGE_NAME.search(source) is not None
-    return Failure(source, reason, f"{source} {what}", status="failed" if failed else "skipped")
+    what = "starts like no format that is known here, and may have been an image: "
+    return _failed(head, "unknown_content", f"{what}copy it again, or leave it out")
+
+
+def _failed(head: Head, reason: str, what: str) -> Failure:
+    return Failure(head.file.source, reason, f"{head.file.source} {what}")
+
+
+def is_pointer(content: bytes) -> bool:
+    """Whether a link or a file only names content that git-annex or Git LFS keeps elsewhere."""
+    return _ANNEX.match(content) is not None or content.startswith(_LARGE_FILE)
+
+
+def get_content(pointer: bytes) -> str:
+    """How to get the content that a pointer of git-annex or Git LFS stands for."""
+    if pointer.startswith(_LARGE_FILE):
+        return "get it first, with git lfs pull"
+    return "get it first, with git annex get or datalad get"
+
+
+def _other(head: Head) -> tuple[str, str] | None:
+    start = head.start
+    if start[4:8] == b"ftyp":
+        picture = start[8:12] in _ISO_PICTURES
+        return ("a HEIF picture", "convert it to PNG first") if picture else ("a video", _FRAMES)
+    if start.startswith(b"RIFF") and start[8:11] == b"AVI":
+        return "a video", _FRAMES
+    if _VTK_IMAGE.search(start):
+        return "a VTK image", _CONVERT
+    if start.startswith(_ZIP) and _is_npz(head.file.source):
+        return "a file of NumPy arrays", _CONVERT
+    if head.file.source.endswith(".HEAD") and start.lstrip().startswith(b"type"):
+        return "an AFNI header", "convert it with 3dAFNItoNIFTI first"
+    if is_analyze(start):
+        return "an Analyze header by its start, but not named .hdr", "give the pair its names back"
+    found = (other[1:] for other in _OTHERS if start.startswith(other[0]))
+    return next(found, None)
+
+
+def _is_text(start: bytes) -> bool:
+    if start.startswith(_MARKS_OF_TEXT):
+        return True
+    control = sum(byte < 32 and byte not in b"\t\n\f\r\x1b" for byte in start)
+    return b"\0" not in start and control <= len(start) // 100

@@ -1,44 +1,68 @@
-"""Every file under a path, once: sorted, links and devices accounted for, never followed out."""
+"""Every file under a path, once: sorted, links followed, devices accounted for."""
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.find_content import get_content, is_pointer
 from wsseg.imaging.scan import FileRef
 
 
 def list_files(root: Path, name: str) -> Iterator[FileRef | Failure]:
     """The file `root`, or the files under the folder `root`, sorted by name.
 
-    Hidden files and folders, among them the scratch folders of interrupted runs, are passed over
-    silently. Links to folders and links that leave the folder are not followed but reported: so
-    no loop can hang and nothing outside what the user named is read. `name` is the `source` of a
-    named file, and stands before the sources, relative to `root`, of the files of a folder.
+    Links are followed wherever they lead, as the user who made them expects: files by links of
+    git-annex, subjects by links to their folders. No folder is entered twice, so that no loop can
+    hang, and none above `root`. Hidden files and folders, among them the scratch folders of
+    interrupted runs, are passed over silently. `name` is the `source` of a named file, and stands
+    before the sources, relative to `root`, of the files of a folder.
     """
     if not root.is_dir():
         yield _checked(root, name)
         return
     inside = root.resolve()
-    folders = [root]
+    entered = {inside}
+    folders = [(root, inside)]
     while folders:
-        folder = folders.pop()
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            yield _unreadable(_source(folder, root, name), error)
-            continue
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-        below = [Path(e.path) for e in visible if e.is_dir(follow_symlinks=False)]
+        folder, place = folders.pop()
+        below = []
+        for path, found in _listed(folder, place, lambda path: _source(path, root, name), inside):
+            if not isinstance(found, Path):
+                yield found
+            elif found not in entered:
+                entered.add(found)
+                below.append((path, found))
+            elif path.is_symlink():
+                yield _linked_before(_source(path, root, name))
         folders += reversed(below)
-        for entry in visible:
+
+
+def _listed(
+    folder: Path, place: Path, source: Callable[[Path], str], inside: Path
+) -> Iterator[tuple[Path, FileRef | Failure | Path]]:
+    """The visible entries of a folder, sorted, and what each of them is."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        yield folder, _unreadable(source(folder), error)
+        return
+    for entry in entries:
+        if not entry.name.startswith("."):
             path = Path(entry.path)
-            source = _source(path, root, name)
-            if entry.is_symlink():
-                yield _followed(path, source, inside)
-            elif not entry.is_dir(follow_symlinks=False):
-                yield _checked(path, source)
+            yield path, _entry(entry, place, source(path), inside)
+
+
+def _entry(
+    entry: os.DirEntry[str], place: Path, source: str, inside: Path
+) -> FileRef | Failure | Path:
+    """What an entry of a folder is: a file, a folder by its real path, or why it is neither."""
+    if entry.is_symlink():
+        return _target(Path(entry.path), source, inside)
+    if entry.is_dir(follow_symlinks=False):
+        return place / entry.name
+    return _checked(Path(entry.path), source)
 
 
 def shown(name: str) -> str:
@@ -87,19 +111,37 @@ def _source(path: Path, root: Path, name: str) -> str:
     return PurePosixPath(name, shown(path.relative_to(root).as_posix())).as_posix()
 
 
-def _followed(path: Path, source: str, inside: Path) -> FileRef | Failure:
+def _target(path: Path, source: str, inside: Path) -> FileRef | Failure | Path:
+    """What a link leads to, as `_entry` gives it."""
     try:
         target = path.resolve(strict=True)
+    except FileNotFoundError:
+        return _broken_link(path, source)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         return _unreadable(source, error)
-    if target.is_dir():
-        what = "is a link to a folder, and links are not followed"
-    elif not target.is_relative_to(inside):
-        what = "is a link that leaves the input folder"
-    else:
+    if not target.is_dir():
         return _checked(path, source)
-    message = f"{source} {what}: name its target as an input of its own"
-    return Failure(source, "link", message, status="skipped")
+    if target == inside or not inside.is_relative_to(target):
+        # A folder of the input is read under its own name, unless that is hidden.
+        own = target.relative_to(inside).parts if target.is_relative_to(inside) else (".",)
+        hidden = any(part.startswith(".") for part in own)
+        return target if hidden else _linked_before(source)
+    message = f"{source} is a link to a folder above the input: name that folder as an input"
+    return Failure(source, "link", message)
+
+
+def _linked_before(source: str) -> Failure:
+    message = f"{source} is a link to a folder that is read under another name"
+    return Failure(source, "duplicate", message, status="skipped")
+
+
+def _broken_link(path: Path, source: str) -> Failure:
+    pointer = os.fsencode(path.readlink())
+    if is_pointer(pointer):
+        message = f"{source} is a link to content that is not here: {get_content(pointer)}"
+        return Failure(source, "content_missing", message)
+    message = f"{source} is a link to a file that is not there: copy the file, or remove the link"
+    return Failure(source, "broken_link", message)
 
 
 def _checked(path: Path, source: str) -> FileRef | Failure:

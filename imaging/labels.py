@@ -16,7 +16,7 @@ from PIL import Image
 from wsseg.imaging.atomic import atomic
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
-from wsseg.imaging.orientation import RAS_TO_LPS, as_stored, grid_distance
+from wsseg.imaging.orientation import RAS_TO_LPS, Affine, as_stored, grid_distance
 from wsseg.imaging.scan import Geometry, Scan
 from wsseg.imaging.volume_file import open_volume
 
@@ -47,8 +47,8 @@ _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECA
 def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
     """Write a label map (slice, row, column) of class numbers on the scan's own grid.
 
-    Scans with patient coordinates become NIfTI: a NIfTI scan keeps its source's axes, sform and
-    qform, a 4-D one gives a 3-D file for its volume; a DICOM scan keeps the rows, columns and slice
+    All but pictures become NIfTI: a volume keeps its source's axes, and of a NIfTI file sform and
+    qform; a 4-D one gives a 3-D file for its volume; a DICOM scan keeps the rows, columns and slice
     order of its files and gets both forms in RAS+ mm. Pictures become an 8-bit PNG whose values
     are the class numbers, or a TIFF of several pages. The file appears whole or not at all; its
     name holds no identity (see `safe_name`).
@@ -131,7 +131,7 @@ def _save_pages(pages: Sequence[Image.Image], path: Path) -> None:
 def _on_source_grid(
     scan: Scan, labels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], Nifti1Header]:
-    """Labels (i, j, k) as their NIfTI source stores its voxels, under the source's place."""
+    """Labels (i, j, k) as their source stores its voxels, under the source's place."""
     file = scan.ref.files[0]
     with reading(file.source):
         source = open_volume(file)
@@ -140,7 +140,10 @@ def _on_source_grid(
     stored = np.empty(source.layout.shape, np.uint8, order="F")
     for index, plane in enumerate(labels):
         stored[:, :, index] = source.turn.undo(plane)
-    found = source.header
+    found = source.header.nifti
+    if found is None:
+        lengths = [edge or 1.0 for edge in source.header.lengths_mm]
+        return stored, _placed_header(source.affine, lengths, stored.shape)
     header = Nifti2Header() if isinstance(found, Nifti2Header) else Nifti1Header()
     for field in _PLACE_FIELDS:
         header[field] = found[field]
@@ -160,17 +163,28 @@ def _on_patient_grid(
     rows, columns = planes.shape[1:]
     geometry = as_stored(scan.geometry, scan.turn, (rows, columns))
     stored = planes.transpose(2, 1, 0)
-    header = Nifti1Header()
-    header["xyzt_units"] = _MM if geometry.pixel_mm else 0
-    header["pixdim"][:4] = (1.0, *_lengths_mm(geometry))
+    affine = None
     if geometry.affine is not None and _even(geometry):
         affine = RAS_TO_LPS @ geometry.affine
+    header = _placed_header(affine, _lengths_mm(geometry), stored.shape)
+    header["xyzt_units"] = _MM if geometry.pixel_mm else 0
+    return stored, header
+
+
+def _placed_header(
+    affine: Affine | None, lengths_mm: Sequence[float], shape: tuple[int, ...]
+) -> Nifti1Header:
+    """A header with an affine (i, j, k, 1) to RAS+ mm in both forms, or with lengths alone."""
+    header = Nifti1Header()
+    header["xyzt_units"] = _MM
+    header["pixdim"][:4] = (1.0, *lengths_mm)
+    if affine is not None:
         header.set_sform(affine, _SCANNER)
         header.set_qform(affine, _SCANNER)
         # A qform holds no shear, and a tilted gantry makes one.
-        if grid_distance(affine, header.get_qform(), stored.shape) > PLACE_TOLERANCE_MM:
+        if grid_distance(affine, header.get_qform(), shape) > PLACE_TOLERANCE_MM:
             header["qform_code"] = 0
-    return stored, header
+    return header
 
 
 def _lengths_mm(geometry: Geometry) -> tuple[float, float, float]:

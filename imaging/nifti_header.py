@@ -1,8 +1,7 @@
-"""What a NIfTI header says, checked against what the file can hold."""
+"""NIfTI and Analyze headers: what the voxels are, where they lie, and what to do with mistakes."""
 
 import gzip
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,78 +9,94 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
+from nibabel.spm99analyze import Spm99AnalyzeHeader
 
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.orientation import Affine, grid_distance, voxel_mm
+from wsseg.imaging.volume_header import (
+    Layout,
+    NoImageError,
+    Packing,
+    VolumeHeader,
+    bad_header,
+    check_layout,
+    colour_channels,
+    file_packing,
+    known_lengths,
+    usable,
+    vectors,
+)
 
-# 4 GiB of float32: more than any clinical volume, less than a workstation's memory.
-MAX_VALUES = 2**30  # voxels, times the channels of colour
-MAX_VOLUMES = 32_767  # the most that a NIfTI-1 header can count
-DEFLATE_LIMIT = 1032  # deflate cannot shrink data further than this
-GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 540  # of NIfTI-2, the longer one
 
 # Two affines differ when a corner of the grid moves by this part of the smallest voxel edge:
 # above the rounding of a float32 quaternion, below what an overlay would show.
 AFFINE_TOLERANCE = 0.1
+# A quaternion whose norm is this far above 1 was rounded, as float32 or in a text; one beyond is
+# no rotation.
+QUATERNION_TOLERANCE = 1e-3
 
 _MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # xyzt_units: metre, mm, micron; unknown counts as mm
-_PIXEL_KINDS = "biuf"
 _HEADER_KINDS: tuple[Any, ...] = (Nifti1Header, Nifti2Header)  # nibabel has no types for them
 
+_FORM_FIELDS = {
+    "sform": ("sform_code", "srow_x", "srow_y", "srow_z"),
+    "qform": (
+        *("qform_code", "quatern_b", "quatern_c", "quatern_d"),
+        *("qoffset_x", "qoffset_y", "qoffset_z"),
+    ),
+}
 
-@dataclass(frozen=True)
-class Layout:
-    """Where and how the voxels are stored: shape (i, j, k), then `volumes` of them.
+# Intent codes, https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields
+_STATISTICS = range(2, 25)
+_LABELS = {1002: "class numbers", 1003: "anatomical labels"}
+_COLOURS = (1007, 2003, 2004)  # vectors, RGB and RGBA: three or four bytes are colours
+_NO_IMAGES = {
+    1006: "a displacement field",
+    1008: "a set of points",
+    1009: "triangles of a surface",
+    2002: "numbers of a surface's nodes",
+    2005: "a surface's shape",
+    **dict.fromkeys((2006, 2007, 2008, 2009), "a displacement field or its coefficients"),
+    **dict.fromkeys((2016, 2017, 2018), "a distortion field or its coefficients"),
+}
+_SEVERAL_VALUES = {
+    1004: "matrices",
+    1005: "symmetric matrices",
+    1007: "vectors",  # unless they are colours
+    1010: "quaternions",
+}
 
-    start: byte offset of the first voxel. Physical value = slope * stored + offset.
-    """
 
-    shape: tuple[int, int, int]
-    volumes: int
-    dtype: np.dtype[np.generic]
-    start: int
-    slope: float
-    offset: float
+def read_nifti(path: Path, source: str) -> VolumeHeader:
+    """The header of a NIfTI-1, NIfTI-2 or Analyze file of either byte order, packed or not.
 
-    @property
-    def decoded_bytes(self) -> int:
-        """What the values of one volume take as float32."""
-        return math.prod(self.shape) * (3 if self.dtype.names else 1) * 4
-
-
-def read_header(path: Path, source: str) -> tuple[Nifti1Header, bool]:
-    """The header of a NIfTI-1 or NIfTI-2 file of either byte order, and whether it is single.
-
-    A single file holds header and voxels; otherwise `path` is the .hdr or .img of a pair.
+    A single file holds header and voxels; otherwise `path` is the .hdr or .img of a pair. Raises
+    ReadError for a header that cannot be true, and NoImageError for an intent that is no image.
     """
     path = _sibling(path, ".hdr") or path
-    with path.open("rb") as file:
-        zipped = file.read(2) == GZIP_MAGIC
-    if zipped != (path.suffix.lower() == ".gz"):
-        found, wanted = ("is", "") if zipped else ("is not", "not ")
-        raise ReadError(
-            "wrong_suffix",
-            f"{source} {found} gzip-compressed, its name says otherwise: rename it so that it "
-            f"does {wanted}end in .gz",
-        )
-    with gzip.open(path) if zipped else path.open("rb") as stream:
-        block = stream.read(HEADER_BYTES)
+    block = _unpacked_block(path)
     for kind in _HEADER_KINDS:
         if len(block) >= kind.sizeof_hdr and kind.may_contain_header(block):
             header = kind(block[: kind.sizeof_hdr], check=False)
-            return header, header["magic"].item() == kind.single_magic
+            return _nifti(header, path, source)
+    if is_analyze(block) and _sibling(path, ".hdr"):
+        header = Spm99AnalyzeHeader(block[: Spm99AnalyzeHeader.sizeof_hdr], check=False)
+        return _analyze(header, path, source)
     raise ReadError(
         "not_nifti", f"{source} has no NIfTI-1 or NIfTI-2 header: convert it with dcm2niix"
     )
 
 
-def data_path(path: Path, source: str) -> Path:
-    """The file with the voxels of a .hdr/.img pair. Raises ReadError when it is not there."""
-    found = _sibling(path, ".img")
-    if found is None:
-        raise ReadError("no_img_file", f"{source} has no .img file beside it: copy both files")
-    return found
+def is_analyze(block: bytes) -> bool:
+    """Whether a file starts like an Analyze header: its own length, and no magic of NIfTI."""
+    lengths = ((348).to_bytes(4, "little"), (348).to_bytes(4, "big"))
+    return block.startswith(lengths) and block[344:347] not in (b"n+1", b"ni1")
+
+
+def _unpacked_block(path: Path) -> bytes:
+    with gzip.open(path) if file_packing(path) == "file" else path.open("rb") as stream:
+        return stream.read(HEADER_BYTES)
 
 
 def _sibling(path: Path, suffix: str) -> Path | None:
@@ -96,98 +111,168 @@ def _sibling(path: Path, suffix: str) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def read_layout(header: Nifti1Header, data: Path, source: str) -> Layout:
-    """Shape, type and scaling of the voxels in the file `data`; raises ReadError."""
-    shape, volumes = _shape(header, source)
+def _nifti(header: Nifti1Header, path: Path, source: str) -> VolumeHeader:
+    single = header["magic"].item() == header.single_magic
+    data = path if single else _data_path(path, source)
+    intent = int(header["intent_code"])
+    if intent in _NO_IMAGES:
+        raise NoImageError("no_image", f"{source} is {_NO_IMAGES[intent]}, not an image to segment")
+    layout = _layout(header, intent, source, single=single)
+    packing = _check(layout, data, source)
+    affine, flags = _placement(header, layout.shape, source)
+    return VolumeHeader(
+        layout=layout,
+        data=data,
+        packing=packing,
+        affine=affine,
+        lengths_mm=known_lengths(header["pixdim"][1:4] * millimetres(header)),
+        flags=flags,
+        label_map=_LABELS.get(intent, ""),
+        nifti=header,
+    )
+
+
+def _analyze(header: Spm99AnalyzeHeader, path: Path, source: str) -> VolumeHeader:
+    """An Analyze pair: lengths, but no directions, not even which side is left."""
+    data = _data_path(path, source)
+    shape, volumes, values = _shape(header, source)
+    if values > 1:
+        raise vectors(source, f"{values} values a voxel")
+    dtype = _dtype(header, source)
+    slope = float(header["scl_slope"])
+    layout = Layout(
+        shape,
+        volumes,
+        dtype,
+        int(_voxel_offset(header, source)),
+        slope=slope if math.isfinite(slope) and slope else 1.0,
+    )
+    packing = _check(layout, data, source)
+    lengths = known_lengths(header["pixdim"][1:4])
+    return VolumeHeader(layout, data, packing, None, lengths, ("NO_ORIENTATION",))
+
+
+def _check(layout: Layout, data: Path, source: str) -> Packing:
+    """How the file of voxels is packed. Raises ReadError for what it cannot hold."""
+    packing = file_packing(data)
+    check_layout(layout, data, packing, source)
+    return packing
+
+
+def _data_path(path: Path, source: str) -> Path:
+    """The file with the voxels of a .hdr/.img pair. Raises ReadError when it is not there."""
+    found = _sibling(path, ".img")
+    if found is None:
+        raise ReadError("no_img_file", f"{source} has no .img file beside it: copy both files")
+    return found
+
+
+def _layout(header: Nifti1Header, intent: int, source: str, *, single: bool) -> Layout:
+    shape, volumes, values = _shape(header, source)
+    dtype = _dtype(header, source)
+    said = intent in _COLOURS or (intent == 0 and values > 1)
+    if intent in _COLOURS and values == 1 and volumes in (3, 4):
+        volumes, values = 1, volumes  # the channels stand where time does
+    colours = said and values in (3, 4) and dtype == np.uint8
+    if max(values, volumes) > 1 and not colours:
+        if intent in _SEVERAL_VALUES:
+            raise vectors(source, _SEVERAL_VALUES[intent])
+        if intent in _STATISTICS:
+            raise vectors(source, f"{max(values, volumes)} statistics a voxel")
+    channels = colour_channels(values, dtype, said=said, source=source)
+    start = _voxel_offset(header, source)
+    if single and start == 0:
+        start = header.single_vox_offset  # as every reader takes it: the header lies at 0
+    if single and start < header.sizeof_hdr:
+        raise bad_header(source, f"voxel offset {start:g}")
+    slope, offset = _scaling(header, source)
+    order = "ijkvc" if channels > 1 else "ijkv"
+    return Layout(shape, volumes, dtype, int(start), slope, offset, channels, order)
+
+
+def _dtype(header: Any, source: str) -> np.dtype[np.generic]:
     try:
-        dtype = np.dtype(header.get_data_dtype())
+        dtype: np.dtype[np.generic] = np.dtype(header.get_data_dtype())
     except (KeyError, HeaderDataError) as error:
-        raise _bad_header(source, f"data type code {int(header['datatype'])}") from error
-    if dtype.names is None and dtype.kind not in _PIXEL_KINDS:
-        raise ReadError(
-            "unsupported_type", f"{source} holds {dtype} voxels: save its magnitude instead"
-        )
-    _check_size(shape, volumes, len(dtype.names or ("grey",)), source)
+        raise bad_header(source, f"data type code {int(header['datatype'])}") from error
+    return dtype
+
+
+def _voxel_offset(header: Any, source: str) -> float:
     start = float(header["vox_offset"])
     if not 0 <= start < 2**40:
-        raise _bad_header(source, f"voxel offset {start}")
-    needed = int(start) + math.prod(shape) * volumes * dtype.itemsize
-    held = data.stat().st_size * (DEFLATE_LIMIT if data.suffix.lower() == ".gz" else 1)
-    if needed > held:
-        raise ReadError(
-            "truncated",
-            f"{source} promises {needed} bytes (shape {shape}, {volumes} volumes) and can hold "
-            f"at most {held}: copy or export it again",
-        )
-    slope, offset = _scaling(header, source)
-    return Layout(shape, volumes, dtype, int(start), slope, offset)
+        raise bad_header(source, f"voxel offset {start}")
+    return start
 
 
-def _shape(header: Nifti1Header, source: str) -> tuple[tuple[int, int, int], int]:
+def _shape(header: Any, source: str) -> tuple[tuple[int, int, int], int, int]:
+    """The grid (i, j, k), how many times, and how many values at each place: dim 1-3, 4 and 5."""
     count = int(header["dim"][0])
     sizes = [int(size) for size in header["dim"][1 : count + 1]]
+    # Dimensions that are not used are 1, and 0 in some writers' files.
+    sizes[3:] = [size or 1 for size in sizes[3:]]
     if not 1 <= count <= 7 or min(sizes) < 1:
-        raise _bad_header(source, f"dimensions {[int(size) for size in header['dim']]}")
+        raise bad_header(source, f"dimensions {[int(size) for size in header['dim']]}")
     if count == 1:
         raise ReadError("not_an_image", f"{source} holds a row of {sizes[0]} values, no image")
-    further = [size for size in sizes[3:] if size > 1]
-    if len(further) > 1:
+    time, values, *rest = (*sizes[3:], 1, 1)
+    if any(size > 1 for size in rest):
         raise ReadError(
             "too_many_dimensions",
             f"{source} has shape {tuple(sizes)}, at most four may exceed 1: save the volumes apart",
         )
-    shape = (sizes[0], sizes[1], sizes[2] if count > 2 else 1)
-    return shape, math.prod(further)
-
-
-def _check_size(shape: tuple[int, int, int], volumes: int, channels: int, source: str) -> None:
-    if math.prod(shape) * channels > MAX_VALUES or volumes > MAX_VOLUMES:
-        raise ReadError(
-            "too_large",
-            f"{source} has {volumes} volumes of shape {shape} with {channels} values a voxel, at "
-            f"most {MAX_VOLUMES} of {MAX_VALUES} values are read: crop or split it",
-        )
+    return (sizes[0], sizes[1], sizes[2] if count > 2 else 1), time, values
 
 
 def _scaling(header: Nifti1Header, source: str) -> tuple[float, float]:
     try:
         slope, offset = header.get_slope_inter()
     except HeaderDataError as error:
-        raise _bad_header(source, f"rescale intercept {header['scl_inter']}") from error
+        raise bad_header(source, f"rescale intercept {header['scl_inter']}") from error
     # The standard: a slope of 0 means "not scaled". RGB values are never scaled.
     if slope is None or np.dtype(header.get_data_dtype()).names:
         return 1.0, 0.0
     return slope, offset
 
 
-def placement(
+def _placement(
     header: Nifti1Header, shape: tuple[int, int, int], source: str
 ) -> tuple[Affine | None, tuple[str, ...]]:
-    """The affine from (i, j, k, 1) to RAS+ mm, sform before qform, and flags about it.
+    """The affine from (i, j, k, 1) to RAS+ mm, and flags about it.
 
-    None and NO_ORIENTATION when the header sets neither. AFFINES_DIFFER when it sets two that
-    disagree. Raises ReadError for an affine that is not finite or flattens the volume.
+    The sform goes before the qform, and each takes the place of one that cannot be used: it is
+    cleared in the header, flag AFFINE_IGNORED. None and NO_ORIENTATION when the header sets
+    neither; AFFINES_DIFFER when it sets two that disagree. Raises ReadError when those that it
+    sets are all beyond use.
     """
     if header["pixdim"][0] not in (-1, 1):
         header["pixdim"][0] = 1  # the standard reads 0 as 1
-    sform, _ = header.get_sform(coded=True)
-    qform = _qform(header, source)
-    chosen = qform if sform is None else sform
-    if chosen is None:
+    coded = [name for name in ("sform", "qform") if header[f"{name}_code"] > 0]
+    if not coded:
         return None, ("NO_ORIENTATION",)
-    for affine in (sform, qform):
-        if affine is not None and not _usable(affine):
-            raise ReadError(
-                "bad_affine",
-                f"{source} has an affine that is not finite or not invertible: repair its "
-                "sform and qform or convert the scan again",
-            )
-    scale = np.diag([*[millimetres(header)] * 3, 1.0])
+    forms = {"sform": header.get_sform(), "qform": _qform(header)}
+    good = [form for name in coded if (form := forms[name]) is not None and usable(form)]
+    if not good:
+        raise ReadError(
+            "bad_affine",
+            f"{source} has an affine that is not finite or not invertible: repair its "
+            "sform and qform or convert the scan again",
+        )
     flags: tuple[str, ...] = ()
-    if sform is not None and qform is not None:
-        limit = AFFINE_TOLERANCE * voxel_mm(sform).min()
-        flags = ("AFFINES_DIFFER",) if grid_distance(sform, qform, shape) > limit else ()
-    return scale @ chosen, flags
+    if len(good) < len(coded):
+        flags = ("AFFINE_IGNORED",)
+        _clear(header, "qform" if good[0] is forms["sform"] else "sform")
+    if len(good) == 2:
+        limit = AFFINE_TOLERANCE * voxel_mm(good[0]).min()
+        flags = ("AFFINES_DIFFER",) if grid_distance(good[0], good[1], shape) > limit else ()
+    scale = np.diag([*[millimetres(header)] * 3, 1.0])
+    return scale @ good[0], flags
+
+
+def _clear(header: Nifti1Header, form: str) -> None:
+    """Take a form that cannot be used out of a header, so that no copy hands it on."""
+    for field in _FORM_FIELDS[form]:
+        header[field] = 0
 
 
 def millimetres(header: Nifti1Header) -> float:
@@ -195,23 +280,19 @@ def millimetres(header: Nifti1Header) -> float:
     return _MILLIMETRES.get(int(header["xyzt_units"]) & 0b111, 1.0)
 
 
-def _qform(header: Nifti1Header, source: str) -> Affine | None:
+def _qform(header: Nifti1Header) -> Affine | None:
+    """The affine of the quaternion; None where there is no rotation or no length in it.
+
+    A norm that rounding carried above 1 is brought back to 1 in the header, as the reference
+    library does.
+    """
+    fields = [f"quatern_{axis}" for axis in "bcd"]
+    norm = math.sqrt(sum(float(header[field]) ** 2 for field in fields))
+    if 1 < norm <= 1 + QUATERNION_TOLERANCE:
+        for field in fields:
+            header[field] = header[field] / norm
     try:
-        qform: Affine | None = header.get_qform(coded=True)[0]
-    except (HeaderDataError, ValueError) as error:
-        raise _bad_header(source, "qform") from error
+        qform: Affine = header.get_qform()
+    except (HeaderDataError, ValueError):
+        return None
     return qform
-
-
-def _usable(affine: Affine) -> bool:
-    if not np.isfinite(affine).all():
-        return False
-    edges = voxel_mm(affine)
-    # The determinant of the unit directions: 1 when square, 0 when they share a plane.
-    return bool(edges.all() and abs(np.linalg.det(affine[:3, :3] / edges)) > 1e-3)
-
-
-def _bad_header(source: str, what: str) -> ReadError:
-    return ReadError(
-        "broken_header", f"{source} has an impossible {what} in its header: export it again"
-    )

@@ -1,6 +1,5 @@
 """Single slices, for training: images and label maps of any format in one display order."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.dicom_place import DicomPlace, dicom_places, frames_ref
 from wsseg.imaging.dicom_read import read_dicom
-from wsseg.imaging.errors import ReadError
-from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
+from wsseg.imaging.errors import Failure, ReadError
+from wsseg.imaging.find_content import content_of, read_head
+from wsseg.imaging.find_pairs import header_beside
 from wsseg.imaging.guard import reading
 from wsseg.imaging.label_numbers import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.nonfinite import fill_nonfinite
@@ -22,14 +22,14 @@ from wsseg.imaging.picture_page import WHITE, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Kind
 from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
 from wsseg.imaging.volume import volume_geometry
-from wsseg.imaging.volume_file import open_volume
+from wsseg.imaging.volume_file import VolumeFile, open_volume
 
 # Corners of two grids may lie this part of the smallest voxel edge apart: above the rounding of
 # float32 headers, below what moves a label to another pixel.
 GRID_TOLERANCE = 0.1
 
-_NIFTI_NAME = re.compile(r"\.(nii|hdr|img)(\.gz)?$", re.IGNORECASE)
-
+# A label written as a fraction of at most this step may be a rounded whole number.
+LARGEST_LABEL_STEP = 0.5
 
 # A table may name each slice of a file in a row of its own, and ask several things of each.
 _REMEMBERED = 256
@@ -171,10 +171,20 @@ def _grid(path: Path, volume: int, _version: tuple[int, int]) -> Grid:
 
 
 def _kind(path: Path) -> Kind:
-    if _NIFTI_NAME.search(path.name):
+    status = path.stat()
+    return _known_kind(path, (status.st_mtime_ns, status.st_size))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _known_kind(path: Path, _version: tuple[int, int]) -> Kind:
+    if header_beside(path):
         return "volume"
-    with path.open("rb") as file:
-        return "dicom" if is_dicom(file.read(HEAD_BYTES)) else "picture"
+    content = content_of(read_head(FileRef(path, path.name)))
+    if isinstance(content, Failure):
+        raise ReadError(content.reason, content.message)
+    if content == "zip" or content == "tar" or content == "gzip":
+        raise ReadError("packed", f"{path.name} is packed: unpack it first")
+    return content
 
 
 def _check_index(path: Path, index: int, count: int, what: str) -> None:
@@ -185,20 +195,41 @@ def _check_index(path: Path, index: int, count: int, what: str) -> None:
         )
 
 
+def _open(path: Path) -> VolumeFile:
+    """The volume in a file, or that whose voxels the file holds."""
+    return open_volume(FileRef(header_beside(path) or path, path.name))
+
+
 def _volume_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
-    opened = open_volume(FileRef(path, path.name))
+    opened = _open(path)
     _check_index(path, slice_index, opened.layout.shape[2], "slice")
     _check_index(path, volume, opened.layout.volumes, "volume")
     return opened.plane(slice_index, volume)
 
 
 def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
-    volumes = open_volume(FileRef(path, path.name)).layout.volumes
-    return _volume_plane(path, slice_index, volume if volumes > 1 else 0)
+    layout = _open(path).layout
+    plane = _volume_plane(path, slice_index, volume if layout.volumes > 1 else 0)
+    scaled = layout.slope != 1.0 and layout.dtype.kind in "iu"
+    return _requantised(plane, abs(layout.slope)) if scaled else plane
+
+
+def _requantised(plane: NDArray[np.float32], step: float) -> NDArray[np.float32]:
+    """Whole numbers that were stored as multiples of a small step, and came back beside.
+
+    Fractions stay what they are, to be refused: a value further from a whole number than
+    rounding to the step explains, and two values that would be one number.
+    """
+    if step > LARGEST_LABEL_STEP:
+        return plane
+    whole = np.rint(plane)
+    near = np.abs(plane - whole) <= step / 2 + np.spacing(np.abs(plane))
+    one_value = len(np.unique(plane)) == len(np.unique(whole))
+    return whole if near.all() and one_value else plane
 
 
 def _volume_grid(path: Path, _volume: int) -> Grid:
-    opened = open_volume(FileRef(path, path.name))
+    opened = _open(path)
     layout = opened.layout
     return Grid(
         *("volume", opened.plane_shape, layout.shape[2], layout.volumes),

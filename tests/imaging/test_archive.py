@@ -1,13 +1,18 @@
-"""Zip archives from friends and strangers."""
+"""Archives from friends and strangers."""
 
+import errno
+import gzip
+import io
+import shutil
 import stat
 import struct
+import tarfile
 import zipfile
 
 import pytest
 
 from wsseg.imaging import archive as archive_module
-from wsseg.imaging.archive import unpack
+from wsseg.imaging.archive import Budget, unpack_gzip, unpack_tar, unpack_zip
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import FileRef
 
@@ -21,7 +26,7 @@ def packed(path, members, compression=zipfile.ZIP_DEFLATED):
 
 def unpacked(archive, scratch):
     """Contents by source, and failures by source."""
-    found = list(unpack(archive, scratch))
+    found = list(unpack_zip(archive, scratch, Budget()))
     files = [each for each in found if isinstance(each, FileRef)]
     for file in files:
         assert file.path.resolve().is_relative_to(scratch.resolve())
@@ -30,7 +35,8 @@ def unpacked(archive, scratch):
 
 
 def files_in(archive, scratch):
-    return [found for found in unpack(archive, scratch) if isinstance(found, FileRef)]
+    found = unpack_zip(archive, scratch, Budget())
+    return [each for each in found if isinstance(each, FileRef)]
 
 
 def test_members_come_with_their_content_and_the_archives_name(tmp_path):
@@ -104,15 +110,6 @@ def test_encrypted_members_are_refused(tmp_path):
     assert failures["a.zip/a.dcm"].reason == "encrypted"
 
 
-def test_an_archive_in_an_archive_is_skipped_whatever_its_name(tmp_path):
-    inner = packed(tmp_path / "inner.zip", [("x.dcm", b"x")]).path.read_bytes()
-    archive = packed(tmp_path / "a.zip", [("inner.dcm", inner), ("good.dcm", b"y")])
-    contents, failures = unpacked(archive, tmp_path / "scratch")
-    assert contents == {"a.zip/good.dcm": b"y"}
-    (failure,) = failures.values()
-    assert (failure.reason, failure.status) == ("nested_archive", "skipped")
-
-
 def test_a_member_that_grows_too_much_is_refused_and_an_empty_label_map_is_not(
     tmp_path, monkeypatch
 ):
@@ -169,3 +166,116 @@ def test_a_broken_archive_is_one_failure(tmp_path, content):
     contents, failures = unpacked(FileRef(tmp_path / "a.zip", "a.zip"), tmp_path / "scratch")
     assert not contents
     assert failures["a.zip"].reason == "broken_archive"
+
+
+def tarred(path, members, mode="w"):
+    with tarfile.open(path, mode) as opened:
+        for name, content in members:
+            entry = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            entry.size = len(content)
+            opened.addfile(entry, io.BytesIO(content))
+    return FileRef(path, path.name)
+
+
+def untarred(archive, scratch):
+    found = list(unpack_tar(archive, scratch, Budget()))
+    files = [each for each in found if isinstance(each, FileRef)]
+    contents = {file.source: file.path.read_bytes() for file in files}
+    return contents, {each.source: each for each in found if isinstance(each, Failure)}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_members_of_a_tar_archive_come_with_their_content(tmp_path, mode):
+    members = [("./one/x.hdr", b"1"), ("./one/x.img", bytes(3_000_000)), ("y", b"2")]
+    contents, failures = untarred(tarred(tmp_path / "a", members, mode), tmp_path / "scratch")
+    assert list(contents.values()) == [content for _, content in members]
+    assert list(contents) == ["a/one/x.hdr", "a/one/x.img", "a/y"]
+    assert failures == {}
+
+
+@pytest.mark.parametrize("name", ["../out.dcm", "/etc/out.dcm", "a/../../out.dcm"])
+def test_paths_that_leave_a_tar_archive_are_refused(tmp_path, name):
+    archive = tarred(tmp_path / "a.tar", [(name, b"x"), ("good.dcm", b"y")])
+    contents, failures = untarred(archive, tmp_path / "scratch")
+    assert contents == {"a.tar/good.dcm": b"y"}
+    assert [failure.reason for failure in failures.values()] == ["unsafe_path"]
+    assert not list(tmp_path.rglob("out.dcm"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar_archive_are_refused(tmp_path, kind):
+    entry = tarfile.TarInfo("odd.dcm")
+    entry.type, entry.linkname = kind, "/etc/passwd"
+    archive = tarred(tmp_path / "a.tar", [(entry, b""), ("good.dcm", b"y")])
+    contents, failures = untarred(archive, tmp_path / "scratch")
+    assert contents == {"a.tar/good.dcm": b"y"}
+    assert failures["a.tar/odd.dcm"].reason == "unsafe_path"
+
+
+def test_a_tar_archive_stops_where_it_grows_too_much(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "RATIO_FLOOR_BYTES", 100_000)
+    members = [("a.dcm", b"1"), ("bomb.dcm", bytes(20_000_000)), ("b.dcm", b"2")]
+    archive = tarred(tmp_path / "a.tgz", members, "w:gz")
+    contents, failures = untarred(archive, tmp_path / "scratch")
+    assert contents == {"a.tgz/a.dcm": b"1"}
+    assert [failure.reason for failure in failures.values()] == ["archive_bomb"]
+    monkeypatch.setattr(archive_module, "MAX_INFLATED_BYTES", 15)
+    archive = tarred(tmp_path / "b.tar", [(f"{index}.dcm", bytes(10)) for index in range(3)])
+    contents, failures = untarred(archive, tmp_path / "scratch")
+    assert list(contents) == ["b.tar/0.dcm"]
+    assert [failure.reason for failure in failures.values()] == ["archive_too_large"]
+
+
+def test_a_tar_header_of_gigabytes_is_not_read_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "TAR_HEADER_BYTES", 100_000)
+    entry = tarfile.TarInfo("a.dcm")
+    entry.pax_headers = {"comment": "x" * 5_000_000}
+    archive = tarred(tmp_path / "a.tgz", [(entry, b"y")], "w:gz")
+    contents, failures = untarred(archive, tmp_path / "scratch")
+    assert contents == {}
+    assert [failure.reason for failure in failures.values()] == ["archive_bomb"]
+
+
+def test_what_a_cut_tar_archive_held_before_is_kept(tmp_path):
+    members = [("a.dcm", b"1"), ("b.dcm", bytes(5000)), ("c.dcm", b"2")]
+    archive = tarred(tmp_path / "a.tar", members)
+    archive.path.write_bytes(archive.path.read_bytes()[:3000])
+    contents, failures = untarred(archive, tmp_path / "scratch")
+    assert contents == {"a.tar/a.dcm": b"1"}
+    assert [failure.reason for failure in failures.values()] == ["broken_archive"]
+
+
+def test_a_packed_file_that_grows_too_much_or_is_cut_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive_module, "RATIO_FLOOR_BYTES", 100_000)
+    for name, content, reason in (
+        ("bomb.dcm.gz", gzip.compress(bytes(10_000_000)), "archive_bomb"),
+        ("cut.dcm.gz", gzip.compress(bytes(range(256)))[:-12], "broken_archive"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        packed = FileRef(tmp_path / name, name)
+        (failure,) = unpack_gzip(packed, tmp_path / "scratch", Budget())
+        assert isinstance(failure, Failure)
+        assert failure.reason == reason
+        assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gz"])
+def test_a_full_folder_for_temporary_files_is_told_as_that(tmp_path, monkeypatch, kind):
+    if kind == "zip":
+        archive = packed(tmp_path / "a.zip", [("a.dcm", b"x")])
+    elif kind == "tar":
+        archive = tarred(tmp_path / "a.tar", [("a.dcm", b"x")])
+    else:
+        (tmp_path / "a.dcm.gz").write_bytes(gzip.compress(b"x"))
+        archive = FileRef(tmp_path / "a.dcm.gz", "a.dcm.gz")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    unpack = {"zip": unpack_zip, "tar": unpack_tar, "gz": unpack_gzip}[kind]
+    (failure,) = unpack(archive, tmp_path / "scratch", Budget())
+    assert isinstance(failure, Failure)
+    assert failure.reason == "no_space"
+    assert "TMPDIR" in failure.message
+    assert "pack it again" not in failure.message

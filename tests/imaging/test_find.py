@@ -1,4 +1,9 @@
+import bz2
+import gzip
+import lzma
 import os
+import re
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -9,10 +14,19 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
-from pydicom.uid import EncapsulatedPDFStorage, SegmentationStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    EncapsulatedPDFStorage,
+    ParametricMapStorage,
+    SegmentationStorage,
+    VideoEndoscopicImageStorage,
+    VLWholeSlideMicroscopyImageStorage,
+    generate_uid,
+)
 
 from wsseg.imaging.errors import Failure, WssegError
 from wsseg.imaging.find import find
+from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
 
 
@@ -99,21 +113,85 @@ def test_a_detached_nifti_is_one_scan_whichever_half_is_named(tmp_path, folder, 
 
 def test_what_is_no_image_is_skipped_with_a_reason(folder):
     (folder / "notes.txt").write_text("text")
-    (folder / "empty").touch()
-    (folder / "scan.nrrd").write_bytes(b"NRRD0004\n")
-    (folder / "scans.7z").write_bytes(b"7z\xbc\xaf\x27\x1c")
+    (folder / "README").write_text("text")
+    (folder / "notes.txt.gz").write_bytes(gzip.compress(b"text"))
+    (folder / "viewer").write_bytes(b"\x7fELF" + bytes(90))
+    (folder / "report.pdf").write_bytes(b"%PDF-1.7")
+    (folder / "cache.dat").write_bytes(bytes(90))
+    (folder / "empty.log").touch()
     write_bare_dicom(folder / "seg", SegmentationStorage, Modality="SEG")
     write_bare_dicom(folder / "pdf", EncapsulatedPDFStorage)
-    write_bare_dicom(folder / "ct", "1.2.840.10008.5.1.4.1.1.2", Rows=4, Columns=4)
+    write_bare_dicom(folder / "unknown", "1.2.3.4")
     assert reasons(folder) == {
         "notes.txt": ("not_an_image", "skipped"),
-        "empty": ("empty_file", "skipped"),
-        "scan.nrrd": ("unsupported_format", "skipped"),
-        "scans.7z": ("unsupported_format", "skipped"),
+        "README": ("not_an_image", "skipped"),
+        "notes.txt.gz": ("not_an_image", "skipped"),
+        "viewer": ("not_an_image", "skipped"),
+        "report.pdf": ("not_an_image", "skipped"),
+        "cache.dat": ("not_an_image", "skipped"),
+        "empty.log": ("empty_file", "skipped"),
         "seg": ("segmentation", "skipped"),
         "pdf": ("encapsulated_document", "skipped"),
-        "ct": ("no_pixels", "skipped"),
+        "unknown": ("no_pixels", "skipped"),
     }
+
+
+UNREAD = {
+    "scans.7z": b"7z\xbc\xaf\x27\x1c",
+    "scans.rar": b"Rar!\x1a\x07\x00",
+    "scans.tar.bz2": bz2.compress(b"x"),
+    "scan.dcm.xz": lzma.compress(b"x"),
+    "twice.dcm.gz": gzip.compress(gzip.compress(b"x")),
+    "scan.mnc": b"CDF\x01",
+    "scan.h5": b"\x89HDF\r\n\x1a\n",
+    "array.npy": b"\x93NUMPY\x01\x00",
+    "clip.mp4": b"\0\0\0\x18ftypmp42",
+    "photo.heic": b"\0\0\0\x18ftypheic",
+    "scan.par": b"# === DATA DESCRIPTION FILE ====",
+    "grid.vtk": b"# vtk DataFile Version 3.0\nx\nBINARY\nDATASET STRUCTURED_POINTS\n",
+    "voxels.img": bytes(200),
+    "voxels.raw": bytes(200),
+    "IM0001": bytes(200),
+    "1.2.840.113.5": b"\x07\x01" * 99,
+    "IM0002": b"",
+    "annexed.png": b"/annex/objects/SHA256E-s1--0.png\n",
+    "large.nii.gz": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_an_image_that_is_not_read_fails_with_a_remedy(folder, name):
+    (folder / name).write_bytes(UNREAD[name])
+    (failure,) = search(folder)[1].values()
+    assert failure.status == "failed"
+    assert failure.message.startswith(name)
+    assert re.search(r"(convert|unpack|save|copy|get) ", failure.message)
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "elements"),
+    [
+        (CTImageStorage, {"Rows": 4, "Columns": 4}),
+        (CTImageStorage, {}),
+        ("1.2.3.4", {"Rows": 4, "Columns": 4}),
+        (VLWholeSlideMicroscopyImageStorage, {}),
+        (VideoEndoscopicImageStorage, {}),
+        (ParametricMapStorage, {}),
+    ],
+)
+def test_a_dicom_image_that_is_cut_or_not_read_fails(folder, sop_class, elements):
+    write_bare_dicom(folder / "a", sop_class, **elements)
+    (failure,) = search(folder)[1].values()
+    assert failure.status == "failed"
+
+
+def test_a_dicom_image_fails_wherever_it_was_cut(folder, write_dicom):
+    whole = write_dicom(folder / "a").read_bytes()
+    for end in range(140, len(whole) - 2 * 16 * 16 - 12, 37):
+        (folder / "a").write_bytes(whole[:end])
+        refs, failures = search(folder)
+        assert refs == []
+        assert [failure.status for failure in failures.values()] == ["failed"]
 
 
 def test_what_should_have_been_an_image_fails(folder, write_dicom):
@@ -130,6 +208,14 @@ def test_what_should_have_been_an_image_fails(folder, write_dicom):
     assert set(found) == {"a.png", "b.nii.gz", "c.dcm", "d.zip", "e"}
 
 
+@pytest.mark.parametrize("kind", ["BMP", "WEBP", "PPM", "GIF", "JPEG2000"])
+def test_pictures_of_every_format_that_training_reads_are_found(folder, kind):
+    write_picture(folder / "a", kind)
+    (ref,), failures = search(folder)
+    assert ref.kind == "picture"
+    assert failures == {}
+
+
 def test_hidden_files_and_scratch_folders_are_passed_over_silently(folder, write_dicom):
     write_dicom(folder / ".hidden")
     write_dicom(folder / ".tmp-abc" / "partial")
@@ -137,21 +223,54 @@ def test_hidden_files_and_scratch_folders_are_passed_over_silently(folder, write
     assert search(folder) == ([], {})
 
 
-def test_links_are_not_followed_out_of_the_folder_or_into_a_loop(tmp_path, folder, write_dicom):
-    outside = write_dicom(tmp_path / "outside")
-    inside = write_dicom(folder / "inside")
-    (folder / "out").symlink_to(outside)
+def test_links_are_followed_wherever_they_lead_each_file_once(tmp_path, folder, write_dicom):
+    subject = tmp_path / "store" / "subject"
+    (subject / "deep").mkdir(parents=True)
+    for number, path in enumerate(
+        (tmp_path / "outside.png", subject / "b.png", subject / "deep" / "c.png", folder / "in.png")
+    ):
+        Image.new("L", (number + 4, 4)).save(path)
+    (folder / "file.png").symlink_to(tmp_path / "outside.png")
+    (folder / "again.png").symlink_to(tmp_path / "outside.png")
+    (folder / "sub-01").symlink_to(subject)
+    (subject / "back").symlink_to(folder)
     (folder / "loop").symlink_to(folder)
+    (folder / "twice").symlink_to(subject / "deep")
     (folder / "self").symlink_to(folder / "self")
-    (folder / "again").symlink_to(inside)
     refs, failures = search(folder)
-    assert len(refs) == 1
-    assert {source: f.reason for source, f in failures.items()} == {
-        "out": "link",
-        "loop": "link",
-        "self": "unreadable",
-        "inside": "duplicate",
+    assert sorted(ref.files[0].source for ref in refs) == [
+        "again.png",
+        "in.png",
+        "sub-01/b.png",
+        "twice/c.png",
+    ]
+    assert {source: (f.reason, f.status) for source, f in failures.items()} == {
+        "file.png": ("duplicate", "skipped"),
+        "loop": ("duplicate", "skipped"),
+        "sub-01/back": ("duplicate", "skipped"),
+        "self": ("unreadable", "failed"),
     }
+
+
+def test_a_link_to_a_folder_above_the_input_is_not_entered(tmp_path, folder):
+    write_picture(tmp_path / "other.png")
+    (folder / "up").symlink_to(tmp_path)
+    assert reasons(folder) == {"up": ("link", "failed")}
+
+
+def test_links_of_git_annex_are_read_and_missing_content_is_to_be_fetched(folder):
+    objects = folder / ".git" / "annex" / "objects"
+    objects.mkdir(parents=True)
+    write_picture(objects / "SHA256E-s1--0.png")
+    (folder / "here.png").symlink_to(".git/annex/objects/SHA256E-s1--0.png")
+    (folder / "away.png").symlink_to(".git/annex/objects/SHA256E-s1--1.png")
+    (folder / "lost.png").symlink_to("nowhere.png")
+    refs, failures = search(folder)
+    assert [ref.files[0].source for ref in refs] == ["here.png"]
+    assert failures["away.png"].reason == "content_missing"
+    assert "git annex get" in failures["away.png"].message
+    assert failures["lost.png"].reason == "broken_link"
+    assert {failure.status for failure in failures.values()} == {"failed"}
 
 
 def test_pipes_and_devices_are_never_opened(folder):
@@ -198,6 +317,52 @@ def test_members_of_an_archive_are_found_under_its_name(tmp_path, folder, write_
     assert [file.source for file in refs[0].files] == ["case.zip/series/0", "case.zip/series/1"]
     assert {source: f.reason for source, f in failures.items()} == {
         "case.zip/notes.txt": "not_an_image"
+    }
+
+
+@pytest.mark.parametrize("name", ["case.tar", "case.tar.gz", "case.tgz", "case"])
+def test_members_of_a_tar_archive_are_found_under_its_name(tmp_path, folder, write_dicom, name):
+    files = [
+        write_dicom(tmp_path / "x" / f"{k}", ImagePositionPatient=[0, 0, 2 * k]) for k in (1, 0)
+    ]
+    with tarfile.open(folder / name, "w:gz" if "gz" in name else "w") as archive:
+        archive.add(tmp_path / "x", "./series")
+        archive.add(write_nifti(tmp_path / "a.nii.gz"), "./a.nii.gz")
+    refs, failures = search(folder)
+    sources = [[file.source for file in ref.files] for ref in refs]
+    assert sources == [[f"{name}/a.nii.gz"], [f"{name}/series/0", f"{name}/series/1"]]
+    assert len(files) == len(read(refs[1]).pixels)
+    assert failures == {}
+
+
+def test_files_that_were_packed_one_by_one_are_unpacked(tmp_path, folder, write_dicom):
+    (folder / "ct.dcm.gz").write_bytes(gzip.compress(write_dicom(tmp_path / "a").read_bytes()))
+    (folder / "p.png.gz").write_bytes(gzip.compress(write_picture(tmp_path / "b").read_bytes()))
+    with zipfile.ZipFile(folder / "z.zip", "w") as archive:
+        archive.write(folder / "p.png.gz", "in.png.gz")
+    refs, failures = search(folder)
+    assert {ref.files[0].source: ref.kind for ref in refs} == {
+        "ct.dcm.gz": "dicom",
+        "p.png.gz": "picture",
+        "z.zip/in.png.gz": "picture",
+    }
+    assert failures == {}
+
+
+def test_archives_in_archives_fail_and_cost_no_other_member_its_place(tmp_path, folder):
+    with zipfile.ZipFile(tmp_path / "inner", "w") as archive:
+        archive.writestr("x.txt", "x")
+    with tarfile.open(tmp_path / "inner.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "inner", "x")
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        for name in ("inner", "inner.tar.gz"):
+            archive.add(tmp_path / name, name)
+        archive.add(write_picture(tmp_path / "good.png"), "good.png")
+    refs, failures = search(folder)
+    assert [ref.files[0].source for ref in refs] == ["a.tar/good.png"]
+    assert {s: (f.reason, f.status) for s, f in failures.items()} == {
+        "a.tar/inner": ("nested_archive", "failed"),
+        "a.tar/inner.tar.gz": ("nested_archive", "failed"),
     }
 
 

@@ -11,8 +11,11 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image
 from nibabel.testing import data_path as nibabel_data
 
+from wsseg.imaging.errors import ReadError
+from wsseg.imaging.labels import write_labels
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.volume import read_volume, volume_refs
+from wsseg.imaging.volume_header import NoImageError
 
 AFFINE = np.diag([-0.5, -0.8, 3.0, 1.0])  # axial, already in display order
 VOXELS = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3)
@@ -52,6 +55,13 @@ def test_single_files_are_read_plain_and_compressed(tmp_path, name):
     assert scan.flags == ()
 
 
+@pytest.mark.parametrize(("true", "false"), [("a.nii", "a.nii.gz"), ("a.nii.gz", "b.nii")])
+def test_a_name_that_belies_its_compression_misleads_nobody(tmp_path, true, false):
+    save(tmp_path / true).path.rename(tmp_path / false)
+    (scan,) = read(FileRef(tmp_path / false, false))
+    assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
+
+
 @pytest.mark.parametrize("asked", ["a.hdr", "a.img"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_a_pair_is_read_by_either_of_its_files(tmp_path, asked, suffix):
@@ -72,6 +82,66 @@ def test_big_endian_and_nifti_2_files_read_like_others(tmp_path):
     ):
         (scan,) = read(file)
         assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
+
+
+def intent(path, shape, code, dtype=np.float32, values=None):
+    voxels = np.zeros(shape, dtype) if values is None else values
+    return save(path, voxels, intent_code=code)
+
+
+@pytest.mark.parametrize(
+    ("shape", "code", "named"),
+    [
+        ((4, 5, 3, 1, 3), 1007, "vectors"),
+        ((4, 5, 3, 3), 1007, "vectors"),
+        ((4, 5, 3, 1, 6), 1005, "symmetric matrices"),
+        ((4, 5, 3, 1, 3), 0, "3 values a voxel"),
+        ((4, 5, 3, 2, 3), 2001, "3 values a voxel"),
+        ((4, 5, 3, 1, 2), 3, "2 statistics a voxel"),
+        ((4, 5, 3, 6), 5, "6 statistics a voxel"),
+        ((4, 5, 3, 1, 3), 2003, "3 values a voxel"),  # floats are no colours
+    ],
+)
+def test_several_values_at_one_place_are_no_points_in_time(tmp_path, shape, code, named):
+    with pytest.raises(ReadError, match=named) as caught:
+        volume_refs(intent(tmp_path / "a.nii", shape, code))
+    assert caught.value.reason == "vectors"
+    assert not isinstance(caught.value, NoImageError)
+
+
+@pytest.mark.parametrize(("code", "values"), [(2003, 3), (2004, 4)])
+@pytest.mark.parametrize("dimension", [3, 4])
+def test_colours_in_a_dimension_of_their_own_are_one_colour_scan(tmp_path, code, values, dimension):
+    voxels = np.random.default_rng(0).integers(0, 255, (4, 5, 3, values)).astype(np.uint8)
+    stored = voxels if dimension == 3 else voxels[:, :, :, None]
+    (scan,) = read(intent(tmp_path / "a.nii", None, code, values=stored))
+    assert np.array_equal(scan.pixels, voxels[..., :3].transpose(2, 1, 0, 3))
+    assert ("ALPHA_DROPPED" in scan.flags) == (values == 4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "code"),
+    [((4, 5, 3), 1002), ((4, 5, 3, 2), 1002), ((4, 5, 3), 1003), ((4, 5, 3, 1, 3), 1006)],
+)
+def test_label_maps_and_transformations_are_no_scans(tmp_path, shape, code):
+    with pytest.raises(NoImageError):
+        volume_refs(intent(tmp_path / "a.nii", shape, code))
+
+
+def test_a_map_of_one_statistic_and_a_time_series_are_scans(tmp_path):
+    assert len(read(intent(tmp_path / "z.nii", (4, 5, 3), 5))) == 1
+    assert len(read(intent(tmp_path / "t.nii", (4, 5, 3, 2), 2001))) == 2
+    assert len(read(intent(tmp_path / "five.nii", (4, 5, 3, 2, 1), 0))) == 2
+
+
+def test_dimensions_of_size_zero_after_the_third_are_not_there(tmp_path):
+    (scan,) = read(patch(save(tmp_path / "a.nii"), dim=[5, 4, 5, 3, 0, 0, 0, 0]))
+    assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
+
+
+def test_voxels_of_a_single_file_never_start_in_its_header(tmp_path):
+    (scan,) = read(patch(save(tmp_path / "a.nii"), vox_offset=0))
+    assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
 
 
 def test_each_time_volume_is_a_scan_of_its_own(tmp_path):
@@ -105,7 +175,6 @@ def test_two_dimensions_are_one_slice_and_empty_dimensions_are_dropped(tmp_path)
     (scan,) = read(save(tmp_path / "five.nii", five))
     assert scan.pixels.shape == (3, 5, 4)
     assert scan.ref.volume is None
-    assert len(volume_refs(save(tmp_path / "vector.nii", np.repeat(five, 3, axis=4)))) == 3
 
 
 def test_colour_voxels_become_rgb_and_alpha_is_dropped(tmp_path):
@@ -152,6 +221,57 @@ def test_sform_goes_before_qform_and_a_disagreement_is_flagged(tmp_path):
     assert scan.geometry.affine[0, 3] == -20
 
 
+def both_forms(path):
+    image = Nifti1Image(VOXELS, AFFINE)
+    image.set_sform(AFFINE, 1)
+    image.set_qform(AFFINE, 1)
+    image.to_filename(path)
+    return FileRef(path, path.name)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"srow_x": [0] * 4, "srow_y": [0] * 4, "srow_z": [0] * 4},
+        {"srow_y": [np.nan] * 4},
+        {"srow_z": AFFINE[1]},
+        {"quatern_b": 2},
+        {"quatern_c": np.nan},
+        {"qoffset_x": np.inf},
+        {"pixdim": [1, 0, 0.8, 3, 1, 1, 1, 1]},
+        {"pixdim": [1, 0.5, -0.8, 3, 1, 1, 1, 1]},
+    ],
+)
+def test_one_good_affine_is_enough_and_that_the_other_is_not_is_flagged(tmp_path, broken):
+    (scan,) = read(patch(both_forms(tmp_path / "a.nii"), **broken))
+    assert scan.flags == ("AFFINE_IGNORED",)
+    lps = np.diag([-1, -1, 1, 1]) @ AFFINE
+    np.testing.assert_allclose(scan.geometry.affine, lps, atol=1e-6)
+    written: Any = nibabel.load(write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out"))
+    np.testing.assert_allclose(written.affine, AFFINE, atol=1e-6)
+    assert np.array_equal(np.asarray(written.dataobj), VOXELS)
+
+
+def test_no_good_affine_is_refused(tmp_path):
+    file = patch(both_forms(tmp_path / "a.nii"), srow_x=[0] * 4, quatern_b=2)
+    with pytest.raises(ReadError, match="affine") as caught:
+        read(file)
+    assert caught.value.reason == "bad_affine"
+
+
+@pytest.mark.parametrize("excess", [2e-7, 1e-5, 5e-4])
+def test_a_quaternion_that_was_rounded_above_one_is_a_rotation(tmp_path, excess):
+    turned = np.diag([0.5, -0.8, -3.0, 1.0])  # half a turn: the norm of b, c, d is 1
+    image = Nifti1Image(VOXELS, None)
+    image.set_qform(turned, 1)
+    image.to_filename(tmp_path / "a.nii")
+    file = patch(FileRef(tmp_path / "a.nii", "a"), quatern_b=1 + excess)
+    (scan,) = read(file)
+    assert scan.flags == ()
+    written: Any = nibabel.load(write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out"))
+    np.testing.assert_allclose(written.affine, turned, atol=1e-5)
+
+
 def test_without_orientation_lengths_are_kept_and_places_are_not(tmp_path):
     file = save(tmp_path / "a.nii")
     (scan,) = read(patch(file, qform_code=0, sform_code=0))
@@ -161,6 +281,7 @@ def test_without_orientation_lengths_are_kept_and_places_are_not(tmp_path):
     assert scan.geometry.positions_mm == pytest.approx([0, 3, 6])
     assert np.array_equal(scan.pixels, VOXELS.transpose(2, 1, 0))
     (scan,) = read(patch(file, pixdim=[1, 0, -1, np.nan, 0, 0, 0, 0]))
+    assert scan.flags == ("NO_ORIENTATION", "PX_ONLY")
     assert scan.geometry.pixel_mm is None
     assert scan.geometry.positions_mm is None
 

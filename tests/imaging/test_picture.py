@@ -11,8 +11,8 @@ import pytest
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
-from wsseg.imaging import nifti_header
 from wsseg.imaging import picture as picture_module
+from wsseg.imaging import volume_header
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.picture import read_picture
 from wsseg.imaging.scan import FileRef, ScanRef
@@ -133,9 +133,9 @@ def test_the_size_limit_of_a_nifti_volume_counts_channels(tmp_path, monkeypatch)
     voxels = np.zeros((4, 5, 3), [(letter, np.uint8) for letter in "RGB"])
     for name in ("a.nii", "b.nii"):
         Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / name)
-    monkeypatch.setattr(nifti_header, "MAX_VALUES", 180)
+    monkeypatch.setattr(volume_header, "MAX_VALUES", 180)
     assert len(volume_refs(FileRef(tmp_path / "a.nii", "a.nii"))) == 1
-    monkeypatch.setattr(nifti_header, "MAX_VALUES", 179)
+    monkeypatch.setattr(volume_header, "MAX_VALUES", 179)
     with pytest.raises(ReadError, match="3 values a voxel"):
         volume_refs(FileRef(tmp_path / "b.nii", "b.nii"))
 

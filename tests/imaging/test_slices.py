@@ -150,6 +150,39 @@ def test_numbers_that_are_no_labels_are_refused(tmp_path, wrong):
     assert reason(read_label_slice, picture(tmp_path / "a.tif", values[..., 0])) == "not_labels"
 
 
+@pytest.mark.parametrize("stored", [np.int16, np.uint8, np.int32])
+@pytest.mark.parametrize("most", [1, 2, 7, 100])
+def test_float_labels_saved_with_an_integer_header_are_their_whole_numbers(tmp_path, stored, most):
+    labels = RANDOM.integers(0, most + 1, (9, 9, 1)).astype(np.float64)
+    labels[0, 0], labels[1, 1] = 0, most
+    image = Nifti1Image(labels, AFFINE)
+    image.header.set_data_dtype(stored)
+    image.to_filename(tmp_path / "a.nii.gz")
+    found = read_label_slice(tmp_path / "a.nii.gz")
+    Nifti1Image(labels.astype(np.uint8), AFFINE).to_filename(tmp_path / "b.nii")
+    assert np.array_equal(found, read_label_slice(tmp_path / "b.nii"))
+
+
+@pytest.mark.parametrize("stored", [np.int16, np.uint8])
+@pytest.mark.parametrize("fraction", [0.5, 0.95, 1.02])
+def test_true_fractions_saved_with_an_integer_header_are_refused(tmp_path, stored, fraction):
+    labels = np.array([[[0.0], [1.0], [2.0], [fraction]]])
+    image = Nifti1Image(labels, AFFINE)
+    image.header.set_data_dtype(stored)
+    image.to_filename(tmp_path / "a.nii")
+    assert reason(read_label_slice, tmp_path / "a.nii") == "not_labels"
+
+
+def test_one_value_that_is_not_finite_does_not_damage_a_training_slice(tmp_path):
+    voxels = np.ones((4, 5, 1), np.float32)
+    voxels[1, 2] = np.nan
+    voxels[0, 0] = -3
+    for affine in (AFFINE, np.diag([-1.0, -1, 1, 1])):
+        plane = read_slice(nifti(tmp_path / "a.nii", voxels, affine))
+        assert sorted(np.unique(plane)) == [-3, 1]
+        assert (plane == -3).sum() == 2
+
+
 def test_colours_and_jpegs_are_no_labels(tmp_path):
     colours = np.array([[[1, 2, 3]]], np.uint8)
     assert reason(read_label_slice, picture(tmp_path / "a.png", colours)) == "colour_labels"
