@@ -1,4 +1,5 @@
-# wsseg-infer as an image. The model is mounted, never baked in; nothing is fetched at run time.
+# wsseg-infer as an image. The model is mounted, never baked in; nothing is fetched or sent at run
+# time: wsseg itself stops what its libraries would report.
 #
 #   docker build -t wsseg .
 #   docker build -t wsseg:gpu --build-arg DEVICE=cuda \

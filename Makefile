@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The tests run in two processes; one computing thread each keeps them from fighting over cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test lint types wheel bench bench-accuracy bench-speed clean
+.PHONY: demo test strace lint types wheel bench bench-accuracy bench-speed clean
 
 $(VENV)/.ready: pyproject.toml
 	@echo "Setting up $(VENV): about five minutes and 7 GB"
@@ -17,9 +17,14 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	$(BIN)/wsseg demo --out demo-out
 
-test: lint types $(VENV)/.ready
+test: lint types strace $(VENV)/.ready
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not gpu"
 	$(MAKE) wheel
+
+# The tests watch with it what the commands do beside their job.
+strace:
+	@command -v strace > /dev/null || { apt-get update -qq && apt-get install -y -qq strace; } \
+	  || { echo "make test needs strace: sudo apt-get install strace"; exit 1; }
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from rich.console import Console
 from rich.table import Table
 
+from wsseg.imaging import privacy
+
 # module, distributions that may bring it, extra of wsseg
 _PACKAGES = (
     ("torch", ("torch",), "train"),
@@ -46,6 +48,7 @@ def checks() -> list[Check]:
             f"Python {platform.python_version()}, {platform.system()} "
             f"{platform.machine()}, {os.cpu_count()} cores",
         ),
+        _reports(),
         *_packages(),
         *_engines(),
         *_torch(),
@@ -63,6 +66,15 @@ def show(found: Iterable[Check], *, as_json: bool) -> None:
     for check in found:
         table.add_row(check.subject, "yes" if check.works else "no", check.finding)
     console.print(table)
+
+
+def _reports() -> Check:
+    reporting = privacy.reporting()
+    if reporting:
+        finding = f"{', '.join(reporting)} may report; {privacy.OPT_IN}=1 allows it"
+    else:
+        finding = f"{', '.join(privacy.LIBRARIES)} are stopped; {privacy.OPT_IN}=1 lets them"
+    return Check("no library reports its use", not reporting, finding)
 
 
 def _packages() -> list[Check]:

@@ -10,6 +10,7 @@ from wsseg.cli.export_command import export
 from wsseg.cli.infer_command import infer
 from wsseg.cli.marks_command import marks
 from wsseg.cli.train_command import train
+from wsseg.imaging.privacy import keep_caches_private
 
 _HELP = """From area ratios and a few marked pixels to a segmenter that a hospital can run.
 
@@ -45,22 +46,27 @@ def _version(
 
 def main() -> None:
     """Entry point of `wsseg`."""
-    app()
+    _run(app)
 
 
 def train_main() -> None:
     """Entry point of `wsseg-train`."""
-    _alone(train)()
+    _run(_alone(train))
 
 
 def export_main() -> None:
     """Entry point of `wsseg-export`."""
-    _alone(export)()
+    _run(_alone(export))
 
 
 def infer_main() -> None:
     """Entry point of `wsseg-infer`."""
-    _alone(infer)()
+    _run(_alone(infer))
+
+
+def _run(commands: typer.Typer) -> None:
+    keep_caches_private()
+    commands()
 
 
 def _alone(command: object) -> typer.Typer:

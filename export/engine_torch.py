@@ -28,6 +28,7 @@ def make_torch_engine(
     graph = DeployGraph(predictor, manifest.thresholds, "fp32").eval()
     example = torch.zeros(EXAMPLE[0], manifest.channels, *EXAMPLE[1:])
     program = torch.export.export(graph, (example,), dynamic_shapes=open_axes())
+    _forget_sources(program)
     file = folder / FILE
     torch.export.save(program, file, extra_files={METADATA: description})
     entry = EngineFile(
@@ -39,3 +40,11 @@ def make_torch_engine(
     )
     engine = open_torch(folder, manifest, entry, 0, device="cpu")
     return entry.model_copy(update={"parity": judge_served(engine, entry.precision, standard)})
+
+
+def _forget_sources(program: torch.export.ExportedProgram) -> None:
+    """Drop where each node comes from: folders of this machine, and lines of source."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)

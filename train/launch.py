@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.precision import fabric_precision
 
 WORKER = "wsseg.train.worker"
+MEETING = "WSSEG_MEETING"
+"""Variable of the environment: the file by which the processes of one machine find each other."""
 READY = "ready"
 FAREWELL_SECONDS = 60
 """How long a worker may take to end once the work is done."""
@@ -148,6 +151,8 @@ def _connected(fabric: Fabric) -> Iterator[None]:
     try:
         # Lightning announces its ranks at level INFO, from several loggers.
         logging.disable(logging.INFO)
+        if MEETING in os.environ:
+            _meet(fabric.device.type, Path(os.environ[MEETING]))
         fabric.launch()
         logging.disable(disabled)
         yield
@@ -157,12 +162,29 @@ def _connected(fabric: Fabric) -> Iterator[None]:
             dist.destroy_process_group()
 
 
+def _meet(kind: str, file: Path) -> None:
+    """Connect the processes that `_workers` started, without asking a name server for 127.0.0.1.
+
+    That is what torch's own way does, by an address and a port. Lightning takes up what is
+    connected.
+    """
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        store=dist.FileStore(str(file), world),  # type: ignore[attr-defined]
+        rank=rank,
+        world_size=world,
+        device_id=torch.device(kind, rank) if kind == "cuda" else None,
+    )
+
+
 @contextmanager
 def _workers(task: Task) -> Iterator[None]:
     """Start the processes 1.. of this machine; this one becomes process 0 in the block."""
     count = task.config.devices
     threads = torch.get_num_threads()
-    shared = _shared(count, max(1, threads // count))
+    meeting = tempfile.TemporaryDirectory(prefix="wsseg-")
+    shared = _shared(count, max(1, threads // count), Path(meeting.name) / "meeting")
     workers = [_start(task, shared | _rank(rank)) for rank in range(1, count)]
     torch.set_num_threads(max(1, threads // count))
     try:
@@ -189,16 +211,21 @@ def _workers(task: Task) -> Iterator[None]:
         for worker in workers:
             worker.kill()
             worker.communicate()
+        meeting.cleanup()
 
 
-def _shared(count: int, threads: int) -> dict[str, str]:
-    """What torchrun, too, would tell each of `count` processes on one machine."""
+def _shared(count: int, threads: int, meeting: Path) -> dict[str, str]:
+    """What torchrun, too, would tell each of `count` processes on one machine, and where to meet.
+
+    They speak over the loopback interface: gloo would look up the machine's own name.
+    """
+    loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     return {
+        **({"GLOO_SOCKET_IFNAME": loopback[0]} if loopback else {}),
         "GROUP_RANK": "0",
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        MEETING: str(meeting),
         "OMP_NUM_THREADS": str(threads),
     }
 
@@ -241,13 +268,6 @@ def _code(worker: "subprocess.Popen[str]") -> int:
 
 def _rank(rank: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """The curves of a run as a CSV table and as TensorBoard events."""
 
 import csv
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from wsseg.imaging.atomic import atomic
 
@@ -35,24 +37,39 @@ def write_metrics(history: Sequence[Row], path: Path) -> None:
 class Events:
     """TensorBoard events, one point an epoch; `first`: the epoch (from 1) that is written next.
 
-    Points of that epoch and later ones, left by a run that was killed, are dropped from view.
+    Points of that epoch and later ones, left by a run that was killed, are dropped from view. The
+    file is not named after the machine, as torch's writer would have it.
     """
 
     def __init__(self, folder: Path, *, first: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto import event_pb2, summary_pb2
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=first)
+        self._proto, self._summary = event_pb2, summary_pb2
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files of a folder by their names: later ones are to come later.
+        self._file = (folder / f"events.out.tfevents.{time.time_ns():020d}").open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        self._write(step=first, session_log={"status": event_pb2.SessionLog.START})
 
     def add(self, row: Row) -> None:
         """Write a row of the history: parts under train/, figures under val/."""
-        for name, value in row.items():
-            if name != EPOCH:
-                self._writer.add_scalar(_tag(name), value, int(row[EPOCH]))
-        self._writer.flush()
+        points = [
+            self._summary.Summary.Value(tag=_tag(name), simple_value=value)
+            for name, value in row.items()
+            if name != EPOCH
+        ]
+        self._write(step=int(row[EPOCH]), summary=self._summary.Summary(value=points))
+        self._records.flush()
 
     def close(self) -> None:
         """Write what is left and close the file."""
-        self._writer.close()
+        self._records.close()
+
+    def _write(self, **fields: Any) -> None:
+        event = self._proto.Event(wall_time=time.time(), **fields)
+        self._records.write(event.SerializeToString())
 
 
 def _tag(name: str) -> str:

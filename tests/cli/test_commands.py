@@ -232,6 +232,17 @@ def test_json_log_is_one_object_a_line(job: Path, tmp_path: Path):
     assert all({"time", "level", "message"} <= set(line) for line in lines)
 
 
+def test_doctor_says_whether_libraries_report_their_use(monkeypatch: pytest.MonkeyPatch):
+    def line() -> dict[str, object]:
+        found = json.loads(call("doctor", "--json"))
+        return next(check for check in found if check["subject"] == "no library reports its use")
+
+    assert line()["works"]
+    assert "WSSEG_TELEMETRY=1 lets them" in str(line()["finding"])
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    assert line()["finding"] == "onnxruntime may report; WSSEG_TELEMETRY=1 allows it"
+
+
 def test_doctor_names_the_extra_that_mends_a_missing_package(capsys):
     from wsseg.cli.doctor import Check, show
 

@@ -1,0 +1,107 @@
+"""No command makes a connection, a look-up, or a file that it was not asked for."""
+
+import gzip
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import write_outlined
+from tests.cli.watch import USER, Watch, host
+
+ROOT = Path(__file__).parents[2]
+DEMO_SCANS = """
+import sys
+from pathlib import Path
+from wsseg.cli import demo_data
+from wsseg.imaging.privacy import keep_caches_private
+keep_caches_private()
+out = Path(sys.argv[1])
+demo_data.write_scans(demo_data.load(out / "template"), out / "scans")
+"""
+
+
+@pytest.fixture(scope="module")
+def watch(tmp_path_factory: pytest.TempPathFactory) -> Watch:
+    """Every command, run once as a user would; of the demo what is its own."""
+    watch = Watch(tmp_path_factory.mktemp("watched"))
+    out, pictures = watch.outputs, watch.folder / "pictures"
+    pictures.mkdir()
+    outlined = write_outlined(pictures, 8)
+    watch.run("wsseg", "marks", outlined, "--out", out / "cases", "--percent", 8)
+    cases, image = out / "cases" / "cases.csv", pictures / "image0.png"
+    watch.run("wsseg", "cases", "check", cases, "--picture", out / "cases.png")
+    watch.run(
+        "wsseg-train", cases, "--out", out / "run", "--network", "mobilenet_v2", "--size", 32,
+        "--epochs", 1, "--batch", 4, "--accelerator", "cpu", "--precision", "fp32",
+        "--devices", 2,
+    )  # fmt: skip
+    watch.run(
+        "wsseg-export", out / "run", "--out", out / "model", "--torch", "--precision", "fp32",
+        "--triton", out / "repository", "--threshold", 0.1,
+    )  # fmt: skip
+    watch.run("python", "-c", DEMO_SCANS, out)
+    for engine, scans in {"onnxruntime": out / "scans", "openvino": image, "torch": image}.items():
+        watch.run(
+            "wsseg-infer", scans, "--model", out / "model", "--engine", engine, "--report",
+            out / f"{engine}.csv", "--masks", out / "masks", "--overlays", out / "overlays",
+        )  # fmt: skip
+    watch.run("wsseg", "bench", out / "model", "--rounds", 1, "--side", 64)
+    watch.run("wsseg", "doctor")
+    return watch
+
+
+def test_no_command_asks_the_network_nor_makes_a_file_beside_its_outputs(watch):
+    assert watch.tried == []
+    assert watch.left() == []
+
+
+def test_the_watch_sees_a_look_up_and_a_file(tmp_path):
+    watch = Watch(tmp_path)
+    watch.run("python", "-c", "open('here', 'w')")
+    assert [path.name for path in watch.left()] == ["here"]
+    assert len(watch.tried) == 1
+    assert "here" in watch.tried[0]
+    ask = "import socket; socket.getaddrinfo('nowhere.invalid', 80)"
+    watch.run("python", "-c", ask, code=1)
+    assert any("/etc/hosts" in what for what in watch.tried)
+
+
+def test_the_watch_sees_what_libraries_do_where_the_user_lets_them(tmp_path):
+    watch = Watch(tmp_path)
+    program = "import wsseg.serve.openvino_engine as engine; engine.no_openvino()"
+    watch.run("python", "-c", program)
+    assert watch.left() == []
+    if watch.alone:  # nothing can leave
+        watch.run("python", "-c", program, WSSEG_TELEMETRY="1")
+        assert watch.left()
+
+
+def _contents(path: Path) -> Iterator[bytes]:
+    """What a file holds, unpacked too where it is an archive."""
+    yield path.read_bytes()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            yield from (archive.read(name) for name in archive.namelist())
+    elif path.suffix == ".gz":
+        yield gzip.decompress(path.read_bytes())
+
+
+def test_no_file_that_is_passed_on_tells_of_the_machine_or_its_user(watch):
+    words = [host(), USER, str(watch.folder), str(ROOT), sys.prefix, "site-packages"]
+    telling = re.compile("|".join(map(re.escape, words)).encode())
+    found, files = [], [path for path in watch.outputs.rglob("*") if path.is_file()]
+    for path in files:
+        name = path.relative_to(watch.outputs)
+        if telling.search(str(name).encode()):
+            found.append(f"the name of {name}")
+        found += [
+            f"{name}: {word.group()!r}" for b in _contents(path) if (word := telling.search(b))
+        ]
+    assert {"model.json", "model.onnx", "model.pt2", "run.json", "config.pbtxt"} <= {
+        path.name for path in files
+    }
+    assert found == []
