@@ -19,7 +19,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/wsseg
 COPY . /source
-RUN /opt/wsseg/bin/pip install --no-cache-dir "/source[codecs,openvino]"
+RUN /opt/wsseg/bin/pip install --no-cache-dir --constraint /source/constraints.txt \
+    "/source[codecs,openvino]"
 
 FROM ${BASE}
 ARG DEVICE=cpu

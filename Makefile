@@ -5,13 +5,21 @@ BIN := $(VENV)/bin
 # The tests run in two processes; one computing thread each keeps them from fighting over cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test strace lint types wheel bench bench-accuracy bench-speed clean
+.PHONY: demo test test-newest constraints strace lint types wheel bench bench-accuracy bench-speed clean
 
-$(VENV)/.ready: pyproject.toml
+# Versions that passed the tests; PINS= takes the newest that pyproject.toml allows instead.
+PINS := constraints.txt
+CONSTRAIN = $(if $(PINS),--constraint $(PINS))
+NEWEST := build/newest
+# Its newest packages are those that every later Python can install too.
+OLDEST_PYTHON := 3.11
+
+$(VENV)/.ready: pyproject.toml $(PINS)
 	@echo "Setting up $(VENV): about five minutes and 7 GB"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	$(BIN)/python -m pip install --quiet --upgrade $(CONSTRAIN) "pip>=25.3" setuptools
+	$(BIN)/python -m pip install --quiet $(CONSTRAIN) $(CONSTRAIN:--constraint%=--build-constraint%) \
+	  --editable ".[all]" --group dev
 	touch $@
 
 demo: $(VENV)/.ready
@@ -20,6 +28,19 @@ demo: $(VENV)/.ready
 test: lint types strace $(VENV)/.ready
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not gpu"
 	$(MAKE) wheel
+
+# The tests in an environment of its own, of the newest packages.
+test-newest:
+	rm -rf $(NEWEST)
+	$(MAKE) test VENV=$(NEWEST) PINS=
+
+# The newest packages become the pinned ones if the tests pass with them.
+constraints:
+	@$(PYTHON) -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$(OLDEST_PYTHON)')" \
+	  || { echo "make constraints PYTHON=python$(OLDEST_PYTHON): see CONTRIBUTING.md"; exit 1; }
+	$(MAKE) test-newest
+	$(NEWEST)/bin/python -m pip freeze --all --exclude-editable > build/constraints.txt
+	mv build/constraints.txt constraints.txt
 
 # The tests watch with it what the commands do beside their job.
 strace:
@@ -37,9 +58,10 @@ types: $(VENV)/.ready
 # What a user installs: the wheel alone, without torch, in an environment of its own.
 wheel: $(VENV)/.ready
 	rm -rf build/wheel build/installed
-	$(BIN)/python -m build --quiet --wheel --outdir build/wheel .
+	$(if $(PINS),PIP_CONSTRAINT=$(abspath $(PINS))) \
+	  $(BIN)/python -m build --quiet --wheel --outdir build/wheel .
 	$(PYTHON) -m venv build/installed
-	build/installed/bin/python -m pip install --quiet build/wheel/*.whl
+	build/installed/bin/python -m pip install --quiet $(CONSTRAIN) build/wheel/*.whl
 	cd build && installed/bin/wsseg --help > /dev/null && installed/bin/wsseg-infer --help > /dev/null
 	cd build && installed/bin/wsseg doctor
 
