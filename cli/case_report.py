@@ -11,6 +11,7 @@ from rich.table import Table
 
 from wsseg.cli.case_picture import draw_cases
 from wsseg.cli.ratio_option import parse_ratio
+from wsseg.cli.settings import settings
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.table import DEFAULT_OPTIONS, TableOptions
 from wsseg.train.case import Case, CaseTable
@@ -46,15 +47,18 @@ def check_cases(
     picture: Path | None,
     size: int,
     options: TableOptions = DEFAULT_OPTIONS,
+    config: Path | None = None,
 ) -> None:
     """Check a table and print what it can teach; draw some training cases where asked to.
 
-    ratios: definitions as on the command line. size: of the square that the network will see.
+    ratios: definitions as on the command line, before those of the settings in `config`. size: of
+    the square that the network will see.
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
-    definitions = tuple(parse_ratio(text) for text in ratios)
-    table = read_cases(path, ratios=definitions, options=options)
+    chosen = settings(TrainConfig, config, {})
+    definitions = tuple(parse_ratio(text) for text in ratios) or chosen.ratios
+    table = read_cases(path, ratios=definitions, labels=chosen.labels, options=options)
     carried = tuple(carry(case, len(table.classes)) for case in table.cases)
     denominators = class_denominators(table.classes, definitions)
     show(

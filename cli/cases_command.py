@@ -29,6 +29,10 @@ def check(
     table: Annotated[
         Path, typer.Argument(metavar="CASES", help="Table of images and what is known (CSV, XLSX).")
     ],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML settings of wsseg-train, whose labels and ratios count here too."),
+    ] = None,
     ratio: Annotated[
         list[str] | None,
         typer.Option(
@@ -60,4 +64,11 @@ def check(
         from wsseg.cli.case_report import check_cases
 
         options = TableOptions(sheet, tuple(ignore_columns or ()))
-        check_cases(table, ratios=ratio or [], picture=picture, size=size, options=options)
+        check_cases(
+            table,
+            config=config,
+            ratios=ratio or [],
+            picture=picture,
+            size=size,
+            options=options,
+        )

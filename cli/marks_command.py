@@ -15,6 +15,10 @@ def marks(
         Path, typer.Argument(help="Table with the columns image and mask (CSV, XLSX).")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write: cases.csv and marks/.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML settings of wsseg-train, of which [labels] counts here."),
+    ] = None,
     kind: Annotated[
         str,
         typer.Option(
@@ -62,7 +66,8 @@ def marks(
     """
     start_logging()
     with guarded():
-        from wsseg.cli.settings import one_of
+        from wsseg.cli.settings import one_of, settings
+        from wsseg.train.config import TrainConfig
         from wsseg.train.marks.options import KINDS, MarkOptions
         from wsseg.train.marks.simulate import simulate_marks
 
@@ -75,5 +80,6 @@ def marks(
             options=options,
             keep_mask=not drop_masks,
             reading=TableOptions(sheet, tuple(ignore_columns or ())),
+            labels=settings(TrainConfig, config, {}).labels,
         )
         typer.echo(f"wrote {written}")

@@ -1,7 +1,7 @@
 """From what a label file holds, numbers, colours or segments, to the numbers of classes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -47,7 +47,7 @@ class Numbering:
 PLAIN = Numbering()
 
 
-def numbering(classes: tuple[str, ...], labels: dict[str, tuple[Label, ...]]) -> Numbering:
+def numbering(classes: tuple[str, ...], labels: Mapping[str, tuple[Label, ...]]) -> Numbering:
     """The numbering of a map from class names to what stands for them in label files.
 
     Raises WssegError for names that are no classes, classes that are missing, and labels given
@@ -82,11 +82,12 @@ def _settled(label: Label) -> Label:
 def class_numbers(page: Page, how: Numbering, *, background: int, name: str) -> Labels:
     """The class numbers (row, column) of a label picture, 0 where no class is.
 
-    Without a map the stored whole numbers 0..255 are given as they are; 1-bit gives 0 and 1. A
-    colour is its grey value; other colours count where they can only mean one thing, see
-    `_coloured_numbers`. With a map, what it does not name is 0, but for 255, which like what is
-    named background becomes `background`. Raises ReadError for colours that say nothing,
-    fractions, negative and, without a map, large numbers.
+    Without a map the stored whole numbers 0..255 are given as they are; black and white alone, in 1
+    bit or a palette, are 0 and 1. A palette counts by its colours, never by their order: grey is
+    its value; others count where they can only mean one thing, see `_coloured_numbers`. With a map,
+    what it does not name is 0, but for 255, which like what is named background becomes
+    `background`. Raises ReadError for colours that say nothing, fractions, negative and, without a
+    map, large numbers.
     """
     if _plain_bytes(page) and not how.stored:
         return np.array(page.values)
@@ -123,7 +124,25 @@ def _keys(page: Page, how: Numbering, name: str) -> NDArray[np.float64]:
         grey = (rgb == rgb[..., :1]).all(axis=-1)
         codes = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
         keys = np.where(grey, rgb[..., 0], -1 - codes).astype(np.float64)
-    return keys if page.alpha is None else _where_opaque(keys, page.alpha, how, name)
+    if page.alpha is not None:
+        keys = _where_opaque(keys, page.alpha, how, name)
+    return _two_tone(keys, how) if page.index is not None or _is_bilevel(page) else keys
+
+
+def _is_bilevel(page: Page) -> bool:
+    """Whether the picture has one bit a pixel."""
+    return page.values.dtype == np.bool_
+
+
+def _two_tone(keys: NDArray[np.float64], how: Numbering) -> NDArray[np.float64]:
+    """0 and 1 for black and white alone: programs store those as a palette or as bits at will.
+
+    0 and 255 where a map names 255.
+    """
+    if not np.isin(keys, (0, 1, WHITE)).all() or ((keys == 1).any() and (keys == WHITE).any()):
+        return keys
+    named = any(WHITE in stored for stored in (*how.stored, how.background))
+    return np.where(keys == 0, 0.0, WHITE if named else 1.0)
 
 
 def _require_whole(values: NDArray[np.float64], name: str) -> None:

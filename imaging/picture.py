@@ -13,7 +13,7 @@ from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
 from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.picture_decode import decoded_page, is_deep_grey, is_lossy, is_reduced, late_exif
-from wsseg.imaging.picture_page import SIDEWAYS, UPRIGHT, Page, Picture
+from wsseg.imaging.picture_page import ORIENTED, SIDEWAYS, UPRIGHT, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 from wsseg.imaging.tiff import MAGICS, open_tiff
 
@@ -86,7 +86,7 @@ def _picture(image: Image.Image, path: Path) -> Picture:
         "ALPHA_DROPPED": image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info,
         "FIRST_FRAME": getattr(image, "n_frames", 1) > 1,
         "SCALED_TO_8_BIT": is_reduced(image, path),
-        "EXIF_ORIENTATION": orientation != UPRIGHT,
+        ORIENTED: orientation != UPRIGHT,
     }
 
     def page(_slice: int, _volume: int) -> Page:

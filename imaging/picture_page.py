@@ -13,6 +13,8 @@ Stored = NDArray[Any]
 WHITE = 255
 """Brightest value of a colour, and of pictures whose values are fewer bits than a byte."""
 UPRIGHT = 1
+ORIENTED = "EXIF_ORIENTATION"
+"""Flag of pictures that an orientation tag turns."""
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF orientations that exchange rows and columns."""
 

@@ -18,7 +18,7 @@ from wsseg.imaging.label_numbers import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture import grey_if_equal, open_picture
-from wsseg.imaging.picture_page import WHITE, Page, Picture
+from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Kind
 from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
 from wsseg.imaging.volume import volume_geometry
@@ -32,7 +32,7 @@ GRID_TOLERANCE = 0.1
 LARGEST_LABEL_STEP = 0.5
 
 # A table may name each slice of a file in a row of its own, and ask several things of each.
-_REMEMBERED = 256
+_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Grid:
 
     shape: rows and columns. geometry, plane: None and "" for pictures. turn: from rows and columns
     as tables, points and drawn pictures count them to those that are shown: a DICOM image is
-    counted as it is stored, all others as they are shown.
+    counted as it is stored, all others as they are shown. tagged: whether an orientation tag (EXIF)
+    turns a picture.
     """
 
     kind: Kind
@@ -51,6 +52,7 @@ class Grid:
     geometry: Geometry | None = None
     plane: PlaneName = ""
     turn: Turn = AS_STORED
+    tagged: bool = False
 
     @property
     def placed(self) -> bool:
@@ -124,6 +126,11 @@ def slice_count(path: Path, volume: int = 0) -> int:
 def volume_count(path: Path) -> int:
     """Time volumes of a 4-D NIfTI file, scans in a DICOM file. Raises ReadError."""
     return read_grid(path).volumes
+
+
+def is_turned(path: Path) -> bool:
+    """Whether an orientation tag (EXIF) turns a picture as it is read. Raises ReadError."""
+    return read_grid(path).tagged
 
 
 def grid_difference(first: Path, second: Path, volume: int = 0) -> str:
@@ -288,7 +295,8 @@ def _picture_labels(path: Path, slice_index: int, volume: int) -> Page:
 
 def _picture_grid(path: Path, _volume: int) -> Grid:
     with open_picture(path, path.name) as picture:
-        return Grid("picture", picture.shape, picture.slices, picture.volumes)
+        tagged = ORIENTED in picture.flags
+        return Grid(*("picture", picture.shape, picture.slices, picture.volumes), tagged=tagged)
 
 
 def _label_page(path: Path, slice_index: int, volume: int) -> Page:

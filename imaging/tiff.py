@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.picture_page import SIDEWAYS, UPRIGHT, WHITE, Page, Picture, Stored
+from wsseg.imaging.picture_page import ORIENTED, SIDEWAYS, UPRIGHT, WHITE, Page, Picture, Stored
 from wsseg.imaging.tiff_lengths import tiff_lengths
 
 if TYPE_CHECKING:
@@ -368,7 +368,7 @@ def _flags(pages: Iterable[Any], file: "TiffFile") -> tuple[str, ...]:
     inverse = [key for key in keys if int(key.photometric or 0) == _WHITE_IS_ZERO]
     deep = [key for key in keys if int(key.photometric or 0) == _RGB and _bits(key) > 8]
     rules = {
-        "EXIF_ORIENTATION": any(_orientation(key) != UPRIGHT for key in keys),
+        ORIENTED: any(_orientation(key) != UPRIGHT for key in keys),
         "ALPHA_DROPPED": any(key.extrasamples for key in keys),
         "SCALED_TO_8_BIT": any(key.dtype is not None and key.dtype.kind == "u" for key in deep),
         "WHITE_IS_ZERO": any(not (_bits(key) == 1 and _by_tifffile(file)) for key in inverse),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from wsseg.imaging.label_numbers import PLAIN, Numbering
 from wsseg.imaging.table import TextTable
 
 Split = Literal["train", "val", "test"]
@@ -86,7 +87,8 @@ class Case:
     grid (marks: 0 not marked, class number, 255 marked as background; mask: 0 background, class
     number). points: (row, column, class number) pixels marked inside a class, the extremes of its
     regions among them; number 255 marks background. slice_index, volume: for 3-D and 4-D files,
-    0-based. contents: what was found in its files when the table was checked.
+    0-based. numbering: how marks and mask number the classes in their files. contents: what was
+    found in its files when the table was checked.
     """
 
     row: int
@@ -100,6 +102,7 @@ class Case:
     slice_index: int = 0
     volume: int = 0
     regions: tuple[Region, ...] = ()
+    numbering: Numbering = PLAIN
     contents: Contents = field(default=Contents(), compare=False)
 
     @property

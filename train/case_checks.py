@@ -7,17 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from wsseg.imaging.slices import read_slice, slice_count
+from wsseg.imaging.slices import is_turned, read_slice, slice_count
 from wsseg.imaging.table_faults import Fault
 from wsseg.train.case import Case
 from wsseg.train.file_checks import check_case
 from wsseg.train.groups import group_key
+from wsseg.train.label_files import unnamed_labels
 from wsseg.train.ratios import Denominator
 
 READERS = min(32, 4 + (os.cpu_count() or 1))
 """Threads that read files: more than cores, because most of the time is spent waiting for disks
 and network shares."""
 PAIRS_SHOWN = 5
+NUMBERS_SHOWN = 8
 
 
 def check_table(
@@ -62,6 +64,32 @@ def _firsts(cases: Sequence[Case]) -> list[bool]:
     """Of each case, whether none before it is of the same file."""
     first = {os.path.normpath(case.image): case.row for case in reversed(cases)}
     return [first[os.path.normpath(case.image)] == case.row for case in cases]
+
+
+def label_notes(cases: Sequence[Case]) -> Iterator[str]:
+    """What label files hold that is allowed, but may not be meant. Checked cases only."""
+    labelled = [case for case in cases if case.marks is not None or case.mask is not None]
+    with ThreadPoolExecutor(READERS) as pool:
+        turned = list(pool.map(_turned_alone, labelled))
+        found = pool.map(unnamed_labels, labelled)
+        unnamed = sorted({number for each in found for number in each})
+    if any(turned):
+        first = labelled[turned.index(True)].row
+        yield (
+            f"{sum(turned)} images have an orientation tag (EXIF) that their label file lacks, the "
+            f"first in line {first}: labels count as drawn on the picture as it is shown"
+        )
+    if unnamed:
+        shown = ", ".join(map(str, unnamed[:NUMBERS_SHOWN]))
+        more = ", ..." if len(unnamed) > NUMBERS_SHOWN else ""
+        yield (
+            f"label numbers {shown}{more} stand for no class in [labels]: they count as background"
+        )
+
+
+def _turned_alone(case: Case) -> bool:
+    files = [path for path in (case.marks, case.mask) if path is not None]
+    return is_turned(case.image) and not all(map(is_turned, files))
 
 
 def _repeated(cases: Sequence[Case]) -> Iterator[Fault]:

@@ -1,6 +1,6 @@
 """cases.csv as cases: read, divided into splits and checked as a whole before anything trains."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.file_names import named_file
+from wsseg.imaging.label_numbers import Label, Numbering, numbering
 from wsseg.imaging.table import DEFAULT_OPTIONS, Row, TableOptions, TextTable, read_table
 from wsseg.imaging.table_faults import Fault, TableError
 from wsseg.train.case import Case, CaseTable, Pixel, Point, Region
@@ -25,7 +26,7 @@ from wsseg.train.case_cells import (
     parse_present,
     parse_split,
 )
-from wsseg.train.case_checks import check_files, check_table, copies
+from wsseg.train.case_checks import check_files, check_table, copies, label_notes
 from wsseg.train.case_columns import KNOWN, Columns, read_columns, without_percent
 from wsseg.train.case_sizes import Sized, with_fractions
 from wsseg.train.class_evidence import doubtful_classes, untaught_classes
@@ -42,6 +43,7 @@ class _Reading:
 
     folder: Path
     columns: Columns
+    numbering: Numbering
 
 
 def read_cases(
@@ -49,6 +51,7 @@ def read_cases(
     *,
     classes: tuple[str, ...] | None = None,
     ratios: tuple[RatioDefinition, ...] = (),
+    labels: Mapping[str, tuple[Label, ...]] | None = None,
     seed: int = 0,
     val_fraction: float = 0.15,
     unlabelled: bool = False,
@@ -58,8 +61,10 @@ def read_cases(
 
     classes: names in class-number order; without them the columns name the classes, see
     `read_columns`, or there is one, called roi. ratios: what the ratio columns are fractions of,
-    the whole image by default. Without a split column, `val_fraction` of the groups (at least one,
-    and never all) go to val, chosen by `seed`; a row without a group is grouped by its image file.
+    the whole image by default. labels: what stands for each class in marks and masks, by name;
+    class k is number k by default. Without a split column, `val_fraction` of the groups (at least
+    one, and never all) go to val, chosen by `seed`; a row without a group is grouped by its image
+    file.
     unlabelled: whether a training case may be a picture alone, for a run that has a teacher.
     options: how the file is read.
 
@@ -69,7 +74,8 @@ def read_cases(
     table = _sized(path, classes, ratios, options)
     columns = table.columns
     denominators = class_denominators(columns.classes, ratios)
-    cases, faults = _read_rows(table.table, _Reading(path.parent, columns))
+    reading = _Reading(path.parent, columns, numbering(columns.classes, labels or {}))
+    cases, faults = _read_rows(table.table, reading)
     faults += table.faults
     if "split" not in table.table.header:
         cases = _divide(cases, seed=seed, val_fraction=val_fraction)
@@ -85,6 +91,7 @@ def read_cases(
     doubts = (
         *table.doubts,
         *_doubts(cases),
+        *label_notes(cases),
         *doubtful_classes(cases, columns.classes, denominators),
     )
     cases = tuple(map(shown, cases))
@@ -153,6 +160,7 @@ def _case(cells: _Cells, reading: _Reading) -> Case:
         slice_index=cells.value("slice", parse_index, 0),
         volume=cells.value("volume", parse_index, 0),
         regions=regions,
+        numbering=reading.numbering,
     )
 
 

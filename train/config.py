@@ -1,14 +1,17 @@
 """Every setting of a training run: frozen, closed and typed; unknown keys are errors."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    StrictInt,
+    StrictStr,
     model_validator,
 )
 
@@ -18,6 +21,17 @@ from wsseg.train.term_config import Distillation, TermConfig
 from wsseg.train.term_settings import Share
 
 NetworkName = Literal["resnet50", "resnet101", "mobilenet_v3_large", "mobilenet_v2"]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int | str) else value
+
+
+Labels = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(min_length=1)], ...],
+    BeforeValidator(_as_list),
+]
+"""What stands for a class in label files: numbers, colours "#rrggbb", texts of DICOM segments."""
 
 
 class Augmentation(Frozen):
@@ -58,7 +72,9 @@ class TrainConfig(Frozen):
     """All of a run but its cases. `terms` empty means the terms of `preset`.
 
     size: the square, in pixels, that slices are resized to. batch: images per step over all
-    processes together. window None: chosen from the training images. modality: DICOM's code (CT,
+    processes together. window None: chosen from the training images. labels: what
+    stands for each class in marks and masks, and under `background` for none; empty where class k
+    is number k. modality: DICOM's code (CT,
     MR, US) for training images whose files name none, such as pictures. weights: none, imagenet,
     coco, or the path of a safetensors file. select: how the best epoch is told, see `select.py`.
     growth: how marks that bear a region's shape become targets; auto looks at the images, see
@@ -77,6 +93,7 @@ class TrainConfig(Frozen):
     channels: Literal[1, 3] | None = None
     modality: str | None = None
     ratios: tuple[RatioDefinition, ...] = ()
+    labels: dict[str, Labels] = Field(default_factory=dict)
     epochs: PositiveInt = 60
     batch: PositiveInt = 8
     learning_rate: PositiveFloat = 3e-4

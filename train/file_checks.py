@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.label_place import label_grid_difference
-from wsseg.imaging.slices import read_grid, read_slice, slice_count, slice_shape
+from wsseg.imaging.slices import is_turned, read_grid, read_slice, slice_count, slice_shape
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Case, Contents
 from wsseg.train.case_agreement import (
@@ -229,6 +229,12 @@ def _range(classes: int) -> str:
 
 def _on_grid(path: Path, case: Case, labels: Labels, shape: tuple[int, int]) -> Labels:
     if labels.shape != shape:
+        if labels.shape == shape[::-1] and is_turned(case.image):
+            raise _FileError(
+                f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, those of "
+                f"the stored pixels, but an orientation tag (EXIF) turns the image: draw it on the "
+                f"picture as it is shown, or give it the same tag"
+            )
         raise _FileError(
             f"{path.name} has {labels.shape[0]} rows and {labels.shape[1]} columns, the image "
             f"{shape[0]} and {shape[1]}: draw it on the image's own pixels"

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.label_place import read_labels_for
-from wsseg.imaging.slices import slice_shape
+from wsseg.imaging.slices import slice_count, slice_shape, unnamed_numbers
 from wsseg.train.case import Case, Point
 
 WHITE = 255
@@ -57,16 +57,39 @@ def mask_slice(path: Path, case: Case, classes: int) -> NDArray[np.uint8]:
 
     With one class, a black and white picture (0 and 255 only) means background and class 1.
     """
-    labels = label_slice(path, case)
+    labels = label_slice(path, case, background=0)
     if classes == 1 and not np.any((labels != 0) & (labels != WHITE)):
         return np.minimum(labels, 1)
     return labels
 
 
-def label_slice(path: Path, case: Case) -> NDArray[np.uint8]:
-    """The slice of a label file that belongs to a case, on its image as shown, values as stored.
+def label_slice(path: Path, case: Case, *, background: int = WHITE) -> NDArray[np.uint8]:
+    """The class numbers that a label file gives a case, (row, column) of its image as shown.
+
+    background: what marks background in the file becomes, 0 in a mask.
 
     A file with one slice is that slice, whichever slice of a volume the case is: marks drawn or
     simulated for a slice of a NIfTI file are stored as a picture.
     """
-    return read_labels_for(case.image, path, slice_index=case.slice_index, volume=case.volume)
+    return read_labels_for(
+        case.image,
+        path,
+        slice_index=case.slice_index,
+        volume=case.volume,
+        numbering=case.numbering,
+        background=background,
+    )
+
+
+def unnamed_labels(case: Case) -> set[int]:
+    """Numbers in the label files of a case that the map of its numbering does not name."""
+    found: set[int] = set()
+    for path in (case.marks, case.mask):
+        if path is not None and case.numbering.stored:
+            own = _own_slice(path, case)
+            found.update(unnamed_numbers(path, case.numbering, slice_index=own, volume=case.volume))
+    return found
+
+
+def _own_slice(path: Path, case: Case) -> int:
+    return case.slice_index if slice_count(path) > 1 else 0

@@ -79,6 +79,7 @@ def describe(
     return RunRecord(
         classes=table.classes,
         ratios=reported_ratios(config, table.classes),
+        labels=config.labels,
         channels=1 if front.channels == 1 else 3,
         window=front.window,
         size=front.size,

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from wsseg.imaging.definitions import Frozen, RatioDefinition, Seen, Window
 from wsseg.train.config import NetworkName
 
@@ -41,12 +43,14 @@ class RunRecord(Frozen):
     float32 (c, H, W), on which export proves its engines. metrics: of the chosen epoch on the
     validation split, at a threshold of 0.5; chosen_by: the rule that chose it. thresholds: one
     probability a class, from which on a pixel counts, fitted to the ratios of training images.
+    labels: what stood for each class in the label files; empty where class k was number k.
     teacher: None for a run that was taught by its cases alone. seen: what the training images
     were; None in the record of an earlier version.
     """
 
     classes: tuple[str, ...]
     ratios: tuple[RatioDefinition, ...]
+    labels: dict[str, tuple[int | str, ...]] = Field(default_factory=dict)
     channels: Literal[1, 3]
     window: Window
     size: int

@@ -80,6 +80,7 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     table = read_cases(
         task.cases,
         ratios=config.ratios,
+        labels=config.labels,
         seed=config.seed,
         unlabelled=config.distill is not None,
         options=TableOptions(config.sheet, config.ignore_columns),

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,12 @@ from PIL import Image
 
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.label_numbers import Label
 from wsseg.imaging.table import DEFAULT_OPTIONS, TableOptions, TextTable
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.cases import read_cases
 from wsseg.train.label_checks import READER_VARIATION
-from wsseg.train.label_files import case_mask
+from wsseg.train.label_files import case_mask, label_slice
 from wsseg.train.marks.cells import (
     MEASURES,
     Cells,
@@ -57,6 +59,7 @@ def simulate_marks(
     options: MarkOptions | None = None,
     keep_mask: bool = True,
     classes: tuple[str, ...] | None = None,
+    labels: Mapping[str, tuple[Label, ...]] | None = None,
     reading: TableOptions = DEFAULT_OPTIONS,
 ) -> Path:
     """Write weak marks for the cases that have a mask, and the table that uses them.
@@ -70,8 +73,9 @@ def simulate_marks(
     if `keep_mask` is false, only those of val and test do, which are judged by them. Where the old
     table states no splits, the new one then states those that a training with the default seed
     would deal out, so that it is known whose masks stay. percent: how much of each region is
-    marked, None for what is usual of the kind. classes, reading: as for `read_cases`, which checks
-    the old table first. What was marked is logged. Returns the new table.
+    marked, None for what is usual of the kind. classes, labels, reading: as for `read_cases`, which
+    checks the old table first. With labels, the masks and marks that stay are written anew as class
+    numbers, so that the new table needs none. What was marked is logged. Returns the new table.
 
     Raises WssegError for a folder `out` that holds anything and for a table without a mask,
     TableError for one with faults.
@@ -80,7 +84,7 @@ def simulate_marks(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WssegError(f"{out} exists and is not empty: name a new folder for the marks")
     _require_plausible(chosen, keep_mask, percent)
-    table = read_cases(cases_csv, classes=classes, options=reading)
+    table = read_cases(cases_csv, classes=classes, labels=labels, options=reading)
     if all(case.mask is None for case in table.cases):
         raise WssegError(
             f"{cases_csv.name} has no mask, and marks are made of full outlines: add a column mask "
@@ -147,6 +151,9 @@ def _write(job: _Job, place: int, writer: "csv.DictWriter[str]", keep_mask: bool
     row, case = job.text.rows[place], job.table.cases[place]
     cells, marked = moved(row.cells, job.table.path.parent, job.out), False
     drawn = case_mask(case, len(job.table.classes))
+    if case.numbering.stored:
+        kept = drawn if keep_mask or case.split != "train" else None
+        cells |= _renumbered(job, place, case, kept)
     if drawn is not None:
         labels = as_counted(case, drawn)
         ratios = columns_of("ratio", job.text, job.table)
@@ -164,14 +171,30 @@ def _write(job: _Job, place: int, writer: "csv.DictWriter[str]", keep_mask: bool
     return Outcome(row.cells.get("split", ""), case.row in job.marked, marked, before)
 
 
+def _renumbered(job: _Job, place: int, case: Case, mask: Labels | None) -> Cells:
+    """The cells of a case's label files that stay, both written as class numbers."""
+    marks = None if case.marks is None else label_slice(case.marks, case)
+    files = (("mask", "masks", mask), ("marks", "marks", marks))
+    return {
+        column: _save(job, f"{folder}/{place + 1:04d}.png", as_counted(case, labels))
+        for column, folder, labels in files
+        if labels is not None
+    }
+
+
+def _save(job: _Job, name: str, labels: Labels) -> str:
+    path = job.scratch / name
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(labels).save(path)
+    return name
+
+
 def _mark(job: _Job, place: int, case: Case, labels: Labels) -> Cells:
     """The cells of a marked case, its marks written if they are painted."""
     kind = job.options.kind
     if kind in MEASURES:
         return measured_cells(_measured_columns(job), labels, kind)
-    name = f"marks/{place + 1:04d}.png"
-    (job.scratch / "marks").mkdir(exist_ok=True)
     marks = paint_marks(labels, job.percent, job.options, case.row)
-    Image.fromarray(marks).save(job.scratch / name)
+    name = _save(job, f"marks/{place + 1:04d}.png", marks)
     kinds = columns_of("mark_kind", job.text, job.table)
     return {"marks": name, **dict.fromkeys(kinds, MARK_KINDS[kind])}
