@@ -20,6 +20,7 @@ from wsseg.train.cases import read_cases
 from wsseg.train.class_evidence import LOCATING, small_regions
 from wsseg.train.config import TrainConfig
 from wsseg.train.objective import PARTS
+from wsseg.train.planes import counted_planes
 from wsseg.train.presets import PRESETS
 from wsseg.train.ratios import class_denominators
 from wsseg.train.seen import doubts
@@ -84,6 +85,8 @@ def show(table: CaseTable, carried: Sequence[Carried], further: Sequence[str] = 
     console.print(_counts(table.classes, carried))
     for line in _sizes(table.classes, carried):
         console.print(line, soft_wrap=True)
+    if planes := counted_planes(table.cases):
+        console.print(f"planes: {planes}")
     training = [each for each in carried if each.case.split == "train"]
     console.print("What the training cases can teach:")
     console.print(_combinations(table.classes, training))

@@ -14,6 +14,7 @@ from wsseg.serve.manifest import Manifest
 
 OUTSIDE_WINDOW = "OUTSIDE_WINDOW"
 OTHER_MODALITY = "OTHER_MODALITY"
+OTHER_PLANE = "OTHER_PLANE"
 # Of the values that are looked at, for a model that does not know the range it was trained on.
 WITHIN_WINDOW = 0.01
 
@@ -46,6 +47,8 @@ def compare_with(manifest: Manifest) -> Compare:
         flags = {}
         if difference := _other_kind(scan, seen):
             flags[OTHER_MODALITY] = difference
+        if difference := _differs({"plane": (scan.plane, seen.planes)}):
+            flags[OTHER_PLANE] = difference
         outside, values = _outside(scan, seen, window)
         if outside:
             flags[OUTSIDE_WINDOW] = values
@@ -58,14 +61,20 @@ def _other_kind(scan: Scan, seen: Seen) -> str:
     """How modality, unit and colours differ from all of training; "" where nothing is known to."""
     origin = scan_origin(scan)
     colours = colours_of(scan.pixels[len(scan.pixels) // 2]) if len(scan.pixels) else ""
-    kinds = (
-        ("modality", origin.modality, seen.modalities),
-        ("unit", origin.unit, seen.units),
-        ("colours", colours, seen.colours),
+    return _differs(
+        {
+            "modality": (origin.modality, seen.modalities),
+            "unit": (origin.unit, seen.units),
+            "colours": (colours, seen.colours),
+        }
     )
+
+
+def _differs(kinds: dict[str, tuple[str, dict[str, int]]]) -> str:
+    """What was found of a scan and is known of all training images to be otherwise, by name."""
     return "; ".join(
         f"{name} {found}, trained on {', '.join(sorted(known))}"
-        for name, found, known in kinds
+        for name, (found, known) in kinds.items()
         # Images that do not say may have been of any kind.
         if found and known and found not in known and "" not in known
     )

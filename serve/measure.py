@@ -91,6 +91,7 @@ def series_rows(found: Segmented, manifest: Manifest, provenance: Provenance) ->
         series_uid=scan.series_uid,
         frame=scan.ref.volume,
         part=scan.ref.part,
+        plane=scan.plane,
     )
     return [
         SeriesRow(origin, series_ratio(found, manifest, definition), provenance)
@@ -204,4 +205,5 @@ def slice_origin(scan: Scan, index: int) -> SliceOrigin:
         instance_uid=identity.instance_uid,
         frame=identity.frame,
         slice=index,
+        plane=scan.plane,
     )

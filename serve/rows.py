@@ -21,7 +21,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class SliceOrigin:
-    """Which slice: `slice` counts from 0 in the scan's order, `frame` is `SliceId.frame`."""
+    """Which slice: `slice` counts from 0 in the scan's order, `frame` is `SliceId.frame`.
+
+    plane: of the body, axial, coronal or sagittal; empty where the source does not say.
+    """
 
     source: str
     modality: str
@@ -30,6 +33,7 @@ class SliceOrigin:
     instance_uid: str
     frame: int | None
     slice: int
+    plane: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,10 @@ class SliceRow:
 
 @dataclass(frozen=True)
 class SeriesOrigin:
-    """Which scan: `frame` is the time volume of a 4-D file, `part` numbers a series' parts."""
+    """Which scan: `frame` is the time volume of a 4-D file, `part` numbers a series' parts.
+
+    plane: as in `SliceOrigin`.
+    """
 
     source: str
     modality: str
@@ -73,6 +80,7 @@ class SeriesOrigin:
     series_uid: str
     frame: int | None
     part: int
+    plane: str
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from wsseg.train.learner import Learner, Plan, build_learner
 from wsseg.train.loop import Data
 from wsseg.train.networks import Network, build_network, set_prior
 from wsseg.train.objective import Objective, build_objective
+from wsseg.train.planes import mixed_planes
 from wsseg.train.pretrained import load_weights
 from wsseg.train.ratios import class_denominators
 from wsseg.train.seen import look_at, odd_ones, see, spread, suspects
@@ -108,6 +109,8 @@ def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -
         log.warning("%s", doubt)
     data.train.fill()
     warn_of_odd(data, front.window)
+    for doubt in mixed_planes((*train, *val)):
+        log.warning("%s", doubt)
     reason = {
         "mask": "the highest mean IoU on validation masks",
         "weak": "the best agreement with validation ratios and marks",

@@ -25,6 +25,7 @@ from wsseg.imaging.origin import Colours, colours_of, file_origin
 from wsseg.imaging.slices import read_slice
 from wsseg.imaging.stored import stored_as
 from wsseg.train.case import Case
+from wsseg.train.planes import mixed_planes, planes_of
 from wsseg.train.window import MANY_ODD, share_scale
 
 LOOKED_AT = 64
@@ -67,7 +68,7 @@ def look_of(row: int, pixels: NDArray[np.float32]) -> Look:
 
 
 def see(cases: Sequence[Case], modality: str | None) -> Seen:
-    """What training images are, by at most LOOKED_AT of them.
+    """What training images are, by at most LOOKED_AT of them; their planes by the headers of all.
 
     modality: of those whose files name none.
     """
@@ -77,6 +78,7 @@ def see(cases: Sequence[Case], modality: str | None) -> Seen:
         origins = dict(zip(paths, pool.map(file_origin, paths), strict=True))
     looks = look_at(chosen)
     return Seen(
+        planes=Counter(planes_of(cases)),
         modalities=Counter(origins[case.image].modality or modality or "" for case in chosen),
         units=Counter(origins[case.image].unit for case in chosen),
         colours=Counter(look.colours for look in looks),
@@ -146,3 +148,4 @@ def doubts(cases: Sequence[Case]) -> Iterator[str]:
     ends = [look.ends for look in looks if look.ends]
     window = Window() if share_scale(ends) else Window(kind="image")
     yield from odd_ones(looks, chosen, window)
+    yield from mixed_planes(cases)

@@ -20,7 +20,7 @@ from wsseg.serve.recovered_rows import is_far
 from wsseg.serve.rows import RecoveredRow, columns
 
 CONTRACT = (
-    *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice"),
+    *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice", "plane"),
     *("ratio_name", "class_name", "known_ratio", "predicted_ratio", "pixels", "image_pixels"),
     *("threshold", "confidence", "flags", "status"),
     *("model", "model_sha256", "engine", "precision", "wsseg_version"),

@@ -9,7 +9,7 @@ from wsseg.serve.report import open_report, report_paths
 from wsseg.serve.rows import SliceRow, columns
 
 CONTRACT = (
-    *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice"),
+    *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice", "plane"),
     *("ratio_name", "numerator", "denominator", "numerator_px", "denominator_px"),
     *("numerator_mm2", "denominator_mm2", "ratio", "ratio_low", "ratio_high", "confidence"),
     *("flags", "status", "model", "model_sha256", "engine", "precision", "wsseg_version"),

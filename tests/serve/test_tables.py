@@ -20,7 +20,7 @@ real = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 
 def row(source: str = "a", ratio: float | None = 0.5, pixels: int = 3) -> SliceRow:
     return SliceRow(
-        SliceOrigin(source, "CT", "", "", "", None, 0),
+        SliceOrigin(source, "CT", "", "", "", None, 0, "axial"),
         SliceRatio(
             *("r", "n", "d"), pixels, 6, None, -1.5, ratio, None, None, None, flags="", status="ok"
         ),
