@@ -52,7 +52,7 @@ def training(**planes: int) -> Training:
     )
 
 
-def write_series(folder: Path, write_dicom, plane: str, ways: tuple[bool, bool, bool]) -> None:
+def write_series(folder: Path, write_dicom, plane: str, ways: tuple[bool, ...]) -> None:
     """Three slices of a plane, stored mirrored in their columns or rows, or transposed."""
     across, down = (np.array(axis, float) for axis in AXES[plane])
     normal = np.cross(across, down)

@@ -162,6 +162,22 @@ def test_a_mask_of_another_arrangement_or_cut_out_is_put_on_the_image_by_place(
     assert np.array_equal(mask_of(case), MASK)
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
+def test_a_mask_of_a_volume_fits_in_any_arrangement(tmp_path, order, signs):
+    volume = np.random.default_rng(0).integers(0, 2, (5, 6, 4)).astype(np.uint8)
+    affine = np.diag([-0.5, -0.8, 3.0, 1.0])
+    image = Nifti1Image(volume * 100, affine)
+    image.to_filename(tmp_path / "image.nii.gz")
+    mask = Nifti1Image(volume, affine).as_reoriented(np.column_stack([order, signs]))
+    mask.to_filename(tmp_path / "mask.nii.gz")
+    path = tmp_path / "cases.csv"
+    lines = [f"image.nii.gz,{index},mask.nii.gz" for index in range(4)]
+    path.write_text("\n".join(["image,slice,mask", *lines]) + "\n")
+    for index, case in enumerate(read_cases(path).cases):
+        assert np.array_equal(mask_of(case), volume[:, :, index].T)
+
+
 @pytest.mark.parametrize("moved", [[0.3, 0, 0], [0, 0, 1.5], [40, 0, 0]])
 def test_a_mask_that_lies_elsewhere_in_the_patient_is_told(tmp_path, write_dicom, moved):
     write(tmp_path, Turn(False), write_dicom)
