@@ -1,7 +1,7 @@
 """NRRD headers: .nrrd, and .nhdr with its voxels in another file."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -241,7 +241,7 @@ def _placement(
     fields: Mapping[str, Any], directions: Affine | None, spatial: tuple[int, ...], source: str
 ) -> tuple[Affine | None, Lengths]:
     """The affine (i, j, k, 1) to RAS+ mm, and the edges of a voxel where there is none."""
-    units = fields.get("space units") or fields.get("units") or ()
+    units: Sequence[str] = fields.get("space units") or fields.get("units") or ()
     unit = _MILLIMETRES.get(str(units[0]).lower(), 1.0) if len(units) else 1.0
     if directions is None:
         spacings = fields.get("spacings")

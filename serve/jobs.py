@@ -85,7 +85,7 @@ class Slot:
     def fail(self, reason: str, message: str) -> None:
         """Give up every scan that holds this slice."""
         for job, index in self.places:
-            job.fail(reason, f"slice {index}{message}")
+            job.fail(reason, f"slice {index}: {message}")
 
 
 def failed_files(
