@@ -19,7 +19,7 @@ from wsseg.imaging.turn import PlaneName, Turn
 
 _PIXELS_FROM = 0x7FE00008
 # A table may name each slice of a file in a row of its own, and ask several things of each.
-_REMEMBERED = 256
+_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ ROWS_SHOWN = 8
 def planes_of(cases: Sequence[Case]) -> list[PlaneName]:
     """The plane of each case's image, "" where its file does not say. Raises ReadError."""
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda case: read_grid(case.image).plane, cases))
+        return list(pool.map(lambda case: read_grid(case.image, case.volume).plane, cases))
 
 
 def counted_planes(cases: Sequence[Case]) -> str:
