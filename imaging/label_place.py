@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.guard import reading
 from wsseg.imaging.label_numbers import PLAIN, Numbering
 from wsseg.imaging.picture_page import WHITE
+from wsseg.imaging.segmentation import is_segmentation, segment_labels, slice_place
 from wsseg.imaging.slices import (
     GRID_TOLERANCE,
     Grid,
@@ -39,13 +41,26 @@ def read_labels_for(
     path: the label file. One that says where it lies in the patient is put on the slice by that,
     wherever it has a voxel for every pixel; else the labels of a file with one slice belong to
     whichever slice of the image is asked for. A picture, and any file that does not say how it
-    lies, counts rows and columns as a DICOM image is stored, and is turned as that is.
+    lies, counts rows and columns as a DICOM image is stored, and is turned as that is. A DICOM
+    segmentation is put on a DICOM image by segment and place, see `segment_labels`.
     numbering, background: as for `read_label_slice`.
 
     Raises ReadError for labels that cannot be read, and for those that lie elsewhere than a DICOM
     image does.
     """
-    grid, labels = read_grid(image, volume), _label_grid(path, volume)
+    grid = read_grid(image, volume)
+    with reading(path.name):
+        if is_segmentation(path):
+            if grid.kind != "dicom":
+                raise ReadError(
+                    "labels_elsewhere",
+                    f"{path.name} is a DICOM segmentation, and the image is no DICOM: convert it "
+                    "to a label map of the image's own format",
+                )
+            place = slice_place(image, slice_index, volume)
+            found = segment_labels(path, place, numbering, background=background)
+            return grid.turn.apply(found)
+    labels = _label_grid(path, volume)
 
     def read(index: int) -> Labels:
         return read_label_slice(
@@ -72,6 +87,9 @@ def label_grid_difference(image: Path, path: Path, *, slice_index: int = 0, volu
 
     A label file of one slice fits every slice of its size. Raises ReadError.
     """
+    with reading(path.name):
+        if is_segmentation(path):
+            return ""  # put in its place, or refused, as it is read
     grid, labels = read_grid(image, volume), _label_grid(path, volume)
     if labels.slices == 1 < grid.slices or _section(grid, labels, slice_index) is not None:
         return ""

@@ -219,7 +219,8 @@ def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> Non
         background = f", {MARKED_BACKGROUND} where background is marked" if further else ""
         raise _FileError(
             f"pixel values {shown}{' ...' if wrong.size > VALUES_SHOWN else ''} are no class "
-            f"numbers: expected {_range(classes)}{background}, and 0 elsewhere"
+            f"numbers: expected {_range(classes)}{background}, and 0 elsewhere; name other "
+            f"numbers under [labels] in the settings"
         )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.label_place import read_labels_for
+from wsseg.imaging.segmentation import is_segmentation, unnamed_segments
 from wsseg.imaging.slices import slice_count, slice_shape, unnamed_numbers
 from wsseg.train.case import Case, Point
 
@@ -86,9 +87,15 @@ def unnamed_labels(case: Case) -> set[int]:
     found: set[int] = set()
     for path in (case.marks, case.mask):
         if path is not None and case.numbering.stored:
-            own = _own_slice(path, case)
-            found.update(unnamed_numbers(path, case.numbering, slice_index=own, volume=case.volume))
+            found.update(_unnamed(path, case))
     return found
+
+
+def _unnamed(path: Path, case: Case) -> list[int]:
+    if is_segmentation(path):
+        return unnamed_segments(path, case.numbering)
+    own = _own_slice(path, case)
+    return unnamed_numbers(path, case.numbering, slice_index=own, volume=case.volume)
 
 
 def _own_slice(path: Path, case: Case) -> int:

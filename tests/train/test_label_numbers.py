@@ -1,10 +1,21 @@
 """Label pictures mean one class each, however a program stored them; a map names other numbers."""
 
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from highdicom.seg import (
+    SegmentAlgorithmTypeValues,
+    Segmentation,
+    SegmentationTypeValues,
+    SegmentDescription,
+)
 from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.sr.codedict import codes
+from pydicom.uid import generate_uid
 
 from wsseg.imaging.errors import ReadError, WssegError
 from wsseg.imaging.label_numbers import Numbering, numbering
@@ -291,3 +302,46 @@ def test_labels_drawn_on_stored_pixels_are_told_of_the_orientation(tmp_path):
     path.write_text("image,mask\nimage.png,mask.png\n")
     with pytest.raises(TableError, match="EXIF"):
         read_cases(path)
+
+
+def test_segments_of_a_dicom_segmentation_are_classes_of_a_table(tmp_path):
+    image = Path(str(get_testdata_file("CT_small.dcm", download=False)))
+    source = dcmread(image)
+    pixels = np.zeros((1, source.Rows, source.Columns), np.uint8)
+    pixels[0, 10:20, 10:30], pixels[0, 40:45, 10:30] = 1, 2
+    segments = [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=words,
+            segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Kidney,
+            algorithm_type=SegmentAlgorithmTypeValues.MANUAL,
+        )
+        for number, words in ((1, "left"), (2, "right"))
+    ]
+    Segmentation(
+        source_images=[source],
+        pixel_array=pixels,
+        segmentation_type=SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=generate_uid(),
+        series_number=1,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="none",
+        manufacturer_model_name="none",
+        software_versions="1",
+        device_serial_number="1",
+    ).save_as(tmp_path / "seg.dcm")
+    path = tmp_path / "cases.csv"
+    path.write_text(f"image,mask,ratio:left,ratio:right\n{image},seg.dcm,,\n")
+    (case,) = read_cases(path).cases
+    found = case_mask(case, 2)
+    assert found is not None
+    assert np.array_equal(found, pixels[0])
+    path.write_text(f"image,mask,ratio:kidney\n{image},seg.dcm,\n")
+    with pytest.raises(TableError, match=r"\[labels\]"):
+        read_cases(path)
+    table = read_cases(path, labels={"kidney": ("right",)})
+    assert np.array_equal(mask_of(table.cases[0]), pixels[0] == 2)
+    assert any("label numbers 1 stand for no class" in doubt for doubt in table.doubts)
