@@ -360,8 +360,33 @@ def _off_grid(found: _Segmentation, place: SlicePlace) -> ReadError:
 def _pixels(found: _Segmentation, frame: _Frame) -> NDArray[np.integer[Any]]:
     from pydicom.pixels.utils import pixel_array
 
+    dataset = found.dataset
+    packed = integer(dataset, "BitsAllocated") == 1
+    if packed and not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return _unpacked(found, frame.index)
     with quiet:
-        stored = pixel_array(found.dataset, index=frame.index, raw=True)
+        stored = pixel_array(dataset, index=frame.index, raw=True)
     if stored.shape != found.shape:
-        raise ReadError("broken_pixels", f"{found.source} is damaged: export it again")
+        raise _damaged(found)
     return stored
+
+
+def _unpacked(found: _Segmentation, index: int) -> NDArray[np.uint8]:
+    """A frame of bits, which follow those of the frame before within a byte (PS3.5, 8.1.1).
+
+    pydicom 3.0.2 begins each frame at a byte where only one is asked for.
+    """
+    rows, columns = found.shape
+    count = rows * columns
+    first = index * count
+    nbytes = (first + count + 7) // 8
+    content = found.dataset.PixelData[first // 8 : nbytes]
+    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    frame = bits[first % 8 : first % 8 + count]
+    if frame.size < count:
+        raise _damaged(found)
+    return frame.reshape(rows, columns)
+
+
+def _damaged(found: _Segmentation) -> ReadError:
+    return ReadError("broken_pixels", f"{found.source} is damaged: export it again")

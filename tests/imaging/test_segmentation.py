@@ -255,3 +255,22 @@ def test_compressed_label_maps_are_read(tmp_path, ct):
         tmp_path / "seg.dcm", images, LABELS, kind="LABELMAP", transfer_syntax_uid=RLELossless
     )
     assert np.array_equal(counted(images[0], path), LABELS[0])
+
+
+@pytest.mark.parametrize("rows", [15, 13])
+def test_frames_that_do_not_end_with_a_byte_are_read(tmp_path, ct, rows):
+    pixels = np.zeros((3, rows, SIZE - 1), np.int16)
+    images = ct(pixels=pixels[0], Rows=rows, Columns=SIZE - 1)
+    labels = LABELS[:, :rows, 1:]
+    path = segmentation(tmp_path / "seg.dcm", images, labels)
+    for image, expected in zip(images, labels, strict=True):
+        assert np.array_equal(counted(image, path), expected)
+
+
+def test_a_segmentation_that_is_cut_is_refused(tmp_path, ct):
+    images = ct()
+    path = segmentation(tmp_path / "seg.dcm", images, LABELS)
+    dataset = dcmread(path)
+    dataset.PixelData = dataset.PixelData[:20]
+    dataset.save_as(path)
+    assert refusal(images[1], path) == "broken_pixels"
