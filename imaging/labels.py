@@ -31,7 +31,7 @@ _PLACE_FIELDS = (
     *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "qoffset_x", "qoffset_y"),
     *("qoffset_z", "quatern_b", "quatern_c", "quatern_d"),
 )
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _SUFFIX = re.compile(r"(\.nii|\.img|\.hdr)?\.[A-Za-z][A-Za-z0-9]{0,4}$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
 # Paths of these characters stay apart when their folders are joined by "__".
@@ -40,7 +40,7 @@ _CLEAN_PATH = re.compile(rf"{_CLEAN_PART}(?:/{_CLEAN_PART})*")
 # What is put at the end of other names: a file that is called so by itself is renamed.
 _GIVEN_ENDING = re.compile(r"(-t\d{3,}|-part\d+|--[0-9a-f]{8}|\.[A-Za-z][A-Za-z0-9]{0,4})$")
 # How DICOM scans are named: by a series UID, or by a hash of 16 digits in its place.
-_SERIES_NAME = re.compile(r"([0-9]+(\.[0-9]+)*|[0-9a-f]{16})(-[0-9a-f]{8})?(-part\d+)?")
+_SERIES_NAME = re.compile(r"([0-9]+(\.[0-9]+)+|[0-9a-f]{16})(-[0-9a-f]{8})?(-part\d+)?")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
