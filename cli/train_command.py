@@ -84,6 +84,15 @@ def train(
     precision: Annotated[
         str | None, typer.Option(help="auto (bf16 where the hardware has it), fp32 or bf16.")
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Cross-validation: train so many times, each time without one fold of the groups, "
+            "in OUT/fold-1 and so on; OUT/predictions.csv has every case as found by the run that "
+            "did not learn from it. [default: one run]",
+        ),
+    ] = None,
     sheet: SheetOption = None,
     ignore_columns: IgnoreOption = None,
     resume: Annotated[
@@ -101,8 +110,9 @@ def train(
     marked, 1 the first class, 255 marked as background), and others: docs/cases.md. The whole
     table is checked before the first step; `wsseg cases check` tells what it can teach.
 
-    The run folder gets weights.safetensors, run.json, metrics.csv, curves.png, examples.png and
-    TensorBoard events; `wsseg-export` takes it from there.
+    The run folder gets weights.safetensors, run.json, metrics.csv, curves.png, examples.png,
+    splits.csv (which rows judge), predictions.csv (what becomes of them) and TensorBoard events;
+    `wsseg-export` takes it from there.
     """
     flags: dict[str, Any] = {
         "preset": preset,
@@ -120,6 +130,7 @@ def train(
         "devices": devices,
         "precision": precision,
         "ratios": ratio or None,
+        "folds": folds,
         "sheet": sheet,
         "ignore_columns": ignore_columns or None,
     }

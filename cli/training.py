@@ -19,6 +19,7 @@ from wsseg.cli.ratio_option import parse_ratio
 from wsseg.cli.settings import settings
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
+from wsseg.train.folds import train_folds
 from wsseg.train.run import train
 from wsseg.train.run_folder import settings_of
 from wsseg.train.term_config import WeakMark
@@ -53,6 +54,9 @@ def run_training(
         def show(report: Any) -> None:
             progress.update(task, total=report.steps, completed=report.step)
 
+        if chosen.folds is not None:
+            train_folds(cases, out, chosen, resume=resume, on_step=show)
+            return
         record = train(cases, out, chosen, resume=resume, on_step=show)
     logging.getLogger("wsseg").info(
         "finished: epoch %d of %d chosen by %s; %s",

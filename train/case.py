@@ -87,8 +87,9 @@ class Case:
     grid (marks: 0 not marked, class number, 255 marked as background; mask: 0 background, class
     number). points: (row, column, class number) pixels marked inside a class, the extremes of its
     regions among them; number 255 marks background. slice_index, volume: for 3-D and 4-D files,
-    0-based. numbering: how marks and mask number the classes in their files. contents: what was
-    found in its files when the table was checked.
+    0-based. numbering: how marks and mask number the classes in their files. fold: in which of
+    several trainings it is judged, from 1; 0 for none. contents: what was found in its files when
+    the table was checked.
     """
 
     row: int
@@ -103,6 +104,7 @@ class Case:
     volume: int = 0
     regions: tuple[Region, ...] = ()
     numbering: Numbering = PLAIN
+    fold: int = 0
     contents: Contents = field(default=Contents(), compare=False)
 
     @property

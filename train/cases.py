@@ -31,7 +31,7 @@ from wsseg.train.case_columns import KNOWN, Columns, read_columns, without_perce
 from wsseg.train.case_sizes import Sized, with_fractions
 from wsseg.train.class_evidence import doubtful_classes, untaught_classes
 from wsseg.train.groups import one_spelling
-from wsseg.train.ratios import class_denominators
+from wsseg.train.ratios import Denominator, class_denominators
 from wsseg.train.shown import shown
 
 T = TypeVar("T")
@@ -88,12 +88,8 @@ def read_cases(
         faults += untaught_classes(cases, columns.classes, unlabelled=unlabelled)
     if faults:
         raise TableError(path.name, faults)
-    doubts = (
-        *table.doubts,
-        *_doubts(cases),
-        *label_notes(cases),
-        *doubtful_classes(cases, columns.classes, denominators),
-    )
+    notes = (*table.doubts, *label_notes(cases))
+    doubts = (*notes, *doubts_of(cases, columns.classes, denominators))
     cases = tuple(map(shown, cases))
     return CaseTable(path, table.table.sha256, columns.classes, cases, table.table, doubts)
 
@@ -213,8 +209,10 @@ def _divide(cases: Sequence[Case], *, seed: int, val_fraction: float) -> tuple[C
     )
 
 
-def _doubts(cases: Sequence[Case]) -> Iterator[str]:
-    """What is allowed in a table but may not be what its writer expects."""
+def doubts_of(
+    cases: Sequence[Case], classes: tuple[str, ...], denominators: tuple[Denominator, ...]
+) -> Iterator[str]:
+    """What is allowed in checked cases but may not be what the table's writer expects."""
     splits: dict[tuple[str, str], set[str]] = {}
     for case, group in zip(cases, one_spelling(cases), strict=True):
         splits.setdefault(group, set()).add(case.split)
@@ -224,3 +222,4 @@ def _doubts(cases: Sequence[Case]) -> Iterator[str]:
     if all(case.split == "train" for case in cases):
         yield "no case is in val: the best epoch cannot be told from the last"
     yield from copies(cases)
+    yield from doubtful_classes(cases, classes, denominators)

@@ -80,8 +80,9 @@ class TrainConfig(Frozen):
     growth: how marks that bear a region's shape become targets; auto looks at the images, see
     `targets.kind.choose_growth`. guess: whether cases that do not say where a class is may begin
     with a guess from its area, see `targets.guess`. distill: folder of a finished run whose network
-    teaches this one; the term `distillation` is then added where `terms` has none. sheet,
-    ignore_columns: how the table of cases is read, see `imaging.table.TableOptions`.
+    teaches this one; the term `distillation` is then added where `terms` has none. folds: of a
+    cross-validation, see `folds.train_folds`; fold: the one that this run is judged by, from 1.
+    sheet, ignore_columns: how the table of cases is read, see `imaging.table.TableOptions`.
     """
 
     preset: str = "wsseg"
@@ -115,6 +116,8 @@ class TrainConfig(Frozen):
     guess: bool = True
     self_training: SelfTraining = SelfTraining()
     distill: Path | None = None
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: PositiveInt | None = None
     sheet: str | None = None
     ignore_columns: tuple[str, ...] = ()
 
@@ -145,6 +148,12 @@ class TrainConfig(Frozen):
         """
         own = tuple(term for term in self.terms if not _distils(term))
         return "custom" if self.terms and own != PRESETS.get(self.preset) else self.preset
+
+    @model_validator(mode="after")
+    def _fold_of_folds(self) -> "TrainConfig":
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            raise ValueError(f"fold {self.fold} of {self.folds or 'no'} folds: there is none")
+        return self
 
     @model_validator(mode="after")
     def _knows_its_teacher(self) -> "TrainConfig":

@@ -22,11 +22,15 @@ Predict = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One case at its own resolution: what was read, what is predicted, how they agree."""
+    """One case at its own resolution: what was read, what is predicted, how they agree.
+
+    thresholds: from which probability on a pixel counts, one a class.
+    """
 
     native: Native
     probability: Float[Tensor, "k rows columns"]
     counts: CaseCounts
+    thresholds: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -36,13 +40,17 @@ def predict(
     position: int,
     denominators: tuple[Denominator, ...],
     device: torch.device,
+    thresholds: tuple[float, ...] | None = None,
 ) -> Prediction:
-    """The case at `position`; `predictor` must be on `device` and in `eval()`."""
+    """The case at `position`; `predictor` must be on `device` and in `eval()`.
+
+    thresholds: as in `count`.
+    """
     native = cases.native(position)
     probability = predictor(native.image[None].to(device))[0].cpu()
-    return Prediction(
-        native, probability, count(cases.cases[position], native, probability, denominators)
-    )
+    limits = thresholds or (THRESHOLD,) * len(probability)
+    counts = count(cases.cases[position], native, probability, denominators, limits)
+    return Prediction(native, probability, counts, limits)
 
 
 def count(
@@ -50,9 +58,15 @@ def count(
     native: Native,
     probability: Float[Tensor, "k rows columns"],
     denominators: tuple[Denominator, ...],
+    thresholds: tuple[float, ...] | None = None,
 ) -> CaseCounts:
-    """Pixel counts of a prediction; a pixel belongs to a class from probability 0.5 on."""
-    predicted = probability >= THRESHOLD
+    """Pixel counts of a prediction.
+
+    thresholds: the probability from which on a pixel belongs to a class, one a class; 0.5 for
+    all, by which an epoch is chosen, without them.
+    """
+    limits = thresholds or (THRESHOLD,) * len(probability)
+    predicted = probability >= torch.tensor(limits)[:, None, None]
     marked = mark_masks(native.marks, len(predicted))
     return CaseCounts(
         row=case.row,
@@ -72,10 +86,12 @@ def evaluate(
     positions: Iterable[int],
     denominators: tuple[Denominator, ...],
     device: torch.device,
+    thresholds: tuple[float, ...] | None = None,
 ) -> list[CaseCounts]:
-    """Pixel counts of the cases at these positions, in their order."""
+    """Pixel counts of the cases at these positions, in their order; thresholds as in `count`."""
     return [
-        predict(predictor, cases, position, denominators, device).counts for position in positions
+        predict(predictor, cases, position, denominators, device, thresholds).counts
+        for position in positions
     ]
 
 

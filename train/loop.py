@@ -20,10 +20,11 @@ from wsseg.train.select import Rule, update
 
 @dataclass(frozen=True)
 class Data:
-    """Training and validation cases, and how the latter are judged."""
+    """Training and validation cases, how the latter are judged, and cases to judge at the end."""
 
     train: CaseDataset
     val: CaseDataset
+    test: CaseDataset
     denominators: tuple[Denominator, ...]
     rule: Rule
 

@@ -16,6 +16,7 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.evaluate import THRESHOLD, evaluate, predict
 from wsseg.train.journal import Course
+from wsseg.train.judged import PREDICTIONS, write_predictions
 from wsseg.train.learner import Learner
 from wsseg.train.logs import VALIDATION, write_metrics
 from wsseg.train.loop import Data
@@ -64,8 +65,25 @@ def finish(
     if teacher is not None:
         beside = _beside(learner.predictor(), teacher, shown)
         record = record.model_copy(update={"teacher": beside})
+    counted = _judged(learner, data, record)
+    write_predictions(counted, table, data.denominators, out / PREDICTIONS)
     keep_record(record, out)
     return record
+
+
+def _judged(learner: Learner, data: Data, record: RunRecord) -> list[CaseCounts]:
+    """All validation and test cases, at the thresholds of the model."""
+    counts = []
+    for part in (data.val, data.test):
+        counts += evaluate(
+            learner.predictor(),
+            part,
+            range(len(part)),
+            data.denominators,
+            learner.fabric.device,
+            record.thresholds,
+        )
+    return counts
 
 
 def describe(

@@ -97,6 +97,7 @@ def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -
     data = Data(
         train=teaching_cases(table, config, given),
         val=CaseDataset(val, table.classes, config.ratios, front),
+        test=CaseDataset(table.part("test"), table.classes, config.ratios, front),
         denominators=class_denominators(table.classes, config.ratios),
         rule=choose_rule(
             config.select,

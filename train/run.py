@@ -12,11 +12,11 @@ from lightning.fabric import Fabric
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.locks import held
-from wsseg.imaging.table import TableOptions
-from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.fingerprint import fingerprints, require_unchanged
+from wsseg.train.folding import cases_for
 from wsseg.train.journal import Course, Journal
+from wsseg.train.judged import SPLITS, write_splits
 from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
 from wsseg.train.loop import fit
 from wsseg.train.outputs import describe, finish
@@ -53,6 +53,8 @@ def train(
     this process. With `devices` > 1 further processes are started, unless torchrun did it.
     Raises WssegError for what the user can fix, another run at work in `out` among it.
     """
+    if config.folds is not None and config.fold is None:
+        raise WssegError("several folds are trained by `train_folds`: call that")
     refuse_tasks()
     busy = f"another training is at work in {out}: wait for it, or give another --out"
     with held(out, busy) if is_first_process() else nullcontext():
@@ -77,14 +79,7 @@ def _started(
 def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     """The part of a run that every process runs."""
     config = task.config
-    table = read_cases(
-        task.cases,
-        ratios=config.ratios,
-        labels=config.labels,
-        seed=config.seed,
-        unlabelled=config.distill is not None,
-        options=TableOptions(config.sheet, config.ignore_columns),
-    )
+    table = cases_for(task.cases, config)
     for doubt in table.doubts:
         log.warning("%s", doubt)
     teacher = find_teacher(config, table.classes, fabric.device)
@@ -104,6 +99,7 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     if not fabric.is_global_zero:
         fit(learner, data, renewals, batches, course, None)
         return describe(learner, table, course)
+    write_splits(table, task.out / SPLITS)
     if state is None:
         course.given["files"] = fingerprints(table.cases)
         keep_config(config, task.out)

@@ -31,6 +31,8 @@ def check_start(out: Path, config: TrainConfig, *, resume: bool) -> None:
     """Raise WssegError if a run with these settings may not start or go on in `out`."""
     if out.exists() and not out.is_dir():
         raise WssegError(f"--out {out} is a file; give the name of a folder")
+    if config.folds is None and any(out.glob("fold-*")):
+        raise WssegError(f"{out} holds the folds of a cross-validation: give another --out")
     # Settings alone are of a run that was stopped within its first epoch: nothing to lose.
     held = [name for name in (RECORD, STATE) if (out / name).exists()]
     if held and not resume:

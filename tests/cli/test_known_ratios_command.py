@@ -44,5 +44,5 @@ def test_a_row_without_a_picture_ends_with_code_8_and_a_faulty_table_with_2(
     assert (told["source"], told["reason"]) == ("elsewhere.png", "known_no_source")
     known.write_text("source,ratio\nimage0.png,12.5\n")
     said = infer(job, tmp_path / "other.csv", "--known-ratios", known, code=2)
-    assert "error: known.csv, line 2: ratio: found 12.5, expected a fraction" in said
+    assert "error: known.csv, line 1: ratio: 1 of 1 cells are above 1, the largest 12.5" in said
     assert not (tmp_path / "other.csv").exists()

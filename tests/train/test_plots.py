@@ -45,9 +45,8 @@ def _example(channels=1, masked=True):
     native = Native(torch.rand(channels, 30, 40) * 200, square if masked else None, marks)
     probability = square.roll(3, 2).float()
     case = Case(row=7, image=Path("slice.png"), ratios=(0.2,))
-    return Example(
-        "worst", Prediction(native, probability, count(case, native, probability, ("image",)))
-    )
+    counts = count(case, native, probability, ("image",))
+    return Example("worst", Prediction(native, probability, counts, (0.5,)))
 
 
 def test_an_example_shows_mark_true_mask_and_prediction_each_in_its_colour(tmp_path):

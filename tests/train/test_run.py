@@ -27,8 +27,10 @@ def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):
         "examples.png",
         "last.pt",
         "metrics.csv",
+        "predictions.csv",
         "run.json",
         "samples.npz",
+        "splits.csv",
         "tb",
         "weights.safetensors",
     }
