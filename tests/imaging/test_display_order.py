@@ -7,11 +7,14 @@ import nibabel
 import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Image
+from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedMRImageStorage
 
 from wsseg.imaging.find import find
 from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.slices import read_grid, read_slice
 
 RAS_TO_LPS = np.diag([-1.0, -1, 1, 1])
 # A body of 6 x 5 x 4 voxels along the patient's left, back and head, none of its edges equal.
@@ -70,7 +73,45 @@ def as_dicom(folder, voxels, affine, write_dicom):
         )
 
 
-STORED_AS = {"nifti": as_nifti, "dicom": as_dicom}
+def as_enhanced(folder, voxels, affine, write_dicom):
+    """One file whose frames lie in the order of the voxels."""
+    across, down, through = affine[:3, :3].T
+    column_mm, row_mm = np.linalg.norm(across), np.linalg.norm(down)
+    cosines = [*np.round(across / column_mm, 9), *np.round(down / row_mm, 9)]
+    frames = [
+        item(
+            PlanePositionSequence=[
+                item(ImagePositionPatient=list(np.round(affine[:3, 3] + k * through, 6)))
+            ]
+        )
+        for k in range(voxels.shape[2])
+    ]
+    shared = item(
+        PlaneOrientationSequence=[item(ImageOrientationPatient=cosines)],
+        PixelMeasuresSequence=[item(PixelSpacing=[round(row_mm, 6), round(column_mm, 6)])],
+    )
+    write_dicom(
+        folder / "a.dcm",
+        np.ascontiguousarray(voxels.transpose(2, 1, 0)),
+        Rows=voxels.shape[1],
+        Columns=voxels.shape[0],
+        NumberOfFrames=voxels.shape[2],
+        SOPClassUID=EnhancedMRImageStorage,
+        Modality="MR",
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=frames,
+        **dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")),
+    )
+
+
+def item(**elements):
+    dataset = Dataset()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+STORED_AS = {"nifti": as_nifti, "dicom": as_dicom, "enhanced": as_enhanced}
 
 
 def scan_of(folder, kind, voxels, affine, write_dicom) -> Any:
@@ -138,6 +179,18 @@ def test_shown_pixels_and_written_labels_lie_where_the_body_does(tmp_path, write
         )
         if kind == "nifti":
             assert np.array_equal(labels, voxels >= 100)
+        if kind != "dicom":
+            check_single_slices(scan.ref.files[0].path, scan)
+
+
+def check_single_slices(path, scan):
+    """Training reads slices one by one, and sees what serving does."""
+    grid: Any = read_grid(path)
+    assert (grid.slices, grid.plane) == (len(scan.pixels), scan.plane)
+    np.testing.assert_allclose(grid.geometry.affine, scan.geometry.affine)
+    for index, plane in enumerate(scan.pixels):
+        assert grid.shape == plane.shape
+        assert np.array_equal(read_slice(path, slice_index=index), plane)
 
 
 @pytest.mark.parametrize("digits", [3, 4, 9])
