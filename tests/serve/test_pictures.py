@@ -101,3 +101,25 @@ def test_scans_of_one_name_and_several_kinds_or_folders_have_pictures_of_their_o
     run(model, tmp_path / "ratios.csv", tmp_path / "siteA", tmp_path / "siteB", **drawn)
     assert len({row["source"] for row in rows(tmp_path / "ratios.csv")}) == 4
     assert [len(list(folder.iterdir())) for folder in drawn.values()] == [4, 4]
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_masks_and_overlays_of_a_turned_picture_lie_on_it_as_it_is_shown(
+    model: Path, tmp_path: Path, orientation: int
+):
+    shown = picture(1).astype(np.uint8)
+    stored = np.rot90(shown, 1 if orientation == 6 else 2)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "scans").mkdir()
+    Image.fromarray(stored).save(tmp_path / "scans" / "a.png", exif=exif)
+    masks, overlays = tmp_path / "masks", tmp_path / "overlays"
+    run(model, tmp_path / "ratios.csv", tmp_path / "scans", masks=masks, overlays=overlays)
+    assert all("EXIF_ORIENTATION" in row["flags"] for row in rows(tmp_path / "ratios.csv"))
+    (mask,) = masks.iterdir()
+    with Image.open(mask) as labels:
+        assert not labels.getexif()
+        assert np.array_equal(np.asarray(labels) > 0, shown >= LEVELS[0])
+    (drawing,) = overlays.iterdir()
+    with Image.open(drawing) as drawn:
+        assert drawn.size == shown.shape[::-1]
