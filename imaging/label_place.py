@@ -22,6 +22,8 @@ from wsseg.imaging.slices import (
 
 Labels = NDArray[np.uint8]
 
+# Steps across and down of labels that are stored in slices as the image is.
+_SIDE_BY_SIDE = (1, 0, 0, 0, 1, 0)
 
 Read = Callable[[int], Labels]
 """Reads the slice of a label file that has this number."""
@@ -157,6 +159,10 @@ def _step(way: NDArray[np.intp], pixels: int) -> NDArray[np.intp] | None:
 
 
 def _cut(read: Read, section: _Section) -> Labels:
+    if (*section.across, *section.down) == _SIDE_BY_SIDE:
+        left, top, index = section.first
+        height, width = section.shape
+        return read(int(index))[top : top + height, left : left + width]
     columns, rows, slices = section.indices()
     low, high = int(slices.min()), int(slices.max())
     planes = np.stack([read(index) for index in range(low, high + 1)])
