@@ -1,34 +1,31 @@
 """A small network that learns from a finished run: its maps, its record, its faults."""
 
 import hashlib
-import os
 import shutil
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
 from lightning.fabric import Fabric
 from safetensors.torch import load_file, save_file
-from torch.multiprocessing.spawn import spawn
 
-from tests.train.conftest import curve_of, one_thread
+from tests.train.conftest import (
+    curve_of,
+    one_thread,
+    train_in_float64,
+    train_in_two_processes_in_float64,
+)
 from wsseg.imaging.errors import WssegError
-from wsseg.train.batch import Batch
 from wsseg.train.cases import read_cases
 from wsseg.train.checkpoint import load_run
 from wsseg.train.config import SelfTraining, TrainConfig
-from wsseg.train.launch import Task, launched
 from wsseg.train.loop import Data
-from wsseg.train.prepare import choose_given, first_network, prepare_data, prepare_learner
+from wsseg.train.prepare import choose_given, prepare_data
 from wsseg.train.progress import EpochReport
 from wsseg.train.record import RunRecord
 from wsseg.train.run import train
-from wsseg.train.stream import stream
 from wsseg.train.teacher import find_teacher, teach
 from wsseg.train.term_config import Distillation, TargetCrossEntropy
 from wsseg.train.versus import compare
@@ -152,54 +149,15 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(taught, tmp_path
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def _double_run(folder: Path, cases: Path, config: TrainConfig) -> dict[str, Any]:
-    """This process's part of a run in float64: the teacher's maps, every step, what was learnt."""
-    with launched(Task(cases, folder, config, resume=False)) as fabric:
-        table = read_cases(cases, unlabelled=True)
-        given = choose_given(table, config)
-        data = prepare_data(table, config, given)
-        teacher = find_teacher(config, table.classes, fabric.device)
-        assert teacher is not None
-        teach(fabric, teacher, data.train, config)
-        with patch(
-            "wsseg.train.prepare.first_network", lambda *args: first_network(*args).double()
-        ):
-            learner = prepare_learner(fabric, data, config, given)
-        learner.module.train()
-        batches = stream(data.train, config, 1, rank=fabric.global_rank, world=fabric.world_size)
-        steps = [learner.step(_double(batch), number) for number, batch in enumerate(batches)]
-        return {"maps": data.train.soft, "steps": steps, "weights": learner.network.state_dict()}
-
-
-def _double(batch: Batch) -> Batch:
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return Batch(**{k: v.double() if v.is_floating_point() else v for k, v in values.items()})
-
-
-def _work(rank: int, folder: Path, cases: Path, config: TrainConfig, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.save(_double_run(folder, cases, config), folder / f"{rank}.pt")
-
-
 def test_two_processes_take_the_steps_of_one_in_float64(taught, tmp_path):
-    # In float32 only the first step is the same: the gradient of a deep network with batch norm and
-    # kinks magnifies rounding some ten thousand times, and Adam's first steps go by its sign.
-    alone = _double_run(tmp_path, taught.cases, taught.config)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(_work, (tmp_path, taught.cases, taught.config, port), nprocs=2)
-    assert len(alone["steps"]) == 4
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["maps"].keys() == alone["maps"].keys()
-        assert all(torch.equal(found["maps"][at], alone["maps"][at]) for at in alone["maps"])
-        for step, expected in zip(found["steps"], alone["steps"], strict=True):
-            assert step == pytest.approx(expected, rel=1e-6)  # reported in float32
-        torch.testing.assert_close(found["weights"], alone["weights"], rtol=1e-6, atol=1e-8)
+    alone = train_in_float64(taught.cases, tmp_path / "one", taught.config)
+    found = train_in_two_processes_in_float64(taught.cases, tmp_path / "two", taught.config)
+    assert len(alone.totals) == 4
+    assert found.totals == pytest.approx(alone.totals, rel=1e-6)  # reported in float32
+    for state, expected in zip(found.states, alone.states, strict=True):
+        torch.testing.assert_close(state["network"], expected["network"], rtol=1e-6, atol=1e-8)
+    for one, other in zip(*(curve_of(tmp_path / run) for run in ("one", "two")), strict=True):
+        assert other == pytest.approx(one, rel=1e-6)
 
 
 def test_two_processes_begin_a_float32_run_with_the_first_step_of_one(taught, tmp_path):
