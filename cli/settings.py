@@ -66,8 +66,16 @@ def _explain(fault: Any, model: type[BaseModel]) -> str:
         # A check of our own, which says what it found.
         return f"{place}: {fault_text(fault)}"
     if fault["type"] != "extra_forbidden":
-        return f"{place}: {fault_text(fault)}, found {fault['input']!r}"
+        return f"{place}: {fault_text(fault)}, found {fault['input']!r}{_if_percent(fault)}"
     return f"unknown setting {place}{_did_you_mean(str(fault['loc'][-1]), _keys(model))}"
+
+
+def _if_percent(fault: Any) -> str:
+    """What to write for a number where a fraction of 1 is expected, if it is in percent."""
+    number = fault["input"]
+    if fault.get("ctx", {}).get("le") != 1 or not isinstance(number, int | float) or number > 100:
+        return ""
+    return f"; if this is in percent, write {number / 100:g}"
 
 
 def _not_among(text: str, choices: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator
 from datetime import date, datetime, time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ def is_workbook(content: bytes) -> bool:
 def sheet_rows(path: Path, content: bytes, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
     """The rows of a sheet that are not empty, each with its row, from 1.
 
-    sheet: its name, None for the first one that is not hidden. Formulas give the value that was
-    computed when the workbook was saved. A number that is formatted as a percentage is text with a
-    percent sign, as it is shown: 0.0423 is 4.23%. Raises WssegError for a file that is no such
-    workbook or lacks the sheet; TableError for formulas without a value and for cells that were
-    merged.
+    sheet: its name, None for the first one with cells that is not hidden. Formulas give the value
+    that was computed when the workbook was saved. A number that is formatted as a percentage is
+    text with a percent sign, as it is shown: 0.0423 is 4.23%. Raises WssegError for a file that is
+    no such workbook or lacks the sheet; TableError for formulas without a value and for cells that
+    were merged.
     """
     values, formulas = (_open(path, content, data_only=only) for only in (True, False))
     chosen = _choose(path, values, sheet)
@@ -74,11 +75,11 @@ def _choose(path: Path, book: Any, name: str | None) -> Any:
         if not named:
             raise WssegError(f"{path} has no sheet {name}: it has {titles}")
         return named[0]
-    shown = [each for each in sheets if each.sheet_state == "visible"]
+    filled = [each for each in sheets if any(map(_text, chain.from_iterable(each.iter_rows())))]
+    shown = [each for each in filled if each.sheet_state == "visible"]
     if not shown:
-        raise WssegError(f"{path} has no sheet that can be seen: name one, of {titles or 'none'}")
-    filled = [each for each in sheets if each.max_row > 1]
-    if len(filled) > 1 or filled[:1] not in ([], shown[:1]):
+        raise WssegError(f"{path} has no sheet with cells that can be seen: it has {titles}")
+    if len(filled) > 1:
         log.warning("%s: the sheet %s is read, of %s", path.name, shown[0].title, titles)
     return shown[0]
 

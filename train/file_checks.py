@@ -1,6 +1,7 @@
 """Checks of one case against its files: the image's header, the pixels of marks and mask."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from wsseg.train.ratios import Denominator, mask_ratios
 from wsseg.train.shown import as_counted
 
 VALUES_SHOWN = 5
+DRIVE = re.compile(r"(^|/)[A-Za-z]:[\\/]")
+"""Of a Windows path, perhaps behind the table's folder."""
 LOOKED_AT = 16
 """Rows and columns, evenly spread, by which two pictures are held for equal before all are looked
 at."""
@@ -131,15 +134,28 @@ def _attempt(
         return None
     try:
         if not path.is_file():
-            raise _FileError(
-                f"{path} is a folder: name one file"
-                if path.is_dir()
-                else f"there is no file {path}: paths are relative to the folder of the table"
-            )
+            raise _FileError(_missing(path))
         return read(path)
     except (WssegError, _FileError) as error:
         messages.append(f"{column}: {error}")
         return None
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder: name one file"
+    if path.parent.is_dir():
+        for other in path.parent.iterdir():
+            if other.name.casefold() == path.name.casefold():
+                return (
+                    f"there is no file {path}, but {other.name}: capitals count in names of files"
+                )
+    if DRIVE.search(str(path)):
+        return (
+            f"there is no file {path}: that is a path of a Windows computer; write paths relative "
+            f"to the folder of the table"
+        )
+    return f"there is no file {path}: paths are relative to the folder of the table"
 
 
 def _image_grid(path: Path, case: Case, sliced: bool) -> tuple[tuple[int, int], int]:

@@ -34,6 +34,16 @@ def test_a_value_unlike_any_is_not_guessed_at(tmp_path: Path):
     assert said.strip() == "error: options: accelerator: gpu is none of auto, cpu, cuda"
 
 
+def test_a_fraction_in_percent_is_told_with_what_to_write(tmp_path: Path):
+    (tmp_path / "run.toml").write_text('[[terms]]\nkind = "tag_size"\nsmallest = 4.2\n')
+    (tmp_path / "cases.csv").write_text("image,ratio\n")
+    said = call(
+        "train", tmp_path / "cases.csv", "--out", tmp_path / "run", "--config",
+        tmp_path / "run.toml", code=2,
+    )  # fmt: skip
+    assert "found 4.2; if this is in percent, write 0.042" in said
+
+
 def test_a_setting_that_our_own_check_refuses_is_told_in_its_words_alone(tmp_path: Path):
     (tmp_path / "run.toml").write_text("[window]\nlow = 240\nhigh = -160\n")
     (tmp_path / "cases.csv").write_text("image,ratio\n")

@@ -122,11 +122,13 @@ def test_a_sheet_is_found_by_its_name_and_the_first_is_said(tmp_path: Path, capl
     for line in (("image",), ("b.png",)):
         other.append(line)
     book.save(tmp_path / "t.xlsx")
+    book.create_sheet("Empty", 0)
+    book.save(tmp_path / "t.xlsx")
     assert rows(read_table(tmp_path / "t.xlsx", KNOWN))[0][1] == {"image": "a.png"}
-    assert "the sheet Cases is read, of Cases, Known ratios" in caplog.text
+    assert "the sheet Cases is read, of Empty, Cases, Known ratios" in caplog.text
     named = read_table(tmp_path / "t.xlsx", KNOWN, TableOptions(sheet="known Ratios"))
     assert rows(named)[0][1] == {"image": "b.png"}
-    with pytest.raises(WssegError, match="has no sheet Sheet2: it has Cases, Known ratios"):
+    with pytest.raises(WssegError, match="has no sheet Sheet2: it has Empty, Cases, Known ratios"):
         read_table(tmp_path / "t.xlsx", KNOWN, TableOptions(sheet="Sheet2"))
     (tmp_path / "t.csv").write_text("image\na.png\n")
     with pytest.raises(WssegError, match="is text and has no sheet"):

@@ -27,6 +27,11 @@ def faults_of(folder: Path, text: str, **arguments) -> list[str]:
 
 ROW_FAULTS = {
     "no such image": ("image,ratio\nx.png,0.1\n", "line 2: image: there is no file"),
+    "another capital": ("image,ratio\nA.png,0.1\n", "but a.png: capitals count"),
+    "path of Windows": (
+        "image,ratio\nC:\\data\\a.png,0.1\n",
+        "that is a path of a Windows computer; write paths relative",
+    ),
     "image empty": ("image,ratio\n,0.1\n", "line 2: image: empty"),
     "image is a folder": ("image,ratio\nfolder,0.1\n", "is a folder: name one file"),
     "unreadable image": ("image,ratio\ntext.png,0.1\n", "line 2: image: text.png"),

@@ -215,6 +215,14 @@ def test_terms_that_want_no_label_are_allowed_and_told(table, caplog):
     assert "no term learns from the labels of the cases" in caplog.text
 
 
+def test_a_prior_in_percent_is_refused_and_one_far_from_the_cases_doubted(table, caplog):
+    config = CONFIG.model_copy(update={"terms": (RatioPrior(prior=(4.2,)),)})
+    with pytest.raises(WssegError, match=r"4.2, is above 1: .* if these are percent, 0.042"):
+        _prepare(table, config)
+    _prepare(table, CONFIG.model_copy(update={"terms": (RatioPrior(prior=(0.0001,)),)}))
+    assert "the prior 0.0001 of ratio_prior is far from" in caplog.text
+
+
 def test_no_such_thing_is_told_where_a_term_learns_from_labels(table, caplog):
     _prepare(table)
     assert not caplog.text

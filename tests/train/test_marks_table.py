@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.table import TableOptions
 from wsseg.train.cases import read_cases
 from wsseg.train.label_files import case_marks, case_mask
 from wsseg.train.marks.erode import erode_mark
@@ -185,3 +186,29 @@ def test_a_percentage_of_marks_that_have_no_size_is_refused(source, tmp_path):
     with pytest.raises(WssegError, match=r"8 percent .* kind point have no such size, only erode"):
         simulate_marks(source, tmp_path / "out", percent=8.0, options=MarkOptions("point"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_as_a_spreadsheet_writes_it_becomes_one_of_fractions(tmp_path):
+    save(tmp_path / "in/images/a.png", np.full((32, 32), 90))
+    save(tmp_path / "in/masks/a.png", disc(5) * 255)
+    percent = f"{100 * disc(5).mean():.4g}".replace(".", ",")
+    text = f"Image;Mask;Ratio percent;Name\nimages\\a.png;masks\\a.png;{percent};Zo\u00eb\n"
+    path = tmp_path / "in/cases.csv"
+    path.write_bytes(text.encode("cp1252"))
+    reading = TableOptions(ignore_columns=("name",))
+    made = simulate_marks(path, tmp_path / "out", reading=reading)
+    (row,) = rows_of(made)
+    assert set(row) == {"image", "mask", "ratio", "marks", "mark_kind"}
+    assert (row["image"], row["mask"]) == ("../in/images/a.png", "../in/masks/a.png")
+    assert float(row["ratio"]) == pytest.approx(disc(5).mean(), rel=1e-3)
+    assert read_cases(made).cases[0].ratios == (float(row["ratio"]),)
+
+
+def test_areas_become_ratios(tmp_path):
+    save(tmp_path / "in/a.png", np.full((32, 32), 90))
+    save(tmp_path / "in/m.png", disc(5))
+    path = tmp_path / "in/cases.csv"
+    path.write_text(f"image,mask,area_px\na.png,m.png,{disc(5).sum()}\n")
+    (row,) = rows_of(simulate_marks(path, tmp_path / "out"))
+    assert set(row) == {"image", "mask", "ratio", "marks", "mark_kind"}
+    assert float(row["ratio"]) == disc(5).mean()

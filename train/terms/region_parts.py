@@ -1,5 +1,6 @@
 """From settings to loss: the terms that look at a region as a whole."""
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -36,6 +37,12 @@ from wsseg.train.terms.size import area_l2_loss, size_kl_loss, size_loss
 from wsseg.train.terms.tags import tag_inclusion_loss, tag_size_loss, tag_suppression_loss
 
 OF_IMAGE: Denominator = "image"
+
+FAR = 20.0
+"""A prior so many times the mean ratio of the cases, or so small a part of it, may be in another
+unit."""
+
+log = logging.getLogger(__name__)
 
 
 def _size(settings: Size, given: Given) -> Part:
@@ -105,6 +112,7 @@ def _ratio_prior(settings: RatioPrior, given: Given) -> Part:
             f"ratio_prior knows the ratio of {int((~prior.isnan()).sum())} of {classes} classes: "
             f"give one for each as its prior, or a table that has ratios"
         )
+    _check_prior(settings.prior, given)
     shares = known_shares(prior, given.denominators)
     moving = MovingMean(classes, settings.decay)
 
@@ -113,6 +121,25 @@ def _ratio_prior(settings: RatioPrior, given: Given) -> Part:
         return ratio_prior_loss(mean, shares.to(mean.device))
 
     return Part(loss, moving=moving)
+
+
+def _check_prior(stated: tuple[float, ...], given: Given) -> None:
+    """WssegError for a prior that is no share; a warning for one far from that of the cases."""
+    parts = zip(stated, given.denominators, strict=bool(stated))
+    if any(ratio > 1 and isinstance(below, str) for ratio, below in parts):
+        fractions = ", ".join(f"{ratio / 100:g}" for ratio in stated)
+        raise WssegError(
+            f"the prior of ratio_prior, {', '.join(map(str, stated))}, is above 1: write fractions "
+            f"of 1; if these are percent, {fractions}"
+        )
+    for ratio, mean in zip(stated, given.prior, strict=False):
+        if ratio and mean and not 1 / FAR <= ratio / mean <= FAR:
+            log.warning(
+                "the prior %g of ratio_prior is far from %.3g, the mean ratio of the training "
+                "cases: check the unit of either",
+                ratio,
+                mean,
+            )
 
 
 def _tag_suppression(settings: TagSuppression, given: Given) -> Part:
