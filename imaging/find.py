@@ -8,7 +8,7 @@ from wsseg.imaging.dicom_group import group
 from wsseg.imaging.dicom_header import Header, read_headers
 from wsseg.imaging.errors import Failure, ReadError, Status, WssegError
 from wsseg.imaging.find_content import ARCHIVES, Content, content_of, read_head
-from wsseg.imaging.find_files import list_files, shown_names
+from wsseg.imaging.find_files import list_files, missing, shown_names
 from wsseg.imaging.find_pairs import header_beside
 from wsseg.imaging.picture import picture_refs
 from wsseg.imaging.scan import FileRef, ScanRef
@@ -31,7 +31,7 @@ def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]
     """
     for path in paths:
         if not path.exists():
-            raise WssegError(f"{path} does not exist: check the path")
+            raise WssegError(missing(path, str(path))[1])
     return _find([header_beside(path) or path for path in paths], scratch)
 
 

@@ -4,6 +4,7 @@ import re
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Literal
 
 from wsseg.imaging.errors import Failure
@@ -26,7 +27,7 @@ _PICTURES = (
     b"GIF8",
     *(b"\0\0\0\x0cjP  ", b"\xffO\xffQ"),  # JPEG 2000
 )
-_NETPBM = re.compile(rb"P[1-7f][ \t\r\n]")
+_NETPBM = re.compile(rb"P([1-6]|[fF])\s+[#\d]|P7\s+(#|WIDTH)")
 _BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 # Office documents and libraries are zip archives too, but nobody means them.
@@ -91,7 +92,7 @@ _NO_IMAGES = (
     *(b"%PDF", b"%!PS", b"\xd0\xcf\x11\xe0", b"SQLite format 3"),
 )
 _MARKS_OF_TEXT = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-_ANNEX = re.compile(rb"(\.\./)*(\.git)?/?annex/objects/")
+_ANNEX = re.compile(rb"(\S*/)?annex/objects/")
 _LARGE_FILE = b"version https://git-lfs"
 # DICOM without preamble: a known first element of group 0002 or 0008.
 _FIRST_ELEMENTS = {
@@ -223,7 +224,10 @@ def _no_image(head: Head) -> Failure:
     source, start = head.file.source, head.start
     named = _IMAGE_NAME.search(source) is not None
     if not head.size:
-        lost = named or not _suffix(source)
+        # IM0001 or a UID was an image; a DONE or LOCK was left by a program.
+        lost = named or (
+            not _suffix(source) and any(c.isdigit() for c in PurePosixPath(source).name)
+        )
         message = f"{source} is empty: copy or export it again"
         return Failure(source, "empty_file", message, status="failed" if lost else "skipped")
     if is_pointer(start):

@@ -116,7 +116,7 @@ def _target(path: Path, source: str, inside: Path) -> FileRef | Failure | Path:
     try:
         target = path.resolve(strict=True)
     except FileNotFoundError:
-        return _broken_link(path, source)
+        return Failure(source, *missing(path, source))
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
         return _unreadable(source, error)
     if not target.is_dir():
@@ -135,13 +135,16 @@ def _linked_before(source: str) -> Failure:
     return Failure(source, "duplicate", message, status="skipped")
 
 
-def _broken_link(path: Path, source: str) -> Failure:
+def missing(path: Path, name: str) -> tuple[str, str]:
+    """Why there is nothing at a path, in a code and in words that call it `name`."""
+    if not path.is_symlink():
+        return "file_gone", f"{name} does not exist: check the path"
     pointer = os.fsencode(path.readlink())
     if is_pointer(pointer):
-        message = f"{source} is a link to content that is not here: {get_content(pointer)}"
-        return Failure(source, "content_missing", message)
-    message = f"{source} is a link to a file that is not there: copy the file, or remove the link"
-    return Failure(source, "broken_link", message)
+        what = f"{name} is a link to content that is not here: {get_content(pointer)}"
+        return "content_missing", what
+    what = f"{name} is a link to a file that is not there: copy the file, or remove the link"
+    return "broken_link", what
 
 
 def _checked(path: Path, source: str) -> FileRef | Failure:

@@ -148,7 +148,7 @@ def _analyze(header: Spm99AnalyzeHeader, path: Path, source: str) -> VolumeHeade
         slope=slope if math.isfinite(slope) and slope else 1.0,
     )
     packing = _check(layout, data, source)
-    lengths = known_lengths(header["pixdim"][1:4])
+    lengths = known_lengths(np.abs(header["pixdim"][1:4]))  # a minus told of a mirrored axis
     return VolumeHeader(layout, data, packing, None, lengths, ("NO_ORIENTATION",))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.dicom_place import DicomPlace, dicom_places, frames_ref
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.find_content import content_of, read_head
+from wsseg.imaging.find_content import Content, content_of, read_head
 from wsseg.imaging.find_pairs import header_beside
 from wsseg.imaging.guard import reading
 from wsseg.imaging.label_numbers import PLAIN, Numbering, class_numbers, unnamed
@@ -21,6 +21,7 @@ from wsseg.imaging.picture import grey_if_equal, open_picture
 from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Kind
 from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
+from wsseg.imaging.unpacked import unpacked
 from wsseg.imaging.volume import volume_geometry
 from wsseg.imaging.volume_file import VolumeFile, open_volume
 
@@ -74,7 +75,8 @@ def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[
     ReadError.
     """
     with reading(path.name):
-        plane = np.require(_PLANES[_kind(path)](path, slice_index, volume), requirements="W")
+        kind, file = _opened(path)
+        plane = np.require(_PLANES[kind](file, slice_index, volume), requirements="W")
         fill_nonfinite(plane[np.newaxis], path.name)
         return grey_if_equal(plane, axes=2)
 
@@ -174,23 +176,30 @@ def read_grid(path: Path, volume: int = 0) -> Grid:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _grid(path: Path, volume: int, _version: tuple[int, int]) -> Grid:
-    return _GRIDS[_kind(path)](path, volume)
+    kind, file = _opened(path)
+    return _GRIDS[kind](file, volume)
 
 
-def _kind(path: Path) -> Kind:
+def _opened(path: Path) -> tuple[Kind, Path]:
+    """How to read a file, and which: itself, or a copy of what is packed in it."""
     status = path.stat()
-    return _known_kind(path, (status.st_mtime_ns, status.st_size))
+    content = _content(path, (status.st_mtime_ns, status.st_size))
+    if content == "gzip":
+        path = unpacked(path)
+        status = path.stat()
+        content = _content(path, (status.st_mtime_ns, status.st_size))
+    if content == "zip" or content == "tar" or content == "gzip":
+        raise ReadError("archive", f"{path.name} is an archive: unpack it and name one file in it")
+    return content, path
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _known_kind(path: Path, _version: tuple[int, int]) -> Kind:
+def _content(path: Path, _version: tuple[int, int]) -> Content:
     if header_beside(path):
         return "volume"
     content = content_of(read_head(FileRef(path, path.name)))
     if isinstance(content, Failure):
         raise ReadError(content.reason, content.message)
-    if content == "zip" or content == "tar" or content == "gzip":
-        raise ReadError("packed", f"{path.name} is packed: unpack it first")
     return content
 
 
@@ -300,7 +309,8 @@ def _picture_grid(path: Path, _volume: int) -> Grid:
 
 
 def _label_page(path: Path, slice_index: int, volume: int) -> Page:
-    return _LABELS[_kind(path)](path, slice_index, volume)
+    kind, file = _opened(path)
+    return _LABELS[kind](file, slice_index, volume)
 
 
 def _volume_label_page(path: Path, slice_index: int, volume: int) -> Page:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.find_files import missing
 from wsseg.imaging.label_place import label_grid_difference
 from wsseg.imaging.slices import is_turned, read_grid, read_slice, slice_count, slice_shape
 from wsseg.train.batch import MARKED_BACKGROUND
@@ -144,6 +145,8 @@ def _attempt(
 def _missing(path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder: name one file"
+    if path.is_symlink():
+        return missing(path, str(path))[1]
     if path.parent.is_dir():
         for other in path.parent.iterdir():
             if other.name.casefold() == path.name.casefold():

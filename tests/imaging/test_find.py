@@ -119,6 +119,7 @@ def test_what_is_no_image_is_skipped_with_a_reason(folder):
     (folder / "report.pdf").write_bytes(b"%PDF-1.7")
     (folder / "cache.dat").write_bytes(bytes(90))
     (folder / "empty.log").touch()
+    (folder / "DONE").touch()
     write_bare_dicom(folder / "seg", SegmentationStorage, Modality="SEG")
     write_bare_dicom(folder / "pdf", EncapsulatedPDFStorage)
     write_bare_dicom(folder / "unknown", "1.2.3.4")
@@ -130,6 +131,7 @@ def test_what_is_no_image_is_skipped_with_a_reason(folder):
         "report.pdf": ("not_an_image", "skipped"),
         "cache.dat": ("not_an_image", "skipped"),
         "empty.log": ("empty_file", "skipped"),
+        "DONE": ("empty_file", "skipped"),
         "seg": ("segmentation", "skipped"),
         "pdf": ("encapsulated_document", "skipped"),
         "unknown": ("no_pixels", "skipped"),
@@ -271,6 +273,8 @@ def test_links_of_git_annex_are_read_and_missing_content_is_to_be_fetched(folder
     assert "git annex get" in failures["away.png"].message
     assert failures["lost.png"].reason == "broken_link"
     assert {failure.status for failure in failures.values()} == {"failed"}
+    with pytest.raises(WssegError, match="git annex get"):
+        find([folder / "away.png"], scratch=folder)
 
 
 def test_pipes_and_devices_are_never_opened(folder):

@@ -25,6 +25,7 @@ def named(kind, source, *, uid="", part=0, volume=None, slices=1):
         (named("picture", "case-001.png"), "case-001"),
         (named("picture", "ward/day_1/case.png"), "ward__day_1__case"),
         (named("picture", "case.jpg"), "case.jpg"),
+        (named("picture", "001.png"), "001"),
         (named("picture", "stack.tif", slices=3), "stack"),
         (named("volume", "scans.zip/case.nii.gz"), "scans.zip__case"),
         (named("volume", "case.nii"), "case.nii"),
@@ -36,7 +37,7 @@ def test_plain_names_stay_readable(scan, name):
 
 
 @pytest.mark.parametrize(
-    "uid", ["", "../../x", "1.2/3", "1." * 40 + "1", "1..2", ".", "CON", "1\n"]
+    "uid", ["", "123", "../../x", "1.2/3", "1." * 40 + "1", "1..2", ".", "CON", "1\n"]
 )
 def test_a_series_uid_that_is_none_becomes_a_hash(uid):
     name = safe_name(named("dicom", "Doe^Jane/1.dcm", uid=uid))

@@ -1,5 +1,8 @@
 """One slice of any file equals that slice of the whole scan; labels are whole numbers."""
 
+import gzip
+import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from wsseg.imaging.slices import (
     slice_count,
     slice_shape,
 )
+from wsseg.imaging.unpacked import KEPT
 
 # Sagittal, stored feet to head and back to front: display order turns every axis.
 AFFINE = np.array([[0, 0, -3, 5], [0.5, 0, 0, 6], [0, 0.8, 0, 7], [0, 0, 0, 1.0]])
@@ -264,3 +268,34 @@ def test_files_that_are_gone_or_no_image_are_read_errors(tmp_path, name):
     (tmp_path / name).write_bytes(b"hello")
     for function in (read_slice, read_label_slice, slice_shape, slice_count):
         assert reason(function, tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "CT_small.dcm"])
+def test_a_packed_file_is_read_as_what_it_holds(tmp_path, name):
+    path = make(tmp_path, name)
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert slice_count(packed) == slice_count(path)
+    assert slice_shape(packed) == slice_shape(path)
+    for index in range(slice_count(path)):
+        plane = read_slice(packed, slice_index=index)
+        assert np.array_equal(plane, read_slice(path, slice_index=index))
+    (ref,) = find([packed], scratch=tmp_path / "scratch")
+    assert isinstance(ref, ScanRef)
+    assert np.array_equal(read(ref).pixels[0], read_slice(packed))
+
+
+def test_copies_of_packed_files_are_removed_with_those_that_use_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for index in range(KEPT + 3):
+        packed = tmp_path / f"{index}.png.gz"
+        packed.write_bytes(gzip.compress(make(tmp_path, "a.png").read_bytes()))
+        read_slice(packed)
+    assert len(list((tmp_path / "temporary").iterdir())) <= KEPT
+
+
+def test_archives_are_no_images_of_a_table(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(make(tmp_path, "a.png"), "a.png")
+    assert reason(read_slice, tmp_path / "a.zip") == "archive"
