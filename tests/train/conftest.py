@@ -70,7 +70,8 @@ def folder(tmp_path: Path) -> Path:
     """Pictures of 80 pixels, marks of 4 and 1, masks of 16 that hold them, volumes of 3 slices.
 
     white.png is the mask in black and white, two.png the mask in halves of class 1 and 2; each of
-    cut.png, odd.png, inverted.png, small.png, text.png, far.nii.gz and folder is wrong in its way.
+    cut.png, odd.png, annexed.png, inverted.png, small.png, text.png, far.nii.gz and folder is wrong
+    in its way.
     """
     for name in ("a", "b", "c", "d"):
         picture(tmp_path / f"{name}.png", 100)
@@ -81,6 +82,7 @@ def folder(tmp_path: Path) -> Path:
     picture(tmp_path / "background.png", labels(1, 255, *[0] * 50, 255))
     picture(tmp_path / "empty.png")
     picture(tmp_path / "odd.png", labels(1, 7, 9))
+    (tmp_path / "annexed.png").symlink_to(".git/annex/objects/SHA256E-s1--0.png")
     picture(tmp_path / "inverted.png", labels(1, *[0] * 20, *[2] * 59))
     Image.fromarray(labels(1, shape=(4, 4))).save(tmp_path / "small.png")
     (tmp_path / "text.png").write_text("no picture", encoding="utf-8")

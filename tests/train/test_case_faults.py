@@ -35,6 +35,10 @@ ROW_FAULTS = {
     "image empty": ("image,ratio\n,0.1\n", "line 2: image: empty"),
     "image is a folder": ("image,ratio\nfolder,0.1\n", "is a folder: name one file"),
     "unreadable image": ("image,ratio\ntext.png,0.1\n", "line 2: image: text.png"),
+    "content not fetched": (
+        "image,marks\na.png,annexed.png\n",
+        "annexed.png is a link to content that is not here: get it first, with git annex get",
+    ),
     "no such marks": ("image,marks\na.png,x.png\n", "line 2: marks: there is no file"),
     "unreadable mask": ("image,mask\na.png,text.png\n", "line 2: mask: text.png"),
     "ratio in percent": (
