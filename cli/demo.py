@@ -53,7 +53,7 @@ def _run(out: Path, epochs: int) -> None:
     _infer(out)
     block = slice(demo_data.HELD_OUT.start, demo_data.HELD_OUT.stop)
     found = _labels(out / "masks")
-    draw(data.scan.pixels[block], data.labels[block], found, out / "result.png")
+    draw(np.asarray(data.scan.pixels)[block], data.labels[block], found, out / "result.png")
     _show(out, data.labels[block], found)
 
 
@@ -163,4 +163,4 @@ def mean_iou(true: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
 def _labels(folder: Path) -> NDArray[np.uint8]:
     path = next(folder.glob("held-out*.nii.gz"))
     ref = ScanRef("volume", (FileRef(path, path.name),))
-    return read_volume(ref).pixels.astype(np.uint8)
+    return np.asarray(read_volume(ref).pixels, np.uint8)

@@ -47,7 +47,7 @@ def load(folder: Path) -> DemoData:
         path = folder / f"{name}.nii.gz"
         nib.save(image, path)
         scans[name] = read_volume(volume_refs(FileRef(path, path.name))[0])
-    white, grey = scans["white"].pixels, scans["grey"].pixels
+    white, grey = (np.asarray(scans[name].pixels) for name in ("white", "grey"))
     labels = np.zeros(white.shape, np.uint8)
     labels[(white >= 0.5) & (white >= grey)] = 1
     labels[(grey >= 0.5) & (grey > white)] = 2
@@ -60,7 +60,7 @@ def _cropped(scan: Scan) -> Scan:
     if affine is not None:
         affine[:3, 3] += affine[:3, :2] @ (COLUMNS.start, ROWS.start)
     geometry = replace(scan.geometry, affine=affine)
-    return replace(scan, pixels=scan.pixels[:, ROWS, COLUMNS], geometry=geometry)
+    return replace(scan, pixels=np.asarray(scan.pixels)[:, ROWS, COLUMNS], geometry=geometry)
 
 
 def training_slices() -> list[int]:
@@ -98,7 +98,7 @@ def write_scans(data: DemoData, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     block = slice(HELD_OUT.start, HELD_OUT.stop)
-    pixels = as_bytes(data.scan.pixels[block])
+    pixels = as_bytes(np.asarray(data.scan.pixels)[block])
     affine = data.scan.geometry.affine
     if affine is None:
         raise AssertionError("the template has patient coordinates")

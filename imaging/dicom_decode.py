@@ -13,12 +13,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
@@ -26,6 +26,8 @@ from pydicom.pixels.utils import iter_pixels
 # A decoder that needs longer than this for a file, and as long for each of its frames, hangs.
 PATIENCE_SECONDS = 60.0
 FRAME_SECONDS = 2.0
+_BYTE = 8
+_PIXEL_GROUP = 0x0028
 _MODULE = "wsseg.imaging.dicom_worker"
 
 Stored = NDArray[np.integer[Any] | np.floating[Any]]
@@ -78,18 +80,49 @@ def decode_frames(
 ) -> Iterator[Stored]:
     """The `frames` of `count`, ascending, as stored: (row, column[, 3]); YBR becomes RGB.
 
-    `dataset` was read from the file `path`. Raises DecoderRefusedError, or DecoderCrashedError if
-    the decoder dies or hangs, neither of which harms what is decoded next; NotImplementedError
-    for a compression that no installed decoder knows; what pydicom raises for damaged
-    uncompressed pixels.
+    `dataset` was read from the file `path`; its pixels may have been left there. Raises
+    DecoderRefusedError, or DecoderCrashedError if the decoder dies or hangs, neither of which harms
+    what is decoded next; NotImplementedError for a compression that no installed decoder knows;
+    what pydicom raises for damaged uncompressed pixels.
     """
     some = None if len(frames) == count else list(frames)
     syntax = dataset.file_meta.TransferSyntaxUID
-    if not syntax.is_compressed:
-        return islice(iter_pixels(dataset, indices=some), len(frames))
-    if not get_decoder(syntax).is_available:
-        raise NotImplementedError(syntax.name)
-    return _decode_apart(path, some, len(frames))
+    if syntax.is_compressed:
+        if not get_decoder(syntax).is_available:
+            raise NotImplementedError(syntax.name)
+        return _decode_apart(path, some, len(frames))
+    left = left_in_file(dataset, "PixelData")
+    if left and syntax.is_little_endian and dataset.BitsAllocated >= _BYTE:
+        return _from_file(dataset, left, path, frames)
+    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+        # pydicom 3.0.2 takes every frame after the first of such a run for one of full chroma.
+        return (plane for index in frames for plane in iter_pixels(dataset, indices=[index]))
+    return iter_pixels(dataset, indices=frames)
+
+
+def left_in_file(dataset: FileDataset, keyword: str) -> RawDataElement | None:
+    """The head of an element whose value was too large to be read with the others."""
+    if keyword not in dataset:
+        return None
+    element: object = dataset.get_item(keyword, keep_deferred=True)
+    return element if isinstance(element, RawDataElement) and element.value is None else None
+
+
+def _from_file(
+    dataset: FileDataset, pixels: RawDataElement, path: Path, frames: Sequence[int]
+) -> Iterator[Stored]:
+    """Uncompressed frames, each read from its place in the file, so that one is in memory."""
+    alone = dataset.group_dataset(_PIXEL_GROUP)
+    alone.file_meta = dataset.file_meta
+    alone.NumberOfFrames = 1
+    size = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // _BYTE
+    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+        size = size * 2 // 3
+    with path.open("rb") as file:
+        for index in frames:
+            file.seek(pixels.value_tell + index * size)
+            alone.PixelData = file.read(size)
+            yield from iter_pixels(alone)
 
 
 def _decode_apart(path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:

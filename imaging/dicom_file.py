@@ -33,10 +33,16 @@ Stop = Callable[[BaseTag, str | None, int], bool]
 
 
 def open_dicom(
-    path: Path, source: str, *, tags: list[int], stop: Stop | None = None
+    path: Path,
+    source: str,
+    *,
+    tags: list[int],
+    stop: Stop | None = None,
+    leave: int | None = None,
 ) -> tuple[FileDataset, bool]:
     """Parse the elements `tags` of a DICOM file, with or without preamble, up to `stop`.
 
+    Values of more bytes than `leave` stay in a file that has a preamble until they are asked for.
     The data set's file_meta always has a transfer syntax; the flag tells that it was guessed
     from the encoding because the file names none. Raises whatever pydicom raises on damage, and
     ReadError for a deflated file that grows beyond MAX_INFLATED_BYTES.
@@ -50,9 +56,12 @@ def open_dicom(
             if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
                 return _inflated(file, source, meta, tags, stop), False
         stream: BinaryIO = file
+        leave = leave if plain else None
         if not plain and head.startswith(_META_GROUP):
             stream = BytesIO(bytes(PREAMBLE_BYTES) + MAGIC + file.read())
-        dataset = read_partial(stream, stop_when=stop, force=True, specific_tags=list(tags))
+        dataset = read_partial(
+            stream, stop_when=stop, force=True, specific_tags=list(tags), defer_size=leave
+        )
     return dataset, _settle_syntax(dataset)
 
 

@@ -2,8 +2,9 @@
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -25,7 +26,7 @@ from wsseg.imaging.dicom_mosaic import (
     is_mosaic,
     mosaic_of,
 )
-from wsseg.imaging.dicom_pixels import Layout, Pixels, read_layout, read_pixels
+from wsseg.imaging.dicom_pixels import Layout, ObjectPixels, Pixels, read_layout
 from wsseg.imaging.dicom_planes import PLANE_KEYWORDS, Plane
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_rescale import HU, Rescale
@@ -70,6 +71,8 @@ _OWN_TAGS = tags_of(
     )
 )
 _TAGS = PLACE_TAGS + SUV_TAGS + _OWN_TAGS
+# Larger values are not read with the header: the pixels of a long object, uncompressed.
+_LEFT_BYTES = 1 << 26
 # Pictures of other pictures, by a value of ImageType: MPR, MPR_COR, but not COMPRESSED.
 _SAVED = re.compile(r"(?<![A-Z])SAVE")
 _REFORMATTED = re.compile(r"(?<![A-Z])MPR(?![A-Z])")
@@ -91,11 +94,61 @@ class Part:
     tomographic: bool
     step_mm: float
 
+    def with_flag(self, flag: str) -> "Part":
+        """The same with one flag more."""
+        return replace(self, flags=self.flags | {flag})
 
-def read_object(
+
+class OpenObject:
+    """One file whose header is read; its slices are decoded when they are asked for.
+
+    shape: of all slices that are wanted of it, (slice, row, column[, 3]).
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        pixels: ObjectPixels,
+        slices: "Slices",
+        mosaic: Mosaic | None,
+        file: FileRef,
+    ) -> None:
+        self._part = part
+        self._pixels = pixels
+        self._slices = slices
+        self._mosaic = mosaic
+        self._file = file
+        rows_columns = (mosaic.rows, mosaic.columns) if mosaic else pixels.shape[1:3]
+        self.shape = (len(slices.numbers), *rows_columns, *pixels.shape[3:])
+
+    @property
+    def part(self) -> Part:
+        """What the scan must know of the file, with the flags of the slices decoded so far."""
+        return replace(self._part, flags=self._part.flags | self._pixels.flags)
+
+    def into(self, stack: Pixels, slices: Sequence[int] | None = None) -> None:
+        """Decode slices, by their numbers in slice order, or all, into (slice, row, column[, 3]).
+
+        Values that are not finite are left in. Raises ReadError, and nothing else that the file
+        could cause.
+        """
+        wanted = range(self.shape[0]) if slices is None else slices
+        with quiet, _decoding(self._pixels.syntax, self._file.source):
+            if self._mosaic:
+                (picture,) = self._pixels.planes([0])
+                numbers = [self._slices.numbers[index] for index in wanted]
+                stack[:] = self._mosaic.tiles(picture, numbers, self._file.source)
+                return
+            place = {self._slices.frames[index]: at for at, index in enumerate(wanted)}
+            frames = sorted(place)
+            for frame, plane in zip(frames, self._pixels.planes(frames), strict=True):
+                stack[place[frame]] = plane
+
+
+def open_object(
     file: FileRef, chosen: Sequence[int] | None = None, *, rest_follows: bool = False
-) -> tuple[Part, Pixels]:
-    """Read one file: pixels are (frame, row, column[, 3]) float32, frames in slice order.
+) -> OpenObject:
+    """Read the header of one file, and check what it promises before anything is decoded.
 
     chosen: the frames, or tiles of a mosaic, that are wanted; all if None. rest_follows: other
     frames will be asked for next, so that the parsed file is kept until another one is read.
@@ -111,14 +164,20 @@ def read_object(
         except Exception as error:  # pydicom raises many kinds on malformed files
             raise _unreadable(file.source, error) from error
         check_unchanged(file, uids_of(dataset))
-        try:
-            return _read(dataset, file, chosen, guessed=guessed)
-        except ReadError:
-            raise
-        except MemoryError as error:
-            raise _no_memory(file.source) from error
-        except Exception as error:  # so do the decoders
-            raise _undecodable(dataset, file.source, error) from error
+        with _decoding(dataset.file_meta.TransferSyntaxUID, file.source):
+            return _opened(dataset, file, chosen, guessed=guessed)
+
+
+@contextmanager
+def _decoding(syntax: UID, source: str) -> Iterator[None]:
+    try:
+        yield
+    except ReadError:
+        raise
+    except MemoryError as error:
+        raise _no_memory(source) from error
+    except Exception as error:  # decoders raise many kinds on damaged files
+        raise _undecodable(syntax, source, error) from error
 
 
 class _LastOpened:
@@ -136,13 +195,13 @@ class _LastOpened:
     def opened(self, file: FileRef, *, keep: bool) -> tuple[FileDataset, bool]:
         if not keep:
             self._version = self._opened = None
-            return open_dicom(file.path, file.source, tags=_TAGS)
+            return open_dicom(file.path, file.source, tags=_TAGS, leave=_LEFT_BYTES)
         with self._lock:
             status = file.path.stat()
             version = (file.path, status.st_size, status.st_mtime_ns)
             if self._opened is None or version != self._version:
                 self._version = self._opened = None
-                self._opened = open_dicom(file.path, file.source, tags=_TAGS)
+                self._opened = open_dicom(file.path, file.source, tags=_TAGS, leave=_LEFT_BYTES)
                 self._version = version
             return self._opened
 
@@ -150,18 +209,14 @@ class _LastOpened:
 _LAST = _LastOpened()
 
 
-def _read(
+def _opened(
     dataset: FileDataset, file: FileRef, chosen: Sequence[int] | None, *, guessed: bool
-) -> tuple[Part, Pixels]:
-    source = file.source
-    mosaic = mosaic_in(dataset, source)
-    layout = read_layout(dataset, source, None if chosen is None or mosaic else len(chosen))
-    frames = read_frames(dataset, layout.frames, source, None if mosaic else chosen)
+) -> OpenObject:
+    mosaic = mosaic_in(dataset, file.source)
+    layout = read_layout(dataset, file, None if chosen is None or mosaic else len(chosen))
+    frames = read_frames(dataset, layout.frames, file.source, None if mosaic else chosen)
     slices = order_slices(frames, layout.frames, chosen, mosaic)
-    pixels, flags = read_pixels(dataset, layout, slices.rescales, file, slices.frames)
-    if mosaic:
-        pixels = mosaic.tiles(pixels[0], slices.numbers, source)
-    flags |= frames.flags | _header_flags(dataset, layout, frames)
+    flags = set(frames.flags) | _header_flags(dataset, layout, frames)
     if guessed:
         flags.add("GUESSED_SYNTAX")
     several = mosaic is not None or layout.frames > 1
@@ -169,7 +224,8 @@ def _read(
     part = Part(
         planes=slices.planes,
         slices=tuple(
-            SliceId(source, instance, index + 1 if several else None) for index in slices.numbers
+            SliceId(file.source, instance, index + 1 if several else None)
+            for index in slices.numbers
         ),
         flags=frozenset(flags),
         modality=text(dataset, "Modality"),
@@ -179,7 +235,8 @@ def _read(
         and not is_planar(text(dataset, "SOPClassUID"), text(dataset, "ImageType")),
         step_mm=stated_step(dataset),
     )
-    return part, pixels
+    rescales = dict(zip(slices.frames, slices.rescales, strict=True))
+    return OpenObject(part, ObjectPixels(dataset, layout, rescales, file), slices, mosaic, file)
 
 
 def mosaic_in(dataset: Dataset, source: str) -> Mosaic | None:
@@ -261,10 +318,9 @@ def _unreadable(source: str, error: Exception) -> ReadError:
     )
 
 
-def _undecodable(dataset: FileDataset, source: str, error: Exception) -> ReadError:
+def _undecodable(syntax: UID, source: str, error: Exception) -> ReadError:
     """What to do about pixels that no decoder could turn into an image."""
     logger.debug("%s while decoding pixels", type(error).__name__)
-    syntax: UID = dataset.file_meta.TransferSyntaxUID
     known = not syntax.is_private and syntax.name != syntax
     if not known:
         return ReadError(

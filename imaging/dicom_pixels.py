@@ -1,30 +1,35 @@
 """Stored pixels of one DICOM object as physical values or RGB, frame by frame."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.uid import UID
 
 from wsseg.imaging.dicom_classes import measures
-from wsseg.imaging.dicom_decode import Stored, decode_frames
+from wsseg.imaging.dicom_decode import Stored, decode_frames, left_in_file
 from wsseg.imaging.dicom_rescale import Rescale
 from wsseg.imaging.dicom_values import integer, items, number, numbers, text
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.scan import FileRef
 
 Pixels = NDArray[np.float32]
 
-# Pixels of one object in memory as float32: more than any scanner writes, less than kills a host.
-MAX_PIXEL_BYTES = 4 * 2**30
+# Of one frame as float32: more than any scanner writes, less than kills a host.
+MAX_PLANE_BYTES = 4 * 2**30
+# Of all frames, which are never in memory together: hours of cine, but no endless run.
+MAX_PIXEL_BYTES = 64 * 2**30
+# A compressed frame has the head of its fragment, and two bytes at the very least.
+_LEAST_FRAME_BYTES = 10
 _EIGHT_BIT = 255
 # Of a film: a radiograph in other words, with bright bones where it is inverted.
 _OPTICAL_DENSITY = "OD"
-_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,16 @@ class Layout:
         return self.samples == 3 or self.photometric == "PALETTE COLOR"
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all frames: (frame, row, column[, 3])."""
+        return (self.frames, self.rows, self.columns, *((3,) if self.colour else ()))
+
+    @property
+    def plane_bytes(self) -> int:
+        """Bytes of one frame as float32."""
+        return self.rows * self.columns * (3 if self.colour else 1) * 4
+
+    @property
     def stored_bytes(self) -> int:
         """Bytes of all frames, uncompressed, at least."""
         bits = self.rows * self.columns * self.samples * self.bits * self.frames
@@ -51,11 +66,12 @@ class Layout:
         return bits // 8 * 2 // 3 if self.photometric == "YBR_FULL_422" else bits // 8
 
 
-def read_layout(dataset: FileDataset, source: str, wanted: int | None = None) -> Layout:
+def read_layout(dataset: FileDataset, file: FileRef, wanted: int | None = None) -> Layout:
     """The grid, checked against the file before anything is allocated. Raises ReadError.
 
     wanted: how many of the frames are going to be read; all if None.
     """
+    source = file.source
     found = {
         "Rows": integer(dataset, "Rows"),
         "Columns": integer(dataset, "Columns"),
@@ -72,11 +88,12 @@ def read_layout(dataset: FileDataset, source: str, wanted: int | None = None) ->
     layout = Layout(
         rows, columns, frames, samples, bits, text(dataset, "PhotometricInterpretation")
     )
-    _check(layout, dataset, source, layout.frames if wanted is None else wanted)
+    _check(layout, dataset, file, layout.frames if wanted is None else wanted)
     return layout
 
 
-def _check(layout: Layout, dataset: FileDataset, source: str, wanted: int) -> None:
+def _check(layout: Layout, dataset: FileDataset, file: FileRef, wanted: int) -> None:
+    source, path = file.source, file.path
     if layout.bits not in (1, 8, 16, 32, 64):
         raise ReadError(
             "unsupported_bits",
@@ -88,66 +105,83 @@ def _check(layout: Layout, dataset: FileDataset, source: str, wanted: int) -> No
             "unsupported_colour",
             f"{source} has {layout.samples} values a pixel, grey or RGB was expected: convert it",
         )
-    stored = next((dataset[key].value for key in _PIXEL_KEYWORDS if key in dataset), None)
+    stored = stored_bytes(dataset, path)
     if not stored:
         raise ReadError("no_pixels", f"{source} has a header but no pixels: export it again")
     compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
-    if not compressed and len(stored) < layout.stored_bytes:
+    least = layout.frames * _LEAST_FRAME_BYTES if compressed else layout.stored_bytes
+    if stored < least:
         raise ReadError(
             "truncated",
-            f"{source} holds {len(stored)} bytes of pixels, its header promises "
-            f"{layout.stored_bytes}: copy or export it again",
+            f"{source} holds {stored} bytes of pixels, its header promises "
+            f"{'at least ' if compressed else ''}{least}: copy or export it again",
         )
-    size = layout.rows * layout.columns * wanted * (3 if layout.colour else 1) * 4
-    if size > MAX_PIXEL_BYTES:
-        raise ReadError(
-            "too_large",
-            f"{source} promises {size / 2**30:.1f} GiB of pixels, at most "
-            f"{MAX_PIXEL_BYTES >> 30} GiB are read: split it into smaller files",
-        )
+    for size, limit, what in (
+        (layout.plane_bytes, MAX_PLANE_BYTES, "of pixels a frame"),
+        (layout.plane_bytes * wanted, MAX_PIXEL_BYTES, "of pixels"),
+    ):
+        if size > limit:
+            raise ReadError(
+                "too_large",
+                f"{source} promises {size / 2**30:.1f} GiB {what}, at most {limit >> 30} GiB are "
+                "read: split it into smaller files",
+            )
 
 
-def read_pixels(
-    dataset: FileDataset,
-    layout: Layout,
-    rescales: tuple[Rescale, ...],
-    file: FileRef,
-    frames: tuple[int, ...],
-) -> tuple[Pixels, set[str]]:
-    """Pixels (frame, row, column[, 3]) float32 of `frames`, and flags about how they were made.
+def stored_bytes(dataset: FileDataset, path: Path) -> int:
+    """Bytes of pixels that the file has, whether they were read already or left for later."""
+    for keyword in PIXEL_KEYWORDS:
+        if left := left_in_file(dataset, keyword):
+            return min(left.length, path.stat().st_size - left.value_tell)
+        if keyword in dataset:
+            return len(dataset[keyword].value or b"")
+    return 0
 
-    frames: numbers from 0, in the order in which they are wanted; rescales: one for each.
 
-    Grey values are rescaled or looked up, MONOCHROME1 inverted within the range of the stored
-    values or of the table, padding replaced by the lowest real value of its frame. RGB and palette
-    colours become 0..255. Raises ReadError and whatever the decoders raise on damage.
+class ObjectPixels:
+    """The frames of one object as planes (row, column[, 3]) float32, decoded when asked for.
+
+    Grey values are rescaled or looked up; those made for the eye are inverted where they are
+    MONOCHROME1, within the range of the stored values or of the table; padding is replaced by the
+    lowest real value of its frame. RGB and palette colours become 0..255. shape: of all frames.
+    rescales: of those that will be asked for.
+    flags: about how the planes so far were made.
     """
-    shape = (len(frames), layout.rows, layout.columns, *((3,) if layout.colour else ()))
-    pixels = np.empty(shape, np.float32)
-    flags: set[str] = set()
-    done = 0
-    paint = _painter(dataset, layout) if layout.colour else None
-    stored_order = sorted(range(len(frames)), key=frames.__getitem__)
-    decoded = decode_frames(dataset, file.path, layout.frames, [frames[k] for k in stored_order])
-    for index, stored in zip(stored_order, decoded, strict=False):
-        if stored.shape[:2] != shape[1:3]:
-            raise ValueError
-        if paint:
-            pixels[index] = paint(stored)
-        else:
-            pixels[index], found = _grey(stored, dataset, rescales[index])
-            flags |= found
-        done += 1
-    if done < len(frames):
-        raise EOFError
-    if layout.colour and _colour_depth(dataset, layout) > 8:
-        flags.add("SCALED_TO_8_BIT")
-    if fill_nonfinite(pixels, file.source):
-        flags.add("NONFINITE")
-    return pixels, flags
+
+    def __init__(
+        self, dataset: FileDataset, layout: Layout, rescales: Mapping[int, Rescale], file: FileRef
+    ) -> None:
+        self._dataset = dataset
+        self._rescales = rescales
+        self._path = file.path
+        self.syntax: UID = dataset.file_meta.TransferSyntaxUID
+        self._paint = _painter(dataset, layout) if layout.colour else None
+        self.shape = layout.shape
+        deep = layout.colour and _colour_depth(dataset, layout) > 8
+        self.flags = {"SCALED_TO_8_BIT"} if deep else set()
+
+    def planes(self, frames: Sequence[int]) -> Iterator[Pixels]:
+        """The planes of `frames`, 0-based and ascending.
+
+        Raises what `decode_frames` raises, ValueError and EOFError for other frames than promised.
+        """
+        stored_frames = decode_frames(self._dataset, self._path, self.shape[0], frames)
+        done = 0
+        for index, stored in zip(frames, stored_frames, strict=False):
+            if stored.shape[:2] != self.shape[1:3]:
+                raise ValueError
+            yield self._paint(stored) if self._paint else self._grey(stored, index)
+            done += 1
+        if done < len(frames):
+            raise EOFError
+
+    def _grey(self, stored: Stored, index: int) -> Pixels:
+        pixels, flags = _grey_plane(stored, self._dataset, self._rescales[index])
+        self.flags |= flags
+        return pixels
 
 
-def _grey(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, set[str]]:
+def _grey_plane(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, set[str]]:
     inverse = _shown_inverted(dataset, rescale)
     flags = {"MONOCHROME1"} if inverse else set()
     padding = _padding(stored, dataset)

@@ -1,25 +1,30 @@
 """DICOM scans: the files of one scan, read into one array with one geometry."""
 
+import math
 from collections.abc import Sequence
 from itertools import zip_longest
 
 import numpy as np
 
 from wsseg.imaging.dicom_geometry import heights_of, orientation_shown, stack_geometry
-from wsseg.imaging.dicom_object import Part, read_object
+from wsseg.imaging.dicom_long import LONG_PIXELS, LongStack
+from wsseg.imaging.dicom_object import OpenObject, Part, open_object
 from wsseg.imaging.dicom_pixels import Pixels
 from wsseg.imaging.errors import Failure, ReadError
+from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.orientation import show_image, turned
 from wsseg.imaging.picture import grey_if_equal
+from wsseg.imaging.planes import Planes
 from wsseg.imaging.scan import Scan, ScanRef
-from wsseg.imaging.turn import turn_stack
+from wsseg.imaging.turn import AS_STORED, Turn, turn_stack
 
 
 def read_dicom(ref: ScanRef) -> Scan:
     """Read a scan of one or many DICOM files; slices come in the order of their positions.
 
     Planes are in display order where all say alike how they lie in the patient, else as stored.
-    Where slices say no position, the order of `ref.files` is kept.
+    Of a long object the frames are decoded once here, to know that they can be, and again each time
+    that they are asked for. Where slices say no position, the order of `ref.files` is kept.
     Files that cannot be read become `failures` of the scan, with the flag GAP; ReadError is
     raised only if none can. Other flags: MONOCHROME1 (was inverted), PADDING_REPLACED,
     SCALED_TO_8_BIT, NOT_HU (CT values in another unit), NOT_SUV (so for PET), NONFINITE, PX_ONLY,
@@ -29,40 +34,58 @@ def read_dicom(ref: ScanRef) -> Scan:
     """
     parts: list[Part] = []
     failures: list[Failure] = []
-    stack: Pixels | None = None
-    count = sum(map(len, ref.frames)) or len(ref.files)
-    done = 0
+    stack: _Stack | LongStack | None = None
     for file, frames in zip_longest(ref.files, ref.frames):
         try:
-            part, pixels = read_object(file, frames, rest_follows=bool(ref.frames))
-            if stack is None:
-                # Copying one file's pixels into a stack of their own would double its memory.
-                stack = pixels if len(ref.files) == 1 else _room_for(count, pixels)
-            if len(ref.files) > 1:
-                _check_shape(pixels, stack, 1 if frames is None else len(frames), file.source)
-                stack[done : done + len(pixels)] = pixels
+            opened = open_object(file, frames, rest_follows=bool(ref.frames))
+            stack = stack or _stack_for(ref, opened)
+            part = stack.add(opened, file.source)
         except ReadError as error:
             failures.append(Failure(file.source, error.reason, str(error)))
         else:
             parts.append(part)
-            done += len(part.slices)
     if stack is None or not parts:
         raise ReadError(failures[0].reason, _summary(failures))
-    return _scan(ref, parts, stack[:done], failures)
+    return _scan(ref, parts, stack.pixels(), failures)
 
 
-def _room_for(count: int, pixels: Pixels) -> Pixels:
-    return np.empty((count, *pixels.shape[1:]), np.float32)
+def _stack_for(ref: ScanRef, first: OpenObject) -> "_Stack | LongStack":
+    """Room for all slices of a scan, by the first of its files that can be read."""
+    alone = first.shape[0] if len(ref.files) == 1 else len(ref.files)
+    shape = (sum(map(len, ref.frames)) or alone, *first.shape[1:])
+    several = shape[0] > len(ref.files)
+    if several and math.prod(shape) > LONG_PIXELS:
+        return LongStack()
+    return _Stack(shape, [len(frames) for frames in ref.frames] or [shape[0] // len(ref.files)])
 
 
-def _check_shape(pixels: Pixels, stack: Pixels, count: int, source: str) -> None:
-    expected = (count, *stack.shape[1:])
-    if pixels.shape != expected:
-        raise ReadError(
-            "broken_header",
-            f"{source} has pixels of shape {pixels.shape}, {expected} was expected: "
-            "export the series again",
-        )
+class _Stack:
+    """The slices of all files of a scan in memory. counts: slices that a file may have."""
+
+    def __init__(self, shape: tuple[int, ...], counts: Sequence[int]) -> None:
+        self._pixels: Pixels = np.empty(shape, np.float32)
+        self._counts = counts
+        self._done = 0
+
+    def add(self, opened: OpenObject, source: str) -> Part:
+        """Decode a file; what a scan must know of it. Raises ReadError."""
+        count = opened.shape[0]
+        room = self._pixels[self._done : self._done + count]
+        if count not in self._counts or opened.shape != room.shape:
+            expected = (self._counts[0], *self._pixels.shape[1:])
+            raise ReadError(
+                "broken_header",
+                f"{source} has pixels of shape {opened.shape}, {expected} was expected: "
+                "export the series again",
+            )
+        opened.into(room)
+        damaged = fill_nonfinite(room, source)
+        self._done += count
+        return opened.part.with_flag("NONFINITE") if damaged else opened.part
+
+    def pixels(self) -> Pixels:
+        """All slices so far."""
+        return self._pixels[: self._done]
 
 
 def _summary(failures: Sequence[Failure]) -> str:
@@ -73,7 +96,7 @@ def _summary(failures: Sequence[Failure]) -> str:
     )
 
 
-def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure]) -> Scan:
+def _scan(ref: ScanRef, parts: list[Part], stack: Pixels | Planes, failures: list[Failure]) -> Scan:
     flags = set(ref.flags).union(*(part.flags for part in parts))
     planes = [plane for part in parts for plane in part.planes]
     slices = [found for part in parts for found in part.slices]
@@ -82,7 +105,7 @@ def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure
         # Files of several frames each may hold slices that lie between those of another file.
         order = np.argsort(heights, kind="stable")
         planes, slices = [planes[k] for k in order], [slices[k] for k in order]
-        stack = stack[order]
+        stack = stack.take([int(k) for k in order]) if isinstance(stack, Planes) else stack[order]
     geometry, found = stack_geometry(planes, parts[0].step_mm)
     flags |= found
     if failures:
@@ -92,7 +115,7 @@ def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure
     plane, turn = show_image(orientation_shown(planes))
     rows, columns = stack.shape[1:3]
     return Scan(
-        pixels=grey_if_equal(turn_stack(stack, turn), axes=3),
+        pixels=_shown(stack, turn),
         geometry=turned(geometry, turn, (rows, columns)),
         slices=tuple(slices),
         ref=ref,
@@ -104,3 +127,13 @@ def _scan(ref: ScanRef, parts: list[Part], stack: Pixels, failures: list[Failure
         turn=turn,
         plane=plane,
     )
+
+
+def _shown(stack: Pixels | Planes, turn: Turn) -> Pixels | Planes:
+    if not isinstance(stack, Planes):
+        return grey_if_equal(turn_stack(stack, turn), axes=3)
+    if turn == AS_STORED:
+        return stack
+    count, rows, columns, *colours = stack.shape
+    shape = (count, *turn.shape((rows, columns)), *colours)
+    return stack.each(lambda plane: np.ascontiguousarray(turn.apply(plane)), shape)

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -55,7 +56,8 @@ def main() -> None:
 
 def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
     path, left = Path(request["path"]), request["count"]
-    dataset, _ = open_dicom(path, path.name, tags=_TAGS)
+    status = path.stat()
+    dataset = _opened(path, (status.st_mtime_ns, status.st_size))
     for frame in islice(_frames(dataset, request["frames"]), request["count"]):
         _say(answers, {"dtype": frame.dtype.str, "shape": frame.shape})
         answers.write(np.ascontiguousarray(frame).data)
@@ -63,6 +65,12 @@ def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
         left -= 1
     if left:
         raise EOFError
+
+
+# A long file is asked for again and again, a few frames at a time.
+@lru_cache(maxsize=1)
+def _opened(path: Path, _version: tuple[int, int]) -> FileDataset:
+    return open_dicom(path, path.name, tags=_TAGS)[0]
 
 
 def _frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray[Any]]:

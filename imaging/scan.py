@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.planes import Planes
 from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
 
 Kind = Literal["dicom", "volume", "picture"]
@@ -81,7 +82,8 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Scan:
-    """pixels (slice, row, column) or (slice, row, column, 3), float32, in physical units.
+    """pixels (slice, row, column) or (slice, row, column, 3), float32, in physical units; those
+    of a long scan are read when they are asked for.
 
     Physical units are HU for CT and SUV for PET where no flag says other, else the modality's own
     values after rescale; 0..255 for 8-bit grey and RGB. Rows and columns are in display order, as
@@ -92,7 +94,7 @@ class Scan:
     scan that could not be read while others could.
     """
 
-    pixels: NDArray[np.float32]
+    pixels: NDArray[np.float32] | Planes
     geometry: Geometry
     slices: tuple[SliceId, ...]
     ref: ScanRef

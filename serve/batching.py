@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field, replace
 
-from wsseg.imaging.errors import Failure
+from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import Scan
 from wsseg.serve.answers import answers_of
 from wsseg.serve.calls import Call, Calls
@@ -170,9 +170,21 @@ class Segmenter:
         wanted = [slot for slot in slots if slot.wanted]
         self._close([slot for slot in slots if not slot.wanted])
         if wanted:
-            self._sent.append(self._calls.make(wanted))
+            self._sent.extend(self._made(wanted))
         while len(self._sent) > self._calls.at_once:
             self._collect()
+
+    def _made(self, slots: list[Slot]) -> list[Call]:
+        """A call for slots; several, without those whose slices cannot be read any more."""
+        try:
+            return [self._calls.make(slots)]
+        except ReadError as error:
+            if len(slots) == 1:
+                slots[0].fail(error.reason, f"could not be read again: {error}")
+                self._close(slots)
+                return []
+        middle = len(slots) // 2
+        return [*self._made(slots[:middle]), *self._made(slots[middle:])]
 
     def _collect(self) -> None:
         """Store the answers of the oldest call."""
@@ -190,7 +202,7 @@ class Segmenter:
         for at, (slot, answer) in enumerate(zip(call.slots, answers, strict=True)):
             slot.answer = answer
             if answer is None:
-                slot.fail("not_finite", "the network's answer is not a number")
+                slot.fail("not_finite", "has no result: the network's answer is not a number")
                 continue
             for job, index in slot.places:
                 answer.store(job.found, index)
@@ -230,6 +242,8 @@ class Segmenter:
             job.recover(index, self._calls.probability(place))
         except (EngineError, MemoryError) as error:
             job.fail("engine", f"slice {index} could not be computed: {_reason(error)}")
+        except ReadError as error:
+            job.fail(error.reason, f"slice {index} could not be read again: {error}")
 
     def _finished(self) -> Generator[Segmented | Failure, None, None]:
         while self._jobs:

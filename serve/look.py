@@ -3,6 +3,9 @@
 import hashlib
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsseg.imaging.scan import Scan
 from wsseg.serve.likeness import OUTSIDE_WINDOW, Likeness
 from wsseg.serve.skip import Skip
@@ -30,21 +33,20 @@ def look(scan: Scan, skip: Skip, likeness: Likeness | None = None) -> Looked:
 
     likeness: how the scan differs from the training images; its flags become the scan's.
     """
-    empty = skip(scan)
+    is_empty = skip(scan)
+    # One pass: a long scan decodes its slices each time that they are asked for.
+    digests = tuple(b"" if is_empty(pixels) else _digest(pixels) for pixels in scan.pixels)
+    empty = frozenset(index for index, digest in enumerate(digests) if not digest)
     alike = likeness or Likeness({})
     of_scan = tuple(flag for flag in alike.flags if flag != OUTSIDE_WINDOW)
     if of_scan:
         scan = replace(scan, flags=(*scan.flags, *of_scan))
-    digests = tuple(
-        b"" if index in empty else _digest(scan, index) for index in range(len(scan.pixels))
-    )
     return Looked(scan, empty, digests, alike.outside - empty)
 
 
-def _digest(scan: Scan, index: int) -> bytes:
-    pixels = scan.pixels[index]
+def _digest(pixels: NDArray[np.float32]) -> bytes:
     shape = repr(pixels.shape).encode()
     # Not for secrecy, but no other kind of hash in the standard library is safe to rely on alone.
     digest = hashlib.blake2b(shape, digest_size=DIGEST_BYTES)
-    digest.update(pixels if pixels.flags.c_contiguous else pixels.tobytes())
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()

@@ -192,10 +192,13 @@ class Pipeline:
         if not isinstance(found, Scan):
             return found
         found = with_pixel_size(found, self.pixel_mm)
-        likeness = self.compare(found)
-        if self.strict and likeness.flags:
-            return failed_files(found.ref, UNLIKE, _unlike(likeness), known=found.failures)
-        return look(found, self.skip, likeness)
+        try:
+            likeness = self.compare(found)
+            if self.strict and likeness.flags:
+                return failed_files(found.ref, UNLIKE, _unlike(likeness), known=found.failures)
+            return look(found, self.skip, likeness)
+        except ReadError as error:  # slices of a long scan are read when they are asked for
+            return failed_files(found.ref, error.reason, str(error), known=found.failures)
 
     def _drawn(self, segmented: Iterable[Segmented | Failure]) -> Generator[Outcome, None, None]:
         if self.pictures.wanted:

@@ -22,24 +22,21 @@ NEIGHBOURHOOD = 5
 # A pixel that is one fifth tissue. Below it nobody draws an outline; the noise of air stays there.
 SPECK_HU = -800.0
 
-Skip = Callable[[Scan], frozenset[int]]
+IsEmpty = Callable[[NDArray[np.float32]], bool]
+Skip = Callable[[Scan], IsEmpty]
 
 
-def skip_none(_scan: Scan) -> frozenset[int]:
+def skip_none(_scan: Scan) -> IsEmpty:
     """Run every slice."""
-    return frozenset()
+    return lambda _pixels: False
 
 
 def skip_empty(window: Window) -> Skip:
-    """A rule that gives the numbers, from 0, of the slices of a scan that cannot show tissue."""
+    """A rule that tells, of a scan, whether one of its slices cannot show tissue."""
 
-    def rule(scan: Scan) -> frozenset[int]:
+    def rule(scan: Scan) -> IsEmpty:
         in_hu = scan.modality == CT and NO_UNITS.isdisjoint(scan.flags)
-        return frozenset(
-            index
-            for index, pixels in enumerate(scan.pixels)
-            if shows_nothing(pixels, window) or (in_hu and is_air(pixels))
-        )
+        return lambda pixels: shows_nothing(pixels, window) or (in_hu and is_air(pixels))
 
     return rule
 

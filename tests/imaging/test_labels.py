@@ -60,7 +60,7 @@ def dicom_scan(affine, positions=None, shape=(3, 5, 4), pixel_mm=(0.8, 0.5)):
 def test_each_label_lies_on_its_source_voxel_and_place(tmp_path, directions):
     scan = nifti_scan(tmp_path / "a.nii.gz", affine=affine_of(directions))
     source = load(tmp_path / "a.nii.gz")
-    written = load(write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out"))
+    written = load(write_labels(scan, np.asarray(scan.pixels, np.uint8), tmp_path / "out"))
     assert np.array_equal(np.asarray(written.dataobj), VOXELS)
     np.testing.assert_array_equal(written.affine, source.affine)
     for k, row, column in np.ndindex(scan.pixels.shape):
@@ -114,24 +114,24 @@ def test_lengths_in_microns_stay_microns(tmp_path):
     (ref,) = volume_refs(FileRef(tmp_path / "a.nii.gz", "a.nii.gz"))
     scan = read_volume(ref)
     assert scan.geometry.pixel_mm == pytest.approx((0.0008, 0.0005))
-    written = load(write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out"))
+    written = load(write_labels(scan, np.asarray(scan.pixels, np.uint8), tmp_path / "out"))
     assert written.header.get_xyzt_units()[0] == "micron"
     np.testing.assert_array_equal(written.affine, load(tmp_path / "a.nii.gz").affine)
 
 
 def test_a_time_volume_gives_a_volume_and_a_plane_gives_a_plane(tmp_path):
     scan = nifti_scan(tmp_path / "t.nii.gz", np.stack([VOXELS] * 2, axis=-1), volume=1)
-    path = write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out")
+    path = write_labels(scan, np.asarray(scan.pixels, np.uint8), tmp_path / "out")
     assert path.name == "t-t001.nii.gz"
     assert load(path).shape == SHAPE
     scan = nifti_scan(tmp_path / "flat.nii.gz", VOXELS[:, :, 0])
-    path = write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out")
+    path = write_labels(scan, np.asarray(scan.pixels, np.uint8), tmp_path / "out")
     assert np.array_equal(np.asarray(load(path).dataobj), VOXELS[:, :, 0])
 
 
 def test_nifti_2_stays_nifti_2(tmp_path):
     scan = nifti_scan(tmp_path / "a.nii.gz", kind=Nifti2Image)
-    path = write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out")
+    path = write_labels(scan, np.asarray(scan.pixels, np.uint8), tmp_path / "out")
     assert isinstance(load(path), Nifti2Image)
 
 
@@ -207,7 +207,7 @@ def test_a_picture_gives_a_png_of_class_numbers_and_pages_give_a_tiff(tmp_path):
 
 def test_equal_labels_make_equal_files_and_leave_nothing_else(tmp_path):
     scan = nifti_scan(tmp_path / "a.nii.gz")
-    labels = scan.pixels.astype(np.uint8)
+    labels = np.asarray(scan.pixels, np.uint8)
     first, second = (write_labels(scan, labels, tmp_path / name) for name in ("x", "y"))
     assert first.read_bytes() == second.read_bytes()
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["a.nii.gz"]

@@ -104,7 +104,7 @@ def test_labels_written_for_a_scan_come_back_in_the_order_of_its_pixels(tmp_path
     (ref,) = find([source], scratch=tmp_path / "scratch")
     assert isinstance(ref, ScanRef)
     scan = read(ref)
-    path = write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out")
+    path = write_labels(scan, np.asarray(scan.pixels, np.uint8), tmp_path / "out")
     assert grid_difference(source, path) == ""
     for index in range(slice_count(source)):
         labels = read_label_slice(path, slice_index=index)

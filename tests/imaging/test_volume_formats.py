@@ -166,7 +166,9 @@ def test_labels_in_any_format_fit_an_image_in_another(tmp_path, name):
 @pytest.mark.parametrize("name", PLACED)
 def test_a_label_map_lies_on_the_voxels_of_its_source(tmp_path, name):
     scan = only(write(tmp_path / name))
-    written: Any = nibabel.load(write_labels(scan, scan.pixels.astype(np.uint8), tmp_path / "out"))
+    written: Any = nibabel.load(
+        write_labels(scan, np.asarray(scan.pixels, np.uint8), tmp_path / "out")
+    )
     assert np.array_equal(np.asarray(written.dataobj), VOXELS)
     np.testing.assert_allclose(written.affine, AFFINE, atol=1e-5)
     assert scan.ref.files[0].source in Path(written.get_filename()).name
@@ -237,7 +239,7 @@ def test_further_axes_are_time_or_colour_and_never_both_or_vectors(tmp_path):
         )
     scan = only(tmp_path / "RGB-color.nrrd")
     grey = in_nifti(tmp_path, colours[1])
-    assert np.array_equal(scan.pixels[..., 1], grey.pixels)
+    assert np.array_equal(np.asarray(scan.pixels)[..., 1], grey.pixels)
     assert reason(tmp_path / "vector.nrrd") == ("vectors", "failed")
 
 

@@ -54,7 +54,7 @@ def test_every_slice_gets_its_own_areas_whatever_the_batches(sizes, limits):
     assert [item.scan.ref for item in found] == [scan.ref for scan in scans]
     assert max((shape[0] for shape in engine.shapes), default=0) <= limits.slices
     for item, scan in zip(found, scans, strict=True):
-        masks = scan.pixels[:, None] >= LEVELS.reshape(1, 2, 1, 1)
+        masks = np.asarray(scan.pixels)[:, None] >= LEVELS.reshape(1, 2, 1, 1)
         np.testing.assert_array_equal(item.areas.pixel, masks.sum((2, 3)))
         np.testing.assert_array_equal(item.areas.foreground, masks.any(1).sum((1, 2)))
         np.testing.assert_array_equal(item.labels, masks[:, 0] + masks[:, 1].astype(int))
@@ -114,7 +114,7 @@ def test_scans_that_wait_hold_no_more_bytes_than_allowed():
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_a_slice_that_breaks_the_engine_costs_its_own_scan_only(batch: int):
     scans = make_scans([(2, (6, 8))] * 5)
-    scans[2].pixels[1, 0, 0] = BROKEN_VALUE
+    np.asarray(scans[2].pixels)[1, 0, 0] = BROKEN_VALUE
     found = list(segment(scans, ThresholdEngine(), Limits(slices=batch)))
     whole = list(segment(make_scans([(2, (6, 8))] * 5), ThresholdEngine()))
     assert [isinstance(item, Segmented) for item in found] == [True, True, False, True, True]
@@ -158,7 +158,7 @@ def test_failures_of_reading_keep_their_place():
 def test_all_slices_are_told_as_done_once():
     told: list[int] = []
     scans = make_scans([(5, (6, 8)), (3, (8, 6)), (4, (6, 8))])
-    scans[0].pixels[0, 0, 0] = BROKEN_VALUE
+    np.asarray(scans[0].pixels)[0, 0, 0] = BROKEN_VALUE
     list(segment(scans, ThresholdEngine(), Limits(slices=2), on_slices=told.append))
     assert sum(told) == 12
 

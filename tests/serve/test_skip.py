@@ -16,6 +16,7 @@ from tests.serve.recovery import recover
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import FileRef, ScanRef
+from wsseg.serve.look import look
 from wsseg.serve.skip import CT, SKIPPED_EMPTY, skip_empty
 
 DATA = os.environ.get("WSSEG_DATA")
@@ -29,7 +30,7 @@ def air(seed: int = 0, noise: float = 30.0) -> np.ndarray:
 
 def left_out(*slices: np.ndarray, window: Window = ANY, modality: str = CT, flags=()) -> list[int]:
     scan = make_scan(np.stack(slices), modality=modality, flags=flags)
-    return sorted(skip_empty(window)(scan))
+    return sorted(look(scan, skip_empty(window)).empty)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_real_slices_with_a_body_are_kept(name: str):
     path = get_testdata_file(name)
     assert isinstance(path, str)
     scan = read(ScanRef("dicom", (FileRef(Path(path), name),)))
-    assert not skip_empty(Window(low=-160, high=240))(scan)
+    assert not look(scan, skip_empty(Window(low=-160, high=240))).empty
 
 
 @cache
