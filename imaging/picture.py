@@ -68,7 +68,7 @@ def open_picture(path: Path, source: str) -> Iterator[Picture]:
     Raises ReadError for more pixels than Pillow holds to be safe, and for TIFFs of more than
     pictures, see `open_tiff`.
     """
-    with path.open("rb") as stream:
+    with path.open("rb", buffering=0) as stream:
         is_tiff = stream.read(4) in MAGICS
     with quiet:
         if is_tiff:
@@ -94,7 +94,7 @@ def _picture(image: Image.Image, path: Path) -> Picture:
 
     return Picture(
         shape=size[::-1] if orientation in SIDEWAYS else size,
-        colour=image.mode not in _ONE_CHANNEL and not is_deep_grey(image, path),
+        colour=image.mode not in _ONE_CHANNEL and not is_deep_grey(image),
         flags=tuple(flag for flag, true in rules.items() if true),
         lossy=is_lossy(image, path),
         page=page,

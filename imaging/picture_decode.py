@@ -14,7 +14,6 @@ _SEPARATOR = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _PNM = re.compile(rb"P([2356])" + (_SEPARATOR + rb"(\d+)") * 3 + rb"\s")
 _PNM_HEAD_BYTES = 4096
 _PNM_COLOURS, _PNM_PLAIN = (b"3", b"6"), (b"2", b"3")
-_PNG_DEPTH, _PNG_GREY = 24, 0
 _SIZE_MARKER, _CODING_MARKER = b"\xff\x51", b"\xff\x52"
 _J2K_HEAD_BYTES = 1 << 16
 _IRREVERSIBLE = 0
@@ -28,7 +27,7 @@ def decoded_page(image: Image.Image, path: Path) -> Page:
         found = _PNM.match(_head(path, _PNM_HEAD_BYTES))
         if found:
             return _netpbm(path, found)
-    if image.format == "PNG" and _png_depth(path) == 16 and image.mode != "I;16":
+    if image.format == "PNG" and _is_deep_png(image):
         from imagecodecs import png_decode
 
         return _of_samples(png_decode(path.read_bytes()), 16)
@@ -42,8 +41,7 @@ def decoded_page(image: Image.Image, path: Path) -> Page:
 def is_reduced(image: Image.Image, path: Path) -> bool:
     """Whether its colours have more than 8 bits, which become 0..255 with fractions."""
     if image.format == "PNG":
-        deep = image.mode in ("RGB", "RGBA") and _png_depth(path) == 16
-        return deep and not _png_is_grey(path)
+        return _is_deep_png(image) and not is_deep_grey(image)
     if image.format == "PPM":
         found = _PNM.match(_head(path, _PNM_HEAD_BYTES))
         return bool(found and found[1] in _PNM_COLOURS and int(found[4]) > WHITE)
@@ -53,10 +51,9 @@ def is_reduced(image: Image.Image, path: Path) -> bool:
     return False
 
 
-def is_deep_grey(image: Image.Image, path: Path) -> bool:
-    """Whether what Pillow opens as colours is grey of 16 bits with opacity."""
-    deep = image.format == "PNG" and image.mode == "RGBA" and _png_depth(path) == 16
-    return deep and _png_is_grey(path)
+def is_deep_grey(image: Image.Image) -> bool:
+    """Whether what Pillow opens as colours is a PNG of 16-bit grey with opacity."""
+    return image.format == "PNG" and _raw_mode(image).startswith("LA;16")
 
 
 def is_lossy(image: Image.Image, path: Path) -> bool:
@@ -72,7 +69,8 @@ def is_lossy(image: Image.Image, path: Path) -> bool:
 
 def late_exif(path: Path) -> bytes:
     """EXIF data that a PNG file has behind its pixels; empty bytes where it has none."""
-    with path.open("rb") as file:
+    # Unbuffered: a few bytes a chunk are wanted, and nothing of the pixels between.
+    with path.open("rb", buffering=0) as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             length = int.from_bytes(head[:4], "big")
@@ -83,16 +81,19 @@ def late_exif(path: Path) -> bytes:
 
 
 def _head(path: Path, nbytes: int) -> bytes:
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         return file.read(nbytes)
 
 
-def _png_depth(path: Path) -> int:
-    return _head(path, _PNG_DEPTH + 1)[_PNG_DEPTH]
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow says that pixels are stored before they are decoded, such as RGB;16B."""
+    tiles: Any = getattr(image, "tile", ())
+    return str(tiles[0].args) if tiles else ""
 
 
-def _png_is_grey(path: Path) -> bool:
-    return _head(path, _PNG_DEPTH + 2)[_PNG_DEPTH + 1] in (_PNG_GREY, 4)
+def _is_deep_png(image: Image.Image) -> bool:
+    """Whether a PNG has 16 bits, of which Pillow keeps 8."""
+    return _raw_mode(image) in ("RGB;16B", "RGBA;16B", "LA;16B")
 
 
 def _netpbm(path: Path, found: re.Match[bytes]) -> Page:
@@ -122,13 +123,14 @@ def _of_samples(values: Stored, bits: int) -> Page:
 
 
 def _of_pillow(image: Image.Image) -> Page:
-    mode = image.mode
+    # Decoding clears it.
+    mode, spread = image.mode, _SPREAD.get(_raw_mode(image), 1)
     if mode == "1":
         values = np.asarray(image)
-        return Page(values, float(WHITE), alpha=_opaque(image, values))
+        return Page(values, float(WHITE), alpha=_opaque(image, values, spread))
     if mode in ("L", "I", "F") or mode.startswith("I;16"):
         values = np.asarray(image)
-        return Page(values, alpha=_opaque(image, values))
+        return Page(values, alpha=_opaque(image, values, spread))
     if mode == "LA":
         values = np.asarray(image)
         return Page(values[..., 0], alpha=values[..., 1])
@@ -138,7 +140,7 @@ def _of_pillow(image: Image.Image) -> Page:
         values = np.asarray(image.convert("RGBA"))
         return Page(values[..., :3], alpha=values[..., 3])
     values = np.asarray(image.convert("RGB"))
-    return Page(values, alpha=_opaque(image, values) if mode == "RGB" else None)
+    return Page(values, alpha=_opaque(image, values, 1) if mode == "RGB" else None)
 
 
 def _painted(image: Image.Image) -> Page:
@@ -159,16 +161,17 @@ def _painted(image: Image.Image) -> Page:
     return Page(palette[indices], alpha=alpha, index=indices)
 
 
-def _opaque(image: Image.Image, values: Stored) -> Stored | None:
-    """Opacity by the one value or colour that the file calls transparent; None where none is."""
+def _opaque(image: Image.Image, values: Stored, spread: int) -> Stored | None:
+    """Opacity by the one value or colour that the file calls transparent; None where none is.
+
+    spread: of the values, which the transparent one has not.
+    """
     clear: Any = image.info.get("transparency")
     if clear is None:
         return None
     if values.ndim == 3:
         return np.where((values == np.asarray(clear)).all(axis=-1), 0, WHITE)
-    tiles: Any = getattr(image, "tile", ())
-    rawmode = str(tiles[0].args) if tiles else ""
-    return np.where(values == clear * _SPREAD.get(rawmode, 1), 0, WHITE)
+    return np.where(values == clear * spread, 0, WHITE)
 
 
 def _j2k_size(path: Path) -> bytes:

@@ -1,6 +1,7 @@
 """Label pictures mean one class each, however a program stored them; a map names other numbers."""
 
 import tomllib
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,24 @@ def test_grey_with_opacity_and_a_transparent_palette_entry_are_alike(tmp_path):
     assert np.array_equal(read_label_slice(tmp_path / "a.png"), INSIDE * 255)
     path = paletted(tmp_path / "b.png", INSIDE, [(255, 255, 255)] * 2, transparency=0)
     assert np.array_equal(read_label_slice(path), INSIDE)
+
+
+def test_a_transparent_value_of_few_bits_is_found(tmp_path):
+    def chunk(name, content):
+        total = zlib.crc32(name + content)
+        return len(content).to_bytes(4, "big") + name + content + total.to_bytes(4, "big")
+
+    # 4-bit grey: 2 on 3, 3 being transparent.
+    lines = b"".join(b"\0" + bytes([0x23, 0x33]) for _ in range(2))
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", bytes([0, 0, 0, 4, 0, 0, 0, 2, 4, 0, 0, 0, 0]))
+        + chunk(b"tRNS", bytes([0, 3]))
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+    named = numbering(("roi",), {"roi": (34,)})
+    assert read_label_slice(tmp_path / "a.png", numbering=named).tolist() == [[1, 0, 0, 0]] * 2
 
 
 def test_opacity_and_colours_that_contradict_each_other_are_refused(tmp_path):
