@@ -20,10 +20,12 @@ from torch.multiprocessing.spawn import spawn
 
 from wsseg.train.case import CaseTable
 from wsseg.train.config import SelfTraining, TrainConfig
+from wsseg.train.front import Front
 from wsseg.train.label_checks import region_box, region_moments
 from wsseg.train.launch import MEETING
 from wsseg.train.learner import Learner
 from wsseg.train.loop import Data
+from wsseg.train.networks import Network
 from wsseg.train.prepare import (
     build_front,
     choose_given,
@@ -212,11 +214,14 @@ def train_in_float64(cases: Path, out: Path, config: TrainConfig) -> Followed:
         seen.states.append(torch.load(out / "last.pt", weights_only=True))
         seen.cuts.append({path.name: _arrays(path) for path in out.glob("cuts-*")})
 
-    double = {
-        "first_network": lambda *given: first_network(*given).double(),
-        "build_front": lambda *given: build_front(*given).double(),
-    }
-    with one_thread(), patch.multiple("wsseg.train.prepare", **double):
+    def network(*given: Any) -> Network:
+        return first_network(*given).double()
+
+    def front(*given: Any) -> Front:
+        return build_front(*given).double()
+
+    double = patch.multiple("wsseg.train.prepare", first_network=network, build_front=front)
+    with one_thread(), double:
         on_step = lambda step: seen.totals.append(step.total)  # noqa: E731
         train(cases, out, config, on_step=on_step, on_epoch=on_epoch)
     return seen
