@@ -1,6 +1,8 @@
 """Whether a file is still the one that was found."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.scan import FileRef
@@ -22,3 +24,19 @@ def check_unchanged(file: FileRef, seen: tuple[str | int, ...]) -> None:
             f"{file.source} was replaced after the inputs were listed: run it again when nothing "
             "writes to them",
         )
+
+
+@contextmanager
+def unchanged(file: FileRef) -> Iterator[None]:
+    """Read a file of any format but DICOM, which is told by its UIDs; raises as above.
+
+    A file that was replaced by a broken one, or while it was read, is told as one that changed.
+    """
+    if not file.seen:
+        yield
+        return
+    check_unchanged(file, seen_by(file.path.stat()))
+    try:
+        yield
+    finally:
+        check_unchanged(file, seen_by(file.path.stat()))

@@ -172,5 +172,5 @@ def _scans_of(stack: list[Header]) -> tuple[list[list[Header]], list[Failure], s
     """Scans in slice order, files dropped as identical, flags for all of them."""
     if stack[0].plane.placed:
         return scans_of_stack(stack)
-    order = {"ORDER_BY_NAME"} if len(stack) > 1 and repeated_numbers(stack) else set()
+    order = {"ORDER_BY_NAME"} if repeated_numbers(stack) else set()
     return [sorted(stack, key=in_order)], [], order

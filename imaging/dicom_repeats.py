@@ -94,9 +94,10 @@ def in_order(header: Header) -> tuple[bool, int, str, int]:
 
 
 def repeated_numbers(headers: Sequence[Header]) -> bool:
-    """True where instance numbers do not put the images in one order."""
-    numbers = Counter((*in_order(header)[:2], header.frame) for header in headers)
-    return any(missing for missing, _, _ in numbers) or max(numbers.values()) > 1
+    """True where instance numbers do not put the files of the images in one order."""
+    files = {header.file.path: in_order(header)[:2] for header in headers}
+    numbers = Counter(files.values())
+    return len(files) > 1 and (any(none for none, _ in numbers) or max(numbers.values()) > 1)
 
 
 def _place(header: Header) -> tuple[object, ...]:

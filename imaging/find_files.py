@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from wsseg.imaging.changed import seen_by
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.find_content import get_content, is_pointer
 from wsseg.imaging.scan import FileRef
@@ -150,11 +151,11 @@ def missing(path: Path, name: str) -> tuple[str, str]:
 def _checked(path: Path, source: str) -> FileRef | Failure:
     """The file, unless it is something that reading could hang on."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except OSError as error:
         return _unreadable(source, error)
-    if stat.S_ISREG(mode):
-        return FileRef(path, source)
+    if stat.S_ISREG(status.st_mode):
+        return FileRef(path, source, seen_by(status))
     message = f"{source} is a pipe, socket or device, not a file"
     return Failure(source, "special_file", message, status="skipped")
 

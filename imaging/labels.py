@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsseg.imaging.atomic import atomic
+from wsseg.imaging.changed import unchanged
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
 from wsseg.imaging.orientation import RAS_TO_LPS, Affine, as_stored, grid_distance
@@ -133,7 +134,7 @@ def _on_source_grid(
 ) -> tuple[NDArray[np.uint8], Nifti1Header]:
     """Labels (i, j, k) as their source stores its voxels, under the source's place."""
     file = scan.ref.files[0]
-    with reading(file.source):
+    with reading(file.source), unchanged(file):
         source = open_volume(file)
     if (source.layout.shape[2], *source.plane_shape) != labels.shape:
         raise ReadError("changed", f"{file.source} changed while it was used: run it again")

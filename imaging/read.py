@@ -1,7 +1,9 @@
 """Any scan that was found, read."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
+from wsseg.imaging.changed import unchanged
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.guard import reading
 from wsseg.imaging.picture import read_picture
@@ -18,7 +20,11 @@ _READERS: dict[Kind, Callable[[ScanRef], Scan]] = {
 def read(ref: ScanRef) -> Scan:
     """Read the pixels and geometry of one scan.
 
-    Raises ReadError, and nothing else that a file could cause.
+    Raises ReadError, and nothing else that a file could cause; one with the reason `changed` where
+    the file is no longer the one that was found.
     """
-    with reading(ref.files[0].source):
-        return _READERS[ref.kind](ref)
+    file = ref.files[0]
+    with reading(file.source):
+        # DICOM is told by its UIDs, as it is read.
+        with nullcontext() if ref.kind == "dicom" else unchanged(file):
+            return _READERS[ref.kind](ref)

@@ -11,8 +11,9 @@ from wsseg.imaging.labels import safe_name
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 
 
-def named(kind, source, *, uid="", part=0, volume=None, slices=1):
-    ref = ScanRef(kind, (FileRef(Path("x"), source),), part=part, volume=volume)
+def named(kind, source, *, uid="", part=0, volume=None, slices=1, ending=""):
+    file = FileRef(Path("x"), source)
+    ref = ScanRef(kind, (file,), part=part, volume=volume, name_ending=ending)
     pixels = np.zeros((slices, 1, 1), np.float32)
     return Scan(pixels, Geometry(), (SliceId(source),) * slices, ref, series_uid=uid)
 
@@ -22,6 +23,7 @@ def named(kind, source, *, uid="", part=0, volume=None, slices=1):
     [
         (named("dicom", "Doe^Jane/1.dcm", uid="1.2.840.1"), "1.2.840.1"),
         (named("dicom", "Doe^Jane/1.dcm", uid="1.2.840.1", part=2), "1.2.840.1-part2"),
+        (named("dicom", "1.dcm", uid="1.2", part=1, ending="-0a1b2c3d"), "1.2-0a1b2c3d-part1"),
         (named("picture", "case-001.png"), "case-001"),
         (named("picture", "ward/day_1/case.png"), "ward__day_1__case"),
         (named("picture", "case.jpg"), "case.jpg"),
@@ -89,3 +91,10 @@ def test_pictures_of_scans_of_one_name_stay_apart():
     scans = [named("picture", "x.png"), named("volume", "x.nii.gz"), named("volume", "x.nii")]
     names = [safe_name(scan, suffix=".png") for scan in scans]
     assert names == ["x", "x.nii.gz", "x.nii"]
+
+
+@pytest.mark.parametrize(
+    "name", ["1.2.840.1", "1.2.840.1-part2", "1.2-0a1b2c3d", "0123456789abcdef-part1"]
+)
+def test_a_volume_called_like_a_series_does_not_take_its_label_map(name):
+    assert safe_name(named("volume", f"{name}.nii.gz")) != name

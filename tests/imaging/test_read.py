@@ -11,6 +11,8 @@ from PIL import Image
 
 from wsseg.imaging import read as read_module
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.find import find
+from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 
@@ -95,3 +97,38 @@ def test_random_damage_gives_a_scan_or_a_read_error(tmp_path, name):
             continue
         assert np.isfinite(scan.pixels).all()
         assert len(scan.slices) == len(scan.pixels)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.nii.gz"])
+@pytest.mark.parametrize("content", ["another", "broken"])
+def test_a_file_replaced_after_it_was_found_fails(tmp_path, name, content):
+    path = tmp_path / name
+    write_any(path, 5)
+    (ref,) = find([path], scratch=tmp_path)
+    assert isinstance(ref, ScanRef)
+    read(ref)
+    write_any(path, 7)
+    if content == "broken":
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ReadError) as caught:
+        read(ref)
+    assert caught.value.reason == "changed"
+
+
+def test_labels_are_not_laid_on_a_volume_that_was_replaced(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    write_any(path, 5)
+    (ref,) = find([path], scratch=tmp_path)
+    scan = read(ref)
+    write_any(path, 5, spacing=2)
+    with pytest.raises(ReadError) as caught:
+        write_labels(scan, np.zeros(scan.pixels.shape, np.uint8), tmp_path)
+    assert caught.value.reason == "changed"
+
+
+def write_any(path, size, spacing=1):
+    pixels = np.zeros((size, size), np.uint8)
+    if path.suffix == ".png":
+        Image.fromarray(pixels).save(path)
+    else:
+        Nifti1Image(pixels[..., None], np.diag([spacing, 1, 1, 1])).to_filename(path)
