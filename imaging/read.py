@@ -24,7 +24,7 @@ def read(ref: ScanRef) -> Scan:
     the file is no longer the one that was found.
     """
     file = ref.files[0]
-    with reading(file.source):
-        # DICOM is told by its UIDs, as it is read.
-        with nullcontext() if ref.kind == "dicom" else unchanged(file):
-            return _READERS[ref.kind](ref)
+    # DICOM is told by its UIDs, as it is read.
+    watched = nullcontext() if ref.kind == "dicom" else unchanged(file)
+    with reading(file.source), watched:
+        return _READERS[ref.kind](ref)

@@ -206,6 +206,7 @@ def test_an_instance_number_that_is_none_changes_no_order_by_position(series):
 def test_a_file_replaced_after_it_was_found_is_not_mixed_in(series, write_dicom, level):
     folder = series()
     (ref,) = find([folder], scratch=folder / ".scratch")
+    assert isinstance(ref, ScanRef)
     replaced = ref.files[4]
     own = {"SOPInstanceUID": f"1.2.{replaced.path.name.rpartition('-')[2]}", level: "1.2.9"}
     write_dicom(replaced.path, ImagePositionPatient=[-10, -20, 8.0], **own)
@@ -218,6 +219,7 @@ def test_a_file_replaced_after_it_was_found_is_not_mixed_in(series, write_dicom,
 def test_a_single_file_replaced_after_it_was_found_fails(tmp_path, write_dicom):
     write_dicom(tmp_path / "a")
     (ref,) = find([tmp_path], scratch=tmp_path / ".scratch")
+    assert isinstance(ref, ScanRef)
     write_dicom(tmp_path / "a", SOPInstanceUID="1.2.9")
     with pytest.raises(ReadError, match="replaced") as caught:
         read(ref)

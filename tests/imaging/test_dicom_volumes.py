@@ -15,6 +15,7 @@ from pydicom.uid import (
 
 from wsseg.imaging.find import find
 from wsseg.imaging.read import read
+from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.slices import read_slice, slice_count, slice_shape, volume_count
 
 UNPLACED = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient"))
@@ -34,7 +35,8 @@ def counting(count, dtype=np.uint16):
 
 
 def scans_in(path):
-    return [read(ref) for ref in find([path], scratch=path.parent / ".scratch")]
+    found = find([path], scratch=path.parent / ".scratch")
+    return [read(ref) for ref in found if isinstance(ref, ScanRef)]
 
 
 def values(scan):

@@ -119,6 +119,7 @@ def test_labels_are_not_laid_on_a_volume_that_was_replaced(tmp_path):
     path = tmp_path / "a.nii.gz"
     write_any(path, 5)
     (ref,) = find([path], scratch=tmp_path)
+    assert isinstance(ref, ScanRef)
     scan = read(ref)
     write_any(path, 5, spacing=2)
     with pytest.raises(ReadError) as caught:
