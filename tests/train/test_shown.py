@@ -9,10 +9,13 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+import torch
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
+from tests.cli.conftest import call
 from tests.imaging.conftest import write_dicom
+from wsseg.imaging.definitions import Window
 from wsseg.imaging.find import find
 from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
@@ -21,6 +24,8 @@ from wsseg.imaging.slices import read_slice
 from wsseg.imaging.table_faults import TableError
 from wsseg.imaging.turn import Turn
 from wsseg.train.cases import read_cases
+from wsseg.train.dataset import CaseDataset
+from wsseg.train.front import Front
 from wsseg.train.label_files import case_marks, case_mask
 from wsseg.train.marks.options import MarkOptions
 from wsseg.train.marks.simulate import simulate_marks
@@ -209,3 +214,51 @@ def test_simulated_marks_of_a_dicom_image_count_as_it_is_stored(tmp_path, write_
         assert list(region.box) == described(MASK)["box"]
     if region.centroid:
         assert region.centroid == pytest.approx(described(MASK)["centroid"], abs=1e-3)
+
+
+def test_marks_of_a_volume_count_rows_and_columns_in_display_order(tmp_path):
+    """Sagittal slices: columns grow to the back, rows to the feet, however the file is stored."""
+    heads, fronts, lefts = 7, 9, 3
+    body = np.random.default_rng(0).integers(0, 2, (heads, fronts, lefts)).astype(np.uint8)
+    # i grows to the head, j to the front, k to the left, in RAS+ mm.
+    affine = np.array([[0, 0, -3.0, 0], [0, 0.8, 0, 0], [0.5, 0, 0, 0], [0, 0, 0, 1]])
+    Nifti1Image(body * 100, affine).to_filename(tmp_path / "a.nii.gz")
+    seen = body[::-1, ::-1, 1]
+    Image.fromarray(np.ascontiguousarray(seen)).save(tmp_path / "mask.png")
+    row, column = (int(place) for place in np.argwhere(seen)[0])
+    path = tmp_path / "cases.csv"
+    path.write_text(f'image,slice,mask,points\na.nii.gz,1,mask.png,"[[{row}, {column}]]"\n')
+    (case,) = read_cases(path).cases
+    assert np.array_equal(read_slice(case.image, slice_index=1), seen * 100)
+    assert np.array_equal(mask_of(case), seen)
+    assert case.points == ((row, column, 1),)
+
+
+def test_cases_are_drawn_as_the_network_sees_them(tmp_path, write_dicom):
+    turn = Turn(True, True, False)
+    mask = write(tmp_path, turn, write_dicom)
+    path = table(tmp_path, described(mask) | {"marks": "mask.png", "mask": "mask.png"})
+    call("cases", "check", path, "--picture", tmp_path / "cases.png")
+    with Image.open(tmp_path / "cases.png") as drawn:
+        assert min(drawn.size) > 200
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_network_is_taught_the_same_however_its_image_is_stored(tmp_path, write_dicom, turn):
+    samples = []
+    for name, way in (("upright", Turn(False)), ("turned", turn)):
+        folder = tmp_path / name
+        folder.mkdir()
+        cells = described(write(folder, way, write_dicom))
+        del cells["points"]  # one pixel of each picture's own first rows
+        path = table(folder, {**cells, "marks": "mask.png", "mask": "mask.png", "ratio": 0.1375})
+        cases = read_cases(path).cases
+        front = Front(Window(low=0, high=255), 16, 1)
+        samples.append(CaseDataset(cases, ("roi",), (), front).item(0))
+    first, second = samples
+    assert first.mask.any()
+    assert first.marks.any()
+    for field in ("image", "mask", "marks", "target", "target_weight", "ratio"):
+        assert torch.equal(getattr(first, field), getattr(second, field))
+    for field in ("box", "centroid", "spread"):
+        torch.testing.assert_close(getattr(first.hints, field), getattr(second.hints, field))
