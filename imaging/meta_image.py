@@ -56,7 +56,7 @@ def read_meta_image(path: Path, source: str) -> VolumeHeader:
     A fourth dimension is time. Positions are those of ITK: LPS mm.
     """
     fields, end = _fields(path, source)
-    if fields.get("objecttype", "image").lower() != "image":
+    if fields.get("objecttype", "image").lower() != "image" and "dimsize" not in fields:
         raise NoImageError("no_image", f"{source} is a MetaIO object, not an image to segment")
     sizes = [int(size) for size in _numbers(fields, "dimsize", source)]
     count = int(_number(fields, "ndims", source))

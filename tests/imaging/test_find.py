@@ -279,7 +279,10 @@ def test_links_of_git_annex_are_read_and_missing_content_is_to_be_fetched(folder
 
 def test_pipes_and_devices_are_never_opened(folder):
     os.mkfifo(folder / "pipe")
-    assert reasons(folder) == {"pipe": ("special_file", "skipped")}
+    (folder / "link").symlink_to(folder / "pipe")
+    (folder / "device").symlink_to("/dev/zero")
+    skipped = ("special_file", "skipped")
+    assert reasons(folder) == {"pipe": skipped, "link": skipped, "device": skipped}
     assert reasons(Path("/dev/zero")) == {"zero": ("special_file", "skipped")}
 
 

@@ -2,10 +2,13 @@
 
 import logging
 import random
+import zlib
 from pathlib import Path
 
+import nrrd
 import numpy as np
 import pytest
+from nibabel.freesurfer.mghformat import MGHImage
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
@@ -73,15 +76,40 @@ def test_stopping_the_program_is_no_read_error(monkeypatch):
         read(REF)
 
 
-@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.tif", "a.jpg"])
+VOLUMES = ["a.nii", "a.nii.gz", "a.mgz", "a.nrrd", "a.mha"]
+META_IMAGE = b"""ObjectType = Image
+NDims = 3
+CompressedData = True
+TransformMatrix = 1 0 0 0 1 0 0 0 1
+Offset = 0 0 0
+ElementSpacing = 1 1 1
+DimSize = 4 5 12
+ElementType = MET_SHORT
+ElementDataFile = LOCAL
+"""
+
+
+def write_volume(path):
+    voxels = np.arange(240, dtype=np.int16).reshape(4, 5, 6, 2)
+    if path.suffix == ".nrrd":
+        nrrd.write(str(path), voxels)
+    elif path.suffix == ".mha":
+        path.write_bytes(META_IMAGE + zlib.compress(voxels.tobytes()))
+    else:
+        kind = MGHImage if path.suffix == ".mgz" else Nifti1Image
+        kind(voxels, np.eye(4)).to_filename(path)
+
+
+@pytest.mark.parametrize("name", [*VOLUMES, "a.png", "a.tif", "a.jpg"])
 def test_random_damage_gives_a_scan_or_a_read_error(tmp_path, name):
     path = tmp_path / name
-    if ".nii" in name:
-        Nifti1Image(np.arange(240, dtype=np.int16).reshape(4, 5, 6, 2), np.eye(4)).to_filename(path)
+    if name in VOLUMES:
+        write_volume(path)
     else:
         Image.fromarray(np.arange(240, dtype=np.uint8).reshape(12, 20)).save(path)
     whole = path.read_bytes()
-    ref = ScanRef("volume" if ".nii" in name else "picture", (FileRef(path, name),))
+    ref = ScanRef("volume" if name in VOLUMES else "picture", (FileRef(path, name),))
+    assert read(ref).pixels.size
     chance = random.Random(0)
     for _ in range(DAMAGE):
         damaged = bytearray(
