@@ -19,6 +19,7 @@ from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
 from wsseg.imaging.orientation import RAS_TO_LPS, Affine, as_stored, grid_distance
 from wsseg.imaging.scan import Geometry, Scan
+from wsseg.imaging.turn import AS_STORED
 from wsseg.imaging.volume_file import open_volume
 
 # A qform or an affine that leaves a slice further than this from its place is not written.
@@ -160,7 +161,8 @@ def _on_patient_grid(
 
     With voxel lengths alone where no affine is true.
     """
-    planes = np.stack([scan.turn.undo(plane) for plane in labels])
+    as_is = scan.turn == AS_STORED
+    planes = labels if as_is else np.stack([scan.turn.undo(plane) for plane in labels])
     rows, columns = planes.shape[1:]
     geometry = as_stored(scan.geometry, scan.turn, (rows, columns))
     stored = planes.transpose(2, 1, 0)
