@@ -12,6 +12,7 @@ from rich.table import Table
 from wsseg.cli.case_picture import draw_cases
 from wsseg.cli.ratio_option import parse_ratio
 from wsseg.cli.settings import settings
+from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.table import DEFAULT_OPTIONS, TableOptions
 from wsseg.train.case import Case, CaseTable
@@ -92,7 +93,8 @@ def show(table: CaseTable, carried: Sequence[Carried], further: Sequence[str] = 
     console.print(_combinations(table.classes, training))
     console.print("What reads it:")
     console.print(_readers(training))
-    unlike = doubts(table.cases)
+    with quiet:
+        unlike = tuple(doubts(table.cases))
     for warning in (*table.doubts, *further, *warnings(table.classes, carried), *unlike):
         console.print(f"warning: {warning}", soft_wrap=True)
 

@@ -27,8 +27,8 @@ class Column:
     """A column of numbers as a table has it.
 
     name: for messages. percent: whether its name says that it is in percent. remedy: what to call
-    it if it is. bounded: whether its values are shares, from 0 to 1. cells: line and text of those
-    that are filled.
+    it if it is. bounded: whether its values are shares, from 0 to 1. exact: whether they are
+    ratios, and not bounds of such. cells: line and text of those that are filled.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Column:
     percent: bool = False
     remedy: str = ""
     bounded: bool = True
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ def fractions(columns: Sequence[Column], line: int) -> Judged:
         {cell.line: float(cell.number / 100 if scaled else cell.number) for cell in cells}
         for cells, scaled in zip(read, map(_in_percent, columns, read), strict=True)
     )
-    doubts = [doubt for pair in zip(columns, values, strict=True) for doubt in _doubts(*pair)]
-    return Judged(values, tuple(faults), tuple(doubts))
+    pairs = list(zip(columns, values, strict=True))
+    doubts = [doubt for pair in pairs for doubt in (*_outliers(*pair), *_unlikely(*pair))]
+    return Judged(values, tuple(faults), (*doubts, *_fractions_called_percent(pairs)))
 
 
 def sizes(columns: Sequence[Column], line: int) -> Judged:
@@ -192,29 +194,36 @@ def _mixed_columns(columns: Sequence[Column], read: Sequence[Sequence[_Cell]]) -
     ]
 
 
-def _doubts(column: Column, values: dict[int, float]) -> list[str]:
-    """What may not be meant by a column of shares."""
+def _unlikely(column: Column, values: dict[int, float]) -> list[str]:
+    """What a median says of a column's unit."""
     known = [value for value in values.values() if value > 0]
-    if not known or not column.bounded:
-        return _outliers(column, values)
+    if not (known and column.bounded and column.exact):
+        return []
     median = float(np.median(known))
-    doubts = _outliers(column, values)
-    if column.percent and max(known) <= 0.01:
-        doubts.append(
-            f"{column.name} holds no cell above 1 and is read as percent, so that its median is "
-            f"{median:.3g}: if it holds fractions, leave the word percent out of its name"
-        )
-    elif median > LARGE:
-        doubts.append(
+    if median > LARGE and not column.percent:
+        return [
             f"the median of {column.name} is {median:.3g}, more than half of the image: if it is "
             f"in percent, call it {column.remedy}"
-        )
-    elif median < SMALL:
-        doubts.append(
+        ]
+    if median < SMALL:
+        return [
             f"the median of {column.name} is {median:.3g}, less than a ten-thousandth of the "
             f"image: check its unit"
-        )
-    return doubts
+        ]
+    return []
+
+
+def _fractions_called_percent(pairs: Sequence[tuple[Column, dict[int, float]]]) -> list[str]:
+    """Whether columns that are called percent look like fractions, all of them."""
+    called = [(column, values) for column, values in pairs if column.percent]
+    known = [value for _, values in called for value in values.values() if value > 0]
+    if not known or max(known) > 0.01:
+        return []
+    return [
+        f"{called[0][0].name} is read as percent, as it is called, though no cell is above 1: its "
+        f"median is {np.median(known):.3g} of the image; if it holds fractions, leave the word "
+        f"percent out of its name"
+    ]
 
 
 def _outliers(column: Column, values: dict[int, float]) -> list[str]:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.slices import is_turned, read_slice, slice_count
 from wsseg.imaging.table_faults import Fault
 from wsseg.train.case import Case
@@ -51,7 +52,8 @@ def check_files(
     unsliced: lines that name no slice.
     """
     check = partial(check_case, classes=classes, denominators=denominators)
-    with ThreadPoolExecutor(READERS) as pool:
+    # Once for all files: to silence a library anew for each takes as long as to open one.
+    with quiet, ThreadPoolExecutor(READERS) as pool:
         sliced = [case.row not in unsliced for case in cases]
         looked = list(zip(cases, pool.map(check, cases, sliced, _firsts(cases)), strict=True))
     return (

@@ -112,6 +112,7 @@ def _judged(
             percent=name in percent,
             remedy=percent_name(name),
             bounded=share,
+            exact=name.partition(":")[0] == "ratio",
         )
         for name, share in bounded.items()
     ]

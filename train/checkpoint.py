@@ -95,6 +95,11 @@ def read_record(run: Path) -> RunRecord:
     if not run.is_dir():
         raise WssegError(f"there is no run folder {run}: give the --out folder of wsseg-train")
     if not path.is_file():
+        if any(run.glob(f"fold-*/{RECORD}")):
+            raise WssegError(
+                f"{run} holds the folds of a cross-validation: give the folder of one, such as "
+                f"{run / 'fold-1'}, or of a run on all cases"
+            )
         raise WssegError(
             f"{run} has no {RECORD}: it is not the folder of a finished run; "
             "finish it with wsseg-train --resume or give another folder"

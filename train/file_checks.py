@@ -96,11 +96,6 @@ def _counts(labels: Labels) -> NDArray[np.intp]:
     return np.bincount(labels.ravel(), minlength=WHITE + 1)
 
 
-def _values(labels: Labels) -> NDArray[np.intp]:
-    """The labels that occur, ascending."""
-    return np.flatnonzero(_counts(labels))
-
-
 def _against_files(statement: Statement, files: _Files, drawn: float | None) -> list[str]:
     messages: list[str] = []
     if files.shape is not None:
@@ -120,8 +115,8 @@ def _read(
     decode = None if grid is None or not first else case.image
     fingerprint = _attempt(messages, "image", decode, lambda path: _fingerprint(path, case, slices))
     mask = _attempt(messages, "mask", case.mask, lambda path: _mask(path, case, shape, classes))
-    marks = _attempt(messages, "marks", case.marks, lambda path: _marks(path, case, shape, classes))
-    marked = frozenset() if marks is None else frozenset(_values(marks).tolist())
+    drawn = _attempt(messages, "marks", case.marks, lambda path: _marks(path, case, shape, classes))
+    marks, marked = drawn or (None, frozenset[int]())
     if shape is not None and case.points:
         marks = _with_points(messages, case, shape, marks)
     return _Files(shape, marks, mask, fingerprint or b"", marked)
@@ -197,21 +192,20 @@ def _mask(
 
 def _marks(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
-) -> Labels | None:
+) -> tuple[Labels, frozenset[int]] | None:
+    """The marks and the numbers in them; None without an image to lay them on."""
     if shape is None:
         return None
     labels = as_counted(case, label_slice(path, case))
     _check_inverted(labels, len(classes))
-    _check_values(labels, len(classes), (MARKED_BACKGROUND,))
+    marked = _check_values(labels, len(classes), (MARKED_BACKGROUND,))
     # White paint is the common mistake, and would train on nothing without a word.
-    marked = labels[labels != 0]
-    only_background = marked.size > 0 and bool(np.all(marked == MARKED_BACKGROUND))
-    if only_background and not _may_mark_background_only(case):
+    if marked - {0} == {MARKED_BACKGROUND} and not _may_mark_background_only(case):
         raise _FileError(
             f"{path.name} marks no class, only {MARKED_BACKGROUND}, which means background: "
             f"paint marked pixels with the class number, {_range(len(classes))}"
         )
-    return _on_grid(path, case, labels, shape)
+    return _on_grid(path, case, labels, shape), marked
 
 
 def _may_mark_background_only(case: Case) -> bool:
@@ -230,8 +224,9 @@ def _check_inverted(labels: Labels, classes: int) -> None:
         )
 
 
-def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> None:
-    values = _values(labels)
+def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> frozenset[int]:
+    """The numbers that occur, all of which are allowed."""
+    values = np.flatnonzero(_counts(labels))
     wrong = values[~np.isin(values, [*range(classes + 1), *further])]
     if wrong.size:
         shown = ", ".join(str(value) for value in wrong[:VALUES_SHOWN])
@@ -241,6 +236,7 @@ def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> Non
             f"numbers: expected {_range(classes)}{background}, and 0 elsewhere; name other "
             f"numbers under [labels] in the settings"
         )
+    return frozenset(values.tolist())
 
 
 def _range(classes: int) -> str:

@@ -65,7 +65,10 @@ def test_columns_of_shares_have_one_unit():
         (column("0.04", "0.05", "0.0003", "0.06"), "1 cells are 100 times .* first in line 4"),
         (column("0.63", "0.9", "0.7"), "the median of ratio is 0.7, more than half"),
         (column("0.00001"), "less than a ten-thousandth"),
-        (column("0.04", "0.3", percent=True), "holds no cell above 1 and is read as percent"),
+        (
+            column("0.04", "0.3", percent=True),
+            "is read as percent, as it is called, though no cell is above 1: its median is 0.0017",
+        ),
     ],
 )
 def test_what_may_be_in_another_unit_is_doubted(cells: Column, doubt: str):
@@ -76,6 +79,8 @@ def test_what_may_be_in_another_unit_is_doubted(cells: Column, doubt: str):
 def test_usual_ratios_are_not_doubted():
     cells = [column("0.0423", "0.0063", "0.31", "0"), column("4.2", "31", "0.3", percent=True)]
     assert not any(fractions([each], 1).doubts for each in cells)
+    assert not fractions([column("0.9", exact=False)], 1).doubts
+    assert not fractions([cells[1], column("0.4", "0.6", name="b", percent=True)], 1).doubts
 
 
 def test_areas_keep_their_decimals_and_thousands_are_refused():

@@ -139,6 +139,8 @@ def test_finished_folds_are_left_alone_and_a_lost_one_is_trained_again(crossed: 
 def test_folds_and_a_run_do_not_share_a_folder(crossed: Path, straight, partly_marked):
     with pytest.raises(WssegError, match="holds the folds of a cross-validation"):
         train(crossed / "cases.csv", crossed / "out", SHORT)
+    with pytest.raises(WssegError, match=r"give the folder of one, such as .*fold-1"):
+        read_record(crossed / "out")
     with pytest.raises(WssegError, match="already holds a run"):
         train_folds(crossed / "cases.csv", crossed / "out", SHORT.model_copy(update={"folds": 3}))
     with pytest.raises(WssegError, match="holds a run of its own"):
