@@ -11,7 +11,8 @@ from wsseg.cli.table_options import IgnoreOption, SheetOption
 
 def infer(
     inputs: Annotated[
-        list[Path], typer.Argument(help="Files, folders or zip archives: DICOM, NIfTI, pictures.")
+        list[Path],
+        typer.Argument(help="Files, folders or archives: DICOM, volumes (NIfTI, ...), pictures."),
     ],
     model: Annotated[
         Path, typer.Option(envvar="WSSEG_MODEL", help="Model folder that wsseg-export wrote.")

@@ -33,13 +33,14 @@ _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 # Office documents and libraries are zip archives too, but nobody means them.
 _ZIPPED_DOCUMENT = re.compile(
     r"\.(docx?|docm|xlsx?|xlsm|pptx?|od[tspg]|jar|war|apk|ipa|whl|egg|epub|kmz|xpi|vsix|mlpackage"
-    r"|pt|pth|pt2|pkg|key|numbers|pages)$",
+    r"|pt|pth|pt2|ckpt|pkg|key|numbers|pages)$",
     re.IGNORECASE,
 )
 _TAR_MAGIC = (257, b"ustar")
 _IMAGE_NAME = re.compile(
     r"\.(dcm|dicom|ima|nii|hdr|img|nrrd|nhdr|mh[ad]|mg[hz]|mnc2?|brik|rec|z?raw|iso"
-    r"|png|jpe?g|jp2|j2k|jpx|tiff?|bmp|dib|gif|webp|p[bgnp]m|heic|avif"
+    r"|vol|gipl|ecat|mrxs|vsi|lif|oib|e2e|fda"
+    r"|png|jpe?g|jp2|j2k|jpx|tiff?|bmp|dib|gif|webp|p[bgnp]m|tga|pcx|psd|exr|heic|avif"
     r"|zip|tar|tgz|tbz2?|txz|7z|rar)(\.(gz|bz2|xz|zst|z))?$",
     re.IGNORECASE,
 )

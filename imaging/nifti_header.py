@@ -48,7 +48,7 @@ _FORM_FIELDS = {
 }
 
 # Intent codes, https://nifti.nimh.nih.gov/nifti-1/documentation/nifti1fields
-_STATISTICS = range(2, 25)
+_STATISTICS = {*range(2, 25), 1001}  # 1001: estimates of a parameter
 _LABELS = {1002: "class numbers", 1003: "anatomical labels"}
 _COLOURS = (1007, 2003, 2004)  # vectors, RGB and RGBA: three or four bytes are colours
 _NO_IMAGES = {
@@ -59,6 +59,7 @@ _NO_IMAGES = {
     2005: "a surface's shape",
     **dict.fromkeys((2006, 2007, 2008, 2009), "a displacement field or its coefficients"),
     **dict.fromkeys((2016, 2017, 2018), "a distortion field or its coefficients"),
+    **dict.fromkeys(range(3000, 3021), "a CIFTI matrix"),
 }
 _SEVERAL_VALUES = {
     1004: "matrices",

@@ -55,6 +55,7 @@ _SPACES = {
 _COLOUR_KINDS = ("rgb-color", "rgba-color", "3-color", "4-color")
 # Kinds of axes along which the same quantity is seen again; all others hold parts of one value.
 _SERIES_KINDS = ("time", "list", "none", "???", "domain", "space")
+SEGMENTS = "segments"  # why a header says that it is a label map: 3D Slicer's fields
 _SEGMENT = re.compile(r"Segment\d+_(ID|LabelValue|Name)$")
 _SPATIAL_AXES = (2, 3)
 
@@ -82,7 +83,7 @@ def read_nrrd(path: Path, source: str) -> VolumeHeader:
         affine=affine,
         lengths_mm=lengths,
         flags=("NO_ORIENTATION",) if affine is None else (),
-        label_map="segments" if any(_SEGMENT.match(field) for field in fields) else "",
+        label_map=SEGMENTS if any(_SEGMENT.match(field) for field in fields) else "",
     )
 
 

@@ -16,6 +16,7 @@ from wsseg.imaging.find_pairs import header_beside
 from wsseg.imaging.guard import reading
 from wsseg.imaging.label_numbers import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.nonfinite import fill_nonfinite
+from wsseg.imaging.nrrd_header import SEGMENTS
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture import grey_if_equal, open_picture
 from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
@@ -224,7 +225,14 @@ def _volume_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float
 
 
 def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
-    layout = _open(path).layout
+    header = _open(path).header
+    layout = header.layout
+    if header.label_map == SEGMENTS and layout.volumes > 1:
+        raise ReadError(
+            "overlapping_segments",
+            f"{path.name} holds segments in {layout.volumes} layers, because they overlap: save "
+            "them as one label map, or one file each",
+        )
     plane = _volume_plane(path, slice_index, volume if layout.volumes > 1 else 0)
     scaled = layout.slope != 1.0 and layout.dtype.kind in "iu"
     return _requantised(plane, abs(layout.slope)) if scaled else plane

@@ -99,6 +99,7 @@ def intent(path, shape, code, dtype=np.float32, values=None):
         ((4, 5, 3, 2, 3), 2001, "3 values a voxel"),
         ((4, 5, 3, 1, 2), 3, "2 statistics a voxel"),
         ((4, 5, 3, 6), 5, "6 statistics a voxel"),
+        ((4, 5, 3, 6), 1001, "6 statistics a voxel"),
         ((4, 5, 3, 1, 3), 2003, "3 values a voxel"),  # floats are no colours
     ],
 )
@@ -121,7 +122,13 @@ def test_colours_in_a_dimension_of_their_own_are_one_colour_scan(tmp_path, code,
 
 @pytest.mark.parametrize(
     ("shape", "code"),
-    [((4, 5, 3), 1002), ((4, 5, 3, 2), 1002), ((4, 5, 3), 1003), ((4, 5, 3, 1, 3), 1006)],
+    [
+        ((4, 5, 3), 1002),
+        ((4, 5, 3, 2), 1002),
+        ((4, 5, 3), 1003),
+        ((4, 5, 3, 1, 3), 1006),
+        ((1, 1, 1, 1, 9, 7), 3002),
+    ],
 )
 def test_label_maps_and_transformations_are_no_scans(tmp_path, shape, code):
     with pytest.raises(NoImageError):

@@ -17,6 +17,7 @@ from nibabel.spm99analyze import Spm99AnalyzeImage
 
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.find import find
+from wsseg.imaging.label_place import read_labels_for
 from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import Scan, ScanRef
@@ -250,6 +251,31 @@ def test_a_segmentation_of_slicer_is_a_label_map_and_no_scan(tmp_path):
     assert reason(path) == ("label_map", "skipped")
     found = read_label_slice(path, slice_index=1)
     assert np.array_equal(found, in_nifti(tmp_path, labels).pixels[1])
+
+
+def test_overlapping_segments_are_refused_and_not_lost(tmp_path):
+    layers = np.stack([VOXELS.astype(np.uint8)] * 2)
+    rows = np.vstack([[[np.nan] * 3], (RAS_TO_LPS @ AFFINE)[:3, :3].T])
+    write_nrrd(
+        *(tmp_path / "a.seg.nrrd", layers, AFFINE),
+        **{"space directions": rows, "kinds": ["list", "domain", "domain", "domain"]},
+        Segment0_ID="1",
+        Segment1_ID="2",
+        Segment1_Layer="1",
+    )
+    assert reason(tmp_path / "a.seg.nrrd") == ("label_map", "skipped")
+    with pytest.raises(ReadError, match="overlap"):
+        read_label_slice(tmp_path / "a.seg.nrrd", slice_index=1)
+
+
+def test_a_nrrd_mask_is_put_on_the_slice_of_a_nifti_image_by_its_place(tmp_path):
+    image = tmp_path / "image.nii"
+    Nifti1Image(VOXELS, AFFINE).to_filename(image)
+    turned = AFFINE @ np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+    mask = write(tmp_path / "a.nrrd", VOXELS.astype(np.uint8).transpose(1, 2, 0), turned)
+    for index in range(3):
+        found = read_labels_for(image, mask, slice_index=index)
+        assert np.array_equal(found, read_slice(image, slice_index=index))
 
 
 def test_analyze_has_lengths_and_no_directions(tmp_path):
