@@ -3,11 +3,14 @@
 import math
 from functools import lru_cache
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
+# Kinds of value that are written in plain characters: UIDs, and numbers.
+_IDENTIFIERS, _NUMERIC = frozenset({"UI"}), frozenset({"DS", "IS"})
 # Scanners round direction cosines; beyond this they describe no plane at all.
 _RIGHT_ANGLE_TOLERANCE = 0.02
 # Some write vectors of another length, which says nothing of the direction they give.
@@ -48,10 +51,27 @@ def is_empty(dataset: Dataset, keyword: str) -> bool:
 
 def text(dataset: Dataset, keyword: str) -> str:
     """The element as text, "" where there is none; several values are joined by backslashes."""
+    stored = _stored(dataset, keyword, _IDENTIFIERS)
+    if stored is not None and "\\" not in stored:
+        return stored
     value = value_of(dataset, keyword)
     if isinstance(value, (MultiValue, list)):
         value = "\\".join(map(str, value))
     return "" if value is None else str(value).strip("\0 ")
+
+
+def _stored(dataset: Dataset, keyword: str, kinds: frozenset[str]) -> str | None:
+    """The characters of an element of one of these kinds of value, if pydicom has not parsed it.
+
+    To make an object of each value, as pydicom does, takes most of the time of reading a header.
+    """
+    element = dataset.get_item(_tag(keyword))
+    if not isinstance(element, RawDataElement) or element.VR not in kinds or not element.value:
+        return None
+    try:
+        return element.value.decode("ascii").strip("\0 ")
+    except UnicodeDecodeError:
+        return None
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
@@ -63,7 +83,8 @@ def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
 
 def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
     """Exactly `count` finite numbers, or None."""
-    value = value_of(dataset, keyword)
+    stored = _stored(dataset, keyword, _NUMERIC)
+    value = value_of(dataset, keyword) if stored is None else stored.split("\\")
     items = list(value) if isinstance(value, (MultiValue, list)) else [value]
     while len(items) > count and str(items[-1]).strip() in ("", "None"):  # a trailing backslash
         items.pop()
