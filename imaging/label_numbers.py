@@ -126,7 +126,8 @@ def _keys(page: Page, how: Numbering, name: str) -> NDArray[np.float64]:
         keys = np.where(grey, rgb[..., 0], -1 - codes).astype(np.float64)
     if page.alpha is not None:
         keys = _where_opaque(keys, page.alpha, how, name)
-    return _two_tone(keys, how) if page.index is not None or _is_bilevel(page) else keys
+    drawn = page.index is not None and not page.numbered
+    return _two_tone(keys, how) if drawn or _is_bilevel(page) else keys
 
 
 def _is_bilevel(page: Page) -> bool:

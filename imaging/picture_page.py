@@ -27,7 +27,7 @@ class Page:
     the stored value that is black, where 0 is white: of the picture as it is shown, and of the
     numbers that a label map holds; None where 0 is black, or the writer stores numbers so.
     alpha: (row, column) opacity, 0 transparent. index: (row, column) into the palette that the
-    colours were looked up in.
+    colours were looked up in; numbered: whether the writer means it as the number of a label.
     """
 
     values: Stored
@@ -36,6 +36,7 @@ class Page:
     label_mirror: int | None = None
     alpha: Stored | None = None
     index: Stored | None = None
+    numbered: bool = False
 
     @property
     def coloured(self) -> bool:
@@ -51,6 +52,8 @@ class Page:
 
     def numbers(self) -> NDArray[np.float64]:
         """The numbers of a label map (row, column), or its colours (row, column, 3) 0..255."""
+        if self.numbered and self.index is not None:
+            return self.index.astype(np.float64)
         values = self.values.astype(np.float64)
         if self.label_mirror is not None:
             values = self.label_mirror - values

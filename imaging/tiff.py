@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ def _picture(file: "TiffFile", size: int, source: str) -> Picture:
         colour=any(_coloured(page) for page in pages),
         lengths=lengths.swapped() if _orientation(first) in SIDEWAYS else lengths,
         flags=(*_flags(pages, file), *(("MIXED_FRAMES",) if mixed else ())),
-        lossy=any(int(page.compression) in _LOSSY for page in pages),
+        lossy=any(int(page.keyframe.compression) in _LOSSY for page in pages),
         page=page_of,
     )
 
@@ -232,7 +232,7 @@ def _shown_shape(page: Any) -> tuple[int, int]:
 
 
 def _coloured(page: Any) -> bool:
-    return int(page.photometric or 0) in (_RGB, _PALETTE, _CMYK, _YCBCR)
+    return int(page.keyframe.photometric or 0) in (_RGB, _PALETTE, _CMYK, _YCBCR)
 
 
 def _bits(page: Any) -> int:
@@ -322,7 +322,9 @@ def _meant(file: "TiffFile", page: Any, values: Stored, source: str) -> Page:
     own = key.samplesperpixel - len(extra)
     alpha = values[..., own] if extra and extra[0] in _ALPHA and values.ndim == 3 else None
     if space == _PALETTE:
-        return _painted(key, values if values.ndim == 2 else values[..., 0], alpha, source)
+        index = values if values.ndim == 2 else values[..., 0]
+        painted = _painted(key, index, alpha, source)
+        return replace(painted, numbered=_stores_numbers(file))
     if space == _CMYK:
         inks = np.ascontiguousarray(values[..., :4])
         return Page(np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")))
@@ -335,16 +337,21 @@ def _meant(file: "TiffFile", page: Any, values: Stored, source: str) -> Page:
         return Page(values[..., :3], WHITE / white if unsigned else 1.0, alpha=alpha)
     grey = values if values.ndim == 2 else values[..., 0]
     mirrors = space == _WHITE_IS_ZERO and unsigned
-    # ImageJ and tifffile store the numbers that a program works with, whatever the tag makes
-    # viewers show; tifffile gives every boolean array this tag.
-    numbers = bool(file.is_imagej or _by_tifffile(file))
     return Page(
         grey,
         WHITE / white if unsigned and bits < 8 else 1.0,
         mirror=None if not mirrors or (bits == 1 and _by_tifffile(file)) else 2**bits - 1,
-        label_mirror=None if not mirrors or numbers else 2**bits - 1,
+        label_mirror=None if not mirrors or _stores_numbers(file) else 2**bits - 1,
         alpha=alpha,
     )
+
+
+def _stores_numbers(file: "TiffFile") -> bool:
+    """Whether the writer stores the numbers it works with, whatever tags make viewers show.
+
+    ImageJ and tifffile do; tifffile gives every boolean array the tag that 0 is white.
+    """
+    return bool(file.is_imagej or _by_tifffile(file))
 
 
 def _by_tifffile(file: "TiffFile") -> bool:

@@ -225,7 +225,18 @@ def test_a_palette_is_looked_up_and_may_be_grey(tmp_path):
     reversed_ramp = np.stack([ramp[::-1]] * 3)
     grey = written(tmp_path / "b.tif", index, photometric="palette", colormap=reversed_ramp)
     assert np.array_equal(grey.pixels[0], 255 - index)
-    assert np.array_equal(read_label_slice(tmp_path / "b.tif"), 255 - index)
+
+
+def test_the_palette_of_a_label_map_by_a_program_of_science_is_for_the_eye(tmp_path):
+    index = (np.arange(40 * 56) % 7).reshape(40, 56).astype(np.uint8)
+    colours = RANDOM.integers(0, 65536, (3, 256)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", index, photometric="palette", colormap=colours)
+    assert np.array_equal(read_label_slice(tmp_path / "a.tif"), index)
+    picture = Image.fromarray(index)
+    picture.putpalette(list((colours.T >> 8).astype(np.uint8).tobytes()))
+    picture.save(tmp_path / "b.tif")
+    with pytest.raises(ReadError, match="colours"):
+        read_label_slice(tmp_path / "b.tif")
 
 
 def test_times_are_scans_of_their_own_and_slices_are_slices(tmp_path):
@@ -243,6 +254,15 @@ def test_times_are_scans_of_their_own_and_slices_are_slices(tmp_path):
             assert np.array_equal(scan.pixels, values[volume])
             plane = read_slice(path, slice_index=2, volume=volume)
             assert np.array_equal(plane, values[volume, 2])
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "jpeg"])
+def test_pages_of_a_hyperstack_are_found_where_they_are_compressed(tmp_path, compression):
+    values = np.repeat(np.arange(6, dtype=np.uint8) * 40, 40 * 56).reshape(2, 3, 40, 56)
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, values, compression=compression, metadata={"axes": "ZTYX"})
+    found = scans(path)
+    assert [scan.pixels[:, 0, 0].tolist() for scan in found] == [[0, 120], [40, 160], [80, 200]]
 
 
 @pytest.mark.parametrize("kind", ["imagej", "ome"])
