@@ -44,10 +44,11 @@ def closing_line(summary: Summary) -> str:
         "" if summary.recovered is None else f"{_counted(summary.recovered, 'mask')} recovered, "
     )
     read = f"{_counted(summary.scans, 'scan')}, {_counted(summary.slices, 'slice')}"
+    warning = f"; WARNING: {summary.warning}" if summary.warning else ""
     return (
         f"{read} in {summary.seconds:.1f} s "
         f"({rate:.1f} slices/s, {summary.engine}); {recovered}{summary.failed} failed, "
-        f"{summary.skipped} passed over; wrote {summary.report}"
+        f"{summary.skipped} passed over; wrote {summary.report}{warning}"
     )
 
 

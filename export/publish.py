@@ -1,5 +1,6 @@
 """A finished run becomes a model folder: engines that passed the gate, and model.json."""
 
+import logging
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from wsseg.train.checkpoint import TrainedRun, load_run
 from wsseg.train.predictor import Predictor
 from wsseg.train.record import RunRecord
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class _TensorRT:
@@ -60,6 +63,8 @@ def _export(run: Path, out: Path, options: ExportOptions) -> Manifest:
     trained = load_run(run)
     if not trained.samples:
         raise WssegError(f"{run} keeps no sample slices to prove an engine on: train again")
+    if trained.record.dependence and trained.record.dependence.warning:
+        log.warning("%s", trained.record.dependence.warning)
     predictor, plan = _network(trained, _plan(trained.record, out, options), options)
     tensorrt = _find_tensorrt(options)
     calibration = _calibration(trained, options)
@@ -155,6 +160,7 @@ def _training(record: RunRecord) -> Training:
         metrics={name: value for name, value in record.metrics.items() if math.isfinite(value)},
         teacher=_teacher(record),
         seen=record.seen,
+        dependence=record.dependence,
     )
 
 

@@ -82,6 +82,34 @@ class Seen(Frozen):
     intensities: Range | None = None
 
 
+class Dependence(Frozen):
+    """Whether the masks of a trained network depend on the image; judged on some of its cases.
+
+    ignored: classes whose masks are alike in different images although what is known of the images
+    differs: the network cannot be told from one that ignores its input. evidence: by class, the
+    figures that this was decided by, see `train.dependence`; a figure that the cases do not give
+    is left out. masks_alike: mean IoU of the masks of different images. constant_error: of the
+    best constant in place of the ratio. swapped_recall, swapped_iou: of an image's marks and mask
+    with the masks of other images.
+    """
+
+    cases: int
+    ignored: tuple[str, ...] = ()
+    evidence: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+    @property
+    def warning(self) -> str:
+        """What a person must know, in one sentence; "" where the masks depend on the image."""
+        if not self.ignored:
+            return ""
+        names = ", ".join(self.ignored)
+        return (
+            f"the network hardly looks at the image: its masks of {names} are alike in all of "
+            f"{self.cases} images and meet no label better than a constant would; its ratios of "
+            f"{names} mean nothing"
+        )
+
+
 def luminance(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     """Grey value of an RGB image (..., 3), by ITU-R BT.601 weights, in the image's own units."""
     grey: NDArray[np.float32] = rgb @ np.array([0.299, 0.587, 0.114], np.float32)

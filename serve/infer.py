@@ -41,7 +41,8 @@ logger = logging.getLogger(__name__)
 class Summary:
     """What a run did. scans, slices: measured. failed, skipped: rows of the failures table.
 
-    recovered: rows of the table of recovered masks; None where no ratios were on file.
+    recovered: rows of the table of recovered masks; None where no ratios were on file. warning:
+    what must be known of the model; "" for nothing.
     """
 
     scans: int
@@ -52,6 +53,7 @@ class Summary:
     engine: str
     tables: tuple[Path, Path, Path]
     recovered: int | None = None
+    warning: str = ""
 
     @property
     def report(self) -> Path:
@@ -87,17 +89,24 @@ def infer(
     # What cannot be cleared away is no reason to lose what was measured.
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
         refs = find(inputs, scratch=Path(scratch))
-        engine = _measure(refs, options, counts)
+        engine, manifest = _measure(refs, options, counts)
     seconds = time.monotonic() - started
     found = (counts.scans, counts.slices, counts.failed, counts.skipped)
     recovered = counts.recovered if options.known_ratios else None
-    summary = Summary(*found, seconds, engine.name, tables, recovered)
+    summary = Summary(*found, seconds, engine.name, tables, recovered, _warning(manifest))
     logger.info("measured %d scans, %d slices", *found[:2], extra=_end(summary))
     return summary
 
 
-def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: Counts) -> Engine:
-    """Write the report of all scans; returns the engine that measured them."""
+def _warning(manifest: Manifest) -> str:
+    dependence = manifest.training.dependence
+    return dependence.warning if dependence else ""
+
+
+def _measure(
+    refs: Iterable[ScanRef | Failure], options: InferOptions, counts: Counts
+) -> tuple[Engine, Manifest]:
+    """Write the report of all scans; returns the engine that measured them and its model."""
     manifest, folder = load_model(options.model)
     engine = open_engine(folder, manifest, options.wanted_engine)
     known = None
@@ -116,7 +125,7 @@ def _measure(refs: Iterable[ScanRef | Failure], options: InferOptions, counts: C
         ):
             for outcome in outcomes:
                 _write(outcome, report, manifest, provenance)
-    return engine
+    return engine, manifest
 
 
 @contextmanager
@@ -210,4 +219,5 @@ def _end(summary: Summary) -> dict[str, object]:
         "skipped": summary.skipped,
         "seconds": round(summary.seconds, 3),
         "exit_code": summary.exit_code,
+        "warning": summary.warning,
     }

@@ -4,7 +4,15 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from wsseg.imaging.definitions import FOREGROUND, IMAGE, Frozen, RatioDefinition, Seen, Window
+from wsseg.imaging.definitions import (
+    FOREGROUND,
+    IMAGE,
+    Dependence,
+    Frozen,
+    RatioDefinition,
+    Seen,
+    Window,
+)
 
 FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
@@ -98,7 +106,7 @@ class Training(Frozen):
     """Where the network came from: enough to tell two models apart and to train one again.
 
     teacher: None for a network that learnt from its cases alone. seen: what its training images
-    were; None for a run of an earlier version.
+    were. dependence: whether its masks depend on the image. None for a run of an earlier version.
     """
 
     preset: str
@@ -111,6 +119,7 @@ class Training(Frozen):
     metrics: dict[str, float] = Field(default_factory=dict)
     teacher: Teacher | None = None
     seen: Seen | None = None
+    dependence: Dependence | None = None
 
 
 class Manifest(Frozen):

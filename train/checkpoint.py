@@ -1,6 +1,7 @@
 """Weights and the state of an unfinished run on disk; a finished run read back."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -56,7 +57,21 @@ def read_weights(network: nn.Module, path: Path) -> None:
     fault = _fault(network.state_dict(), tensors)
     if fault:
         raise WssegError(f"{path} does not fit the network of its run: {fault}")
+    broken = not_finite(tensors)
+    if broken:
+        raise WssegError(
+            f"{path} holds numbers that are not finite, such as in {broken}: its network can "
+            "measure and teach nothing; train again"
+        )
     network.load_state_dict(tensors)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or an infinite number; None where none does."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            return name
+    return None
 
 
 def _fault(own: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:

@@ -1,30 +1,44 @@
 """What a run leaves behind when its last epoch is done: pictures, samples and its record."""
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from wsseg.imaging.definitions import RatioDefinition, Seen
+from wsseg.imaging.atomic import atomic
+from wsseg.imaging.definitions import Dependence, RatioDefinition, Seen
 from wsseg.train.calibrate import DEFAULT, fit_thresholds
 from wsseg.train.case import CaseTable
-from wsseg.train.checkpoint import read_weights, save_samples
+from wsseg.train.checkpoint import read_weights, save_samples, save_weights
 from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset
-from wsseg.train.evaluate import THRESHOLD, evaluate, predict
+from wsseg.train.dependence import MOST_CASES, dependence_of
+from wsseg.train.evaluate import evaluate, predict
 from wsseg.train.journal import Course
 from wsseg.train.judged import PREDICTIONS, write_predictions
 from wsseg.train.learner import Learner
 from wsseg.train.logs import VALIDATION, write_metrics
 from wsseg.train.loop import Data
-from wsseg.train.metrics import CaseCounts, case_iou, mark_recall, missed, relative_ratio_error
+from wsseg.train.metrics import (
+    CaseCounts,
+    case_iou,
+    mark_recall,
+    missed,
+    relative_ratio_error,
+    summarise,
+)
+from wsseg.train.networks import Network
+from wsseg.train.normalisation import MOST_IMAGES, with_statistics_anew
 from wsseg.train.plots import Example, draw_curves, draw_examples
 from wsseg.train.predictor import Predictor
-from wsseg.train.record import SAMPLES, WEIGHTS, RunRecord, TeacherRecord
-from wsseg.train.run_folder import CURVES, EXAMPLES, METRICS, keep_record
+from wsseg.train.record import SAMPLES, WEIGHTS, Normalisation, RunRecord, TeacherRecord
+from wsseg.train.run_folder import AVERAGED, CURVES, EXAMPLES, METRICS, keep_record
+from wsseg.train.select import Rule, score
 from wsseg.train.teacher import Teacher
 from wsseg.train.versus import compare, described
 
@@ -35,6 +49,8 @@ SAMPLE_COUNT = 8
 JUDGED = 256
 """Cases, evenly spread over the table, among which examples are chosen, and by which a student is
 compared with its teacher."""
+FEWEST_JUDGED = 6
+"""Validation cases, below which training cases tell whether masks depend on the image."""
 PER_KIND = 3
 
 
@@ -51,28 +67,38 @@ def finish(
 
     teacher: that the learner is compared with on the cases that it is judged by.
     """
-    read_weights(learner.average.module, out / WEIGHTS)
-    record = describe(learner, table, course, fit_thresholds(learner, data.train))
+    source = out / AVERAGED if (out / AVERAGED).exists() else out / WEIGHTS
+    last = {name: t.clone() for name, t in learner.average.module.state_dict().items()}
+    read_weights(learner.average.module, source)
+    normalisation = choose_normalisation(learner, data, course, last)
+    if normalisation.kept == "anew":
+        _replace_weights(learner, out)
+    thresholds = fit_thresholds(learner, data.train)
+    record = describe(learner, table, course, thresholds, normalisation)
     shown = data.val if len(data.val) else data.train
     write_metrics(course.history, out / METRICS)
     draw_curves(course.history, record.chosen_epoch, out / CURVES)
-    counts = _counts(learner, data, shown)
+    counts = _counts(learner, data, shown, thresholds)
     warn_of_missed(counts, record)
-    draw_examples(_examples(learner, data, shown, counts), out / EXAMPLES)
+    draw_examples(_examples(learner, data, shown, counts, thresholds), out / EXAMPLES)
     places = spread(len(shown), JUDGED)
     kept = [places[position] for position in choose_samples(counts)]
     save_samples([shown.native(place).image.numpy() for place in kept], out / SAMPLES)
     if teacher is not None:
-        beside = _beside(learner.predictor(), teacher, shown)
+        beside = _beside(learner.predictor(), teacher, shown, thresholds)
         record = record.model_copy(update={"teacher": beside})
     counted = _judged(learner, data, record)
     write_predictions(counted, table, data.denominators, out / PREDICTIONS)
+    metrics = summarise(counted[: len(data.val)]) if len(data.val) else {}
+    dependence = _dependence(learner, data, thresholds)
+    record = record.model_copy(update={"metrics": metrics, "dependence": dependence})
     keep_record(record, out)
+    (out / AVERAGED).unlink(missing_ok=True)
     return record
 
 
 def _judged(learner: Learner, data: Data, record: RunRecord) -> list[CaseCounts]:
-    """All validation and test cases, at the thresholds of the model."""
+    """All validation cases, then all test cases, at the thresholds of the model."""
     counts = []
     for part in (data.val, data.test):
         counts += evaluate(
@@ -86,10 +112,99 @@ def _judged(learner: Learner, data: Data, record: RunRecord) -> list[CaseCounts]
     return counts
 
 
+def choose_normalisation(
+    learner: Learner, data: Data, course: Course, last: Mapping[str, Tensor]
+) -> Normalisation:
+    """Give the averaged network, of the chosen epoch, the batch-norm statistics that the run's rule
+    prefers, or the weights of the last epoch with statistics taken anew.
+
+    Statistics that lag let an early epoch win, hence the last one's chance. The rule is that which
+    chooses epochs, on validation cases; where there are none, or it looks at none, masks or weak
+    labels of training cases. Equal scores leave what training averaged. last: the weights averaged
+    until the last epoch.
+    """
+    epochs = learner.plan.config.epochs
+    epoch = course.choice.epoch if course.choice else epochs
+    places = spread(len(data.train), MOST_IMAGES)
+    if len(places) < 2:  # batch norm needs more than one value
+        return Normalisation(kept="averaged", epoch=epoch)
+    by_val = len(data.val) > 0 and data.rule != "last"
+    shown = data.val if by_val else data.train
+    judged = spread(len(shown), len(shown) if by_val else JUDGED)
+
+    def figures(network: Network) -> dict[str, float]:
+        predictor = Predictor(learner.front, network).eval()
+        device = learner.fabric.device
+        return summarise(evaluate(predictor, shown, judged, data.denominators, device))
+
+    averaged = learner.predictor().network
+    found = figures(averaged)
+    rule: Rule = data.rule if by_val else "mask" if "iou" in found else "weak"
+    before = score(rule, found)
+    weights = {epoch: averaged.state_dict(), epochs: last} if epoch < epochs else {epoch: last}
+    renewed = {
+        number: with_statistics_anew(learner, own, data.train, places)
+        for number, own in weights.items()
+    }
+    scores = {number: score(rule, figures(network)) for number, network in renewed.items()}
+    known = {number: value for number, value in scores.items() if value is not None}
+    best = max(known, key=lambda number: known[number], default=epoch)
+    after = known.get(best)
+    better = before is not None and after is not None and after > before
+    if better:
+        averaged.load_state_dict(renewed[best].state_dict())
+        log.info(
+            "epoch %d kept, its batch-norm statistics taken anew over %d training images: score "
+            "%.3f, averaged %.3f",
+            best,
+            len(places),
+            after,
+            before,
+        )
+    return Normalisation(
+        kept="anew" if better else "averaged",
+        epoch=best if better else epoch,
+        split="val" if by_val else "train",
+        cases=len(judged),
+        averaged_score=before,
+        anew_score=after,
+    )
+
+
+def _replace_weights(learner: Learner, out: Path) -> None:
+    """Keep the weights as they were until the record is there: a killed end begins again."""
+    if not (out / AVERAGED).exists():
+        with atomic(out / AVERAGED) as partial:
+            shutil.copyfile(out / WEIGHTS, partial)
+    save_weights(learner.average.module, out / WEIGHTS)
+
+
+def _dependence(learner: Learner, data: Data, thresholds: tuple[float, ...]) -> Dependence:
+    """Whether masks depend on the image; said where they do not."""
+    shown = data.val if len(data.val) >= FEWEST_JUDGED else data.train
+    places = spread(len(shown), MOST_CASES)
+    device: torch.device = learner.fabric.device
+    found = dependence_of(learner.predictor(), shown, places, thresholds, device)
+    if found.warning:
+        log.warning(
+            "%s: see wsseg cases check --picture for what it was taught, and train it with more "
+            "steps, more marks or another preset",
+            found.warning,
+        )
+    return found
+
+
 def describe(
-    learner: Learner, table: CaseTable, course: Course, thresholds: tuple[float, ...] = ()
+    learner: Learner,
+    table: CaseTable,
+    course: Course,
+    thresholds: tuple[float, ...] = (),
+    normalisation: Normalisation | None = None,
 ) -> RunRecord:
-    """The record of a run whose last epoch is done; only the first process fits thresholds."""
+    """The record of a run whose last epoch is done; only the first process judges its network.
+
+    metrics: of the chosen epoch, at a threshold of 0.5.
+    """
     config, front, choice = learner.plan.config, learner.front, course.choice
     if choice is None:
         raise AssertionError("a run has at least one epoch")
@@ -107,7 +222,7 @@ def describe(
         cases=len(table.cases),
         cases_sha256=table.sha256,
         epochs=config.epochs,
-        chosen_epoch=choice.epoch,
+        chosen_epoch=normalisation.epoch if normalisation else choice.epoch,
         chosen_by=choice.rule,
         seed=config.seed,
         metrics={
@@ -116,13 +231,22 @@ def describe(
             if name.startswith(VALIDATION)
         },
         thresholds=thresholds or (DEFAULT,) * len(table.classes),
+        normalisation=normalisation,
         seen=None if seen is None else Seen.model_validate(seen),
         wsseg_version=version("wsseg"),
     )
 
 
-def _beside(student: Predictor, teacher: Teacher, shown: CaseDataset) -> TeacherRecord:
-    compared = compare(student, teacher.predictor, shown, spread(len(shown), JUDGED))
+def _beside(
+    student: Predictor, teacher: Teacher, shown: CaseDataset, thresholds: tuple[float, ...]
+) -> TeacherRecord:
+    compared = compare(
+        student,
+        teacher.predictor,
+        shown,
+        spread(len(shown), JUDGED),
+        (thresholds, teacher.thresholds),
+    )
     log.info("%s", described(teacher.run, compared))
     return TeacherRecord(
         run=teacher.run,
@@ -186,38 +310,38 @@ def choose_examples(counts: list[CaseCounts]) -> list[tuple[str, int]]:
 
 
 def warn_of_missed(counts: Sequence[CaseCounts], record: RunRecord) -> None:
-    """Say which classes the network finds nowhere.
-
-    Not those whose fitted threshold is below that of the counts: it fits training images better,
-    so that something reaches it.
-    """
+    """Say which classes the network finds nowhere; counts: at the record's thresholds."""
     for place, cases in missed(counts):
-        if record.thresholds[place] < THRESHOLD:
-            continue
         log.warning(
             "the network finds no pixel of %s in any of %d images that have some (at a probability "
             "of %g): train it with more steps (--epochs, a smaller --batch) or a higher "
             "--learning-rate, and see wsseg cases check --picture for what it was taught",
             record.classes[place],
             cases,
-            THRESHOLD,
+            record.thresholds[place],
         )
 
 
-def _counts(learner: Learner, data: Data, shown: CaseDataset) -> list[CaseCounts]:
+def _counts(
+    learner: Learner, data: Data, shown: CaseDataset, thresholds: tuple[float, ...]
+) -> list[CaseCounts]:
     places = spread(len(shown), JUDGED)
     device: torch.device = learner.fabric.device
-    return evaluate(learner.predictor(), shown, places, data.denominators, device)
+    return evaluate(learner.predictor(), shown, places, data.denominators, device, thresholds)
 
 
 def _examples(
-    learner: Learner, data: Data, shown: CaseDataset, counts: list[CaseCounts]
+    learner: Learner,
+    data: Data,
+    shown: CaseDataset,
+    counts: list[CaseCounts],
+    thresholds: tuple[float, ...],
 ) -> list[Example]:
     """counts: of the cases at `spread(len(shown), JUDGED)`."""
     predictor = learner.predictor()
     device: torch.device = learner.fabric.device
     places = spread(len(shown), JUDGED)
     return [
-        Example(kind, predict(predictor, shown, places[place], data.denominators, device))
-        for kind, place in choose_examples(counts)
+        Example(kind, predict(predictor, shown, places[at], data.denominators, device, thresholds))
+        for kind, at in choose_examples(counts)
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.atomic import atomic
-from wsseg.train.evaluate import THRESHOLD, Prediction
+from wsseg.train.evaluate import Prediction
 from wsseg.train.learner import TOTAL
 from wsseg.train.logs import EPOCH, RATE, SECONDS, VALIDATION, Row
 from wsseg.train.metrics import CaseCounts, case_iou
@@ -114,8 +114,9 @@ def _draw_outlines(axes: Any, example: Example) -> None:
     if native.mask is not None:
         for mask in native.mask.numpy():
             _outline(axes, mask, SKY, "solid")
-    for probability in example.prediction.probability.numpy():
-        _outline(axes, probability >= THRESHOLD, VERMILION, "dashed")
+    predicted = example.prediction
+    for probability, limit in zip(predicted.probability.numpy(), predicted.thresholds, strict=True):
+        _outline(axes, probability >= limit, VERMILION, "dashed")
     axes.set_title(f"{example.kind}: row {example.prediction.counts.row}\n", fontsize=8)
     axes.set_axis_off()
 

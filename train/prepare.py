@@ -155,7 +155,7 @@ def prepare_learner(
     if "ratio" in objective.needs:
         # A run that is not told the ratios must not start from them either.
         set_prior(network, image_shares(data))
-    load_weights(network, config.weights)
+    load_weights(network, config.weights, train.classes)
     plan = Plan(config, objective, rows=tuple(case.row for case in train.cases), steps=steps)
     return build_learner(fabric, network, build_front(config, given), plan)
 

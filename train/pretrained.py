@@ -1,9 +1,11 @@
 """Initial weights from a local file or, when asked for, from torchvision's servers."""
 
+import json
 import logging
 from pathlib import Path
 from urllib.error import URLError
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,8 +23,10 @@ from torchvision.models.segmentation import (
 )
 
 from wsseg.imaging.errors import WssegError
+from wsseg.train.checkpoint import not_finite
 from wsseg.train.config import NetworkName
-from wsseg.train.networks import Network
+from wsseg.train.networks import Network, last_layer
+from wsseg.train.record import RECORD
 
 logger = logging.getLogger(__name__)
 
@@ -46,19 +50,23 @@ COCO: dict[NetworkName, WeightsEnum] = {
 PUBLISHED = {"imagenet": IMAGENET, "coco": COCO}
 
 
-def load_weights(network: Network, spec: str) -> str:
+def load_weights(network: Network, spec: str, classes: tuple[str, ...] = ()) -> str:
     """Load initial weights into the network in place, and say in one line what was loaded.
 
     spec: "none"; "imagenet" (backbone) or "coco" (backbone and head) of torchvision, fetched from
     its server and kept in torch's cache; or the path of a safetensors file with a whole network
-    (the weights of a run) or a backbone (torchvision's names). A head with other classes starts
-    fresh. Raises WssegError if the weights cannot be had, or if they do not cover the whole
-    backbone.
+    (the weights of a run) or a backbone (torchvision's names). classes: of the network, in its
+    order. A run.json beside the file names the classes of its head, whose last layer is then taken
+    class by class, whatever their order; a class that the file has not starts fresh, and so does a
+    head of unknown classes of another number. Raises WssegError if the weights cannot be had, are
+    not finite, or do not cover the whole backbone.
     """
     if spec == "none":
         return "none: every part starts fresh"
-    tensors = _fetch(network.name, spec) if spec in PUBLISHED else _read(Path(spec))
-    report = f"{spec}: {_load(network, tensors, spec)}"
+    tensors, named = _fetch(network.name, spec) if spec in PUBLISHED else _read(Path(spec)), ""
+    if spec not in PUBLISHED and classes:
+        named = _by_class(network, tensors, Path(spec), classes)
+    report = f"{spec}: {_load(network, tensors, spec)}{named}"
     logger.info("initial weights %s", report)
     return report
 
@@ -97,7 +105,61 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path} is not a safetensors file ({error}); other formats are not read, because "
             f"they can run code: save the tensors with safetensors.torch.save_file"
         ) from error
+    broken = not_finite(tensors)
+    if broken:
+        raise WssegError(
+            f"{path} holds numbers that are not finite, such as in {broken}: the run that made it "
+            "has failed; give other weights"
+        )
     return tensors
+
+
+def _by_class(
+    network: Network, tensors: dict[str, Tensor], path: Path, classes: tuple[str, ...]
+) -> str:
+    """Order the last layer's rows in `tensors` by the classes' names; says how, in words."""
+    last = next(name for name, layer in network.named_modules() if layer is last_layer(network))
+    head = [name for name in (f"{last}.weight", f"{last}.bias") if name in tensors]
+    if not head:
+        return ""
+    known = _classes_beside(path, len(tensors[head[0]]))
+    if known is None:
+        if len(tensors[head[0]]) == len(classes):
+            _warn_of_order(path, classes)
+        return ""
+    own = network.state_dict()
+    for name in head:
+        if tensors[name].shape[1:] == own[name].shape[1:]:
+            rows = [
+                tensors[name][known.index(found)] if found in known else own[name][place].cpu()
+                for place, found in enumerate(classes)
+            ]
+            tensors[name] = torch.stack(rows)
+    taken = [name for name in classes if name in known]
+    new = [name for name in classes if name not in known]
+    left = [name for name in known if name not in classes]
+    told = (("taken by name", taken), ("new", new), ("not used", left))
+    return "; classes " + ", ".join(f"{what}: {' '.join(names)}" for what, names in told if names)
+
+
+def _classes_beside(path: Path, count: int) -> tuple[str, ...] | None:
+    """The classes of the run that a weights file lies in; None where nothing says them."""
+    try:
+        record = json.loads((path.parent / RECORD).read_text(encoding="utf-8"))
+        classes = tuple(str(name) for name in record["classes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return classes if len(classes) == count else None
+
+
+def _warn_of_order(path: Path, classes: tuple[str, ...]) -> None:
+    logger.warning(
+        "nothing says of which classes %s is (no %s lies beside it): its head is taken in the "
+        "order %s; give the file in its run folder if that is not its order",
+        path,
+        RECORD,
+        ", ".join(classes),
+    )
 
 
 def _load(network: Network, tensors: dict[str, Tensor], spec: str) -> str:

@@ -16,6 +16,8 @@ from wsseg.train.record import RECORD, RunRecord
 
 CONFIG = "config.json"
 STATE = "last.pt"
+AVERAGED = "averaged.safetensors"
+"""The weights as training averaged them, while a run ends with others."""
 METRICS = "metrics.csv"
 EVENTS = "tb"
 CURVES = "curves.png"
@@ -96,6 +98,8 @@ def sweep(out: Path) -> None:
     """Remove what a killed run was writing."""
     for scratch in out.glob(".tmp-*"):
         shutil.rmtree(scratch)
+    if (out / RECORD).exists():
+        (out / AVERAGED).unlink(missing_ok=True)
 
 
 def keep_config(config: TrainConfig, out: Path) -> None:

@@ -29,12 +29,13 @@ log = logging.getLogger(__name__)
 class Teacher:
     """A run's predictor, frozen and in `eval()`, and what tells the run from any other.
 
-    run: name of its folder. sha256: of its weights.
+    run: name of its folder. sha256: of its weights. thresholds: its own, one a class.
     """
 
     run: str
     sha256: str
     predictor: Predictor
+    thresholds: tuple[float, ...]
 
     @property
     def network(self) -> Network:
@@ -60,7 +61,7 @@ def find_teacher(
         )
     sha256 = hashlib.sha256((config.distill / WEIGHTS).read_bytes()).hexdigest()
     predictor = trained.predictor.requires_grad_(False).to(device)
-    return Teacher(config.distill.resolve().name, sha256, predictor)
+    return Teacher(config.distill.resolve().name, sha256, predictor, trained.record.thresholds)
 
 
 def recognise(teacher: Teacher, given: dict[str, Any]) -> None:
@@ -101,6 +102,11 @@ def _map(
     probability = soft_map(network, image, size)
     if mirrored:
         probability = (probability + soft_map(network, image.flip(3), size).flip(3)) / 2
+    if not torch.isfinite(probability).all():
+        raise WssegError(
+            f"the teacher {teacher.run} gives no finite numbers for the image of line "
+            f"{cases.cases[at].row}: look at that image, or distil another run"
+        )
     return (probability[0] * FULL).round().to(torch.uint8).cpu()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wsseg.train.case_pixels import read_image
 from wsseg.train.dataset import CaseDataset
-from wsseg.train.evaluate import THRESHOLD, count
+from wsseg.train.evaluate import count
 from wsseg.train.metrics import iou, pixels, summarise
 from wsseg.train.predictor import Predictor
 from wsseg.train.record import Comparison
@@ -23,20 +23,26 @@ REPEATS = 3
 
 @torch.no_grad()
 def compare(
-    student: Predictor, teacher: Predictor, cases: CaseDataset, places: Sequence[int]
+    student: Predictor,
+    teacher: Predictor,
+    cases: CaseDataset,
+    places: Sequence[int],
+    thresholds: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Comparison:
     """Both predictors, in `eval()` and on one device, on the cases at these places, of which there
     is at least one.
 
-    A pixel belongs to a class from probability 0.5 on, as in validation.
+    thresholds: of the student and of the teacher, from which probability on a pixel belongs to each
+    class.
     """
+    limits = [torch.tensor(own)[:, None, None] for own in thresholds]
     of_student, of_teacher, agreed = [], [], []
     for place in places:
         native, case = cases.native(place), cases.cases[place]
         maps = [_answer(model, cases, place).cpu() for model in (student, teacher)]
-        of_student.append(count(case, native, maps[0], cases.denominators))
-        of_teacher.append(count(case, native, maps[1], cases.denominators))
-        agreed.append(mask_iou(maps[0] >= THRESHOLD, maps[1] >= THRESHOLD))
+        of_student.append(count(case, native, maps[0], cases.denominators, thresholds[0]))
+        of_teacher.append(count(case, native, maps[1], cases.denominators, thresholds[1]))
+        agreed.append(mask_iou(maps[0] >= limits[0], maps[1] >= limits[1]))
     return Comparison(
         cases=len(places),
         student=summarise(of_student),

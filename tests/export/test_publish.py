@@ -227,3 +227,17 @@ def test_a_model_is_replaced_only_when_told_to(run, exported, tmp_path, made):
     assert content(out) == before
     export_run(run, out, OPTIONS.model_copy(update={"overwrite": True, "name": "second"}))
     assert load_model(out)[0].name == "second"
+
+
+def test_a_network_that_ignores_its_images_is_published_with_a_warning(run, tmp_path, made, caplog):
+    blind = tmp_path / "run"
+    shutil.copytree(run, blind)
+    record = json.loads((blind / RECORD).read_text())
+    record["dependence"] = {"cases": 9, "ignored": ["tumour"]}
+    (blind / RECORD).write_text(json.dumps(record))
+    with caplog.at_level(logging.WARNING, "wsseg.export"):
+        export_run(blind, tmp_path / "model", OPTIONS)
+    assert "its ratios of tumour mean nothing" in caplog.text
+    dependence = load_model(tmp_path / "model")[0].training.dependence
+    assert dependence is not None
+    assert dependence.ignored == ("tumour",)

@@ -14,12 +14,15 @@ from tests.serve.conftest import (
     LEVELS,
     RATIOS_PER_SLICE,
     failures,
+    make_manifest,
     picture,
     rows,
     run,
     write_model,
     write_pictures,
 )
+from wsseg.cli.inferring import closing_line
+from wsseg.imaging.definitions import Dependence
 from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.serve.engine import EngineError
 from wsseg.serve.infer import infer
@@ -267,3 +270,15 @@ def test_two_runs_do_not_write_one_report_at_a_time(model: Path, scans: Path, tm
     assert refused
     assert len(rows(report)) == summary.slices * RATIOS_PER_SLICE
     assert not list(tmp_path.glob(".lock-*"))
+
+
+def test_a_model_that_ignores_its_images_is_told_of_in_the_closing_line(
+    scans: Path, tmp_path: Path, model: Path
+):
+    ignoring = make_manifest().training.model_copy(
+        update={"dependence": Dependence(cases=12, ignored=("bright",))}
+    )
+    blind = write_model(tmp_path / "blind", training=ignoring)
+    told = closing_line(run(blind, tmp_path / "r.csv", scans))
+    assert "WARNING: the network hardly looks at the image: its masks of bright" in told
+    assert "WARNING" not in closing_line(run(model, tmp_path / "s.csv", scans))

@@ -97,9 +97,10 @@ def test_the_record_names_the_teacher_and_sets_the_student_beside_it(taught):
     assert beside.comparison.teacher["iou"] == pytest.approx(
         load_run(taught.teacher).record.metrics["iou"]
     )
-    student, teacher = (load_run(run).predictor for run in (taught.out, taught.teacher))
-    data = _data(taught)
-    again = compare(student, teacher, data.val, range(len(data.val)))
+    runs = load_run(taught.out), load_run(taught.teacher)
+    student, teacher = (run.predictor for run in runs)
+    data, own = _data(taught), (runs[0].record.thresholds, runs[1].record.thresholds)
+    again = compare(student, teacher, data.val, range(len(data.val)), own)
     assert again.student == beside.comparison.student
     assert again.agreement == beside.comparison.agreement
     assert beside.comparison.relative_time > 0
@@ -226,6 +227,17 @@ def test_classes_other_than_the_teachers_are_both_named(taught, tmp_path):
     with pytest.raises(WssegError, match=r"knows the classes roi, the cases have lesion"):
         train(other, tmp_path / "run", taught.config)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_teacher_whose_weights_are_not_finite_is_refused(taught, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(taught.teacher, broken)
+    weights = load_file(broken / "weights.safetensors")
+    weights["classifier.refine.4.weight"][0, 0] = float("nan")
+    save_file(weights, broken / "weights.safetensors")
+    config = taught.config.model_copy(update={"distill": broken})
+    with pytest.raises(WssegError, match="not finite, such as in classifier"):
+        train(taught.cases, tmp_path / "run", config)
 
 
 def test_a_teacher_that_is_no_finished_run_is_named_with_what_to_do(taught, tmp_path):

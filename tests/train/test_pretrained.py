@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -159,3 +161,51 @@ def test_published_resnet_names_fit_our_resnet(monkeypatch):
     load_weights(ours, "imagenet")
     name = "layer4.2.conv3.weight"
     assert torch.equal(ours.state_dict()[f"backbone.{name}"], source[name])
+
+
+def run_of(folder, classes, seed=1):
+    """The weights of a run on these classes, its run.json beside them."""
+    folder.mkdir()
+    source = network(classes=len(classes), seed=seed)
+    save_file(source.state_dict(), folder / "weights.safetensors")
+    (folder / "run.json").write_text(json.dumps({"classes": classes}))
+    return source.state_dict(), str(folder / "weights.safetensors")
+
+
+LAST = "classifier.refine.4.weight", "classifier.refine.4.bias"
+
+
+def test_a_head_is_taken_class_by_class_whatever_their_order(tmp_path):
+    source, file = run_of(tmp_path / "run", ["cyst", "lumen"])
+    target = network(classes=2, seed=2)
+    report = load_weights(target, file, ("lumen", "cyst"))
+    for name in LAST:
+        assert torch.equal(target.state_dict()[name], source[name].flip(0))
+    assert report.endswith("fresh: nothing; classes taken by name: lumen cyst")
+
+
+def test_a_class_that_the_weights_have_not_starts_fresh_beside_those_that_they_have(tmp_path):
+    source, file = run_of(tmp_path / "run", ["cyst", "lumen"])
+    target = network(classes=3, seed=2)
+    own = copied(target)
+    report = load_weights(target, file, ("lumen", "wall", "stone"))
+    for name in LAST:
+        assert torch.equal(target.state_dict()[name][0], source[name][1])
+        assert torch.equal(target.state_dict()[name][1:], own[name][1:])
+    assert report.endswith("classes taken by name: lumen, new: wall stone, not used: cyst")
+
+
+def test_a_head_of_unknown_classes_is_taken_in_order_with_a_warning(tmp_path, caplog):
+    _, file = run_of(tmp_path / "run", ["cyst", "lumen"])
+    (tmp_path / "run" / "run.json").unlink()
+    load_weights(network(classes=2, seed=2), file, ("lumen", "cyst"))
+    assert "in the order lumen, cyst" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    tensors = network(seed=1).state_dict()
+    tensors["classifier.refine.4.bias"][0] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(WssegError, match=r"not finite, such as in classifier\.refine\.4\.bias"):
+        load_weights(network(), str(file))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import torch
 from PIL import Image
 
 from tests.train.conftest import CONFIG, curve_of, prepared
+from wsseg.train.case import Case
 from wsseg.train.cases import read_cases
 from wsseg.train.checkpoint import load_run, save_weights
+from wsseg.train.dataset import Native
+from wsseg.train.evaluate import count
 from wsseg.train.journal import Course
-from wsseg.train.metrics import CaseCounts
 from wsseg.train.networks import last_layer
 from wsseg.train.outputs import finish, warn_of_missed
 from wsseg.train.record import WEIGHTS
@@ -37,7 +40,11 @@ def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):
     assert json.loads((out / "run.json").read_text())["classes"] == ["roi"]
     assert record.chosen_by == "mask"
     assert [row["epoch"] for row in curve_of(out)] == [1, 2, 3, 4]
-    assert record.metrics["iou"] == max(row["val_iou"] for row in curve_of(out))
+    scores = [row["val_iou"] for row in curve_of(out)]
+    best = 1 + max(range(4), key=lambda place: (scores[place], place))
+    assert record.normalisation is not None
+    assert record.normalisation.averaged_score == max(scores)
+    assert record.chosen_epoch in ({best} if record.normalisation.kept == "averaged" else {best, 4})
     for name in ("curves.png", "examples.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 200
@@ -83,7 +90,8 @@ def test_a_finished_run_is_read_back_with_the_weights_that_were_judged(straight,
     ious = []
     for number, sample in enumerate(run.samples):
         with torch.no_grad():
-            found = run.predictor(torch.from_numpy(sample)[None])[0, 0].numpy() >= 0.5
+            found = run.predictor(torch.from_numpy(sample)[None])[0, 0].numpy()
+        found = found >= np.float32(record.thresholds[0])
         true = np.asarray(Image.open(partly_marked.parent / f"m{number}.png")) > 0
         ious.append((found & true).sum() / (found | true).sum())
     assert np.mean(ious) == pytest.approx(record.metrics["iou"], abs=1e-6)
@@ -111,8 +119,10 @@ def test_a_run_that_finds_nothing_of_a_class_says_so(
 
 def test_a_class_that_its_fitted_threshold_lets_through_is_not_said_to_be_missed(straight, caplog):
     fitted = {"classes": ("low", "high"), "thresholds": (0.4, 0.6)}
-    none, known = np.zeros(2), np.array([0.1, 0.2])
-    counts = [CaseCounts(row=2, predicted=none, marked=none, found=none, ratio=none, known=known)]
+    native = Native(torch.zeros(1, 2, 2), None, torch.zeros(2, 2, dtype=torch.int64))
+    maps = torch.tensor([0.45, 0.55])[:, None, None].expand(2, 2, 2)
+    case = Case(row=2, image=Path("a.png"), ratios=(0.1, 0.2))
+    counts = [count(case, native, maps, ("image", "image"), fitted["thresholds"])]
     with caplog.at_level(logging.WARNING, "wsseg.train"):
         warn_of_missed(counts, straight.record.model_copy(update=fitted))
     (warning,) = caplog.records
