@@ -2,13 +2,12 @@
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from wsseg.imaging.atomic import atomic
 from wsseg.imaging.definitions import Dependence, RatioDefinition, Seen
@@ -32,13 +31,11 @@ from wsseg.train.metrics import (
     relative_ratio_error,
     summarise,
 )
-from wsseg.train.networks import Network
-from wsseg.train.normalisation import MOST_IMAGES, with_statistics_anew
+from wsseg.train.normalisation import choose_normalisation
 from wsseg.train.plots import Example, draw_curves, draw_examples
 from wsseg.train.predictor import Predictor
 from wsseg.train.record import SAMPLES, WEIGHTS, Normalisation, RunRecord, TeacherRecord
 from wsseg.train.run_folder import AVERAGED, CURVES, EXAMPLES, METRICS, keep_record
-from wsseg.train.select import Rule, score
 from wsseg.train.teacher import Teacher
 from wsseg.train.versus import compare, described
 
@@ -110,65 +107,6 @@ def _judged(learner: Learner, data: Data, record: RunRecord) -> list[CaseCounts]
             record.thresholds,
         )
     return counts
-
-
-def choose_normalisation(
-    learner: Learner, data: Data, course: Course, last: Mapping[str, Tensor]
-) -> Normalisation:
-    """Give the averaged network, of the chosen epoch, the batch-norm statistics that the run's rule
-    prefers, or the weights of the last epoch with statistics taken anew.
-
-    Statistics that lag let an early epoch win, hence the last one's chance. The rule is that which
-    chooses epochs, on validation cases; where there are none, or it looks at none, masks or weak
-    labels of training cases. Equal scores leave what training averaged. last: the weights averaged
-    until the last epoch.
-    """
-    epochs = learner.plan.config.epochs
-    epoch = course.choice.epoch if course.choice else epochs
-    places = spread(len(data.train), MOST_IMAGES)
-    if len(places) < 2:  # batch norm needs more than one value
-        return Normalisation(kept="averaged", epoch=epoch)
-    by_val = len(data.val) > 0 and data.rule != "last"
-    shown = data.val if by_val else data.train
-    judged = spread(len(shown), len(shown) if by_val else JUDGED)
-
-    def figures(network: Network) -> dict[str, float]:
-        predictor = Predictor(learner.front, network).eval()
-        device = learner.fabric.device
-        return summarise(evaluate(predictor, shown, judged, data.denominators, device))
-
-    averaged = learner.predictor().network
-    found = figures(averaged)
-    rule: Rule = data.rule if by_val else "mask" if "iou" in found else "weak"
-    before = score(rule, found)
-    weights = {epoch: averaged.state_dict(), epochs: last} if epoch < epochs else {epoch: last}
-    renewed = {
-        number: with_statistics_anew(learner, own, data.train, places)
-        for number, own in weights.items()
-    }
-    scores = {number: score(rule, figures(network)) for number, network in renewed.items()}
-    known = {number: value for number, value in scores.items() if value is not None}
-    best = max(known, key=lambda number: known[number], default=epoch)
-    after = known.get(best)
-    better = before is not None and after is not None and after > before
-    if better:
-        averaged.load_state_dict(renewed[best].state_dict())
-        log.info(
-            "epoch %d kept, its batch-norm statistics taken anew over %d training images: score "
-            "%.3f, averaged %.3f",
-            best,
-            len(places),
-            after,
-            before,
-        )
-    return Normalisation(
-        kept="anew" if better else "averaged",
-        epoch=best if better else epoch,
-        split="val" if by_val else "train",
-        cases=len(judged),
-        averaged_score=before,
-        anew_score=after,
-    )
 
 
 def _replace_weights(learner: Learner, out: Path) -> None:

@@ -257,7 +257,8 @@ def test_an_error_of_the_system_outside_the_report_is_not_put_on_it(
 
 
 def test_two_runs_do_not_write_one_report_at_a_time(model: Path, scans: Path, tmp_path: Path):
-    report, refused = tmp_path / "ratios.csv", []
+    report = tmp_path / "ratios.csv"
+    refused: list[WssegError] = []
 
     def beside(done: int, _known: int, _rate: float) -> None:
         if not refused:

@@ -20,7 +20,8 @@ BRIGHT = 120.0
 
 
 def disc(row, column, radius):
-    return np.hypot(*(np.mgrid[:SIDE, :SIDE] - np.array([row, column])[:, None, None])) < radius
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    return np.hypot(rows - row, columns - column) < radius
 
 
 def cases(folder, *, centred=False, columns=("ratio", "marks", "mask"), same_size=False, count=10):
@@ -28,8 +29,8 @@ def cases(folder, *, centred=False, columns=("ratio", "marks", "mask"), same_siz
     random = np.random.default_rng(1)
     rows = [["image", "split", *columns]]
     for number in range(count):
-        place = (24, 24) if centred else random.uniform(14, 34, 2)
-        inside = disc(*place, 9 if same_size else random.uniform(6, 13))
+        row, column = (24, 24) if centred else random.uniform(14, 34, 2)
+        inside = disc(row, column, 9 if same_size else random.uniform(6, 13))
         grey = random.normal(60, 12, inside.shape) + 120 * inside
         named = {
             "ratio": f"{inside.mean():.5f}",
@@ -38,7 +39,7 @@ def cases(folder, *, centred=False, columns=("ratio", "marks", "mask"), same_siz
         }
         Image.fromarray(grey.clip(0, 255).astype(np.uint8)).save(folder / f"i{number}.png")
         Image.fromarray(inside.astype(np.uint8)).save(folder / named["mask"])
-        Image.fromarray(disc(*place, 3).astype(np.uint8)).save(folder / named["marks"])
+        Image.fromarray(disc(row, column, 3).astype(np.uint8)).save(folder / named["marks"])
         rows.append([f"i{number}.png", "train", *(named[column] for column in columns)])
     with (folder / "cases.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)

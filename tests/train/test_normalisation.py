@@ -1,5 +1,7 @@
 """Batch-norm statistics: the averages of a short run give way to those of its final weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,11 +11,12 @@ from tests.train.conftest import CONFIG, one_thread, prepared
 from wsseg.train import outputs
 from wsseg.train.cases import read_cases
 from wsseg.train.checkpoint import load_run, save_weights
+from wsseg.train.dataset import CaseDataset
 from wsseg.train.evaluate import evaluate
 from wsseg.train.journal import Course
 from wsseg.train.metrics import summarise
-from wsseg.train.normalisation import with_statistics_anew
-from wsseg.train.outputs import choose_normalisation, finish
+from wsseg.train.normalisation import choose_normalisation, with_statistics_anew
+from wsseg.train.outputs import finish
 from wsseg.train.presets import PRESETS
 from wsseg.train.record import WEIGHTS
 from wsseg.train.run import train
@@ -116,13 +119,11 @@ def test_better_averages_stay(learner, short):
 
 def test_without_validation_cases_training_cases_decide(learner, tmp_path):
     table, data, own = learner
-    none = data.val.cases[:0]
-    bare = type(data)(
-        data.train, type(data.val)(none, table.classes, (), own.front), data.denominators, "last"
-    )
+    none = CaseDataset((), table.classes, (), own.front)
+    bare = replace(data, val=none, rule="last")
     save_weights(own.average.module, tmp_path / WEIGHTS)
     row = {"epoch": 1, "learning_rate": 0.1, "total": 1.0, "seconds": 1.0}
     record = finish(own, bare, table, Course({}, [row], Choice(1, "last")), tmp_path)
-    assert record.normalisation.split == "train"
-    assert record.normalisation.cases == 16
+    assert record.normalisation is not None
+    assert (record.normalisation.split, record.normalisation.cases) == ("train", 16)
     assert record.metrics == {}

@@ -118,12 +118,13 @@ def test_a_run_that_finds_nothing_of_a_class_says_so(
 
 
 def test_a_class_that_its_fitted_threshold_lets_through_is_not_said_to_be_missed(straight, caplog):
-    fitted = {"classes": ("low", "high"), "thresholds": (0.4, 0.6)}
+    fitted = (0.4, 0.6)
     native = Native(torch.zeros(1, 2, 2), None, torch.zeros(2, 2, dtype=torch.int64))
     maps = torch.tensor([0.45, 0.55])[:, None, None].expand(2, 2, 2)
     case = Case(row=2, image=Path("a.png"), ratios=(0.1, 0.2))
-    counts = [count(case, native, maps, ("image", "image"), fitted["thresholds"])]
+    own = {"classes": ("low", "high"), "thresholds": fitted}
+    counts = [count(case, native, maps, ("image", "image"), fitted)]
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        warn_of_missed(counts, straight.record.model_copy(update=fitted))
+        warn_of_missed(counts, straight.record.model_copy(update=own))
     (warning,) = caplog.records
     assert "finds no pixel of high in any of 1 images" in warning.getMessage()
