@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, Literal
 
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.guard import no_space
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.volume_header import GZIP_MAGIC
 
@@ -275,12 +276,7 @@ def _extract(content: Callable[[], IO[bytes]], to: FileRef) -> FileRef | Failure
 
 def _damaged(shown: str, error: Exception) -> Failure:
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return Failure(
-            shown,
-            "no_space",
-            f"{shown} cannot be unpacked, the folder for temporary files is full: free some space "
-            "there, or set TMPDIR to a folder that has more",
-        )
+        return Failure(shown, "no_space", no_space(shown))
     if isinstance(error, _TooMuchError):
         return Failure(
             shown,

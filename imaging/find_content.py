@@ -82,6 +82,7 @@ _OTHERS = (
     (b"\x1aE\xdf\xa3", "a video", _FRAMES),
     (b"\x30\x26\xb2\x75", "a video", _FRAMES),
     (b"\0\0\x01\xba", "a video", _FRAMES),
+    (b"\0\0\x01\xb3", "a video", _FRAMES),
 )
 _VTK_IMAGE = re.compile(
     rb"\A(# vtk DataFile.*STRUCTURED_POINTS|.*<VTKFile[^>]*ImageData)", re.DOTALL

@@ -1,5 +1,6 @@
 """The border where whatever a file made a library raise becomes one ReadError."""
 
+import errno
 import logging
 import traceback
 from collections.abc import Iterator
@@ -27,12 +28,22 @@ def reading(source: str) -> Iterator[None]:
         raise _translated(source, error) from error
 
 
+def no_space(source: str) -> str:
+    """What to say where `source` could not be unpacked for want of space."""
+    return (
+        f"{source} cannot be unpacked, the folder for temporary files is full: free some space "
+        "there, or set TMPDIR to a folder that has more"
+    )
+
+
 def _translated(source: str, error: Exception) -> ReadError:
     match error:
         case FileNotFoundError():
             return ReadError("file_gone", f"{source} is not there: check the path")
         case PermissionError():
             return ReadError("no_permission", f"{source} may not be read: change its permissions")
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return ReadError("no_space", no_space(source))
         case MemoryError():
             return ReadError(
                 "out_of_memory", f"{source} needs more memory than there is: crop or split it"

@@ -1,5 +1,6 @@
 """Whatever is wrong with a file, reading it ends in a scan or in a ReadError."""
 
+import errno
 import logging
 import random
 import zlib
@@ -46,6 +47,7 @@ def test_each_kind_goes_to_its_reader(monkeypatch, kind):
         (ValueError("Doe^Jane"), "unreadable"),
         (FileNotFoundError(2, "Doe^Jane"), "file_gone"),
         (PermissionError(13, "Doe^Jane"), "no_permission"),
+        (OSError(errno.ENOSPC, "Doe^Jane"), "no_space"),
         (ReadError("too_large", "folder/a.png: crop it"), "too_large"),
     ],
 )
