@@ -109,8 +109,9 @@ def with_statistics_anew(
             channels=learner.front.channels,
             dropout=0.0,
         )
+    precision = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+    copy = copy.to(learner.fabric.device, precision)
     copy.load_state_dict(weights)
-    copy = copy.to(learner.fabric.device)
     with torch.no_grad():
         update_bn(_batches(learner, cases, places), copy)
     return copy.eval()
