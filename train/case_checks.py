@@ -70,7 +70,7 @@ def _firsts(cases: Sequence[Case]) -> list[bool]:
 
 def label_notes(cases: Sequence[Case]) -> Iterator[str]:
     """What label files hold that is allowed, but may not be meant. Checked cases only."""
-    labelled = [case for case in cases if case.marks is not None or case.mask is not None]
+    labelled = [case for case in cases if _draws(case)]
     with ThreadPoolExecutor(READERS) as pool:
         turned = list(pool.map(_turned_alone, labelled))
         found = pool.map(unnamed_labels, labelled)
@@ -78,8 +78,9 @@ def label_notes(cases: Sequence[Case]) -> Iterator[str]:
     if any(turned):
         first = labelled[turned.index(True)].row
         yield (
-            f"{sum(turned)} images have an orientation tag (EXIF) that their label file lacks, the "
-            f"first in line {first}: labels count as drawn on the picture as it is shown"
+            f"{sum(turned)} images have an orientation tag (EXIF) that their labels lack, the "
+            f"first in line {first}: label files, points and boxes count as drawn on the picture "
+            f"as it is shown"
         )
     if unnamed:
         shown = ", ".join(map(str, unnamed[:NUMBERS_SHOWN]))
@@ -89,9 +90,19 @@ def label_notes(cases: Sequence[Case]) -> Iterator[str]:
         )
 
 
+def _draws(case: Case) -> bool:
+    """Whether a case says anything that counts rows and columns."""
+    files = case.marks is not None or case.mask is not None
+    return files or _lists_places(case)
+
+
+def _lists_places(case: Case) -> bool:
+    return bool(case.points) or not all(region.placeless for region in case.regions)
+
+
 def _turned_alone(case: Case) -> bool:
     files = [path for path in (case.marks, case.mask) if path is not None]
-    return is_turned(case.image) and not all(map(is_turned, files))
+    return is_turned(case.image) and (_lists_places(case) or not all(map(is_turned, files)))
 
 
 def _repeated(cases: Sequence[Case]) -> Iterator[Fault]:

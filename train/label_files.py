@@ -99,4 +99,5 @@ def _unnamed(path: Path, case: Case) -> list[int]:
 
 
 def _own_slice(path: Path, case: Case) -> int:
-    return case.slice_index if slice_count(path) > 1 else 0
+    """A slice of a label file that belongs to a case; of one that is placed otherwise, any."""
+    return min(case.slice_index, slice_count(path) - 1)

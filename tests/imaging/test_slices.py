@@ -193,6 +193,27 @@ def test_colours_and_jpegs_are_no_labels(tmp_path):
     assert reason(read_label_slice, picture(tmp_path / "a.jpg", colours)) == "lossy_labels"
 
 
+def test_compression_decides_whether_a_format_may_hold_labels(tmp_path):
+    labels = np.zeros((64, 64, 3), np.uint8)
+    labels[10:20, 10:30] = 1
+    lossy = picture(tmp_path / "a.webp", labels, quality=80)
+    assert reason(read_label_slice, lossy) == "lossy_labels"
+    exact = picture(tmp_path / "b.webp", labels, lossless=True)
+    assert np.array_equal(read_label_slice(exact), labels[..., 0])
+    coarse = picture(tmp_path / "a.jp2", labels, irreversible=True, quality_layers=[20])
+    assert reason(read_label_slice, coarse) == "lossy_labels"
+    whole = picture(tmp_path / "b.jp2", labels[..., 0])
+    assert np.array_equal(read_label_slice(whole), labels[..., 0])
+    two = picture(
+        tmp_path / "a.mpo",
+        labels,
+        format="MPO",
+        save_all=True,
+        append_images=[Image.new("RGB", (64, 64))],
+    )
+    assert reason(read_label_slice, two) == "lossy_labels"
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

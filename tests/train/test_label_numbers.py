@@ -4,6 +4,7 @@ import tomllib
 import zlib
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from highdicom.seg import (
@@ -303,7 +304,7 @@ def test_labels_lie_on_the_picture_as_it_is_shown(tmp_path, orientation):
     turned(tmp_path / "tagged.png", stored.astype(np.uint8), orientation)
     path = tmp_path / "cases.csv"
     for name, told in (("drawn", True), ("tagged", False)):
-        path.write_text(f'image,mask,marks,points\nimage.png,{name}.png,{name}.png,"[[5, 8]]"\n')
+        path.write_text(f"image,mask,marks\nimage.png,{name}.png,{name}.png\n")
         table = read_cases(path)
         (case,) = table.cases
         assert np.array_equal(mask_of(case), INSIDE)
@@ -364,3 +365,25 @@ def test_segments_of_a_dicom_segmentation_are_classes_of_a_table(tmp_path):
     table = read_cases(path, labels={"kidney": ("right",)})
     assert np.array_equal(mask_of(table.cases[0]), pixels[0] == 2)
     assert any("label numbers 1 stand for no class" in doubt for doubt in table.doubts)
+
+
+def test_points_of_a_turned_picture_count_as_it_is_shown_and_are_told(tmp_path):
+    turned(tmp_path / "image.png", np.rot90(INSIDE) * np.uint8(200), 6)
+    path = tmp_path / "cases.csv"
+    path.write_text('image,points\nimage.png,"[[5, 30]]"\n')
+    table = read_cases(path)
+    assert marks_of(table.cases[0])[5, 30] == 1
+    assert any("orientation tag" in doubt for doubt in table.doubts)
+
+
+def test_a_map_counts_in_a_label_volume_of_fewer_slices_than_its_image(tmp_path):
+    nib.Nifti1Image(np.zeros((8, 8, 6), np.uint8), np.eye(4)).to_filename(tmp_path / "image.nii")
+    labels = np.zeros((8, 8, 3), np.uint8)
+    labels[2:4, 2:4, 2] = 7
+    moved = np.eye(4)
+    moved[2, 3] = 3
+    nib.Nifti1Image(labels, moved).to_filename(tmp_path / "labels.nii")
+    path = tmp_path / "cases.csv"
+    path.write_text("image,slice,mask\nimage.nii,5,labels.nii\n")
+    (case,) = read_cases(path, labels={"roi": (7,)}).cases
+    assert np.count_nonzero(mask_of(case)) == 4
