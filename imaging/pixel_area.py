@@ -4,8 +4,6 @@ import tempfile
 from pathlib import Path
 
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.find import find
-from wsseg.imaging.read import read
 
 
 def pixel_mm2(path: Path) -> float | None:
@@ -13,6 +11,9 @@ def pixel_mm2(path: Path) -> float | None:
 
     The whole file is read. Raises ReadError.
     """
+    from wsseg.imaging.find import find
+    from wsseg.imaging.read import read
+
     with tempfile.TemporaryDirectory(prefix="wsseg-") as scratch:
         for found in find([path], scratch=Path(scratch)):
             if isinstance(found, Failure):

@@ -226,17 +226,17 @@ def _check_inverted(labels: Labels, classes: int) -> None:
 
 def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> frozenset[int]:
     """The numbers that occur, all of which are allowed."""
-    values = np.flatnonzero(_counts(labels))
-    wrong = values[~np.isin(values, [*range(classes + 1), *further])]
-    if wrong.size:
-        shown = ", ".join(str(value) for value in wrong[:VALUES_SHOWN])
+    values = frozenset(np.flatnonzero(_counts(labels)).tolist())
+    wrong = sorted(values.difference(range(classes + 1), further))
+    if wrong:
+        shown = ", ".join(map(str, wrong[:VALUES_SHOWN]))
         background = f", {MARKED_BACKGROUND} where background is marked" if further else ""
         raise _FileError(
-            f"pixel values {shown}{' ...' if wrong.size > VALUES_SHOWN else ''} are no class "
+            f"pixel values {shown}{' ...' if len(wrong) > VALUES_SHOWN else ''} are no class "
             f"numbers: expected {_range(classes)}{background}, and 0 elsewhere; name other "
             f"numbers under [labels] in the settings"
         )
-    return frozenset(values.tolist())
+    return values
 
 
 def _range(classes: int) -> str:
