@@ -35,13 +35,17 @@ def with_integers(model: onnx.ModelProto, ranges: Ranges, nodes: Iterable[str]) 
         TensorData,
         TensorsData,
     )
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
 
+    shaped = onnx.shape_inference.infer_shapes(model)
+    # Without this note it would infer them once more, by way of the disk.
+    add_infer_metadata(shaped)
     data = {
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.items()
     }
     quantizer = QDQQuantizer(
-        onnx.shape_inference.infer_shapes(model),
+        shaped,
         per_channel=True,
         reduce_range=False,
         weight_qType=QuantType.QInt8,
