@@ -252,6 +252,8 @@ def _placement(
     if not coded:
         return None, ("NO_ORIENTATION",)
     forms = {"sform": header.get_sform(), "qform": _qform(header)}
+    if shape[2] == 1:
+        forms = {name: form if form is None else _thick(form) for name, form in forms.items()}
     good = [form for name in coded if (form := forms[name]) is not None and usable(form)]
     if not good:
         raise ReadError(
@@ -268,6 +270,19 @@ def _placement(
         flags = ("AFFINES_DIFFER",) if grid_distance(good[0], good[1], shape) > limit else ()
     scale = np.diag([*[millimetres(header)] * 3, 1.0])
     return scale @ good[0], flags
+
+
+def _thick(affine: Affine) -> Affine:
+    """The affine of a single slice, of which some writers give the step to the next as 0.
+
+    It takes none: then that is its normal, 1 mm long.
+    """
+    if affine[:3, 2].any():
+        return affine
+    thick = affine.copy()
+    normal = np.cross(affine[:3, 0], affine[:3, 1])
+    thick[:3, 2] = normal / (np.linalg.norm(normal) or 1.0)
+    return thick
 
 
 def _clear(header: Nifti1Header, form: str) -> None:

@@ -259,6 +259,21 @@ def test_one_good_affine_is_enough_and_that_the_other_is_not_is_flagged(tmp_path
     assert np.array_equal(np.asarray(written.dataobj), VOXELS)
 
 
+@pytest.mark.parametrize("form", ["sform", "qform"])
+def test_a_single_slice_needs_no_step_to_the_next(tmp_path, form):
+    image = Nifti1Image(VOXELS[:, :, :1], AFFINE)
+    image.set_sform(AFFINE, int(form == "sform"))
+    image.set_qform(AFFINE, int(form == "qform"))
+    image.to_filename(tmp_path / "a.nii")
+    fields: dict[str, Any] = {"pixdim": [1, 0.5, 0.8, 0, 1, 1, 1, 1]}
+    for row, name in enumerate(("srow_x", "srow_y", "srow_z")):
+        fields[name] = [*AFFINE[row, :2], 0, AFFINE[row, 3]]
+    (scan,) = read(patch(FileRef(tmp_path / "a.nii", "a"), **fields))
+    assert scan.flags == ()
+    assert scan.geometry.pixel_mm == pytest.approx((0.8, 0.5))
+    assert np.array_equal(scan.pixels, VOXELS[:, :, :1].transpose(2, 1, 0))
+
+
 def test_no_good_affine_is_refused(tmp_path):
     file = patch(both_forms(tmp_path / "a.nii"), srow_x=[0] * 4, quatern_b=2)
     with pytest.raises(ReadError, match="affine") as caught:
