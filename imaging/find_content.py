@@ -15,7 +15,7 @@ from wsseg.imaging.nrrd_header import NRRD_MAGIC
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.volume_header import GZIP_MAGIC
 
-HEAD_BYTES = 1024
+HEAD_BYTES = 2048
 
 Content = Literal["dicom", "volume", "picture", "zip", "tar", "gzip"]
 ARCHIVES = ("zip", "tar", "gzip")
@@ -56,6 +56,7 @@ _NIFTI_MAGICS = (b"n+1", b"ni1", b"n+2", b"ni2")
 _UNPACK = "unpack it first"
 _CONVERT = "convert it to DICOM, NIfTI, NRRD, PNG or TIFF first"
 _FRAMES = "save the frames to be measured as pictures or DICOM first"
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 # Things that hold images but are not read: (first bytes, name, remedy).
 _OTHERS = (
     (b"BZh", "a bzip2 archive", _UNPACK),
@@ -65,7 +66,7 @@ _OTHERS = (
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
     (b"\x1f\x9d", "a compressed archive", _UNPACK),
     (b"LZIP", "an lzip archive", _UNPACK),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 or MINC 2 file", _CONVERT),
+    (_HDF5, "an HDF5 or MINC 2 file", _CONVERT),
     (b"CDF\x01", "a NetCDF or MINC 1 file", _CONVERT),
     (b"CDF\x02", "a NetCDF or MINC 1 file", _CONVERT),
     (b"\x93NUMPY", "a NumPy array", _CONVERT),
@@ -234,6 +235,9 @@ def _no_image(head: Head) -> Failure:
         return Failure(source, "empty_file", message, status="failed" if lost else "skipped")
     if is_pointer(start):
         return _failed(head, "content_missing", f"holds no content: {get_content(start)}")
+    if start.startswith(_HDF5) and b"TransformGroup" in start:
+        message = f"{source} holds transformations of ITK, not an image to segment"
+        return Failure(source, "no_image", message, status="skipped")
     if other := _other(head):
         return _failed(head, "unsupported_format", f"is {other[0]}, which is not read: {other[1]}")
     if _VOXELS_NAME.search(source):

@@ -118,6 +118,7 @@ def test_what_is_no_image_is_skipped_with_a_reason(folder):
     (folder / "viewer").write_bytes(b"\x7fELF" + bytes(90))
     (folder / "report.pdf").write_bytes(b"%PDF-1.7")
     (folder / "cache.dat").write_bytes(bytes(90))
+    (folder / "warp_xfm.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(1500) + b"TransformGroup")
     (folder / "empty.log").touch()
     (folder / "DONE").touch()
     write_bare_dicom(folder / "seg", SegmentationStorage, Modality="SEG")
@@ -130,6 +131,7 @@ def test_what_is_no_image_is_skipped_with_a_reason(folder):
         "viewer": ("not_an_image", "skipped"),
         "report.pdf": ("not_an_image", "skipped"),
         "cache.dat": ("not_an_image", "skipped"),
+        "warp_xfm.h5": ("no_image", "skipped"),
         "empty.log": ("empty_file", "skipped"),
         "DONE": ("empty_file", "skipped"),
         "seg": ("segmentation", "skipped"),
