@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -45,17 +45,17 @@ def check_files(
     classes: tuple[str, ...],
     denominators: tuple[Denominator, ...],
     *,
-    unsliced: Collection[int],
+    placed: Mapping[int, frozenset[str]],
 ) -> tuple[tuple[Case, ...], list[Fault]]:
     """The cases with what was seen in their files, and the faults of these.
 
-    unsliced: lines that name no slice.
+    placed: of each line, which of `slice` and `volume` it fills in.
     """
     check = partial(check_case, classes=classes, denominators=denominators)
     # Once for all files: to silence a library anew for each takes as long as to open one.
     with quiet, ThreadPoolExecutor(READERS) as pool:
-        sliced = [case.row not in unsliced for case in cases]
-        looked = list(zip(cases, pool.map(check, cases, sliced, _firsts(cases)), strict=True))
+        named = [placed[case.row] for case in cases]
+        looked = list(zip(cases, pool.map(check, cases, named, _firsts(cases)), strict=True))
     return (
         tuple(replace(case, contents=contents) for case, (contents, _) in looked),
         [Fault(case.row, message) for case, (_, messages) in looked for message in messages],

@@ -81,8 +81,8 @@ def read_cases(
         cases = _divide(cases, seed=seed, val_fraction=val_fraction)
     faulty = {fault.line for fault in faults} | table.unsized
     faults += check_table(cases, faulty=faulty, unlabelled=unlabelled)
-    unsliced = {row.line for row in table.table.rows if not row.cells.get("slice")}
-    cases, wrong = check_files(cases, columns.classes, denominators, unsliced=unsliced)
+    placed = {row.line: _places_named(row.cells) for row in table.table.rows}
+    cases, wrong = check_files(cases, columns.classes, denominators, placed=placed)
     faults += wrong
     if not faults:
         faults += untaught_classes(cases, columns.classes, unlabelled=unlabelled)
@@ -92,6 +92,11 @@ def read_cases(
     doubts = (*notes, *doubts_of(cases, columns.classes, denominators))
     cases = tuple(map(shown, cases))
     return CaseTable(path, table.table.sha256, columns.classes, cases, table.table, doubts)
+
+
+def _places_named(cells: Mapping[str, str]) -> frozenset[str]:
+    """Which of `slice` and `volume` a row fills in."""
+    return frozenset(name for name in ("slice", "volume") if cells.get(name))
 
 
 def _sized(

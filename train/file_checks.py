@@ -60,7 +60,7 @@ class _Files:
 
 def check_case(
     case: Case,
-    sliced: bool,
+    named: frozenset[str],
     first: bool,
     *,
     classes: tuple[str, ...],
@@ -68,14 +68,15 @@ def check_case(
 ) -> tuple[Contents, list[str]]:
     """What a case's files hold, and what is wrong with it and them, one line each.
 
-    sliced: its row names a slice. first: no earlier case is of the same file; then it is decoded,
-    of a volume the first, the middle and the last slice, so that a file that was cut is found.
+    named: which of `slice` and `volume` its row fills in. first: no earlier case is of the same
+    file; then it is decoded, of a volume the first, the middle and the last slice, so that a file
+    that was cut is found.
 
     A file that is at fault is left out of the comparisons with others, and so is a class that its
     row contradicts itself about.
     """
     messages: list[str] = []
-    files = _read(messages, case, sliced, first, classes)
+    files = _read(messages, case, named, first, classes)
     contents = Contents(
         files.shape or (1, 1),
         files.marked,
@@ -108,9 +109,9 @@ def _against_files(statement: Statement, files: _Files, drawn: float | None) -> 
 
 
 def _read(
-    messages: list[str], case: Case, sliced: bool, first: bool, classes: tuple[str, ...]
+    messages: list[str], case: Case, named: frozenset[str], first: bool, classes: tuple[str, ...]
 ) -> _Files:
-    grid = _attempt(messages, "image", case.image, lambda path: _image_grid(path, case, sliced))
+    grid = _attempt(messages, "image", case.image, lambda path: _image_grid(path, case, named))
     shape, slices = grid or (None, 0)
     decode = None if grid is None or not first else case.image
     fingerprint = _attempt(messages, "image", decode, lambda path: _fingerprint(path, case, slices))
@@ -156,10 +157,16 @@ def _missing(path: Path) -> str:
     return f"there is no file {path}: paths are relative to the folder of the table"
 
 
-def _image_grid(path: Path, case: Case, sliced: bool) -> tuple[tuple[int, int], int]:
+def _image_grid(path: Path, case: Case, named: frozenset[str]) -> tuple[tuple[int, int], int]:
     """Rows and columns, and how many slices the file has."""
+    grid = read_grid(path)
+    if grid.kind == "dicom" and grid.volumes > 1 and "volume" not in named:
+        raise _FileError(
+            f"{path.name} holds {grid.volumes} scans (of several stacks, times, echoes or the "
+            "like): give one, from 0, in a column named volume; slice counts within it"
+        )
     count = slice_count(path, case.volume)
-    if count > 1 and not sliced:
+    if count > 1 and "slice" not in named:
         raise _FileError(
             f"{path.name} has {count} slices: give one, from 0, in a column named slice"
         )
