@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
+
+from wsseg.imaging.dicom_syntax import can_decode, is_compressed
 
 # A decoder that needs longer than this for a file, and as long for each of its frames, hangs.
 PATIENCE_SECONDS = 60.0
@@ -87,9 +88,9 @@ def decode_frames(
     """
     some = None if len(frames) == count else list(frames)
     syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax.is_compressed:
-        if not get_decoder(syntax).is_available:
-            raise NotImplementedError(syntax.name)
+    if is_compressed(syntax):
+        if not can_decode(syntax):
+            raise NotImplementedError(syntax)
         return _decode_apart(path, some, len(frames))
     left = left_in_file(dataset, "PixelData")
     if left and syntax.is_little_endian and dataset.BitsAllocated >= _BYTE:

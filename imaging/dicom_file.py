@@ -1,5 +1,6 @@
 """A DICOM file, opened without trusting it: bounded, its transfer syntax settled."""
 
+import struct
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -29,6 +30,13 @@ _GROUP_LENGTH_BYTES = 12
 # File meta information fits in far less, whatever the implementation writes.
 _META_HEAD_BYTES = 4096
 
+# Whole data sets are deflated in these; pixels elsewhere (JPIP) are not there in any case.
+_DEFLATED = (
+    DeflatedExplicitVRLittleEndian,
+    UID("1.2.840.10008.1.2.4.95"),  # JPIP Referenced Deflate
+    UID("1.2.840.10008.1.2.4.205"),  # JPIP HTJ2K Referenced Deflate
+)
+
 Stop = Callable[[BaseTag, str | None, int], bool]
 
 
@@ -51,9 +59,9 @@ def open_dicom(
         head = file.read(_META_HEAD_BYTES)
         file.seek(0)
         plain = head[PREAMBLE_BYTES : PREAMBLE_BYTES + len(MAGIC)] == MAGIC
-        if plain and DeflatedExplicitVRLittleEndian.encode() in head:
+        if plain and any(syntax.encode() in head for syntax in _DEFLATED):
             meta = read_file_meta_info(path)
-            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            if meta.get("TransferSyntaxUID") in _DEFLATED:
                 return _inflated(file, source, meta, tags, stop), False
         stream: BinaryIO = file
         leave = leave if plain else None
@@ -62,7 +70,17 @@ def open_dicom(
         dataset = read_partial(
             stream, stop_when=stop, force=True, specific_tags=list(tags), defer_size=leave
         )
+    if stop is None and not len(dataset):
+        # pydicom forgets all it has parsed where a value of unknown length has no end.
+        raise ReadError("truncated", f"{source} ends before its pixels do: copy or export it again")
     return dataset, _settle_syntax(dataset)
+
+
+def what_stopped(error: Exception) -> str:
+    """Why a file could not be parsed, in words; the library's own may quote patient data."""
+    if isinstance(error, (EOFError, struct.error)):
+        return "ended too early"
+    return f"stopped with {type(error).__name__}"
 
 
 def _inflated(
@@ -79,7 +97,8 @@ def _inflated(
             "uncompressed transfer syntax first, e.g. with dcmconv",
         )
     dataset = read_partial(BytesIO(body), stop_when=stop, force=True, specific_tags=list(tags))
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta = meta
     return dataset
 

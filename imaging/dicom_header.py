@@ -7,10 +7,11 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
 from wsseg.imaging.dicom_classes import NoImage, has_pixels, no_image
-from wsseg.imaging.dicom_file import open_dicom
+from wsseg.imaging.dicom_file import open_dicom, what_stopped
 from wsseg.imaging.dicom_mosaic import MOSAIC_KEYWORDS, PRIVATE_TAGS, is_mosaic, mosaic_of
 from wsseg.imaging.dicom_planes import PLANE_KEYWORDS, Plane, planes_of
 from wsseg.imaging.dicom_quiet import quiet
+from wsseg.imaging.dicom_syntax import is_elsewhere, undecoded
 from wsseg.imaging.dicom_traits import (
     TELLING,
     TOP_KEYWORDS,
@@ -158,7 +159,7 @@ def read_headers(file: FileRef) -> list[Header] | Failure:
             if isinstance(error, OSError) and error.errno is not None:
                 message = f"{file.source} cannot be opened: {error.strerror}"
                 return Failure(file.source, "unreadable", message)
-            return _broken(file, f"parsing its header stopped with {type(error).__name__}")
+            return _broken(file, f"parsing its header {what_stopped(error)}")
 
 
 def _images(header: Header) -> list[Header]:
@@ -227,6 +228,8 @@ def _judge(file: FileRef, dataset: Dataset, stopped_at: int) -> Header | Failure
     modality = text(dataset, "Modality")
     found = no_image(sop_class, modality)
     if found is None and not stopped_at:
+        if is_elsewhere(dataset.file_meta.TransferSyntaxUID):
+            raise undecoded(dataset.file_meta.TransferSyntaxUID, file.source)
         if "Rows" in dataset or has_pixels(sop_class):
             message = f"{file.source} is a DICOM image that ends before its pixels: copy it again"
             return Failure(file.source, "no_pixels", message)

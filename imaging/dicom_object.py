@@ -9,13 +9,12 @@ from pathlib import Path
 from threading import Lock
 
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from wsseg.imaging.changed import check_unchanged
 from wsseg.imaging.dicom_classes import is_ct, is_pet, is_planar, often_annotated, sort_of
 from wsseg.imaging.dicom_decode import DecoderCrashedError
-from wsseg.imaging.dicom_file import open_dicom
+from wsseg.imaging.dicom_file import open_dicom, what_stopped
 from wsseg.imaging.dicom_frames import Frames, read_frames
 from wsseg.imaging.dicom_geometry import stack_order
 from wsseg.imaging.dicom_header import uids_of
@@ -32,6 +31,7 @@ from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_rescale import HU, Rescale
 from wsseg.imaging.dicom_spacing import pixel_size
 from wsseg.imaging.dicom_suv import SUV, SUV_TAGS
+from wsseg.imaging.dicom_syntax import is_compressed, name_of, undecoded
 from wsseg.imaging.dicom_values import items, number, tags_of, text, texts
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.scan import FileRef, SliceId
@@ -314,21 +314,14 @@ def _unreadable(source: str, error: Exception) -> ReadError:
         return ReadError("unreadable", f"{source} cannot be opened: {error.strerror}")
     return ReadError(
         "broken_header",
-        f"{source} is damaged, parsing it stopped with {type(error).__name__}: export it again",
+        f"{source} is damaged, parsing it {what_stopped(error)}: export it again",
     )
 
 
 def _undecodable(syntax: UID, source: str, error: Exception) -> ReadError:
     """What to do about pixels that no decoder could turn into an image."""
     logger.debug("%s while decoding pixels", type(error).__name__)
-    known = not syntax.is_private and syntax.name != syntax
-    if not known:
-        return ReadError(
-            "unsupported_compression",
-            f"{source} names a transfer syntax that is not part of DICOM: convert it to "
-            "uncompressed first, with the software that wrote it",
-        )
-    if not syntax.is_compressed:
+    if not is_compressed(syntax):
         return ReadError(
             "broken_pixels",
             f"{source} is damaged, reading its pixels stopped with {type(error).__name__}: "
@@ -337,26 +330,7 @@ def _undecodable(syntax: UID, source: str, error: Exception) -> ReadError:
     if isinstance(error, DecoderCrashedError):
         return ReadError(
             "decoder_crashed",
-            f"{source} is compressed as {syntax.name} and damaged so that its decoder crashed: "
+            f"{source} is compressed as {name_of(syntax)} and damaged so that its decoder crashed: "
             "export it again",
         )
-    return _not_decoded(syntax, source)
-
-
-def _not_decoded(syntax: UID, source: str) -> ReadError:
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        decoder = None
-    if decoder is None or not decoder.is_available:
-        install = "" if decoder is None else "pip install 'wsseg[codecs]', or "
-        return ReadError(
-            "unsupported_compression",
-            f"{source} is compressed as {syntax.name}, which no installed decoder reads: {install}"
-            "convert it to uncompressed first, e.g. with dcmdjpeg",
-        )
-    return ReadError(
-        "not_decoded",
-        f"{source} is compressed as {syntax.name}, and no installed decoder could read it: it is "
-        "damaged or of a rare variant; convert it to uncompressed first, e.g. with dcmdjpeg",
-    )
+    return undecoded(syntax, source)

@@ -14,6 +14,7 @@ from pydicom.uid import UID
 from wsseg.imaging.dicom_classes import measures
 from wsseg.imaging.dicom_decode import Stored, decode_frames, left_in_file
 from wsseg.imaging.dicom_rescale import Rescale
+from wsseg.imaging.dicom_syntax import is_compressed
 from wsseg.imaging.dicom_values import integer, items, number, numbers, text
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.scan import FileRef
@@ -108,7 +109,7 @@ def _check(layout: Layout, dataset: FileDataset, file: FileRef, wanted: int) -> 
     stored = stored_bytes(dataset, path)
     if not stored:
         raise ReadError("no_pixels", f"{source} has a header but no pixels: export it again")
-    compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+    compressed = is_compressed(dataset.file_meta.TransferSyntaxUID)
     least = layout.frames * _LEAST_FRAME_BYTES if compressed else layout.stored_bytes
     if stored < least:
         raise ReadError(

@@ -5,12 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
-
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_header import Header
 from wsseg.imaging.dicom_quiet import quiet
+from wsseg.imaging.dicom_syntax import can_decode
 from wsseg.imaging.dicom_values import tags_of
 from wsseg.imaging.errors import Failure
 
@@ -132,10 +130,7 @@ def _digest(header: Header) -> str:
 
 def _decodable(syntax: str) -> bool:
     with quiet:
-        try:
-            return bool(get_decoder(UID(syntax)).is_available)
-        except (NotImplementedError, ValueError):  # ValueError: no UID at all
-            return False
+        return can_decode(syntax)
 
 
 def _duplicate(header: Header, original: Header) -> Failure:

@@ -9,6 +9,7 @@ ends when its input does.
 import json
 import os
 import sys
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, islice
@@ -17,12 +18,15 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import ExplicitVRLittleEndian
 
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_quiet import quiet
+from wsseg.imaging.dicom_syntax import DEFLATED_FRAMES, JPEG_XL, OWN
 from wsseg.imaging.dicom_values import tags_of
 
 _TAGS = tags_of(
@@ -75,6 +79,8 @@ def _opened(path: Path, _version: tuple[int, int]) -> FileDataset:
 
 def _frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray[Any]]:
     """The frames of these numbers, all if None, by the first decoder that can read the first."""
+    if dataset.file_meta.TransferSyntaxUID in OWN:
+        return _own_frames(dataset, numbers)
     plugins = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
     failure: Exception = NotImplementedError()
     for plugin in sorted(plugins, key=_PREFERENCE.index):
@@ -86,6 +92,44 @@ def _frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray
         else:
             return chain([first], frames)
     raise failure
+
+
+def _own_frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray[Any]]:
+    """Frames of encodings that pydicom 3.0 has no decoder for."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    count = int(dataset.get("NumberOfFrames") or 1)
+    alone = dataset.group_dataset(0x0028)
+    alone.NumberOfFrames = 1
+    alone.file_meta = FileMetaDataset()
+    alone.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for index, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=count)):
+        if numbers is not None and index not in numbers:
+            continue
+        if syntax in JPEG_XL:
+            alone.PixelData = _from_jpeg_xl(frame, alone)
+        else:
+            alone.PixelData = _inflated(frame, alone) if syntax == DEFLATED_FRAMES else frame
+        alone["PixelData"].VR = "OB"
+        yield from iter_pixels(alone)
+
+
+def _from_jpeg_xl(frame: bytes, image: Dataset) -> bytes:
+    """Pixels as they would stand in a file that is not compressed; `image` describes them."""
+    import imagecodecs
+
+    pixels: NDArray[Any] = imagecodecs.jpegxl_decode(frame)
+    if pixels.dtype.itemsize * 8 != image.BitsAllocated:
+        raise ValueError
+    if image.SamplesPerPixel == 3:
+        image.PhotometricInterpretation = "RGB"
+        image.PlanarConfiguration = 0
+    return pixels.tobytes()
+
+
+def _inflated(frame: bytes, image: Dataset) -> bytes:
+    """A frame inflated, to no more bytes than the header promises."""
+    bits = image.Rows * image.Columns * image.SamplesPerPixel * image.BitsAllocated
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, -(-bits // 8))
 
 
 def _say(answers: IO[bytes], answer: dict[str, object]) -> None:

@@ -1,0 +1,136 @@
+"""How the pixels of a DICOM file are encoded, and what to do about what is not decoded here."""
+
+import re
+
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID
+
+from wsseg.imaging.errors import ReadError
+
+ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+# Names of transfer syntaxes that are younger than pydicom 3.0.
+_NAMES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+    DEFLATED_FRAMES: "Deflated Image Frame Compression",
+}
+JPEG_XL = frozenset(uid for uid, name in _NAMES.items() if name.startswith("JPEG XL"))
+# What is decoded here, without pydicom.
+OWN = JPEG_XL | {ENCAPSULATED_UNCOMPRESSED, DEFLATED_FRAMES}
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_DCMTK = "convert it to uncompressed first, e.g. with"
+# By the beginning of a name, the first that fits: what is there instead of images, and the remedy.
+_REMEDIES = (
+    ("JPEG-LS", f"{_DCMTK} dcmdjpls"),
+    ("JPEG 2000", f"{_DCMTK} gdcmconv --raw"),
+    ("RLE", f"{_DCMTK} dcmdrle"),
+    ("JPEG", f"{_DCMTK} dcmdjpeg"),
+)
+_ELSEWHERE = ("JPIP",)
+_VIDEO = ("MPEG", "HEVC")
+_STREAM = ("SMPTE",)
+
+
+def is_compressed(syntax: UID) -> bool:
+    """Whether pixels are encapsulated, frame by frame; so are those of what is not known."""
+    try:
+        return syntax.is_compressed
+    except ValueError:  # pydicom knows none of that name
+        return True
+
+
+def is_elsewhere(syntax: UID) -> bool:
+    """Whether the file holds an address in place of pixels."""
+    return name_of(syntax).startswith(_ELSEWHERE)
+
+
+def can_decode(syntax: str) -> bool:
+    """Whether the pixels of a file can be decoded here, with the decoders that are installed."""
+    if syntax in OWN:
+        return True
+    try:
+        return bool(get_decoder(UID(syntax)).is_available)
+    except (NotImplementedError, ValueError):  # ValueError: no UID at all
+        return False
+
+
+def name_of(syntax: UID) -> str:
+    """The name that the standard gives a transfer syntax; "" for those that are not in it."""
+    if syntax in _NAMES:
+        return _NAMES[syntax]
+    return syntax.name if _is_syntax(syntax) and not syntax.is_private else ""
+
+
+def _is_syntax(syntax: UID) -> bool:
+    return bool(syntax.is_private or syntax.type == "Transfer Syntax")
+
+
+def undecoded(syntax: UID, source: str) -> ReadError:
+    """What to do about a file whose pixels no decoder here could turn into an image."""
+    name = name_of(syntax)
+    if not name:
+        return _unnamed(syntax, source)
+    if name.startswith(_ELSEWHERE):
+        return ReadError(
+            "pixels_elsewhere",
+            f"{source} holds the address of its pixels only ({name}): fetch it again from the "
+            "archive, with its pixels",
+        )
+    if name.startswith(_VIDEO):
+        return ReadError(
+            "video",
+            f"{source} is a video ({name}), and videos are not decoded: export it as a multi-frame "
+            "image, or its frames as pictures",
+        )
+    if name.startswith(_STREAM):
+        return ReadError(
+            "unsupported_compression",
+            f"{source} belongs to a live video stream ({name}) and holds no frames: export "
+            "the recording as a multi-frame image",
+        )
+    other = "convert it to uncompressed first, with the software that wrote it"
+    remedy = next((remedy for start, remedy in _REMEDIES if name.startswith(start)), other)
+    remedy = other if name in _NAMES.values() else remedy
+    if can_decode(syntax):
+        return ReadError(
+            "not_decoded",
+            f"{source} is compressed as {name}, and no installed decoder could read it: it is "
+            f"damaged or of a rare variant; copy it again, or {remedy}",
+        )
+    known = syntax not in _NAMES and _has_decoder(syntax)
+    install = "pip install 'wsseg[codecs]', or " if known else ""
+    return ReadError(
+        "unsupported_compression",
+        f"{source} is encoded as {name}, which no installed decoder reads: {install}{remedy}",
+    )
+
+
+def _has_decoder(syntax: UID) -> bool:
+    try:
+        get_decoder(syntax)
+    except NotImplementedError:
+        return False
+    return True
+
+
+def _unnamed(syntax: UID, source: str) -> ReadError:
+    if not _UID.fullmatch(syntax):
+        what = "what its header names as transfer syntax is no UID: export it again"
+        return ReadError("broken_header", f"{source} is damaged, {what}")
+    if syntax.is_private:
+        return ReadError(
+            "unsupported_compression",
+            f"{source} is encoded in a way of its maker's own (transfer syntax {syntax}): convert "
+            "it to uncompressed first, with the software that wrote it",
+        )
+    if syntax.name != syntax:
+        what = f"it names {syntax.name} as transfer syntax, which is none: export it again"
+        return ReadError("broken_header", f"{source} is damaged, {what}")
+    return ReadError(
+        "unsupported_compression",
+        f"{source} names a transfer syntax that is not known here ({syntax}): convert it to "
+        "uncompressed first, with the software that wrote it",
+    )
