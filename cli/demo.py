@@ -44,7 +44,7 @@ def _run(out: Path, epochs: int) -> None:
         demo_data.write_cases(data, out / "outlines"),
         out / "cases",
         percent=MARK_PERCENT,
-        keep_mask=False,
+        keep_masks=(),
     )
     demo_data.write_scans(data, out / "scans")
     _log.info("training on %s: ratios and %g %% marks, no outlines", cases, MARK_PERCENT)

@@ -78,7 +78,7 @@ def marks(
             out,
             percent=percent,
             options=options,
-            keep_mask=not drop_masks,
+            keep_masks=("val", "test") if drop_masks else ("train", "val", "test"),
             reading=TableOptions(sheet, tuple(ignore_columns or ())),
             labels=settings(TrainConfig, config, {}).labels,
         )

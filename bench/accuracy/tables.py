@@ -41,7 +41,7 @@ def write_table(
         seed=seed,
     )
     table = simulate_marks(
-        outlined, folder / "marked", percent=arm.percent, options=options, keep_mask=False
+        outlined, folder / "marked", percent=arm.percent, options=options, keep_masks=()
     )
     shutil.rmtree(folder / "outlined")
     return table

@@ -136,5 +136,5 @@ def test_ratios_too_wrong_for_their_masks_need_the_masks_left_out(many, tmp_path
     options = MarkOptions(ratio_noise=40.0)
     with pytest.raises(WssegError, match="leave the masks out"):
         simulate_marks(many, tmp_path / "out", options=options)
-    path = simulate_marks(many, tmp_path / "out", options=options, keep_mask=False)
+    path = simulate_marks(many, tmp_path / "out", options=options, keep_masks=())
     assert len(read_cases(path).cases) == 30

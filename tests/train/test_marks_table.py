@@ -78,7 +78,9 @@ def test_all_columns_stay_and_paths_lead_to_the_same_files(source, tmp_path):
 
 
 def test_masks_of_training_can_be_left_out_and_those_that_judge_stay(source, tmp_path):
-    path = simulate_marks(source, tmp_path / "out", percent=8.0, keep_mask=False)
+    bare = simulate_marks(source, tmp_path / "bare", percent=8.0, keep_masks=())
+    assert "mask" not in rows_of(bare)[0]
+    path = simulate_marks(source, tmp_path / "out", percent=8.0, keep_masks=("val", "test"))
     assert [bool(row["mask"]) for row in rows_of(path)] == [False, True, False]
 
 

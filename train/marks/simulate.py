@@ -2,9 +2,10 @@
 
 import csv
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from PIL import Image
 
@@ -12,7 +13,7 @@ from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.label_numbers import Label
 from wsseg.imaging.table import DEFAULT_OPTIONS, TableOptions, TextTable
-from wsseg.train.case import Case, CaseTable
+from wsseg.train.case import Case, CaseTable, Split
 from wsseg.train.cases import read_cases
 from wsseg.train.label_checks import READER_VARIATION
 from wsseg.train.label_files import case_mask, label_slice
@@ -31,6 +32,7 @@ from wsseg.train.marks.tally import Outcome, closing, doubts
 from wsseg.train.shown import as_counted
 
 TABLE = "cases.csv"
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ log = logging.getLogger(__name__)
 class _Job:
     """Everything that the rows of the new table are made by. marked: rows of the old table.
 
-    scratch: the folder that becomes `out`.
+    scratch: the folder that becomes `out`. keep_masks: the splits whose masks stay.
     """
 
     text: TextTable
@@ -49,6 +51,7 @@ class _Job:
     marked: frozenset[int]
     out: Path
     scratch: Path
+    keep_masks: Collection[Split]
 
 
 def simulate_marks(
@@ -57,7 +60,7 @@ def simulate_marks(
     *,
     percent: float | None = None,
     options: MarkOptions | None = None,
-    keep_mask: bool = True,
+    keep_masks: Collection[Split] = SPLITS,
     classes: tuple[str, ...] | None = None,
     labels: Mapping[str, tuple[Label, ...]] | None = None,
     reading: TableOptions = DEFAULT_OPTIONS,
@@ -69,13 +72,13 @@ def simulate_marks(
     what the kind of the options adds: the columns marks and mark_kind, with marks/NNNN.png (pixel
     value = class number, 255 background, numbered by the order of the table), or the columns box,
     extremes, or centroid and spread. What the old table says in these columns stays in the cases
-    outside the share and is replaced in those inside. The masks stay in the table, for evaluation;
-    if `keep_mask` is false, only those of val and test do, which are judged by them. Where the old
-    table states no splits, the new one then states those that a training with the default seed
-    would deal out, so that it is known whose masks stay. percent: how much of each region is
-    marked, None for what is usual of the kind. classes, labels, reading: as for `read_cases`, which
-    checks the old table first. With labels, the masks and marks that stay are written anew as class
-    numbers, so that the new table needs none. What was marked is logged. Returns the new table.
+    outside the share and is replaced in those inside. keep_masks: the
+    splits whose masks stay in the table, to judge by. Where only some do and the old table states
+    no splits, the new one states those that a training with the default seed would deal out, so
+    that it is known whose masks stay. percent: how much of each region is marked, None for what is
+    usual of the kind. classes, labels, reading: as for `read_cases`, which checks the old table
+    first. With labels, the masks and marks that stay are written anew as class numbers, so that the
+    new table needs none. What was marked is logged. Returns the new table.
 
     Raises WssegError for a folder `out` that holds anything and for a table without a mask,
     TableError for one with faults.
@@ -83,7 +86,7 @@ def simulate_marks(
     chosen = options or MarkOptions()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise WssegError(f"{out} exists and is not empty: name a new folder for the marks")
-    _require_plausible(chosen, keep_mask, percent)
+    _require_plausible(chosen, "train" in keep_masks, percent)
     table = read_cases(cases_csv, classes=classes, labels=labels, options=reading)
     if all(case.mask is None for case in table.cases):
         raise WssegError(
@@ -93,24 +96,26 @@ def simulate_marks(
     text = table.text
     amount = USUAL_PERCENT.get(chosen.kind, 100.0) if percent is None else percent
     with atomic_folder(out) as folder, (folder / TABLE).open("w", encoding="utf-8") as file:
-        job = _Job(text, table, amount, chosen, _marked(text, table, chosen), out, folder)
-        writer = csv.DictWriter(file, _header(job, keep_mask), lineterminator="\n")
+        job = _Job(
+            text, table, amount, chosen, _marked(text, table, chosen), out, folder, keep_masks
+        )
+        writer = csv.DictWriter(file, _header(job), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        outcomes = [_write(job, place, writer, keep_mask) for place in range(len(table.cases))]
+        outcomes = [_write(job, place, writer) for place in range(len(table.cases))]
     log.info("%s", closing(outcomes, chosen))
     for doubt in doubts(outcomes, chosen, percent):
         log.warning("%s", doubt)
     return out / TABLE
 
 
-def _require_plausible(options: MarkOptions, keep_mask: bool, percent: float | None) -> None:
+def _require_plausible(options: MarkOptions, beside_masks: bool, percent: float | None) -> None:
     if percent is not None and options.kind not in USUAL_PERCENT:
         raise WssegError(
             f"{percent:g} percent of a region: marks of kind {options.kind} have no such size, "
             f"only {', '.join(USUAL_PERCENT)} have"
         )
     most = 100 * READER_VARIATION
-    if keep_mask and options.ratio_noise > most:
+    if beside_masks and options.ratio_noise > most:
         raise WssegError(
             f"ratios that err by up to {options.ratio_noise:g} percent do not pass for those of "
             f"their masks: leave the masks out, or stay within {most:g} percent"
@@ -127,11 +132,12 @@ def _marked(text: TextTable, table: CaseTable, options: MarkOptions) -> frozense
     return frozenset().union(*rows)
 
 
-def _header(job: _Job, keep_mask: bool) -> tuple[str, ...]:
+def _header(job: _Job) -> tuple[str, ...]:
     """The columns of the old table, then those that it lacks."""
     ratios = columns_of("ratio", job.text, job.table)
-    split = () if keep_mask else ("split",)
-    return tuple(dict.fromkeys((*job.text.header, *ratios, *split, *_added(job))))
+    stated = ("split",) if 0 < len(job.keep_masks) < len(SPLITS) else ()
+    names = dict.fromkeys((*job.text.header, *ratios, *stated, *_added(job)))
+    return tuple(name for name in names if job.keep_masks or name != "mask")
 
 
 def _added(job: _Job) -> tuple[str, ...]:
@@ -146,26 +152,27 @@ def _measured_columns(job: _Job) -> list[tuple[str, ...]]:
     return [columns_of(name, job.text, job.table) for name in names]
 
 
-def _write(job: _Job, place: int, writer: "csv.DictWriter[str]", keep_mask: bool) -> Outcome:
+def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
     """Write the row at `place` of the new table, after its marks under `scratch`."""
     row, case = job.text.rows[place], job.table.cases[place]
     cells, marked = moved(row.cells, job.table.path.parent, job.out), False
     drawn = case_mask(case, len(job.table.classes))
     if case.numbering.stored:
-        kept = drawn if keep_mask or case.split != "train" else None
+        kept = drawn if case.split in job.keep_masks else None
         cells |= _renumbered(job, place, case, kept)
     if drawn is not None:
         labels = as_counted(case, drawn)
         ratios = columns_of("ratio", job.text, job.table)
         # Beside a mask that judges, a wrong ratio would contradict it.
-        errs = keep_mask or case.split == "train"
+        errs = case.split not in job.keep_masks or "train" in job.keep_masks
         noise = job.options.ratio_noise if errs else 0.0
         cells |= ratio_cells(ratios, cells, labels, noise, (job.options.seed, case.row))
         if case.row in job.marked:
             cells |= _mark(job, place, case, labels)
             marked = bool(labels.any())
-    if not keep_mask:
-        cells |= {"split": case.split} | ({"mask": ""} if case.split == "train" else {})
+    cells["split"] = case.split
+    if case.split not in job.keep_masks:
+        cells["mask"] = ""
     writer.writerow(cells)
     before = any(row.cells.get(name) for name in _added(job))
     return Outcome(row.cells.get("split", ""), case.row in job.marked, marked, before)
