@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.dicom_geometry import SAME_PLACE_MM, is_even, normal_of
 from wsseg.imaging.dicom_header import Header
 from wsseg.imaging.dicom_repeats import drop_identical, in_order, split_by_turn
-from wsseg.imaging.dicom_traits import PASSING, TELLING
+from wsseg.imaging.dicom_traits import GATED, PASSING, TELLING
 from wsseg.imaging.errors import Failure
 
 Place = list[Header]
@@ -141,28 +141,31 @@ def _tell_apart(parts: Sequence[Sequence[Place]], most: int, places: int) -> boo
 def _between_each_other(stack: list[Header]) -> list[list[Header]] | None:
     """Two scans or more whose slices lie between each other; None where they are one.
 
-    A trait must tell them apart, and each by itself must be evenly spaced. Slices of one scan may
+    Something must tell them apart, and each by itself must be evenly spaced. Slices of one scan may
     be acquired in turns, so that its odd slices have another number or time than its even ones:
     by those, scans are told apart only where slices would overlap if they were of one scan.
     """
-    for key, passing in _between_keys(stack):
+    for key, doubt in _between_keys(stack):
         if not 1 < len({key(header) for header in stack}) <= len(stack) // 2:
             continue
         parts = [_firsts(part) for part in _parts([[header] for header in stack], key)]
-        if _interleaved(parts) and (not passing or _overlap(stack, parts)):
+        if _interleaved(parts) and (doubt is None or _overlap(stack, parts, unsaid=doubt)):
             return parts
     return None
 
 
-def _between_keys(stack: Sequence[Header]) -> Iterator[tuple[Key, bool]]:
-    """Keys that may tell scans apart, and whether they also differ within one scan."""
+def _between_keys(stack: Sequence[Header]) -> Iterator[tuple[Key, bool | None]]:
+    """Keys that may tell scans apart; whether they do where slices do not say how thick they are.
+
+    None for those that never differ within one scan.
+    """
     for column in range(max(len(header.traits) for header in stack)):
-        passing = column >= len(TELLING) or TELLING[column] in PASSING
-        yield _trait(column), passing
+        name = TELLING[column] if column < len(TELLING) else ""
+        yield _trait(column), (name not in GATED) if not name or name in PASSING else None
     yield _folder, True
     by_time = TELLING.index("AcquisitionTime")
     for order in (in_order, lambda header: (header.traits[by_time], in_order(header))):
-        yield _run_of(sorted(stack, key=order)), True
+        yield _run_of(sorted(stack, key=order)), False
 
 
 def _run_of(stack: Sequence[Header]) -> Key:
@@ -201,20 +204,24 @@ def _heights_along(part: Sequence[Header], reference: Sequence[Header]) -> list[
     return sorted(float(np.dot(header.plane.position or (), normal)) for header in part)
 
 
-def _overlap(stack: Sequence[Header], parts: Sequence[list[Header]]) -> bool:
-    """Whether slices of all parts together lie closer than the header says, those of one not."""
+def _overlap(stack: Sequence[Header], parts: Sequence[list[Header]], *, unsaid: bool) -> bool:
+    """Whether slices of all parts together lie closer than the header says they do.
+
+    unsaid: what is answered where it says neither how thick they are nor how far apart, and they
+    are evenly spaced all together.
+    """
     merged = np.diff(_heights_along(stack, parts[0]))
     own = min(float(np.diff(_heights_along(part, parts[0])).min()) for part in parts)
-    stated = stack[0].step_mm
-    if stated and abs(abs(stated) - own) <= _OVERLAP * own:
+    stated = abs(stack[0].step_mm or 0.0)
+    if stated and abs(stated - own) <= _OVERLAP * own:
         return True
-    if stated and abs(abs(stated) - float(np.median(merged))) <= _OVERLAP * abs(stated):
+    if stated and abs(stated - float(np.median(merged))) <= _OVERLAP * stated:
         return False
     thickness = min((header.thickness_mm or 0.0) for header in stack)
     if thickness > 0:
-        return bool(merged.min() < (1 - _OVERLAP) * thickness <= own)
-    # Nothing is said: evenly spaced parts that make an uneven whole were placed apart.
-    return not is_even(merged.cumsum().tolist())
+        return bool(merged.min() < (1 - _OVERLAP) * thickness)
+    # Evenly spaced parts that make an uneven whole were placed apart.
+    return unsaid or not is_even(merged.cumsum().tolist())
 
 
 def _as_number(value: str) -> tuple[float, str]:

@@ -44,6 +44,8 @@ PASSING = frozenset(
         "AcquisitionTime",
     )
 )
+# Of these that is common: one phase of the heart for odd slices, another for even ones.
+GATED = frozenset(("TriggerTime", "FrameReferenceTime"))
 # Read of every image's top level, where single images have them.
 TOP_KEYWORDS = (
     "TemporalPositionIdentifier",

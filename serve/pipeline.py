@@ -226,11 +226,14 @@ def _unlike(likeness: Likeness) -> str:
 
 
 def _one_by_one(items: Iterable[Looked | tuple[Failure, ...]]) -> Iterator[Looked | Failure]:
+    """Scans and failures in turn; what is wrong with a file of many scans is told once."""
+    told: set[Failure] = set()
     for item in items:
         if isinstance(item, Looked):
             yield item
         else:
-            yield from item
+            yield from (failure for failure in item if failure not in told)
+            told.update(item)
 
 
 def _why(error: Exception) -> str:

@@ -73,6 +73,31 @@ def test_slices_acquired_in_turns_are_one_scan(series, tag):
     assert values(scan) == [100 + k for k in range(12)]
 
 
+@pytest.mark.parametrize("shift", [2.5, 1.7, 0.02])
+def test_acquisitions_count_where_slices_do_not_say_how_thick_they_are(series, shift):
+    places = [5.0 * (k % 6) + shift * (k // 6) for k in range(12)]
+    scans, _ = scans_in(
+        series(places, every=lambda k: {"AcquisitionNumber": 1 + k // 6}, SliceThickness=None)
+    )
+    assert [values(scan) for scan in scans] == [
+        [100 + k for k in range(6)],
+        [106 + k for k in range(6)],
+    ]
+
+
+def test_the_stated_distance_of_slices_goes_before_their_thickness(series):
+    """Overlapping slices, acquired in turns."""
+    (scan,), _ = scans_in(
+        series(
+            [4.0 * k for k in range(12)],
+            SliceThickness=5,
+            SpacingBetweenSlices=4,
+            every=lambda k: {"AcquisitionNumber": 1 + k % 2},
+        )
+    )
+    assert scan.flags == ()
+
+
 def test_overlapping_slices_of_one_acquisition_are_one_scan(series):
     (scan,), _ = scans_in(series([2.5 * k for k in range(12)], SliceThickness=5))
     assert scan.flags == ()

@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
 from tests.serve.conftest import LEVELS, failures, rows, run
+from wsseg.imaging.errors import AllFailedError
 from wsseg.imaging.table_faults import TableError
 
 PLACES = (8.0, 0.0, 4.0)
@@ -105,3 +106,10 @@ def test_a_known_ratio_that_could_be_of_several_scans_is_refused(model, two_echo
     known.write_text("source,slice,ratio:bright\nechoes.dcm,1,0.25\n")
     with pytest.raises(TableError, match="2 volumes: fill in the column frame"):
         run(model, tmp_path / "ratios.csv", two_echoes, known_ratios=known)
+
+
+def test_a_broken_file_of_several_scans_fails_once(model, two_echoes, tmp_path):
+    path = two_echoes / "echoes.dcm"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert run(model, tmp_path / "ratios.csv", two_echoes).exit_code == AllFailedError.exit_code
+    assert [row["reason"] for row in failures(tmp_path / "ratios.csv")] == ["truncated"]
