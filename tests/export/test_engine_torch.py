@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -43,6 +44,15 @@ def test_it_answers_like_the_onnx_file_for_any_batch_and_size(exported, shape):
     np.testing.assert_allclose(same, probability, atol=1e-4)
     np.testing.assert_allclose(found.soft_areas, wanted.soft_areas, rtol=1e-4)
     np.testing.assert_array_equal(found.pixel_areas, found.masks.sum((2, 3), dtype=np.int64))
+
+
+def test_it_holds_no_folder_and_no_source_line_of_the_machine_that_made_it(exported):
+    _, folder, _ = exported
+    with ZipFile(folder / "model.pt2") as archive:
+        program = archive.read("model/models/model.json")
+    assert b"aten" in program
+    assert b"stack_trace" not in program
+    assert not re.search(rb"\.py\b", program)
 
 
 def test_a_file_that_is_no_program_is_refused_with_what_to_do(exported, tmp_path):

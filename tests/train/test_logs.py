@@ -1,6 +1,7 @@
 """metrics.csv and TensorBoard events."""
 
 import csv
+import re
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -33,6 +34,8 @@ def test_events_hold_each_figure_under_its_tag(tmp_path):
     for row in HISTORY:
         events.add(row)
     events.close()
+    (file,) = tmp_path.iterdir()
+    assert re.fullmatch(r"events\.out\.tfevents\.\d{20}", file.name)  # no machine's name
     read = EventAccumulator(str(tmp_path)).Reload()
     assert [(point.step, point.value) for point in read.Scalars("train/size")] == [
         (1, 0.5),
