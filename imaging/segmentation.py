@@ -374,7 +374,7 @@ def _pixels(found: _Segmentation, frame: _Frame) -> NDArray[np.integer[Any]]:
 def _unpacked(found: _Segmentation, index: int) -> NDArray[np.uint8]:
     """A frame of bits, which follow those of the frame before within a byte (PS3.5, 8.1.1).
 
-    pydicom 3.0.2 begins each frame at a byte where only one is asked for.
+    pydicom 3.0.2 takes a byte too few for some frames where only one is asked for.
     """
     rows, columns = found.shape
     count = rows * columns
