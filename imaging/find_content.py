@@ -39,7 +39,7 @@ _ZIPPED_DOCUMENT = re.compile(
 _TAR_MAGIC = (257, b"ustar")
 _IMAGE_NAME = re.compile(
     r"\.(dcm|dicom|ima|nii|hdr|img|nrrd|nhdr|mh[ad]|mg[hz]|mnc2?|brik|rec|z?raw|iso"
-    r"|vol|gipl|ecat|mrxs|vsi|lif|oib|e2e|fda"
+    r"|vol|vmr|mif|fdf|gipl|ecat|mrxs|vsi|lif|oib|e2e|fda"
     r"|png|jpe?g|jp2|j2k|jpx|tiff?|bmp|dib|gif|webp|p[bgnp]m|tga|pcx|psd|exr|heic|avif"
     r"|zip|tar|tgz|tbz2?|txz|7z|rar)(\.(gz|bz2|xz|zst|z))?$",
     re.IGNORECASE,
@@ -71,6 +71,9 @@ _OTHERS = (
     (b"CDF\x02", "a NetCDF or MINC 1 file", _CONVERT),
     (b"\x93NUMPY", "a NumPy array", _CONVERT),
     (b"# === DATA DESCRIPTION FILE", "a Philips PAR/REC image", "convert it with dcm2niix first"),
+    (b"mrtrix image", "an MRtrix image", "convert it with mrconvert first"),
+    (b"#!/usr/local/fdf", "a Varian FDF image", _CONVERT),
+    (b"IMGF", "a GE Genesis image", "convert it to DICOM first"),
     (b"!INTERFILE", "an Interfile header", _CONVERT),
     (b"MATRIX7", "an ECAT 7 image", _CONVERT),
     (b"SIMPLE  =", "a FITS image", _CONVERT),

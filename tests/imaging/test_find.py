@@ -151,6 +151,8 @@ UNREAD = {
     "array.npy": b"\x93NUMPY\x01\x00",
     "clip.mp4": b"\0\0\0\x18ftypmp42",
     "photo.heic": b"\0\0\0\x18ftypheic",
+    "scan.mif": b"mrtrix image\ndim: 4,5,6\n",
+    "scan.mif.gz": gzip.compress(b"mrtrix image\ndim: 4,5,6\n"),
     "scan.par": b"# === DATA DESCRIPTION FILE ====",
     "grid.vtk": b"# vtk DataFile Version 3.0\nx\nBINARY\nDATASET STRUCTURED_POINTS\n",
     "voxels.img": bytes(200),
