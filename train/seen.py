@@ -30,6 +30,8 @@ from wsseg.train.window import MANY_ODD, share_scale
 
 LOOKED_AT = 64
 """Images, evenly spread over a table, that say what its images are."""
+SUSPECTS = 24
+"""Of these, so many that others are held against: a check of a table is not to read it all."""
 READERS = 4
 ROWS_SHOWN = 8
 
@@ -126,14 +128,14 @@ def _rows(looks: Sequence[Look]) -> str:
 def suspects(cases: Sequence[Case]) -> list[Case]:
     """The cases whose values are worth reading in search of odd ones.
 
-    At most LOOKED_AT over the table, and as many of each way of storing values that less than half
+    SUSPECTS over the table at most, and LOOKED_AT of each way of storing values that less than half
     of the files have.
     """
     paths = {case.image: None for case in cases}
     with ThreadPoolExecutor(READERS) as pool:
         stored = dict(zip(paths, pool.map(stored_as, paths), strict=True))
     counts = Counter(stored[case.image] for case in cases)
-    chosen = {case.row: case for case in spread(cases, LOOKED_AT)}
+    chosen = {case.row: case for case in spread(cases, SUSPECTS)}
     for way, count in counts.items():
         if count <= len(cases) / 2:
             alike = [case for case in cases if stored[case.image] == way]
