@@ -2,15 +2,12 @@
 colours."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.dicom_read import read_dicom
-from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
-from wsseg.imaging.scan import FileRef, Scan, ScanRef
+from wsseg.imaging.scan import Scan
 
 # By modality, the unit of its values, and the flag of a scan whose values are not in it.
 UNITS = {"CT": ("HU", "NOT_HU"), "PT": ("SUV", "NOT_SUV")}
@@ -45,14 +42,6 @@ def scan_origin(scan: Scan) -> Origin:
     modality = RADIOGRAPHY[0] if named in RADIOGRAPHY else named
     unit, missing = UNITS.get(modality, ("", ""))
     return Origin(modality, NO_UNIT if missing in scan.flags else unit)
-
-
-def file_origin(path: Path) -> Origin:
-    """What the header of an image file says. Raises ReadError for DICOM that cannot be read."""
-    with path.open("rb") as file:
-        if not is_dicom(file.read(HEAD_BYTES)):
-            return Origin()
-    return scan_origin(read_dicom(ScanRef("dicom", (FileRef(path, path.name),))))
 
 
 def colours_of(pixels: NDArray[np.float32]) -> Colours:

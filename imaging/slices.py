@@ -18,9 +18,10 @@ from wsseg.imaging.label_numbers import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.nrrd_header import SEGMENTS
 from wsseg.imaging.orientation import grid_distance, voxel_mm
+from wsseg.imaging.origin import Origin, scan_origin
 from wsseg.imaging.picture import grey_if_equal, open_picture
 from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
-from wsseg.imaging.scan import FileRef, Geometry, Kind
+from wsseg.imaging.scan import FileRef, Geometry, Kind, Scan
 from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
 from wsseg.imaging.unpacked import unpacked
 from wsseg.imaging.volume import volume_geometry
@@ -80,6 +81,13 @@ def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[
         plane = np.require(_PLANES[kind](file, slice_index, volume), requirements="W")
         fill_nonfinite(plane[np.newaxis], path.name)
         return grey_if_equal(plane, axes=2)
+
+
+def slice_origin(path: Path, *, slice_index: int = 0, volume: int = 0) -> Origin:
+    """What the header of an image says of a slice besides its values. Raises ReadError."""
+    with reading(path.name):
+        kind, file = _opened(path)
+        return scan_origin(_dicom_slice(file, slice_index, volume)) if kind == "dicom" else Origin()
 
 
 def read_label_slice(
@@ -263,12 +271,15 @@ def _volume_grid(path: Path, _volume: int) -> Grid:
 
 
 def _dicom_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    plane: NDArray[np.float32] = _dicom_slice(path, slice_index, volume).pixels[0]
+    return plane
+
+
+def _dicom_slice(path: Path, slice_index: int, volume: int) -> Scan:
+    """A slice alone, with the flags of its scan."""
     place = _dicom_volume(path, volume)
     _check_index(path, slice_index, len(place.frames), "slice")
-    plane: NDArray[np.float32] = read_dicom(frames_ref(path, (place.frames[slice_index],))).pixels[
-        0
-    ]
-    return plane
+    return read_dicom(frames_ref(path, (place.frames[slice_index],)))
 
 
 def _dicom_volume(path: Path, volume: int) -> DicomPlace:

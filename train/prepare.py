@@ -24,7 +24,7 @@ from wsseg.train.objective import Objective, build_objective
 from wsseg.train.planes import mixed_planes
 from wsseg.train.pretrained import load_weights
 from wsseg.train.ratios import class_denominators
-from wsseg.train.seen import look_at, odd_ones, see, spread, suspects
+from wsseg.train.seen import look_at, mixed_origins, odd_ones, see, spread, suspects
 from wsseg.train.select import choose_rule
 from wsseg.train.signals import known_fields
 from wsseg.train.stream import steps_per_epoch
@@ -110,7 +110,7 @@ def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -
         log.warning("%s", doubt)
     data.train.fill()
     warn_of_odd(data, front.window)
-    for doubt in mixed_planes((*train, *val)):
+    for doubt in (*mixed_planes((*train, *val)), *mixed_origins((*train, *val))):
         log.warning("%s", doubt)
     reason = {
         "mask": "the highest mean IoU on validation masks",

@@ -21,8 +21,8 @@ from wsseg.imaging.intensity import (
     thinned,
     usual_window,
 )
-from wsseg.imaging.origin import Colours, colours_of, file_origin
-from wsseg.imaging.slices import read_slice
+from wsseg.imaging.origin import NO_UNIT, Colours, Origin, colours_of
+from wsseg.imaging.slices import read_slice, slice_origin
 from wsseg.imaging.stored import stored_as
 from wsseg.train.case import Case
 from wsseg.train.planes import mixed_planes, planes_of
@@ -75,17 +75,46 @@ def see(cases: Sequence[Case], modality: str | None) -> Seen:
     modality: of those whose files name none.
     """
     chosen = spread(cases, LOOKED_AT)
-    paths = {case.image: None for case in chosen}
-    with ThreadPoolExecutor(READERS) as pool:
-        origins = dict(zip(paths, pool.map(file_origin, paths), strict=True))
-    looks = look_at(chosen)
+    origins, looks = origins_of(chosen), look_at(chosen)
     return Seen(
         planes=Counter(planes_of(cases)),
-        modalities=Counter(origins[case.image].modality or modality or "" for case in chosen),
-        units=Counter(origins[case.image].unit for case in chosen),
+        modalities=Counter(origin.modality or modality or "" for origin in origins),
+        units=Counter(origin.unit for origin in origins),
         colours=Counter(look.colours for look in looks),
         intensities=range_of([look.ends for look in looks if look.ends]),
     )
+
+
+def origins_of(cases: Sequence[Case]) -> list[Origin]:
+    """What the headers of these images say. Raises ReadError."""
+
+    def origin(case: Case) -> Origin:
+        return slice_origin(case.image, slice_index=case.slice_index, volume=case.volume)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(origin, cases))
+
+
+def mixed_origins(cases: Sequence[Case]) -> Iterator[str]:
+    """What to say of images of another modality or unit than most, by row; at most some are seen.
+
+    Images whose files do not say are of neither.
+    """
+    chosen = spread(cases, SUSPECTS)
+    named = [(case.row, origin) for case, origin in zip(chosen, origins_of(chosen), strict=True)]
+    known = [(row, origin) for row, origin in named if origin.modality]
+    (usual, _), *others = Counter(origin for _, origin in known).most_common() or [(Origin(), 0)]
+    for other, _ in others:
+        rows = [row for row, origin in known if origin == other]
+        yield (
+            f"{len(rows)} of {len(known)} images that were looked at are {_named(other)}, most "
+            f"{_named(usual)}: {_rows(rows)}; a network learns one kind better: train one for each"
+        )
+
+
+def _named(origin: Origin) -> str:
+    unit = {"": "", NO_UNIT: " in no unit"}.get(origin.unit, f" in {origin.unit}")
+    return f"{origin.modality}{unit}"
 
 
 def odd_ones(looks: Sequence[Look], cases: Sequence[Case], window: Window) -> Iterator[str]:
@@ -105,10 +134,11 @@ def odd_ones(looks: Sequence[Look], cases: Sequence[Case], window: Window) -> It
     if odd:
         lows, highs = zip(*(look.ends for look in odd if look.ends), strict=True)
         stored = sorted({stored_as(paths[look.row]) for look in odd} - {most[0][0]})
+        rows = _rows([look.row for look in odd])
         how = f" (stored as {', '.join(stored)}, most as {most[0][0]})" if stored else ""
         yield (
             f"{len(odd)} images have values of {min(lows):g} to {max(highs):g}, the others of "
-            f"{usual.low:g} to {usual.high:g}{how}: {_rows(odd)}; save them on one scale"
+            f"{usual.low:g} to {usual.high:g}{how}: {rows}; save them on one scale"
         )
 
 
@@ -120,9 +150,9 @@ def _is_odd(look: Look, usual: Range, met: Window, path: Path, most: str) -> boo
     return is_flat(look.ends, usual, met) and stored_as(path) != most
 
 
-def _rows(looks: Sequence[Look]) -> str:
-    rows = ", ".join(str(look.row) for look in looks[:ROWS_SHOWN])
-    return f"line {rows}{', ...' if len(looks) > ROWS_SHOWN else ''}"
+def _rows(lines: Sequence[int]) -> str:
+    rows = ", ".join(str(line) for line in lines[:ROWS_SHOWN])
+    return f"line {rows}{', ...' if len(lines) > ROWS_SHOWN else ''}"
 
 
 def suspects(cases: Sequence[Case]) -> list[Case]:
@@ -151,3 +181,4 @@ def doubts(cases: Sequence[Case]) -> Iterator[str]:
     window = Window() if share_scale(ends) else Window(kind="image")
     yield from odd_ones(looks, chosen, window)
     yield from mixed_planes(cases)
+    yield from mixed_origins(cases)

@@ -1,11 +1,13 @@
 """What the images of a table are is kept for the model, and cases unlike the others are named."""
 
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import MRImageStorage
 
 from tests.imaging.conftest import _write_dicom
 from wsseg.imaging.definitions import Window
@@ -13,7 +15,7 @@ from wsseg.imaging.table import TextTable
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.config import TrainConfig
 from wsseg.train.prepare import choose_given, prepare_data
-from wsseg.train.seen import doubts, see
+from wsseg.train.seen import doubts, mixed_origins, see
 from wsseg.train.window import choose_input
 
 NO_TEXT = TextTable(Path("cases.csv"), "", 1, (), ())
@@ -120,3 +122,21 @@ def test_a_window_of_the_settings_is_the_one_that_the_log_names(tmp_path, caplog
     with caplog.at_level("INFO", "wsseg.train"):
         choose_given(CaseTable(tmp_path / "c.csv", "", ("roi",), tuple(table), NO_TEXT), config)
     assert any("window -160..240 (as the settings say)" in line for line in caplog.messages)
+
+
+def test_images_of_another_modality_or_unit_than_most_are_named_by_row(tmp_path):
+    table = []
+    for number in range(9):
+        pixels = np.random.default_rng(number).integers(0, 2000, (16, 16)).astype(np.uint16)
+        other: dict[int, dict[str, Any]] = {
+            4: {"Modality": "MR", "SOPClassUID": MRImageStorage},
+            6: {"RescaleSlope": None},
+        }
+        path = _write_dicom(tmp_path / f"{number}.dcm", pixels, **other.get(number, {}))
+        table.append(Case(row=2 + number, image=path, ratios=(0.1,)))
+    told = list(mixed_origins(table))
+    assert any("are MR, most CT in HU: line 6;" in doubt for doubt in told)
+    assert any("are CT in no unit, most CT in HU: line 8;" in doubt for doubt in told)
+    assert len(told) == 2
+    pictures = cases(tmp_path, [bytes_of(1)])
+    assert not list(mixed_origins([table[0], *pictures]))

@@ -12,6 +12,7 @@ from PIL import Image
 from wsseg.imaging.atomic import atomic_folder
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.label_numbers import Label
+from wsseg.imaging.locks import held
 from wsseg.imaging.table import DEFAULT_OPTIONS, TableOptions, TextTable
 from wsseg.train.case import Case, CaseTable, Split
 from wsseg.train.cases import read_cases
@@ -84,8 +85,7 @@ def simulate_marks(
     TableError for one with faults.
     """
     chosen = options or MarkOptions()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WssegError(f"{out} exists and is not empty: name a new folder for the marks")
+    _require_new(out)
     _require_plausible(chosen, "train" in keep_masks, percent)
     table = read_cases(cases_csv, classes=classes, labels=labels, options=reading)
     if all(case.mask is None for case in table.cases):
@@ -95,7 +95,13 @@ def simulate_marks(
         )
     text = table.text
     amount = USUAL_PERCENT.get(chosen.kind, 100.0) if percent is None else percent
-    with atomic_folder(out) as folder, (folder / TABLE).open("w", encoding="utf-8") as file:
+    busy = f"other marks are being written to {out}: name another folder"
+    with (
+        held(out, busy),
+        atomic_folder(out) as folder,
+        (folder / TABLE).open("w", encoding="utf-8") as file,
+    ):
+        _require_new(out)  # again: other marks may have been written meanwhile
         job = _Job(
             text, table, amount, chosen, _marked(text, table, chosen), out, folder, keep_masks
         )
@@ -106,6 +112,11 @@ def simulate_marks(
     for doubt in doubts(outcomes, chosen, percent):
         log.warning("%s", doubt)
     return out / TABLE
+
+
+def _require_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WssegError(f"{out} exists and is not empty: name a new folder for the marks")
 
 
 def _require_plausible(options: MarkOptions, beside_masks: bool, percent: float | None) -> None:
