@@ -17,8 +17,11 @@ _NAMES = {
     DEFLATED_FRAMES: "Deflated Image Frame Compression",
 }
 JPEG_XL = frozenset(uid for uid, name in _NAMES.items() if name.startswith("JPEG XL"))
+# JPEG of retired processes, which libjpeg-turbo reads: spectral selection and full progression.
+_RETIRED_JPEG = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56))
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 # What is decoded here, without pydicom.
-OWN = JPEG_XL | {ENCAPSULATED_UNCOMPRESSED, DEFLATED_FRAMES}
+OWN = JPEG_XL | _RETIRED_JPEG | {ENCAPSULATED_UNCOMPRESSED, DEFLATED_FRAMES}
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _DCMTK = "convert it to uncompressed first, e.g. with"

@@ -26,7 +26,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_syntax import DEFLATED_FRAMES, JPEG_XL, OWN
+from wsseg.imaging.dicom_syntax import (
+    DEFLATED_FRAMES,
+    ENCAPSULATED_UNCOMPRESSED,
+    JPEG_EXTENDED,
+    JPEG_XL,
+    OWN,
+)
 from wsseg.imaging.dicom_values import tags_of
 
 _TAGS = tags_of(
@@ -91,6 +97,8 @@ def _frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray
             failure = error
         else:
             return chain([first], frames)
+    if dataset.file_meta.TransferSyntaxUID == JPEG_EXTENDED:
+        return _own_frames(dataset, numbers)  # of 12 bits, which pydicom's plugins do not read
     raise failure
 
 
@@ -105,25 +113,30 @@ def _own_frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDA
     for index, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=count)):
         if numbers is not None and index not in numbers:
             continue
-        if syntax in JPEG_XL:
-            alone.PixelData = _from_jpeg_xl(frame, alone)
-        else:
-            alone.PixelData = _inflated(frame, alone) if syntax == DEFLATED_FRAMES else frame
+        alone.PixelData = _plain(frame, syntax, alone)
         alone["PixelData"].VR = "OB"
         yield from iter_pixels(alone)
 
 
-def _from_jpeg_xl(frame: bytes, image: Dataset) -> bytes:
+def _plain(frame: bytes, syntax: str, image: Dataset) -> bytes:
     """Pixels as they would stand in a file that is not compressed; `image` describes them."""
     import imagecodecs
 
-    pixels: NDArray[Any] = imagecodecs.jpegxl_decode(frame)
-    if pixels.dtype.itemsize * 8 != image.BitsAllocated:
-        raise ValueError
-    if image.SamplesPerPixel == 3:
+    if syntax == ENCAPSULATED_UNCOMPRESSED:
+        return frame
+    if syntax == DEFLATED_FRAMES:
+        return _inflated(frame, image)
+    colour = image.SamplesPerPixel == 3
+    if syntax in JPEG_XL:
+        pixels: NDArray[Any] = imagecodecs.jpegxl_decode(frame)
+    elif colour:
+        raise NotImplementedError
+    else:
+        pixels = imagecodecs.jpeg_decode(frame)
+    if colour:
         image.PhotometricInterpretation = "RGB"
         image.PlanarConfiguration = 0
-    return pixels.tobytes()
+    return pixels.astype(f"<u{image.BitsAllocated // 8}", casting="safe").tobytes()
 
 
 def _inflated(frame: bytes, image: Dataset) -> bytes:

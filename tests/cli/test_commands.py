@@ -119,7 +119,7 @@ def test_doctor_tells_what_works_as_json():
     works = {check["subject"]: check["works"] for check in found}
     assert works["engine onnxruntime on CPU"]
     findings = {check["subject"]: check["finding"] for check in found}
-    assert findings["DICOM JPEG Extended (Process 2 and 4)"].endswith(", 8 bit only")
+    assert findings["DICOM JPEG Extended (Process 2 and 4)"].endswith(", 12 bit by imagecodecs")
     assert works["DICOM JPEG Lossless, Non-Hierarchical, First-Order Prediction "
                  "(Process 14 [Selection Value 1])"]  # fmt: skip
 

@@ -70,8 +70,9 @@ def encoded(path, write_dicom, syntax, fragments, pixels=RAMP, **elements):
 @pytest.mark.parametrize(
     ("syntax", "reason", "name", "remedy"),
     [
-        ("4.52", "unsupported_compression", "JPEG Extended (Process 3 and 5)", "dcmdjpeg"),
-        ("4.55", "unsupported_compression", "JPEG Full Progression", "dcmdjpeg"),
+        ("4.52", "not_decoded", "JPEG Extended (Process 3 and 5)", "dcmdjpeg"),
+        ("4.55", "not_decoded", "JPEG Full Progression", "dcmdjpeg"),
+        ("4.59", "unsupported_compression", "JPEG Extended, Hierarchical", "dcmdjpeg"),
         ("4.92", "unsupported_compression", "JPEG 2000 Part 2", "gdcmconv"),
         ("4.57", "not_decoded", "JPEG Lossless", "dcmdjpeg"),
         ("4.80", "not_decoded", "JPEG-LS", "dcmdjpls"),
@@ -174,6 +175,25 @@ def test_jpeg_xl_is_read(tmp_path, write_dicom, colour):
     fragment = imagecodecs.jpegxl_encode(pixels, lossless=True)
     path = encoded(tmp_path / "a", write_dicom, DICOM + "4.110", [fragment], pixels)
     np.testing.assert_array_equal(read(path).pixels[0], pixels)
+
+
+@pytest.mark.parametrize("syntax", ["4.51", "4.55"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_jpeg_of_twelve_bits_is_read(tmp_path, write_dicom, syntax, signed):
+    values = RAMP.astype(np.int16) * 15 - (2000 if signed else 0)
+    fragment = imagecodecs.jpeg_encode(
+        (values & 0xFFF).astype(np.uint16), level=100, bitspersample=12
+    )
+    path = encoded(
+        tmp_path / "a",
+        write_dicom,
+        DICOM + syntax,
+        [fragment],
+        values if signed else values.astype(np.uint16),
+        BitsStored=12,
+        HighBit=11,
+    )
+    np.testing.assert_allclose(read(path).pixels[0], values, atol=40)
 
 
 @pytest.mark.parametrize("cut", [10, 60, 200])
