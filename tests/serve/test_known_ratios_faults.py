@@ -78,7 +78,7 @@ def test_a_file_name_alone_will_do_where_it_is_the_only_one(model: Path, tmp_pat
     _, table, _ = recover(model, tmp_path, text, *inputs)
     assert [row["source"] for row in table] == ["siteA/000.png", "siteB/only.png"]
     with pytest.raises(WssegError, match="line 2: 2 files are called so: give the path"):
-        recover(model, tmp_path, "source,ratio:bright\n000.png,0.3\n", *inputs)
+        recover(*(model, tmp_path, "source,ratio:bright\n000.png,0.3\n", *inputs), overwrite=True)
 
 
 @pytest.mark.parametrize(
