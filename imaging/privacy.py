@@ -65,7 +65,11 @@ def keep_caches_private() -> None:
     user has named the folder of a cache, it stays there. Nothing is made before it is needed.
     """
     unnamed = {name: part for name, part in _CACHES.items() if name not in os.environ}
-    folder = Path(tempfile.gettempdir()) / f"wsseg-caches-{secrets.token_hex(8)}"
+    try:
+        temporary = tempfile.gettempdir()
+    except FileNotFoundError:  # nowhere to write: whatever needs a cache is to say so itself
+        return
+    folder = Path(temporary) / f"wsseg-caches-{secrets.token_hex(8)}"
     os.environ |= {name: str(folder / part) for name, part in unnamed.items()}
     if "MPLCONFIGDIR" in unnamed:
         # Its own fonts are enough for us, and looking at all others takes longer than a plot.

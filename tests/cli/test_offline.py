@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import write_outlined
-from tests.cli.watch import USER, Watch, host
+from tests.cli.watch import Watch, names
 
 ROOT = Path(__file__).parents[2]
 DEMO_SCANS = """
@@ -97,7 +97,7 @@ def _contents(path: Path) -> Iterator[bytes]:
 
 def _telling(watch: Watch) -> list[str]:
     """Outputs that hold folders of this machine, its name, or its user's."""
-    words = [host(), USER, str(watch.folder), str(ROOT), sys.prefix, "site-packages"]
+    words = [*names(), str(watch.folder), str(ROOT), sys.prefix, "site-packages"]
     told = re.compile("|".join(map(re.escape, words)).encode())
     found = []
     for path in sorted(watch.outputs.rglob("*")):

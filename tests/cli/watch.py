@@ -7,7 +7,6 @@ import functools
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,9 +40,9 @@ def _alone() -> list[str]:
     return start if allowed else []
 
 
-def host() -> str:
-    """The name of the machine that commands see."""
-    return HOST if _alone() else socket.gethostname()
+def names() -> list[str]:
+    """Of the machine and the user, as commands see them; not one that files hold by chance."""
+    return [USER, HOST] if _alone() else [USER]
 
 
 @dataclass
