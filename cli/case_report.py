@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,12 +15,11 @@ from wsseg.cli.ratio_option import parse_ratio
 from wsseg.cli.settings import settings
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.table import DEFAULT_OPTIONS, TableOptions
 from wsseg.train.case import Case, CaseTable
 from wsseg.train.case_cells import SPLITS
-from wsseg.train.cases import read_cases
 from wsseg.train.class_evidence import LOCATING, small_regions
 from wsseg.train.config import TrainConfig
+from wsseg.train.folding import cases_for
 from wsseg.train.objective import PARTS
 from wsseg.train.planes import counted_planes
 from wsseg.train.presets import PRESETS
@@ -43,34 +43,27 @@ class Carried:
 
 
 def check_cases(
-    path: Path,
-    *,
-    ratios: Sequence[str],
-    picture: Path | None,
-    size: int,
-    options: TableOptions = DEFAULT_OPTIONS,
-    config: Path | None = None,
+    path: Path, *, picture: Path | None, config: Path | None = None, flags: dict[str, Any]
 ) -> None:
-    """Check a table and print what it can teach; draw some training cases where asked to.
+    """Check a table as a training would; print what it can teach, and draw some cases if asked to.
 
-    ratios: definitions as on the command line, before those of the settings in `config`. size: of
-    the square that the network will see.
+    config, flags: settings of a training, of which flags win; ratios as on the command line.
     """
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
-    chosen = settings(TrainConfig, config, {})
-    definitions = tuple(parse_ratio(text) for text in ratios) or chosen.ratios
-    table = read_cases(path, ratios=definitions, labels=chosen.labels, options=options)
+    if flags.get("ratios"):
+        flags["ratios"] = [parse_ratio(text).model_dump() for text in flags["ratios"]]
+    chosen = settings(TrainConfig, config, flags)
+    table = cases_for(path, chosen)
     carried = tuple(carry(case, len(table.classes)) for case in table.cases)
-    denominators = class_denominators(table.classes, definitions)
-    show(
-        table, carried, tuple(small_regions(table.part("train"), table.classes, denominators, size))
-    )
+    below = class_denominators(table.classes, chosen.ratios)
+    small = small_regions(table.part("train"), table.classes, below, chosen.size)
+    show(table, carried, tuple(small))
     if picture is not None:
         from wsseg.train.preview import target_preview
 
         shown = [(each.case, each.signals) for each in carried if each.case.split == "train"]
-        draw_cases(shown, table.classes, picture, target_preview(table, definitions))
+        draw_cases(shown, table.classes, picture, target_preview(table, chosen.ratios))
         Console(highlight=False, markup=False).print(f"wrote {picture}", soft_wrap=True)
 
 

@@ -7,7 +7,6 @@ import typer
 
 from wsseg.cli.console import guarded, start_logging
 from wsseg.cli.table_options import IgnoreOption, SheetOption
-from wsseg.imaging.table import TableOptions
 
 cases = typer.Typer(
     name="cases",
@@ -31,7 +30,7 @@ def check(
     ],
     config: Annotated[
         Path | None,
-        typer.Option(help="TOML settings of wsseg-train, whose labels and ratios count here too."),
+        typer.Option(help="TOML settings of wsseg-train, which count here too; flags win."),
     ] = None,
     ratio: Annotated[
         list[str] | None,
@@ -47,8 +46,9 @@ def check(
         ),
     ] = None,
     size: Annotated[
-        int, typer.Option(min=32, help="Side of the square that the network will see.")
-    ] = 256,
+        int | None,
+        typer.Option(min=32, help="Side of the square that the network will see. [default: 256]"),
+    ] = None,
     sheet: SheetOption = None,
     ignore_columns: IgnoreOption = None,
 ) -> None:
@@ -63,12 +63,10 @@ def check(
     with guarded():
         from wsseg.cli.case_report import check_cases
 
-        options = TableOptions(sheet, tuple(ignore_columns or ()))
-        check_cases(
-            table,
-            config=config,
-            ratios=ratio or [],
-            picture=picture,
-            size=size,
-            options=options,
-        )
+        flags = {
+            "ratios": ratio or None,
+            "size": size,
+            "sheet": sheet,
+            "ignore_columns": ignore_columns or None,
+        }
+        check_cases(table, picture=picture, config=config, flags=flags)

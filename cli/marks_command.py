@@ -72,6 +72,9 @@ def marks(
         from wsseg.train.marks.simulate import simulate_marks
 
         chosen = one_of("--kind", kind, KINDS)
+        given = settings(
+            TrainConfig, config, {"sheet": sheet, "ignore_columns": ignore_columns or None}
+        )
         options = MarkOptions(chosen, per_component, share, ratio_noise, seed)
         written = simulate_marks(
             cases,
@@ -79,7 +82,7 @@ def marks(
             percent=percent,
             options=options,
             keep_masks=("val", "test") if drop_masks else ("train", "val", "test"),
-            reading=TableOptions(sheet, tuple(ignore_columns or ())),
-            labels=settings(TrainConfig, config, {}).labels,
+            reading=TableOptions(given.sheet, given.ignore_columns),
+            labels=given.labels,
         )
         typer.echo(f"wrote {written}")

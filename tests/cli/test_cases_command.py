@@ -111,6 +111,22 @@ def test_a_faulty_table_ends_with_all_its_faults_and_writes_no_picture(tmp_path:
     assert not (tmp_path / "sheet.png").exists()
 
 
+def test_settings_of_a_training_say_how_the_table_is_read(tmp_path: Path):
+    table = write(
+        tmp_path,
+        "a.png,X,0.00001,0.1,g",
+        "b.png,Y,0.1,0.2,g",
+        header="image,Patient,ratio:a,ratio:b,group",
+    )
+    (tmp_path / "run.toml").write_text('ignore_columns = ["patient"]\nsize = 64\nseed = 1\n')
+    said = call("cases", "check", table, "--config", tmp_path / "run.toml")
+    assert "1 training cases have less of a than one of the 64 x 64 cells" in said
+    assert "ratio of b: median 0.15, from 0.1 to 0.2" in said
+    flagged = call("cases", "check", table, "--ignore-columns", "*", "--size", 512)
+    assert "cells" not in flagged
+    call("cases", "check", table, code=2)
+
+
 def test_a_ratio_definition_is_followed(tmp_path: Path):
     table = write(tmp_path, "a.png,1.5,0.2", header="image,ratio:fat,ratio:muscle")
     call("cases", "check", table, code=2)
