@@ -63,6 +63,8 @@ def read_labels_for(
             found = segment_labels(path, place, numbering, background=background)
             return grid.turn.apply(found)
     labels = _label_grid(path, volume)
+    if other := _other_volumes(grid, labels, path):
+        raise ReadError("volumes_differ", other)
 
     def read(index: int) -> Labels:
         return read_label_slice(
@@ -84,6 +86,16 @@ def _label_grid(path: Path, volume: int) -> Grid:
     return read_grid(path, volume) if grid.volumes > 1 else grid
 
 
+def _other_volumes(grid: Grid, labels: Grid, path: Path) -> str:
+    """What is wrong with labels in other volumes than the image's, as of one class each."""
+    if labels.volumes in (1, grid.volumes):
+        return ""
+    return (
+        f"{path.name} has {labels.volumes} volumes and the image {grid.volumes}: save one label "
+        "map of class numbers, or one for each volume of the image"
+    )
+
+
 def label_grid_difference(image: Path, path: Path, *, slice_index: int = 0, volume: int = 0) -> str:
     """Why an image's labels are not on its grid, in words; "" where they are.
 
@@ -93,6 +105,8 @@ def label_grid_difference(image: Path, path: Path, *, slice_index: int = 0, volu
         if is_segmentation(path):
             return ""  # put in its place, or refused, as it is read
     grid, labels = read_grid(image, volume), _label_grid(path, volume)
+    if other := _other_volumes(grid, labels, path):
+        return other
     if labels.slices == 1 < grid.slices or _section(grid, labels, slice_index) is not None:
         return ""
     return grid_difference(image, path, volume)

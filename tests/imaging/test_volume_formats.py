@@ -17,7 +17,7 @@ from nibabel.spm99analyze import Spm99AnalyzeImage
 
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.find import find
-from wsseg.imaging.label_place import read_labels_for
+from wsseg.imaging.label_place import label_grid_difference, read_labels_for
 from wsseg.imaging.labels import write_labels
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import Scan, ScanRef
@@ -276,6 +276,19 @@ def test_a_nrrd_mask_is_put_on_the_slice_of_a_nifti_image_by_its_place(tmp_path)
     for index in range(3):
         found = read_labels_for(image, mask, slice_index=index)
         assert np.array_equal(found, read_slice(image, slice_index=index))
+
+
+def test_labels_with_a_volume_for_each_class_are_refused_and_not_read_as_the_first(tmp_path):
+    image, mask = tmp_path / "image.nii", tmp_path / "mask.nii"
+    Nifti1Image(VOXELS, AFFINE).to_filename(image)
+    Nifti1Image(np.stack([VOXELS > 9, VOXELS > 30], -1).astype(np.uint8), AFFINE).to_filename(mask)
+    assert "2 volumes and the image 1" in label_grid_difference(image, mask, slice_index=1)
+    with pytest.raises(ReadError, match="one label map of class numbers"):
+        read_labels_for(image, mask, slice_index=1)
+    Nifti1Image(np.stack([VOXELS, VOXELS + 1], -1), AFFINE).to_filename(image)
+    assert label_grid_difference(image, mask, slice_index=1) == ""
+    found = read_labels_for(image, mask, slice_index=1, volume=1)
+    assert np.array_equal(found, read_slice(image, slice_index=1) > 30)
 
 
 def test_analyze_has_lengths_and_no_directions(tmp_path):
