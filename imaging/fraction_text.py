@@ -6,7 +6,7 @@ by cell: in a column of percentages 0,63 means 0.0063, whatever it looks like be
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from wsseg.imaging.table_faults import Fault
 
-OUTLIER = 100.0
-"""A cell so many times the median, or so small a part of it, may be in another unit."""
+OUTLIER = 50.0
+"""A cell so many times the median, or so small a part of it, may be in another unit: a percentage
+among fractions is a hundred times what it should be, which may be half of the median."""
 LARGE, SMALL = 0.5, 1e-4
 """A median above or below which a column may be in another unit."""
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
@@ -80,7 +81,7 @@ def fractions(columns: Sequence[Column], line: int) -> Judged:
         for cells, scaled in zip(read, map(_in_percent, columns, read), strict=True)
     )
     pairs = list(zip(columns, values, strict=True))
-    doubts = [doubt for pair in pairs for doubt in (*_outliers(*pair), *_unlikely(*pair))]
+    doubts = [doubt for pair in pairs for doubt in (*_outliers(*pair), *unlikely(*pair))]
     return Judged(values, tuple(faults), (*doubts, *_fractions_called_percent(pairs)))
 
 
@@ -194,16 +195,17 @@ def _mixed_columns(columns: Sequence[Column], read: Sequence[Sequence[_Cell]]) -
     ]
 
 
-def _unlikely(column: Column, values: dict[int, float]) -> list[str]:
-    """What a median says of a column's unit."""
+def unlikely(column: Column, values: Mapping[int, float]) -> list[str]:
+    """What the median of a column of shares says of its unit, where that may be another."""
     known = [value for value in values.values() if value > 0]
     if not (known and column.bounded and column.exact):
         return []
     median = float(np.median(known))
     if median > LARGE and not column.percent:
+        otherwise = f"if it is in percent, call it {column.remedy}"
         return [
-            f"the median of {column.name} is {median:.3g}, more than half of the image: if it is "
-            f"in percent, call it {column.remedy}"
+            f"the median of {column.name} is {median:.3g}, more than half of the image: "
+            f"{otherwise if column.remedy else 'check its unit'}"
         ]
     if median < SMALL:
         return [

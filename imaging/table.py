@@ -173,7 +173,9 @@ def _text(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as fault:
         text = _windows_text(path, content, fault.start)
     if "\0" in text:
-        raise WssegError(f"{path} is no text that can be told: save the table as CSV UTF-8")
+        raise WssegError(
+            f"{path} is no text, or UTF-16 without a byte order mark: save the table as CSV UTF-8"
+        )
     return text
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.file_names import named_file
-from wsseg.imaging.fraction_text import Column, Judged, fractions, sizes
+from wsseg.imaging.fraction_text import Column, Judged, fractions, sizes, unlikely
 from wsseg.imaging.pixel_area import pixel_mm2
 from wsseg.imaging.slices import slice_shape
 from wsseg.imaging.table import Row, TextTable
@@ -160,7 +160,12 @@ def _shares(table: TextTable, areas: _Read) -> _Read:
                 faults.append(Fault(row.line, f"{table.name(name)}: {share}"))
             else:
                 values[name][row.line] = share
-    return _Read(values, tuple(faults), areas.doubts, frozenset(unsized))
+    doubts = [
+        doubt
+        for name, shares in values.items()
+        for doubt in unlikely(Column(table.name(name), ()), shares)
+    ]
+    return _Read(values, tuple(faults), (*areas.doubts, *doubts), frozenset(unsized))
 
 
 def _row_shares(

@@ -62,7 +62,7 @@ def test_columns_of_shares_have_one_unit():
 @pytest.mark.parametrize(
     ("cells", "doubt"),
     [
-        (column("0.04", "0.05", "0.0003", "0.06"), "1 cells are 100 times .* first in line 4"),
+        (column("0.04", "0.05", "0.0003", "0.06"), "1 cells are 50 times .* first in line 4"),
         (column("0.63", "0.9", "0.7"), "the median of ratio is 0.7, more than half"),
         (column("0.00001"), "less than a ten-thousandth"),
         (

@@ -82,6 +82,11 @@ def test_an_area_of_an_image_that_is_not_there_is_told_once(folder):
     assert len(caught.value.faults) == 1
 
 
+def test_a_ratio_in_a_column_of_areas_is_doubted(folder):
+    (doubt, *_) = read_cases(write(folder, "image,area_px\na.png,0.005\nb.png,0.004\n")).doubts
+    assert "the median of area_px is 5.62e-05, less than a ten-thousandth" in doubt
+
+
 def test_what_may_be_in_another_unit_is_doubted(folder):
     (doubt, *_) = read_cases(write(folder, "image,ratio\na.png,0.63\nb.png,0.9\n")).doubts
     assert "the median of ratio is 0.765, more than half of the image" in doubt
