@@ -253,3 +253,19 @@ def test_a_signal_is_read_by_its_terms_and_presets(signal: Signal, term: str, pr
 
 def test_marked_background_teaches_no_term_that_reads_classes_only():
     assert "weak_mark" not in readers("background marks")[0]
+
+
+def test_labels_of_the_settings_count_in_the_check_and_in_simulated_marks(tmp_path):
+    labels = np.zeros((SIDE, SIDE), np.uint8)
+    labels[8:12, 8:14], labels[2:4] = 3, 7
+    Image.fromarray(labels).save(tmp_path / "mask.png")
+    table = write(tmp_path, "a.png,0.04,mask.png", header="image,ratio:cyst,mask")
+    settings = tmp_path / "run.toml"
+    settings.write_text("[labels]\ncyst = [3]\n")
+    assert "[labels]" in call("cases", "check", table, code=2)
+    shown = " ".join(call("cases", "check", table, "--config", settings).split())
+    assert "label numbers 7 stand for no class" in shown
+    call("marks", table, "--out", tmp_path / "weak", "--config", settings)
+    with Image.open(tmp_path / "weak" / "masks" / "0001.png") as written:
+        assert np.array_equal(np.asarray(written), labels == 3)
+    call("cases", "check", tmp_path / "weak" / "cases.csv")
