@@ -4,6 +4,7 @@ import statistics
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,12 +116,11 @@ def _real(scans: Sequence[Path], manifest: Manifest, options: BenchOptions) -> N
     return np.stack(max(shapes.values(), key=len))
 
 
-def _planes(ref: ScanRef, channels: int) -> list[NDArray[np.float32]]:
+def _planes(ref: ScanRef, channels: int) -> Iterator[NDArray[np.float32]]:
     """The slices of a scan as the network takes them; none of one that cannot be read."""
-    try:
-        return [to_channels(plane, channels) for plane in read(ref).pixels]
-    except WssegError:
-        return []
+    with suppress(WssegError):
+        for plane in read(ref).pixels:
+            yield to_channels(plane, channels)
 
 
 def _made(manifest: Manifest, options: BenchOptions) -> NDArray[np.float32]:

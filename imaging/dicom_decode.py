@@ -23,12 +23,15 @@ from pydicom.dataset import FileDataset
 from pydicom.pixels.utils import iter_pixels
 
 from wsseg.imaging.dicom_syntax import can_decode, is_compressed
+from wsseg.imaging.dicom_values import integer, value_of
 
 # A decoder that needs longer than this for a file, and as long for each of its frames, hangs.
 PATIENCE_SECONDS = 60.0
 FRAME_SECONDS = 2.0
 _BYTE = 8
 _PIXEL_GROUP = 0x0028
+# Bits allocated to the first overlay: 1, or those of a pixel in which it is kept as well.
+OVERLAY_BITS = 0x60000100
 _MODULE = "wsseg.imaging.dicom_worker"
 
 Stored = NDArray[np.integer[Any] | np.floating[Any]]
@@ -92,13 +95,48 @@ def decode_frames(
         if not can_decode(syntax):
             raise NotImplementedError(syntax)
         return _decode_apart(path, some, len(frames))
+    stored = _uncompressed(dataset, path, frames)
+    shift = _shift(dataset)
+    return (_aligned(frame, dataset, shift) for frame in stored) if shift else stored
+
+
+def _uncompressed(dataset: FileDataset, path: Path, frames: Sequence[int]) -> Iterator[Stored]:
     left = left_in_file(dataset, "PixelData")
-    if left and syntax.is_little_endian and dataset.BitsAllocated >= _BYTE:
+    little_endian = dataset.file_meta.TransferSyntaxUID.is_little_endian
+    if left and little_endian and dataset.BitsAllocated >= _BYTE:
         return _from_file(dataset, left, path, frames)
     if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         # pydicom 3.0.2 takes every frame after the first of such a run for one of full chroma.
         return (plane for index in frames for plane in iter_pixels(dataset, indices=[index]))
-    return iter_pixels(dataset, indices=frames)
+    return iter_pixels(dataset, indices=frames, correct_unused_bits=not _shift(dataset))
+
+
+def _shift(dataset: FileDataset) -> int:
+    """How many bits the header leaves free below a value: none by the standard of today."""
+    high, bits, allocated = (
+        integer(dataset, keyword) for keyword in ("HighBit", "BitsStored", "BitsAllocated")
+    )
+    if high is None or not bits or not allocated:
+        return 0
+    shift = high + 1 - bits
+    return shift if 0 < shift <= allocated - bits else 0
+
+
+def _aligned(stored: Stored, dataset: FileDataset, shift: int) -> Stored:
+    """Values of a frame whose header places them `shift` bits up, if that is where they are.
+
+    Careless software writes a high bit that its values do not reach. They are taken from below
+    where no bit above is set and bits are set below, in which no overlay is kept.
+    """
+    bits = int(dataset.BitsStored)
+    plain = stored.view(f"u{stored.dtype.itemsize}").astype(np.int64)
+    overlay = value_of(dataset, OVERLAY_BITS) not in (None, 1)
+    low = bool((plain & ((1 << shift) - 1)).any())
+    from_below = low and not overlay and not (plain >> bits).any()
+    values = (plain if from_below else plain >> shift) & ((1 << bits) - 1)
+    sign = 1 << (bits - 1) if stored.dtype.kind == "i" else 0
+    aligned: Stored = ((values ^ sign) - sign).astype(stored.dtype)
+    return aligned
 
 
 def left_in_file(dataset: FileDataset, keyword: str) -> RawDataElement | None:
@@ -123,7 +161,7 @@ def _from_file(
         for index in frames:
             file.seek(pixels.value_tell + index * size)
             alone.PixelData = file.read(size)
-            yield from iter_pixels(alone)
+            yield from iter_pixels(alone, correct_unused_bits=not _shift(dataset))
 
 
 def _decode_apart(path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:

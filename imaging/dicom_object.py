@@ -13,7 +13,7 @@ from pydicom.uid import UID
 
 from wsseg.imaging.changed import check_unchanged
 from wsseg.imaging.dicom_classes import is_ct, is_pet, is_planar, often_annotated, sort_of
-from wsseg.imaging.dicom_decode import DecoderCrashedError
+from wsseg.imaging.dicom_decode import OVERLAY_BITS, DecoderCrashedError
 from wsseg.imaging.dicom_file import open_dicom, what_stopped
 from wsseg.imaging.dicom_frames import Frames, read_frames
 from wsseg.imaging.dicom_geometry import stack_order
@@ -70,7 +70,7 @@ _OWN_TAGS = tags_of(
         *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
     )
 )
-_TAGS = PLACE_TAGS + SUV_TAGS + _OWN_TAGS
+_TAGS = [*PLACE_TAGS, *SUV_TAGS, *_OWN_TAGS, OVERLAY_BITS]
 # Larger values are not read with the header: the pixels of a long object, uncompressed.
 _LEFT_BYTES = 1 << 26
 # Pictures of other pictures, by a value of ImageType: MPR, MPR_COR, but not COMPRESSED.

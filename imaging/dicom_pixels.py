@@ -28,6 +28,8 @@ MAX_PIXEL_BYTES = 64 * 2**30
 # A compressed frame has the head of its fragment, and two bytes at the very least.
 _LEAST_FRAME_BYTES = 10
 _EIGHT_BIT = 255
+# How keywords of floating point values begin, by their size in bytes.
+_FLOAT_KINDS = {4: "Float", 8: "DoubleFloat"}
 # Of a film: a radiograph in other words, with bright bones where it is inverted.
 _OPTICAL_DENSITY = "OD"
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -238,22 +240,28 @@ def _looked_up(stored: Stored, dataset: Dataset, *, inverse: bool) -> Pixels:
 
 def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_] | None:
     """Where pixels lie outside the field of view, by the values the header keeps for that."""
-    value = number(dataset, "PixelPaddingValue")
+    kind = "" if stored.dtype.kind != "f" else _FLOAT_KINDS[stored.dtype.itemsize]
+    value = number(dataset, f"{kind}PixelPaddingValue")
     if value is None:
         return None
-    limit = number(dataset, "PixelPaddingRangeLimit")
-    ends = [_as_stored(end, stored) for end in (value, value if limit is None else limit)]
+    limit = number(dataset, f"{kind}PixelPaddingRangeLimit")
+    bits = integer(dataset, "BitsStored") or stored.dtype.itemsize * 8
+    ends = [_as_stored(end, stored, bits) for end in (value, value if limit is None else limit)]
     padding: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
     return padding
 
 
-def _as_stored(value: float, stored: Stored) -> float:
-    """A padding value in the pixels' own sign: headers often write -2000 as 63536 and back."""
+def _as_stored(value: float, stored: Stored, bits: int) -> float:
+    """A padding value in the pixels' own sign: headers write -2000 as 63536 and back, and the
+    lowest of 12 signed bits as 2048."""
     if stored.dtype.kind == "f":
         return value
-    span = float(2 ** (stored.dtype.itemsize * 8))
-    unsigned = value % span
-    return unsigned - span if stored.dtype.kind == "i" and unsigned >= span / 2 else unsigned
+    lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    if stored.dtype.kind == "u":
+        lowest, highest = 0, 2**bits - 1
+    allocated = 2 ** (stored.dtype.itemsize * 8)
+    written = (value, value - allocated, value + allocated, value - 2**bits)
+    return next((found for found in written if lowest <= found <= highest), value)
 
 
 def _painter(dataset: Dataset, layout: Layout) -> Callable[[Stored], Pixels]:

@@ -86,10 +86,11 @@ def _of_scans(source: Path, count: int) -> Iterator[Slice]:
         for ref, (first, end) in zip(chosen, pairwise(bounds), strict=True):
             try:
                 planes = read(ref).pixels
+                slices = [planes[place].copy() for place in evenly(len(planes), end - first)]
             except ReadError as error:
                 logger.warning("%s is passed over: %s", ref.files[0].source, error)
             else:
-                yield from (planes[place].copy() for place in evenly(len(planes), end - first))
+                yield from slices
 
 
 def _readable(found: Iterable[ScanRef | Failure]) -> Iterator[ScanRef]:

@@ -130,6 +130,54 @@ def test_unused_high_bits_do_not_reach_the_pixels(tmp_path, write_dicom, ramp):
     np.testing.assert_array_equal(read(path).pixels[0], ramp)
 
 
+@pytest.mark.parametrize("overlay", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_in_the_upper_bits_are_taken_from_there(
+    tmp_path, write_dicom, ramp, signed, overlay
+):
+    values = ramp.astype(np.int64) * 8 - (2000 if signed else 0) if not overlay else ramp % 16
+    stored = ((values & 0xFFF) << 4).astype(np.uint16) | (ramp.astype(np.uint16) % 2 * overlay)
+    path = write_dicom(
+        tmp_path / "a", stored, BitsStored=12, HighBit=15, PixelRepresentation=int(signed)
+    )
+    if overlay:
+        dataset = dcmread(path)
+        dataset.add_new(0x60000100, "US", 16)
+        dataset.add_new(0x60000102, "US", 0)
+        dataset.save_as(path)
+    np.testing.assert_array_equal(read(path).pixels[0], values)
+
+
+def test_a_high_bit_that_the_values_do_not_reach_is_a_slip_of_the_pen(tmp_path, write_dicom, ramp):
+    path = write_dicom(tmp_path / "a", ramp.astype(np.uint16), BitsStored=12, HighBit=15)
+    np.testing.assert_array_equal(read(path).pixels[0], ramp)
+
+
+def test_padding_written_as_the_pattern_of_its_bits_is_found(tmp_path, write_dicom, ramp):
+    stored = (ramp.astype(np.int16) - 1000) & 0xFFF
+    stored[0] = 0x800
+    path = write_dicom(
+        tmp_path / "a", stored.astype(np.uint16), BitsStored=12, HighBit=11, PixelRepresentation=1
+    )
+    dataset = dcmread(path)
+    dataset.add_new("PixelPaddingValue", "US", 0x800)
+    dataset.save_as(path)
+    scan = read(path)
+    assert scan.flags == ("PADDING_REPLACED",)
+    assert scan.pixels.min() == 16 - 1000
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("Float", np.float32), ("DoubleFloat", np.float64)])
+def test_padding_of_floating_point_values_is_replaced(tmp_path, write_dicom, ramp, kind, dtype):
+    values = ramp.astype(dtype) + dtype(0.5)
+    values[0] = -9999.25
+    elements = {"PixelData": None, f"{kind}PixelData": values.tobytes()}
+    path = write_dicom(tmp_path / "a", values, **elements, **{f"{kind}PixelPaddingValue": -9999.25})
+    scan = read(path)
+    assert scan.flags == ("PADDING_REPLACED",)
+    assert scan.pixels.min() == 16.5
+
+
 @pytest.mark.parametrize(
     "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 )
@@ -202,6 +250,38 @@ def test_palette_indices_become_colours_and_those_beyond_it_the_last(tmp_path, w
     red, green, white = (255, 0, 0), (0, 255, 0), (255, 255, 255)
     np.testing.assert_allclose(scan.pixels[0, 0, :5], [red, red, green, white, white], atol=1e-3)
     assert ("SCALED_TO_8_BIT" in scan.flags) == (bits == 16)
+
+
+def test_a_segmented_palette_becomes_colours(tmp_path, write_dicom):
+    # A discrete segment of two entries, then a linear one of two up to 240.
+    segments = np.array([0, 2, 0, 80, 1, 2, 240], np.uint16).tobytes()
+    colours = ("Red", "Green", "Blue")
+    elements: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    elements |= {f"{c}PaletteColorLookupTableDescriptor": [4, 0, 16] for c in colours}
+    elements |= {f"Segmented{c}PaletteColorLookupTableData": segments for c in colours}
+    indices = np.tile(np.arange(4, dtype=np.uint8), (16, 4))
+    path = write_dicom(tmp_path / "a", indices, **elements)
+    assert read(path).pixels[0, 0, :4].tolist() == [0, 80, 160, 240]
+
+
+def test_a_window_for_display_changes_no_value(tmp_path, write_dicom, ramp):
+    path = write_dicom(tmp_path / "a", ramp, WindowCenter=50, WindowWidth=20)
+    np.testing.assert_array_equal(read(path).pixels[0], ramp)
+
+
+@pytest.mark.parametrize(
+    ("image_type", "risk"),
+    [
+        (["DERIVED", "SECONDARY", "COMPRESSED"], False),
+        (["DERIVED", "SECONDARY", "MPR"], True),
+        (["DERIVED", "SECONDARY", "CSA MPR"], True),
+        (["ORIGINAL", "PRIMARY", "AXIAL", "MPR"], False),
+        (["DERIVED", "SECONDARY", "SCREEN SAVE"], True),
+    ],
+)
+def test_a_word_within_another_word_is_no_risk(tmp_path, write_dicom, image_type, risk):
+    path = write_dicom(tmp_path / "a", ImageType=image_type)
+    assert ("PHI_RISK" in read(path).flags) == risk
 
 
 def test_captures_and_burned_in_annotations_may_show_a_name(tmp_path, write_dicom):
