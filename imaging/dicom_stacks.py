@@ -93,7 +93,7 @@ def _split(places: Sequence[Place]) -> tuple[list[list[Header]], set[str]]:
     most = _most(places)
     if most == 1:
         stack = [place[0] for place in places]
-        return _between_each_other(stack) or [stack], set()
+        return _between_each_other(stack) or _beside_each_other(stack) or [stack], set()
     for key in _keys(places):
         parts = _parts(places, key)
         if _tell_apart(parts, most, len(places)):
@@ -181,6 +181,26 @@ def _run_of(stack: Sequence[Header]) -> Key:
             way = way or step
         runs[id(header)] = str(run)
     return lambda header: runs[id(header)]
+
+
+def _beside_each_other(stack: list[Header]) -> list[list[Header]] | None:
+    """Stacks in folders of their own that number their images anew; None where they are one.
+
+    One series may be spread over folders, but its numbers go on from one to the next. Two patients
+    who were given the same UIDs begin with the same number.
+    """
+    if len({_folder(header) for header in stack}) == 1:
+        return None
+    parts = [_firsts(part) for part in _parts([[header] for header in stack], _folder)]
+    numbers = [{header.instance_number for header in part} - {None} for part in parts]
+    first, *others = sorted(numbers, key=len)
+    if min(map(len, numbers)) < 2 or any(2 * len(first & other) < len(first) for other in others):
+        return None
+    return parts if all(map(_evenly_spaced, parts)) else None
+
+
+def _evenly_spaced(part: Sequence[Header]) -> bool:
+    return is_even(_heights_along(part, part))
 
 
 def _firsts(part: Sequence[Place]) -> list[Header]:

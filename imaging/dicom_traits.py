@@ -32,6 +32,7 @@ TELLING = (
     "FrameReferenceTime",
     "TemporalPositionTimeOffset",
     "AcquisitionNumber",
+    "AcquisitionDateTime",
     "AcquisitionTime",
 )
 # These differ within one scan as well, whose slices were acquired in turns: odd ones, then even.
@@ -41,6 +42,7 @@ PASSING = frozenset(
         "FrameReferenceTime",
         "TemporalPositionTimeOffset",
         "AcquisitionNumber",
+        "AcquisitionDateTime",
         "AcquisitionTime",
     )
 )
@@ -61,13 +63,14 @@ TOP_KEYWORDS = (
     "TriggerTime",
     "FrameReferenceTime",
     "AcquisitionNumber",
+    "AcquisitionDateTime",
     "AcquisitionTime",
 )
 # In functional groups the same facts have names of their own: (macro, element) to name.
 _IN_GROUPS = {
     ("FrameContentSequence", "TemporalPositionIndex"): "TemporalPositionIdentifier",
     ("FrameContentSequence", "FrameAcquisitionNumber"): "AcquisitionNumber",
-    ("FrameContentSequence", "FrameAcquisitionDateTime"): "AcquisitionTime",
+    ("FrameContentSequence", "FrameAcquisitionDateTime"): "AcquisitionDateTime",
     ("TemporalPositionSequence", "TemporalPositionTimeOffset"): "TemporalPositionTimeOffset",
     ("MREchoSequence", "EffectiveEchoTime"): "EchoTime",
     ("MRDiffusionSequence", "DiffusionBValue"): "DiffusionBValue",

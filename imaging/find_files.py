@@ -67,8 +67,11 @@ def _entry(
 
 
 def shown(name: str) -> str:
-    """A file name as reports can store it: bytes that are no UTF-8 are replaced."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    """A file name as reports can store it: bytes that are no UTF-8 are escaped, each in its way.
+
+    Names in an old encoding that differ in such a byte alone must not become one source.
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def shown_names(roots: Sequence[Path]) -> list[str]:

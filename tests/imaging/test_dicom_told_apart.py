@@ -175,6 +175,31 @@ def test_patients_who_were_given_the_same_uids_in_two_folders_are_two_scans(tmp_
         assert scan.flags == ("SPLIT",)
 
 
+@pytest.mark.parametrize("start", [2.5, 200])
+def test_patients_with_the_same_uids_are_two_scans_wherever_they_lay(tmp_path, write_dicom, start):
+    for patient, below in (("a", 0), ("b", start)):
+        for k in range(4):
+            write_dicom(
+                tmp_path / patient / str(k),
+                InstanceNumber=k + 1,
+                ImagePositionPatient=[0, 0, below + 5 * k],
+                SliceThickness=5,
+            )
+    scans, _ = scans_in(tmp_path)
+    assert [(len(scan.slices), scan.flags) for scan in scans] == [(4, ("SPLIT",))] * 2
+
+
+def test_a_series_spread_over_folders_is_one_scan(tmp_path, write_dicom):
+    for k in range(12):
+        write_dicom(
+            tmp_path / f"img{k // 5}" / str(k),
+            InstanceNumber=k + 1,
+            ImagePositionPatient=[0, 0, 5 * k],
+        )
+    (scan,), _ = scans_in(tmp_path)
+    assert (len(scan.slices), scan.flags) == (12, ())
+
+
 def test_two_studies_with_one_series_uid_have_label_maps_of_their_own(tmp_path, write_dicom):
     for study in "12":
         for k in range(2):

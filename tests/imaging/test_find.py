@@ -26,6 +26,7 @@ from pydicom.uid import (
 
 from wsseg.imaging.errors import Failure, WssegError
 from wsseg.imaging.find import find
+from wsseg.imaging.labels import safe_name
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
 
@@ -418,3 +419,11 @@ def test_every_shipped_file_ends_in_exactly_one_scan_or_failure(tmp_path):
     visible = {p.as_posix() for p in below if not any(x.startswith(".") for x in p.parts)}
     assert set(ends) == visible
     assert set(ends.values()) == {1}
+
+
+def test_names_in_an_old_encoding_stay_apart(tmp_path):
+    for name in (b"M\xfcller.png", b"M\xf6ller.png"):
+        Image.new("L", (4, 4)).save(Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)))
+    found = [ref for ref in find([tmp_path], scratch=tmp_path) if isinstance(ref, ScanRef)]
+    assert len({ref.files[0].source for ref in found}) == 2
+    assert len({safe_name(read(ref)) for ref in found}) == 2
