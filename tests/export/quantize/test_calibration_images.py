@@ -2,6 +2,7 @@ import logging
 
 import nibabel as nib
 import numpy as np
+import openpyxl
 import pytest
 from PIL import Image
 
@@ -66,6 +67,14 @@ def test_a_table_needs_no_labels_and_gives_its_training_rows(folder):
     assert values(read(table)) == [4, 5, 6, 7, 8, 9]
     table.write_text("image\n3.png\n")
     assert values(read(table)) == [3]
+
+
+def test_a_workbook_is_a_table_too(folder):
+    book = openpyxl.Workbook()
+    for line in (("Image", "Split", "Patient"), ("0.png", "val", "X"), (".\\1.png", "train", "Y")):
+        book.active.append(line)
+    book.save(folder / "cases.xlsx")
+    assert values(read(folder / "cases.xlsx")) == [1]
 
 
 def test_slices_that_judge_the_engine_do_not_calibrate_it(folder):
