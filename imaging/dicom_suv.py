@@ -34,6 +34,8 @@ _MOST_HALF_LIVES = 10.0
 # Of an injection only the time of day may be known. Nobody scans a day later what decays this fast.
 _SHORT_LIVED_S = 6 * 3600.0
 _DAY_S = 86400.0
+# Times are rounded to seconds by some attributes and not by others.
+_SAME_MOMENT = timedelta(seconds=1)
 
 
 def suv_factor(header: Dataset, units: str) -> float | None:
@@ -104,7 +106,7 @@ def _scan_start(header: Dataset, half_life: float) -> datetime | None:
     """When the acquisition of the series began, to which scanners correct its decay."""
     acquired = _moment(text(header, "AcquisitionDate") + _time(header, "AcquisitionTime"))
     series = _moment(text(header, "SeriesDate") + _time(header, "SeriesTime"))
-    if series and acquired and series <= acquired:
+    if series and acquired and series <= acquired + _SAME_MOMENT:
         return series
     # A series that was processed later has the time of that; the frame may tell the scan's.
     if text_at(header, _GE[0]) == "GEMS_PETD_01" and (start := _moment(text_at(header, _GE[1]))):

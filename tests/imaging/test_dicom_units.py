@@ -295,6 +295,7 @@ def expected_suv(elapsed_s):
     [
         ({}, 3600),
         ({"DecayCorrection": "ADMIN"}, 0),
+        ({"AcquisitionTime": "135959.5"}, 3600),
         (
             {
                 "SeriesTime": "003000",
@@ -324,7 +325,7 @@ def expected_suv(elapsed_s):
             3600,
         ),
     ],
-    ids=["start", "administration", "midnight", "with its date", "processed later"],
+    ids=["start", "administration", "rounded", "midnight", "with its date", "processed later"],
 )
 def test_pet_is_read_as_uptake_where_the_header_allows_it(
     tmp_path, write_dicom, elements, elapsed_s
