@@ -172,6 +172,9 @@ def _images(header: Header) -> list[Header]:
         return _tiles(header, dataset)
     header = replace(header, concatenation=_concatenation(dataset))
     own = items(dataset, "PerFrameFunctionalGroupsSequence")
+    if header.frames == 1 < len(own):
+        what = f"its header counts 1 frame and describes {len(own)}"
+        raise ReadError("broken_header", f"{file.source} is damaged, {what}: export it again")
     bytes_of_frames = header.frames * _FEWEST_FRAME_BYTES
     if bytes_of_frames > file.path.stat().st_size or (own and len(own) < header.frames):
         return [header]  # it promises more than it holds, as reading it will tell

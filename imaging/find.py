@@ -19,7 +19,7 @@ from wsseg.imaging.volume_header import NoImageError
 def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]:
     """Every scan in files, folders, zip and tar archives and gzip files, by first bytes only.
 
-    Each file ends in exactly one scan or Failure (the voxels of a pair in that of their header):
+    Each file ends in scans or in one Failure (the voxels of a pair in that of their header):
     what is no image is "skipped", what is one and is not read, or may be, is "failed". Pictures
     and volumes come as they are met, DICOM scans at the end, because their files may lie
     anywhere. Archives are unpacked into `scratch`, which must outlive the reading of the scans.

@@ -10,6 +10,7 @@ from pydicom.uid import (
 )
 
 from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.errors import Failure
 from wsseg.imaging.find import find
 from wsseg.imaging.scan import FileRef, ScanRef
 
@@ -297,6 +298,46 @@ def test_an_empty_number_of_frames_is_one(tmp_path, write_dicom, frames):
     dataset.save_as(path)
     (scan,) = scans_in(tmp_path)
     assert (len(scan.slices), scan.flags) == (1, ())
+
+
+def test_a_file_that_describes_more_frames_than_it_counts_is_not_measured_by_its_first(enhanced):
+    path = enhanced([frame_groups(0), frame_groups(3)])
+    dataset = dcmread(path)
+    dataset.NumberOfFrames = None
+    dataset.save_as(path)
+    (failure,) = find([path], scratch=path.parent / ".scratch")
+    assert isinstance(failure, Failure)
+    assert (failure.status, failure.reason) == ("failed", "broken_header")
+    assert "counts 1 frame and describes 2" in failure.message
+
+
+def test_echoes_of_a_concatenation_are_scans_across_its_files(tmp_path, write_dicom):
+    images = [(z, echo) for echo in (5.0, 10.0) for z in (0, 3, 6)]
+    for part in range(3):
+        groups = [
+            frame_groups(z, MREchoSequence={"EffectiveEchoTime": echo})
+            for z, echo in images[2 * part : 2 * part + 2]
+        ]
+        write_dicom(
+            tmp_path / str(part),
+            np.full((2, 16, 16), part, np.int16),
+            **dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")),
+            SOPClassUID=EnhancedCTImageStorage,
+            NumberOfFrames=2,
+            SharedFunctionalGroupsSequence=[SHARED],
+            PerFrameFunctionalGroupsSequence=groups,
+            SOPInstanceUIDOfConcatenationSource="1.2.3",
+            InConcatenationNumber=part + 1,
+            InConcatenationTotalNumber=3,
+        )
+    first, second = scans_in(tmp_path)
+    assert [(found.source, found.frame) for found in first.slices] == [("0", 1), ("0", 2), ("1", 1)]
+    assert [(found.source, found.frame) for found in second.slices] == [
+        ("1", 2),
+        ("2", 1),
+        ("2", 2),
+    ]
+    assert first.flags == second.flags == ("SPLIT",)
 
 
 @pytest.fixture
