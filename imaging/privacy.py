@@ -8,7 +8,6 @@ them, the second a client id, and counts every import at a web analytics service
 import atexit
 import logging
 import os
-import secrets
 import shutil
 import sys
 import tempfile
@@ -69,7 +68,7 @@ def keep_caches_private() -> None:
         temporary = tempfile.gettempdir()
     except FileNotFoundError:  # nowhere to write: whatever needs a cache is to say so itself
         return
-    folder = Path(temporary) / f"wsseg-caches-{secrets.token_hex(8)}"
+    folder = Path(temporary) / f"wsseg-caches-{os.urandom(8).hex()}"
     os.environ |= {name: str(folder / part) for name, part in unnamed.items()}
     if "MPLCONFIGDIR" in unnamed:
         # Its own fonts are enough for us, and looking at all others takes longer than a plot.
