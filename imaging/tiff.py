@@ -29,7 +29,11 @@ _LOSSLESS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
 _JPEG = 7
 _LOSSY = {_JPEG, 33005, 34712, 50001}
 _INKS_CMYK = 1
-_ALPHA = {1, 2}
+_PREMULTIPLIED = 1
+_ALPHA = {_PREMULTIPLIED, 2}
+# ImageJ's number of a calibration function, and the depths that it calibrates.
+_STRAIGHT_LINE = 0
+_CALIBRATED_BITS = (8, 16)
 # Tag values of NewSubfileType.
 _REDUCED, _MASK = 1, 4
 # One scan each: pyramids of slides beside pictures of the label and the whole slide.
@@ -321,6 +325,8 @@ def _meant(file: "TiffFile", page: Any, values: Stored, source: str) -> Page:
     space, extra = int(key.photometric or 0), [int(kind) for kind in key.extrasamples or ()]
     own = key.samplesperpixel - len(extra)
     alpha = values[..., own] if extra and extra[0] in _ALPHA and values.ndim == 3 else None
+    if alpha is not None and extra[0] == _PREMULTIPLIED and space != _PALETTE:
+        values = _unmultiplied(values[..., :own], alpha, _bits(key))
     if space == _PALETTE:
         index = values if values.ndim == 2 else values[..., 0]
         painted = _painted(key, index, alpha, source)
@@ -336,6 +342,10 @@ def _meant(file: "TiffFile", page: Any, values: Stored, source: str) -> Page:
     if space in (_RGB, _YCBCR):
         return Page(values[..., :3], WHITE / white if unsigned else 1.0, alpha=alpha)
     grey = values if values.ndim == 2 else values[..., 0]
+    line = _calibration(file) if unsigned and bits in _CALIBRATED_BITS else None
+    if line:
+        # What the program shows, such as HU of signed images, which it stores from 0 on.
+        return Page(line[0] + line[1] * grey.astype(np.float64), alpha=alpha)
     mirrors = space == _WHITE_IS_ZERO and unsigned
     return Page(
         grey,
@@ -344,6 +354,32 @@ def _meant(file: "TiffFile", page: Any, values: Stored, source: str) -> Page:
         label_mirror=None if not mirrors or _stores_numbers(file) else 2**bits - 1,
         alpha=alpha,
     )
+
+
+def _unmultiplied(values: Stored, alpha: Stored, bits: int) -> Stored:
+    """Samples (row, column, sample) that were multiplied by their opacity, without it.
+
+    Whole numbers stay whole; what is wholly transparent keeps what it holds.
+    """
+    whole = values.dtype.kind in "bu"
+    white = 2**bits - 1 if whole else 1.0
+    if (alpha == white).all():
+        return values
+    share = np.where(alpha > 0, alpha / white, 1.0)[..., np.newaxis]
+    plain = np.minimum(values / share, white)
+    return np.rint(plain).astype(values.dtype) if whole else plain.astype(values.dtype)
+
+
+def _calibration(file: "TiffFile") -> tuple[float, float] | None:
+    """Value of a stored 0 and of a step, where ImageJ calibrated the values by a straight line."""
+    stated: dict[str, Any] = file.imagej_metadata or {}
+    if stated.get("cf") != _STRAIGHT_LINE:
+        return None
+    try:
+        base, step = float(stated["c0"]), float(stated["c1"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (base, step) if math.isfinite(base) and math.isfinite(step) and step else None
 
 
 def _stores_numbers(file: "TiffFile") -> bool:

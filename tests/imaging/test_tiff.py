@@ -193,6 +193,24 @@ def test_what_lies_beside_the_colours_is_dropped_and_told(tmp_path):
     assert scan.flags == ("ALPHA_DROPPED",)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_that_were_multiplied_by_their_opacity_are_what_they_were(tmp_path, channels):
+    values = RANDOM.integers(0, 256, (40, 56, channels), np.uint8)
+    opacity = np.where(np.arange(56) < 20, 128, 255).astype(np.uint8) * np.ones((40, 1), np.uint8)
+    stored = np.rint(values * (opacity[..., np.newaxis] / 255)).astype(np.uint8)
+    scan = written(
+        tmp_path / "a.tif",
+        np.dstack([stored, opacity]),
+        photometric="rgb" if channels == 3 else "minisblack",
+        planarconfig="contig",
+        extrasamples=["assocalpha"],
+    )
+    apart = np.abs(scan.pixels[0].reshape(values.shape) - values)
+    assert apart.max() <= 1
+    assert not apart[:, 20:].any()
+    assert scan.flags == ("ALPHA_DROPPED",)
+
+
 @pytest.mark.parametrize(
     ("space", "reason"), [("cielab", "colour_space"), ("icclab", "colour_space")]
 )
@@ -237,6 +255,18 @@ def test_the_palette_of_a_label_map_by_a_program_of_science_is_for_the_eye(tmp_p
     picture.save(tmp_path / "b.tif")
     with pytest.raises(ReadError, match="colours"):
         read_label_slice(tmp_path / "b.tif")
+
+
+def test_values_that_imagej_calibrated_are_those_that_it_shows(tmp_path):
+    units = RANDOM.integers(-1024, 3072, (40, 56))
+    signed = "ImageJ=1.54f\ncf=0\nc0=-32768.0\nc1=1.0\nvunit=Gray Value\n"
+    stored = (units + 32768).astype(np.uint16)
+    scan = written(tmp_path / "a.tif", stored, description=signed, metadata=None)
+    assert np.array_equal(scan.pixels[0], units)
+    labels = units % 3
+    stored = (labels + 32768).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "b.tif", stored, description=signed, metadata=None)
+    assert np.array_equal(read_label_slice(tmp_path / "b.tif"), labels)
 
 
 def test_times_are_scans_of_their_own_and_slices_are_slices(tmp_path):
