@@ -68,17 +68,21 @@ def fractions(columns: Sequence[Column], line: int) -> Judged:
 
     A column is in percent if its name says so, or if all of its cells but zeros have a percent
     sign. Signs in some cells only, cells above 1 in a column of shares that says nothing of
-    percent, and columns of which some are in percent and others not, are faults of the columns.
-    line: of the header, for these.
+    percent, and columns of which some are in percent and others not, are faults of the columns;
+    what has no unit of its own has no values. line: of the header, for these.
     """
     faults: list[Fault] = []
     read = [_cells(column, faults) for column in columns]
-    for column, cells in zip(columns, read, strict=True):
-        faults += [Fault(line, message) for message in _unit_faults(column, cells)]
+    unclear = [_unit_faults(column, cells) for column, cells in zip(columns, read, strict=True)]
+    faults += [Fault(line, message) for messages in unclear for message in messages]
     faults += [Fault(line, message) for message in _mixed_columns(columns, read)]
     values = tuple(
-        {cell.line: float(cell.number / 100 if scaled else cell.number) for cell in cells}
-        for cells, scaled in zip(read, map(_in_percent, columns, read), strict=True)
+        {}
+        if messages
+        else {cell.line: float(cell.number / 100 if scaled else cell.number) for cell in cells}
+        for cells, scaled, messages in zip(
+            read, map(_in_percent, columns, read), unclear, strict=True
+        )
     )
     pairs = list(zip(columns, values, strict=True))
     doubts = [doubt for pair in pairs for doubt in (*_outliers(*pair), *unlikely(*pair))]
@@ -101,6 +105,7 @@ def sizes(columns: Sequence[Column], line: int) -> Judged:
                     f"without separators, and with a decimal point",
                 )
             )
+            cells = []
         values.append({cell.line: float(cell.number) for cell in cells})
     doubts = [doubt for pair in zip(columns, values, strict=True) for doubt in _outliers(*pair)]
     return Judged(tuple(values), tuple(faults), tuple(doubts))

@@ -96,9 +96,13 @@ def _merged(sheet: Any) -> Iterator[Fault]:
 
 
 def _uncomputed(values: Any, formulas: Any) -> Iterator[Fault]:
+    """Formulas that no program has computed: libraries leave their values out, or write 0 and ask
+    for all to be computed on opening."""
+    asked = formulas.parent.calculation.fullCalcOnLoad
     for cells in formulas.iter_rows():
         for cell in cells:
-            if cell.data_type == "f" and values[cell.coordinate].value is None:
+            value = values[cell.coordinate].value if cell.data_type == "f" else True
+            if value is None or (asked and value == 0 and value is not False):
                 yield Fault(
                     cell.row,
                     f"the formula in {cell.coordinate} has no computed value: open the workbook in "

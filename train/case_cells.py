@@ -9,6 +9,8 @@ from wsseg.train.case import Box, MarkKind, Pixel, Place, Point, Split
 
 SPLITS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
 MARK_KINDS: dict[str, MarkKind] = {kind: kind for kind in get_args(MarkKind)}
+TAGS = {"0": False, "false": False, "1": True, "true": True}
+"""Image tags; spreadsheets write what they know to be true or false in words."""
 LONGEST = 1 << 31
 """Pixels: no side of an image is as long, and a float holds it exactly."""
 EXTREMES = 4
@@ -29,17 +31,17 @@ def parse_index(text: str) -> int:
 
 
 def parse_split(text: str) -> Split:
-    """One of train, val and test."""
-    if text not in SPLITS:
+    """One of train, val and test, in any capitals."""
+    if text.casefold() not in SPLITS:
         raise CellError(f"{text or 'an empty cell'} is no split: write train, val or test")
-    return SPLITS[text]
+    return SPLITS[text.casefold()]
 
 
 def parse_present(text: str) -> bool | None:
-    """An image tag, 1 or 0; None for an empty cell."""
-    if text not in ("", "0", "1"):
+    """An image tag, 1 or 0, or true or false in any capitals; None for an empty cell."""
+    if text and text.casefold() not in TAGS:
         raise CellError(f"{text} is no tag: write 1 (in the picture), 0 (not in it), or leave it")
-    return text == "1" if text else None
+    return TAGS.get(text.casefold())
 
 
 def parse_mark_kind(text: str) -> MarkKind | None:

@@ -11,6 +11,7 @@ from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.slices import is_turned, read_slice, slice_count
 from wsseg.imaging.table_faults import Fault
 from wsseg.train.case import Case
+from wsseg.train.case_pixels import scaled
 from wsseg.train.file_checks import check_case
 from wsseg.train.groups import group_key
 from wsseg.train.label_files import unnamed_labels
@@ -167,7 +168,9 @@ def _lines(pairs: Sequence[tuple[Case, Case]]) -> str:
 
 
 def repeated_pictures(cases: Sequence[Case]) -> tuple[tuple[Case, Case], ...]:
-    """Cases whose file has, in whatever format, the pixels of an earlier case's, after that case.
+    """Cases whose file has, in whatever format and scale, the pixels of an earlier case's.
+
+    Each after that case.
 
     Of volumes the middle slice is compared. Each file counts once.
     """
@@ -191,4 +194,4 @@ def _pixels(case: Case) -> str:
     """A digest of the pixels that a case is compared by."""
     middle = slice_count(case.image, case.volume) // 2
     pixels = read_slice(case.image, slice_index=middle, volume=case.volume)
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
+    return hashlib.sha256(scaled(pixels).tobytes()).hexdigest()

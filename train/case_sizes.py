@@ -25,7 +25,7 @@ SLACK = 1e-6
 class Sized:
     """A table whose columns of ratios hold fractions or nothing.
 
-    doubts: what may not be meant. unsized: lines whose areas are not known for want of their image,
+    doubts: what may not be meant. unsized: lines with a ratio or an area that could not be told,
     which is a fault of its own.
     """
 
@@ -53,6 +53,12 @@ def with_fractions(
     renamed = {
         name: f"ratio{name[name.find(':') :] if ':' in name else ''}" for name in areas.values
     }
+    unsized = frozenset(
+        line
+        for name, values in changed.items()
+        for line, _ in _filled(table, name)
+        if line not in values
+    )
     header = tuple(renamed.get(name, name) for name in table.header)
     rows = tuple(
         Row(
@@ -70,7 +76,7 @@ def with_fractions(
         replace(columns, plain=plain),
         (*shares.faults, *areas.faults),
         (*shares.doubts, *areas.doubts),
-        areas.unsized,
+        unsized,
     )
 
 
@@ -81,7 +87,6 @@ class _Read:
     values: dict[str, dict[int, float]]
     faults: tuple[Fault, ...]
     doubts: tuple[str, ...]
-    unsized: frozenset[int] = frozenset()
 
 
 def _text(values: Mapping[int, float], line: int) -> str:
@@ -151,21 +156,19 @@ def _shares(table: TextTable, areas: _Read) -> _Read:
     with ThreadPoolExecutor(READERS) as pool:
         found = list(pool.map(lambda row: list(_row_shares(table, row, areas.values)), table.rows))
     values: dict[str, dict[int, float]] = {name: {} for name in areas.values}
-    faults, unsized = list(areas.faults), set[int]()
+    faults = list(areas.faults)
     for row, shares in zip(table.rows, found, strict=True):
         for name, share in shares:
-            if share is None:
-                unsized.add(row.line)
-            elif isinstance(share, str):
+            if isinstance(share, str):
                 faults.append(Fault(row.line, f"{table.name(name)}: {share}"))
-            else:
+            elif share is not None:
                 values[name][row.line] = share
     doubts = [
         doubt
         for name, shares in values.items()
         for doubt in unlikely(Column(table.name(name), ()), shares)
     ]
-    return _Read(values, tuple(faults), (*areas.doubts, *doubts), frozenset(unsized))
+    return _Read(values, tuple(faults), (*areas.doubts, *doubts))
 
 
 def _row_shares(

@@ -23,6 +23,7 @@ from wsseg.train.case_agreement import (
     against_marks,
     statements,
 )
+from wsseg.train.case_pixels import scaled
 from wsseg.train.label_checks import against_mask, marks_against_mask
 from wsseg.train.label_files import WHITE, draw_points, label_slice, mask_slice
 from wsseg.train.ratios import Denominator, mask_ratios
@@ -175,14 +176,15 @@ def _image_grid(path: Path, case: Case, named: frozenset[str]) -> tuple[tuple[in
 
 
 def _fingerprint(path: Path, case: Case, slices: int) -> bytes:
-    """What pictures of equal pixels have in common, of a volume its middle slice's."""
+    """What pictures of equal pixels, but for their scale, have in common; of a volume its middle
+    slice's."""
     ends = {0, slices - 1} if slices > 1 else set[int]()
     for index in ends:
         read_slice(path, slice_index=index, volume=case.volume)
     pixels = read_slice(path, slice_index=slices // 2, volume=case.volume)
     rows, columns = (max(1, side // LOOKED_AT) for side in pixels.shape[:2])
     digest = hashlib.blake2b(repr((pixels.shape, slices)).encode(), digest_size=16)
-    digest.update(pixels[::rows, ::columns].tobytes())
+    digest.update(scaled(pixels)[::rows, ::columns].tobytes())
     return digest.digest()
 
 

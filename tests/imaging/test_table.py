@@ -1,5 +1,6 @@
 """Tables as spreadsheets write them, read as one looks at them."""
 
+import zipfile
 from datetime import date
 from pathlib import Path
 
@@ -138,6 +139,17 @@ def test_a_sheet_is_found_by_its_name_and_the_first_is_said(tmp_path: Path, capl
 def test_cells_whose_value_nobody_sees_are_faults(tmp_path: Path):
     path = tmp_path / "t.xlsx"
     book = workbook(path, ("image", "ratio"), ("a.png", "=1/8"), ("b.png", 0.1), ("c.png", 0.2))
+    with pytest.raises(TableError, match="line 2: the formula in B2 has no computed value"):
+        read_table(path, KNOWN)
+    # As a library writes a formula that it cannot compute, for the program that opens it to do.
+    part, value = "xl/worksheets/sheet1.xml", b"<f>1/8</f><v />"
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert value in parts[part]
+    parts[part] = parts[part].replace(value, b"<f>1/8</f><v>0</v>")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
     with pytest.raises(TableError, match="line 2: the formula in B2 has no computed value"):
         read_table(path, KNOWN)
     book.active["B2"] = 0.125

@@ -15,6 +15,7 @@ from wsseg.train.case_cells import (
     parse_place,
     parse_points,
     parse_present,
+    parse_split,
 )
 
 ANY_JSON = st.recursive(
@@ -81,6 +82,11 @@ def test_a_cell_that_cannot_be_read_says_what_to_write(parse, text, expected):
     with pytest.raises(CellError) as caught:
         parse(text)
     assert expected in str(caught.value)
+
+
+def test_what_is_true_and_splits_may_have_any_capitals():
+    assert [parse_present(text) for text in ("TRUE", "False", "1")] == [True, False, True]
+    assert [parse_split(text) for text in ("Train", "VAL")] == ["train", "val"]
 
 
 @pytest.mark.parametrize("text", ["[0, 1, 2, 3]", "[[0, 1, 2, 3]]"])

@@ -50,6 +50,10 @@ ROW_FAULTS = {
         "image,ratio\na.png,4.23%\nb.png,0.63\nc.png,0\n",
         "line 1: ratio: 1 cells have a percent sign, as in line 2, and 1 have none, as in line 3",
     ),
+    "some percent signs beside marks, which contradict no number without a unit": (
+        "image,ratio,marks\na.png,12%,marks.png\na.png,0.12,marks.png\n",
+        "line 1: ratio: 1 cells have a percent sign, as in line 2, and 1 have none, as in line 3",
+    ),
     "one class in percent": (
         "image,ratio_percent:a,ratio:b\na.png,4.23,0.63\n",
         "ratio_percent:a is in percent and ratio:b is not: write all in one unit; in percent, "
@@ -293,6 +297,15 @@ def test_a_copy_in_another_format_is_named_by_its_line(folder):
     (told,) = copied(folder, "one.png", "same.tif", "other.png", "same.bmp.png")
     assert told.startswith("2 pictures are copies of pictures in another split")
     assert "line 3 copies line 2, line 5 copies line 2" in told
+
+
+def test_a_copy_on_another_scale_is_a_copy(folder):
+    noise = np.random.default_rng(1).integers(0, 256, (10, 8), np.uint8)
+    Image.fromarray(noise).save(folder / "one.png")
+    Image.fromarray(noise.astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(noise / np.float32(255)).save(folder / "share.tif")
+    (told,) = copied(folder, "one.png", "deep.png", "share.tif")
+    assert "line 3 copies line 2, line 4 copies line 2" in told
 
 
 def test_pictures_that_differ_in_one_pixel_are_no_copies(folder):
