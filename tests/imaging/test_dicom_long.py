@@ -62,6 +62,20 @@ def jpegs(frames):
         yield stream.getvalue()
 
 
+def frame_group(number):
+    """A frame at the height of its number, whose slope is one more than that."""
+    group = Dataset()
+    group.PlanePositionSequence = [Dataset()]
+    group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, float(number)]
+    group.PlaneOrientationSequence = [Dataset()]
+    group.PlaneOrientationSequence[0].ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
+    group.PixelValueTransformationSequence = [Dataset()]
+    transformation = group.PixelValueTransformationSequence[0]
+    transformation.RescaleSlope, transformation.RescaleIntercept = number + 1, number
+    transformation.RescaleType = "HU"
+    return group
+
+
 def write(path, write_dicom, kind):
     elements: dict[str, object]
     rng = np.random.default_rng(1)
@@ -106,18 +120,7 @@ def write(path, write_dicom, kind):
         ">i2" if syntax == ExplicitVRBigEndian else "<i2"
     )
     values[3, :4] = -2000
-    groups = []
-    for number in (3, 0, 6, 1, 5, 2, 4):
-        group = Dataset()
-        group.PlanePositionSequence = [Dataset()]
-        group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, float(number)]
-        group.PlaneOrientationSequence = [Dataset()]
-        group.PlaneOrientationSequence[0].ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
-        group.PixelValueTransformationSequence = [Dataset()]
-        transformation = group.PixelValueTransformationSequence[0]
-        transformation.RescaleSlope, transformation.RescaleIntercept = number + 1, number
-        transformation.RescaleType = "HU"
-        groups.append(group)
+    groups = [frame_group(number) for number in (3, 0, 6, 1, 5, 2, 4)]
     return write_dicom(
         path,
         values,
@@ -202,6 +205,34 @@ def test_frames_that_the_file_cannot_hold_are_refused_before_any_is_decoded(tmp_
         with pytest.raises(ReadError) as caught:
             read(path)
         assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("heights", [((0, 1, 2), (3, 4, 5)), ((0, 2, 4), (5, 3, 1))])
+def test_long_objects_that_are_one_volume_are_put_together_in_slice_order(
+    tmp_path, write_dicom, monkeypatch, long, heights
+):
+    files = []
+    for name, of_file in zip("ab", heights, strict=True):
+        groups = [frame_group(height) for height in of_file]
+        pixels = np.stack([np.full((16, 16), 10 * height, np.int16) for height in of_file])
+        path = write_dicom(
+            tmp_path / name,
+            pixels,
+            SOPClassUID=EnhancedCTImageStorage,
+            NumberOfFrames=len(groups),
+            PerFrameFunctionalGroupsSequence=groups,
+        )
+        files.append(FileRef(path, name))
+    ref = ScanRef("dicom", tuple(files), frames=((0, 1, 2), (0, 1, 2)))
+    scan = read_dicom(ref)
+    assert isinstance(scan.pixels, Planes)
+    with monkeypatch.context() as short:
+        short.setattr(dicom_read, "LONG_PIXELS", 1 << 27)
+        np.testing.assert_array_equal(np.asarray(scan.pixels), read_dicom(ref).pixels)
+    assert [int(plane[0, 0]) for plane in scan.pixels] == [
+        10 * height * (height + 1) + height
+        for height in (5, 4, 3, 2, 1, 0)  # along the normal, downwards
+    ]
 
 
 def test_a_file_cut_after_it_was_read_is_told_when_a_slice_is_taken(tmp_path, write_dicom, long):
