@@ -8,7 +8,14 @@ from pydicom.tag import BaseTag
 
 from wsseg.imaging.dicom_classes import NoImage, has_pixels, no_image
 from wsseg.imaging.dicom_file import open_dicom, what_stopped
-from wsseg.imaging.dicom_mosaic import MOSAIC_KEYWORDS, PRIVATE_TAGS, is_mosaic, mosaic_of
+from wsseg.imaging.dicom_mosaic import (
+    GRID_TAGS,
+    MOSAIC_KEYWORDS,
+    PRIVATE_TAGS,
+    check_no_grid,
+    is_mosaic,
+    mosaic_of,
+)
 from wsseg.imaging.dicom_planes import PLANE_KEYWORDS, Plane, planes_of
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_syntax import is_elsewhere, undecoded
@@ -36,16 +43,19 @@ from wsseg.imaging.scan import FileRef
 
 logger = logging.getLogger(__name__)
 
-_TAGS = tags_of(
-    (
-        *TOP_KEYWORDS,
-        *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
-        *("FrameOfReferenceUID", "Modality", "InstanceNumber", "SliceThickness"),
-        *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-        *("SpacingBetweenSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
-        "PhotometricInterpretation",
-    )
-)
+_TAGS = [
+    *tags_of(
+        (
+            *TOP_KEYWORDS,
+            *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
+            *("FrameOfReferenceUID", "Modality", "InstanceNumber", "SliceThickness"),
+            *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+            *("SpacingBetweenSlices", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
+            "PhotometricInterpretation",
+        )
+    ),
+    *GRID_TAGS,
+]
 _CONCATENATION_KEYWORDS = (
     "ConcatenationUID",
     "SOPInstanceUIDOfConcatenationSource",
@@ -242,6 +252,7 @@ def _judge(file: FileRef, dataset: Dataset, stopped_at: int) -> Header | Failure
         remedy = found.remedy or "not an image to segment"
         message = f"{file.source} is {found.words}, {remedy}"
         return Failure(file.source, found.reason, message, status=status)
+    check_no_grid(dataset, file.source)
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
     frames = 1 if is_empty(dataset, "NumberOfFrames") else integer(dataset, "NumberOfFrames")
     if not rows or not columns or rows < 0 or columns < 0:

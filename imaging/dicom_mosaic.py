@@ -22,14 +22,24 @@ with warnings.catch_warnings():
 
 _HEADER = (0x0029, "SIEMENS CSA HEADER", 0x10)
 _COUNT = (0x0019, "SIEMENS MR HEADER", 0x0A)
-_BLOCKS = range(0x10, 0x100)
-# Groups of private elements, with which every block of theirs is read.
-PRIVATE_TAGS = tuple(
-    tag
-    for group, _, element in (_HEADER, _COUNT)
-    for block in range(0x10, 0x14)  # more vendors than that never wrote into one group
-    for tag in ((group << 16) + block, (group << 16) + (block << 8) + element)
-)
+# United Imaging writes grids without calling them mosaics.
+_GRID = (0x0065, "Image Private Header", 0x50)
+_BLOCKS = range(0x10, 0x14)  # more vendors than that never wrote into one group
+
+
+def _tags_of(*elements: tuple[int, str, int]) -> tuple[int, ...]:
+    """Private elements with those that reserve their blocks."""
+    return tuple(
+        tag
+        for group, _, element in elements
+        for block in _BLOCKS
+        for tag in ((group << 16) + block, (group << 16) + (block << 8) + element)
+    )
+
+
+# Of every image, and of mosaics alone.
+GRID_TAGS = _tags_of(_GRID)
+PRIVATE_TAGS = _tags_of(_HEADER, _COUNT)
 MOSAIC_KEYWORDS = ("Rows", "Columns", "ImageType", "SpacingBetweenSlices", "NumberOfFrames")
 
 
@@ -73,6 +83,13 @@ def is_mosaic(sop_class: str, modality: str, image_type: str) -> bool:
     """
     slices = sort_of(sop_class) != "projection" or modality == "MR"
     return slices and "MOSAIC" in image_type.upper().split("\\")
+
+
+def check_no_grid(dataset: Dataset, source: str) -> None:
+    """Raises ReadError for a grid of slices whose places this version does not know."""
+    count = _as_number(_private(dataset, *_GRID))
+    if count is not None and count > 1:
+        raise _refused(source, f"the places of its {count:g} slices are not read")
 
 
 def mosaic_of(dataset: Dataset, size: PixelSize | None, source: str) -> Mosaic:

@@ -115,6 +115,10 @@ REFUSED = {
     "no grid": ({"private": numbered(10)}, "do not fit"),
     "more tiles": ({"private": numbered(5)}, "beyond"),
     "no such number": ({"private": numbered(0)}, "no longer says"),
+    "another vendor's": (
+        {"ImageType": TYPE[:3], "private": [(0x65, "Image Private Header", 0x50, "DS", 7)]},
+        "not read",
+    ),
     "damaged header": ({"private": [(*HEADER, "OB", b"SV10\4\3\2\1" + bytes(40))]}, "no longer"),
 }
 
