@@ -105,10 +105,25 @@ def _uncompressed(dataset: FileDataset, path: Path, frames: Sequence[int]) -> It
     little_endian = dataset.file_meta.TransferSyntaxUID.is_little_endian
     if left and little_endian and dataset.BitsAllocated >= _BYTE:
         return _from_file(dataset, left, path, frames)
+    if dataset.BitsAllocated == 1 and dataset.Rows * dataset.Columns % _BYTE:
+        return _of_bits(dataset, frames)
     if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         # pydicom 3.0.2 takes every frame after the first of such a run for one of full chroma.
         return (plane for index in frames for plane in iter_pixels(dataset, indices=[index]))
     return iter_pixels(dataset, indices=frames, correct_unused_bits=not _shift(dataset))
+
+
+def _of_bits(dataset: FileDataset, frames: Sequence[int]) -> Iterator[Stored]:
+    """Frames of one bit a pixel, which follow each other bit by bit (PS3.5, 8.1.1).
+
+    pydicom 3.0.2 takes a byte too few of a frame that begins and ends within one.
+    """
+    rows, columns = dataset.Rows, dataset.Columns
+    for index in frames:
+        first, beyond = index * rows * columns, (index + 1) * rows * columns
+        held = dataset.PixelData[first // _BYTE : math.ceil(beyond / _BYTE)]
+        pixels = np.unpackbits(np.frombuffer(held, np.uint8), bitorder="little")
+        yield pixels[first % _BYTE :][: rows * columns].reshape(rows, columns)
 
 
 def _shift(dataset: FileDataset) -> int:

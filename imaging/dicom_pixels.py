@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import UID
 
-from wsseg.imaging.dicom_classes import measures
+from wsseg.imaging.dicom_classes import is_x_ray, measures
 from wsseg.imaging.dicom_decode import Stored, decode_frames, left_in_file
 from wsseg.imaging.dicom_rescale import Rescale
 from wsseg.imaging.dicom_syntax import is_compressed
@@ -30,7 +30,9 @@ _LEAST_FRAME_BYTES = 10
 _EIGHT_BIT = 255
 # How keywords of floating point values begin, by their size in bytes.
 _FLOAT_KINDS = {4: "Float", 8: "DoubleFloat"}
-# Of a film: a radiograph in other words, with bright bones where it is inverted.
+# Units of a radiograph (PS3.3 C.11.1.1.2). What else is written there says how it was processed
+# (LOG_E REL, NORMALIZED), or is the optical density of a film: bones are bright once inverted.
+_UNITS_OF_X_RAY = frozenset({"HU", "HU_MOD", "MGML", "PCT", "Z_EFF", "ED", "EDW"})
 _OPTICAL_DENSITY = "OD"
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
@@ -209,6 +211,8 @@ def _shown_inverted(dataset: Dataset, rescale: Rescale) -> bool:
     if text(dataset, "PhotometricInterpretation") != "MONOCHROME1":
         return False
     sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality")
+    if is_x_ray(sop_class, modality):
+        return rescale.unit not in _UNITS_OF_X_RAY
     has_unit = rescale.unit not in ("", _OPTICAL_DENSITY)
     return not has_unit and not measures(sop_class, modality)
 

@@ -160,7 +160,7 @@ def _macro(own: Dataset, shared: Dataset, keyword: str) -> Dataset:
 def _named(dataset: Dataset, keyword: str) -> str:
     """The unit that a rescale or a table names, "" for none and for "unspecified"."""
     named = text(dataset, keyword).upper()
-    return "" if named == "US" else named
+    return "" if named in ("US", "UNSPECIFIED") else named
 
 
 def _stated(dataset: Dataset, keyword: str) -> bool:

@@ -2,12 +2,14 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.pixels.utils import pack_bits
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     EnhancedUSVolumeStorage,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    MultiFrameSingleBitSecondaryCaptureImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     UltrasoundImageStorage,
@@ -17,6 +19,7 @@ from pydicom.uid import (
 
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.scan import FileRef, ScanRef
+from wsseg.imaging.slices import read_slice
 
 RADIOGRAPH = {"SOPClassUID": ComputedRadiographyImageStorage, "Modality": "CR"}
 
@@ -331,3 +334,19 @@ def test_ultrasound_keeps_its_grey_values(tmp_path, write_dicom, ramp):
         RescaleIntercept=None,
     )
     np.testing.assert_array_equal(read(path).pixels[0], ramp)
+
+
+def test_frames_of_single_bits_that_end_within_a_byte_are_taken_apart(tmp_path, write_dicom):
+    frames = np.random.default_rng(0).integers(0, 2, (5, 15, 13)).astype(np.uint8)
+    size = {"Rows": 15, "Columns": 13, "NumberOfFrames": 5}
+    bits = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "PixelData": pack_bits(frames)}
+    path = write_dicom(
+        tmp_path / "a",
+        frames,
+        SOPClassUID=MultiFrameSingleBitSecondaryCaptureImageStorage,
+        **size,
+        **bits,
+    )
+    np.testing.assert_array_equal(read(path).pixels, frames)
+    for index, frame in enumerate(frames):
+        np.testing.assert_array_equal(read_slice(path, slice_index=index), frame)

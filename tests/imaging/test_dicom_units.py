@@ -234,6 +234,7 @@ def test_what_was_measured_is_never_inverted(tmp_path, write_dicom, sop_class, m
         (ComputedRadiographyImageStorage, "CR", {}),
         (DigitalMammographyXRayImageStorageForProcessing, "MG", {}),
         (ComputedRadiographyImageStorage, "CR", {"RescaleType": "OD"}),
+        (ComputedRadiographyImageStorage, "CR", {"RescaleType": "LOG_E REL"}),
         (BreastTomosynthesisImageStorage, "MG", {}),
         (UltrasoundImageStorage, "US", {}),
         (SecondaryCaptureImageStorage, "CT", {}),
