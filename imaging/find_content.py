@@ -83,6 +83,14 @@ _OTHERS = (
     (b"\0\0\0\x0cJXL ", "a JPEG XL picture", "convert it to PNG or TIFF first"),
     (b"8BPS", "a Photoshop picture", "convert it to PNG or TIFF first"),
     (b"v/1\x01", "an OpenEXR picture", "convert it to TIFF first"),
+    (b"#?R", "a Radiance picture", "convert it to TIFF first"),
+    (b"II\xbc\x01", "a JPEG XR picture", "convert it to PNG or TIFF first"),
+    (b"\x01\xda", "an SGI picture", "convert it to PNG first"),
+    (b"\x59\xa6\x6a\x95", "a Sun raster picture", "convert it to PNG first"),
+    (b"\x0a\x05\x01\x08", "a PCX picture", "convert it to PNG first"),
+    (b"gimp xcf", "a GIMP picture", "export it as PNG first"),
+    (b"DDS ", "a DirectDraw picture", "convert it to PNG first"),
+    (b"qoif", "a QOI picture", "convert it to PNG first"),
     (b"\x1aE\xdf\xa3", "a video", _FRAMES),
     (b"\x30\x26\xb2\x75", "a video", _FRAMES),
     (b"\0\0\x01\xba", "a video", _FRAMES),
@@ -282,6 +290,8 @@ def _other(head: Head) -> tuple[str, str] | None:
         return "a VTK image", _CONVERT
     if start.startswith(_ZIP) and _is_npz(head.file.source):
         return "a file of NumPy arrays", _CONVERT
+    if _suffix(head.file.source) == "tga" and start[1] <= 1 and start[2] & ~8 in (1, 2, 3):
+        return "a Targa picture", "convert it to PNG first"
     if head.file.source.endswith(".HEAD") and start.lstrip().startswith(b"type"):
         return "an AFNI header", "convert it with 3dAFNItoNIFTI first"
     if is_analyze(start):

@@ -19,6 +19,7 @@ BACKGROUND = "background"
 """The name in a map under which what belongs to no class may stand."""
 COLOURS_SHOWN = 5
 VOC_COLOURS = 256
+WHITE_16 = 65535
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
@@ -116,7 +117,9 @@ def _keys(page: Page, how: Numbering, name: str) -> NDArray[np.float64]:
     values = page.numbers()
     if values.ndim == 2:
         _require_whole(values, name)
-        keys = values
+        kind = page.values.dtype
+        deep = kind.kind == "u" and kind.itemsize == 2
+        keys = _white_of_16_bits(values, how) if deep else values
     else:
         if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max() > WHITE:
             raise _colour_error(name, "holds colours beyond 0..255")
@@ -128,6 +131,14 @@ def _keys(page: Page, how: Numbering, name: str) -> NDArray[np.float64]:
         keys = _where_opaque(keys, page.alpha, how, name)
     drawn = page.index is not None and not page.numbered
     return _two_tone(keys, how) if drawn or _is_bilevel(page) else keys
+
+
+def _white_of_16_bits(values: NDArray[np.float64], how: Numbering) -> NDArray[np.float64]:
+    """0 and 255 for black and white alone, which no map of the numbers names as they are stored."""
+    named = any(WHITE_16 in stored for stored in (*how.stored, how.background))
+    if named or not np.isin(values, (0, WHITE_16)).all():
+        return values
+    return np.where(values == 0, 0.0, WHITE)
 
 
 def _is_bilevel(page: Page) -> bool:

@@ -12,7 +12,14 @@ from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
 from wsseg.imaging.nonfinite import fill_nonfinite
-from wsseg.imaging.picture_decode import decoded_page, is_deep_grey, is_lossy, is_reduced, late_exif
+from wsseg.imaging.picture_decode import (
+    decoded_page,
+    is_deep_grey,
+    is_lossy,
+    is_reduced,
+    late_exif,
+    unread_jpeg,
+)
 from wsseg.imaging.picture_page import ORIENTED, SIDEWAYS, UPRIGHT, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 from wsseg.imaging.tiff import MAGICS, open_tiff
@@ -113,6 +120,10 @@ def _opened(path: Path, source: str) -> Iterator[Image.Image]:
         raise too_large from error
     except UnidentifiedImageError as error:
         known = ", ".join(KNOWN)
+        if found := unread_jpeg(path):
+            raise ReadError(
+                "compression", f"{source} is {found}, which is not read: save it as PNG or TIFF"
+            ) from error
         raise ReadError(
             "not_a_picture", f"{source} is none of {known}, or is cut: convert it"
         ) from error

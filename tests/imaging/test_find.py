@@ -156,6 +156,7 @@ UNREAD = {
     "scan.mif.gz": gzip.compress(b"mrtrix image\ndim: 4,5,6\n"),
     "scan.par": b"# === DATA DESCRIPTION FILE ====",
     "grid.vtk": b"# vtk DataFile Version 3.0\nx\nBINARY\nDATASET STRUCTURED_POINTS\n",
+    "panorama.hdr": b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n",
     "voxels.img": bytes(200),
     "voxels.raw": bytes(200),
     "IM0001": bytes(200),
@@ -164,6 +165,12 @@ UNREAD = {
     "annexed.png": b"/annex/objects/SHA256E-s1--0.png\n",
     "large.nii.gz": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
 }
+
+
+@pytest.mark.parametrize("suffix", ["tga", "pcx", "sgi", "dds"])
+def test_a_picture_of_a_rare_format_is_not_passed_over(folder, suffix):
+    Image.new("RGB", (9, 8), (200, 30, 90)).save(folder / f"a.{suffix}")
+    assert reasons(folder) == {f"a.{suffix}": ("unsupported_format", "failed")}
 
 
 @pytest.mark.parametrize("name", UNREAD)

@@ -312,6 +312,22 @@ def test_truncated_pictures_are_refused(tmp_path, suffix):
     assert reason(path)
 
 
+@pytest.mark.parametrize(
+    ("encode", "options", "kind"),
+    [
+        ("ljpeg_encode", {"bitspersample": 16}, "a lossless JPEG"),
+        ("jpegls_encode", {}, "a JPEG-LS picture"),
+        ("jpeg8_encode", {"bitspersample": 12}, "a JPEG of 12 bits"),
+    ],
+)
+def test_a_jpeg_that_is_not_read_is_named(tmp_path, encode, options, kind):
+    values = np.arange(40 * 56, dtype=np.uint16).reshape(40, 56)
+    content = getattr(imagecodecs, encode)(values, **options)
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ReadError, match=f"a.jpg is {kind}, which is not read: save it as PNG"):
+        read_slice(tmp_path / "a.jpg")
+
+
 def test_other_content_is_no_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     assert reason(tmp_path / "a.png") == "not_a_picture"

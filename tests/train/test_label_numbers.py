@@ -215,6 +215,16 @@ def test_a_map_reads_numbers_of_every_format(tmp_path, dtype):
         assert refused(path) == "not_labels"
 
 
+def test_black_and_white_of_16_bits_are_those_of_8(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(INSIDE.astype(np.uint16) * 65535).save(path)
+    assert np.array_equal(read_label_slice(path), INSIDE * 255)
+    named = numbering(("cyst", "lumen"), {"cyst": (1,), "lumen": (65535,)})
+    assert np.array_equal(read_label_slice(path, numbering=named), INSIDE * 2)
+    grey = numbering(("cyst",), {"cyst": (255,)})
+    assert np.array_equal(read_label_slice(path, numbering=grey), INSIDE)
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
