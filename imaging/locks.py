@@ -23,7 +23,8 @@ def held(output: Path, busy: str) -> Iterator[None]:
     killed process left behind locks nothing. It holds among processes of one machine; on a network
     share, among machines, only if the share passes locks on (NFS from version 4, mostly).
     """
-    path = output.absolute().with_name(f"{PREFIX}{output.absolute().name}")
+    place = output.resolve()  # one folder under two names is one
+    path = place.with_name(f"{PREFIX}{place.name}")
     try:
         descriptor = _locked(path)
     except BlockingIOError as error:

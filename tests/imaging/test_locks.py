@@ -80,3 +80,14 @@ def test_a_place_where_nothing_may_be_written_is_left_to_the_work_itself(tmp_pat
     (tmp_path / "file").write_text("")
     with held(tmp_path / "file" / "out", "busy"):
         pass
+
+
+def test_a_folder_is_one_under_two_names(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with (
+        held(tmp_path / "out", "busy"),
+        pytest.raises(WssegError, match="busy"),
+        held(tmp_path / "link", "busy"),
+    ):
+        pass
