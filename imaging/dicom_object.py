@@ -19,6 +19,7 @@ from wsseg.imaging.dicom_frames import Frames, read_frames
 from wsseg.imaging.dicom_geometry import stack_order
 from wsseg.imaging.dicom_header import uids_of
 from wsseg.imaging.dicom_mosaic import (
+    GRID_TAGS,
     MOSAIC_KEYWORDS,
     PRIVATE_TAGS,
     Mosaic,
@@ -49,6 +50,7 @@ PLACE_TAGS = [
             *("NominalScannedPixelSpacing", "SequenceOfUltrasoundRegions"),
         )
     ),
+    *GRID_TAGS,
     *PRIVATE_TAGS,
 ]
 _OWN_TAGS = tags_of(

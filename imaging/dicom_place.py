@@ -4,14 +4,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from pydicom.dataset import Dataset
+
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_frames import read_frames
 from wsseg.imaging.dicom_geometry import orientation_shown, stack_geometry
 from wsseg.imaging.dicom_group import group
 from wsseg.imaging.dicom_header import read_headers
+from wsseg.imaging.dicom_mosaic import check_no_grid
 from wsseg.imaging.dicom_object import PLACE_TAGS, mosaic_in, order_slices, stated_step
 from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_values import integer, text
+from wsseg.imaging.dicom_values import integer, items, text
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.orientation import show_image, turned
 from wsseg.imaging.scan import FileRef, Geometry, ScanRef
@@ -52,28 +55,39 @@ def frames_ref(path: Path, frames: tuple[int, ...]) -> ScanRef:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _places(path: Path, _version: tuple[int, int]) -> tuple[DicomPlace, ...]:
+    with quiet:
+        header, _ = open_dicom(
+            path, path.name, tags=PLACE_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
+        )
+        check_no_grid(header, path.name)
+        grouped = bool(items(header, "PerFrameFunctionalGroupsSequence"))
+        if not grouped and _frame_count(header) == 1 and not mosaic_in(header, path.name):
+            return (_place(header, path.name, None),)
     headers = read_headers(FileRef(path, path.name))
     if isinstance(headers, Failure):
         raise ReadError(headers.reason, headers.message)
     refs = [found for found in group(headers) if isinstance(found, ScanRef)]
     with quiet:
-        return tuple(_place(path, ref) for ref in refs)
+        chosen = [ref.frames[0] if ref.frames else None for ref in refs]
+        return tuple(_place(header, path.name, frames) for frames in chosen)
 
 
-def _place(path: Path, ref: ScanRef) -> DicomPlace:
-    header, _ = open_dicom(
-        path, path.name, tags=PLACE_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
-    )
-    count = max(integer(header, "NumberOfFrames") or 1, 1)
-    chosen = ref.frames[0] if ref.frames else None
-    mosaic = mosaic_in(header, path.name)
-    frames = read_frames(header, count, path.name, None if mosaic else chosen)
+def _frame_count(header: Dataset) -> int:
+    return max(integer(header, "NumberOfFrames") or 1, 1)
+
+
+def _place(header: Dataset, source: str, chosen: tuple[int, ...] | None) -> DicomPlace:
+    rows, columns = integer(header, "Rows"), integer(header, "Columns")
+    if not rows or not columns:
+        what = "its header does not say how many rows and columns it has"
+        raise ReadError("broken_header", f"{source} is damaged, {what}: export it again")
+    mosaic = mosaic_in(header, source)
+    count = _frame_count(header)
+    frames = read_frames(header, count, source, None if mosaic else chosen)
     slices = order_slices(frames, count, chosen, mosaic)
     geometry, _ = stack_geometry(slices.planes, stated_step(header))
     plane, turn = show_image(orientation_shown(slices.planes))
-    stored = (integer(header, "Rows") or 0, integer(header, "Columns") or 0)
-    if mosaic:
-        stored = (mosaic.rows, mosaic.columns)
+    stored = (mosaic.rows, mosaic.columns) if mosaic else (rows, columns)
     return DicomPlace(
         stored,
         slices.numbers,
