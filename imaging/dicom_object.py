@@ -276,7 +276,7 @@ def order_slices(
     )
 
 
-def stated_step(dataset: FileDataset) -> float:
+def stated_step(dataset: Dataset) -> float:
     """The distance of slices along their normal in mm, as the header states it; 1 without one."""
     # Negative in nuclear medicine, absent in single images: there 1 mm keeps the affine regular.
     shared = (items(dataset, "SharedFunctionalGroupsSequence") or [dataset])[0]
