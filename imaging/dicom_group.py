@@ -81,14 +81,15 @@ def _set_localizers_apart(headers: list[Header]) -> tuple[list[Header], list[Fai
     planned = [h for h in headers if not h.localizer]
     directions = _Orientations()
     used = {directions.index(h) for h in planned}
-    apart = [h for h in headers if h.localizer and directions.index(h) not in used]
-    # A file that is measured in part is not skipped: its localizers are a scan of their own.
-    measured = {h.file.path for h in headers} - {h.file.path for h in apart}
-    measured |= {h.file.path for h in headers if id(h) not in set(map(id, apart))}
-    apart = [h for h in apart if h.file.path not in measured]
-    if not planned or not apart:
+    apart = {
+        h.file.path: h.file.source
+        for h in headers
+        if h.localizer and directions.index(h) not in used
+    }
+    # A file that holds other frames too is measured, and these are a scan of their own.
+    skipped = {path: apart[path] for path in apart.keys() - {h.file.path for h in planned}}
+    if not planned or not skipped:
         return headers, []
-    skipped = {h.file.path: h.file.source for h in apart}
     failures = [
         Failure(
             source,
@@ -96,7 +97,7 @@ def _set_localizers_apart(headers: list[Header]) -> tuple[list[Header], list[Fai
             f"{source} is a localizer within a series of other images",
             status="skipped",
         )
-        for source in skipped.values()
+        for source in sorted(skipped.values())
     ]
     return [h for h in headers if h.file.path not in skipped], failures
 
