@@ -1,12 +1,15 @@
 import logging
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import openpyxl
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from wsseg.export.quantize.images import calibration_slices, evenly
+from wsseg.imaging import dicom_read
 from wsseg.imaging.errors import WssegError
 
 
@@ -49,6 +52,15 @@ def test_a_volume_gives_as_many_slices_as_are_wanted(tmp_path):
     assert len(found) == 5
     assert min(found) < -990
     assert max(found) > -980
+
+
+def test_a_cine_that_does_not_fit_in_memory_gives_the_slices_that_it_would(monkeypatch):
+    cine = Path(str(get_testdata_file("examples_ybr_color.dcm", download=False)))
+    short = read(cine, count=4, channels=3)
+    monkeypatch.setattr(dicom_read, "LONG_PIXELS", 0)
+    long = read(cine, count=4, channels=3)
+    assert len(long) == 4
+    np.testing.assert_array_equal(long, short)
 
 
 def test_several_volumes_give_no_more_together(tmp_path):
