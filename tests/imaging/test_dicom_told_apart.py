@@ -63,6 +63,22 @@ def test_two_acquisitions_a_part_of_a_slice_apart_are_two_scans(series, own, shi
         assert "SPLIT" in scan.flags
 
 
+@pytest.mark.parametrize(
+    ("tag", "stated"),
+    [("ConvolutionKernel", ["B30f", "B70f"]), ("KVP", [80, 140]), ("RepetitionTime", [500, 2500])],
+)
+def test_reconstructions_and_weightings_are_told_apart_in_whatever_order_they_came(
+    series, tag, stated
+):
+    second = [0, 1, 1, 0, 0, 1, 1, 0]
+    scans, failures = scans_in(
+        series([5.0 * (k // 2) for k in range(8)], every=lambda k: {tag: stated[second[k]]})
+    )
+    assert failures == []
+    assert [values(scan) for scan in scans] == [[100, 103, 104, 107], [101, 102, 105, 106]]
+    assert {scan.flags for scan in scans} == {("SPLIT",)}
+
+
 @pytest.mark.parametrize("tag", ["AcquisitionNumber", "TriggerTime"])
 def test_slices_acquired_in_turns_are_one_scan(series, tag):
     """Odd slices first, then even ones, as scanners do to keep neighbours from disturbing."""
