@@ -50,8 +50,12 @@ def _scans_of_series(series: list[Header], ending: str) -> Iterator[ScanRef | Fa
         yield from dropped
         cut = {"GAP"} if any(units[header.file.path].incomplete for header in stack) else set()
         parts += [(scan, flags | duplicates | cut) for scan in scans]
-    if len(parts) > 1:
-        parts = [(scan, flags | {"SPLIT"}) for scan, flags in parts]
+    # Pictures that stand for themselves, such as stills, were never to be one scan.
+    several = Counter(_alone(scan[0]) for scan, _ in parts)
+    parts = [
+        (scan, flags | {"SPLIT"} if several[_alone(scan[0])] > 1 else flags)
+        for scan, flags in parts
+    ]
     whole = Counter(header.file.path for header in headers)
     for part, (scan, flags) in enumerate(parts):
         yield replace(_ref(scan, whole), part=part, flags=tuple(sorted(flags)), name_ending=ending)

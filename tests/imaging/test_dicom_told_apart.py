@@ -291,3 +291,12 @@ def test_a_single_file_replaced_after_it_was_found_fails(tmp_path, write_dicom):
         read(ref)
     assert caught.value.reason == "changed"
     assert read(dataclasses.replace(ref, files=(dataclasses.replace(ref.files[0], seen=()),)))
+
+
+def test_stills_that_were_never_one_scan_are_not_called_split(series):
+    stills = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.6.1", "Modality": "US"}
+    unplaced = {"ImagePositionPatient": None, "ImageOrientationPatient": None}
+    scans, failures = scans_in(series([0, 5, 10], **stills, **unplaced))
+    assert failures == []
+    assert len(scans) == 3
+    assert not any("SPLIT" in scan.flags for scan in scans)
