@@ -10,6 +10,7 @@ the pictures of a kind make the trained range, the other half are held against i
 
 import argparse
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ COPIES: dict[str, Callable[["Image"], "Image"]] = {
     "0 to 1": lambda grey: grey / 255,
 }
 
-Image = NDArray[np.float32]
+Image = NDArray[np.floating[Any]]
 
 
 def sonogram(rng: np.random.Generator) -> Image:
@@ -51,14 +52,14 @@ def changed(grey: Image, rng: np.random.Generator) -> Image:
 
 def flagged(grey: Image, trained: Range) -> bool:
     """Whether wsseg-infer would call a picture unlike the training images."""
-    ends = ends_of(thinned(grey))
+    ends = ends_of(thinned(grey.astype(np.float32)))
     return ends is not None and (is_beyond(ends, trained, WINDOW) or is_flat(ends, trained, WINDOW))
 
 
 def shares(pictures: Sequence[Image], count: int, rng: np.random.Generator) -> dict[str, int]:
     """How many of `count` changed pictures, and of their copies on other scales, are flagged."""
     half = len(pictures) // 2
-    ends = [ends_of(thinned(picture)) for picture in pictures[:half]]
+    ends = [ends_of(thinned(picture.astype(np.float32))) for picture in pictures[:half]]
     trained = range_of([end for end in ends if end])
     if trained is None:
         raise SystemExit("no picture has a range")
