@@ -342,16 +342,16 @@ def _meant(file: "TiffFile", page: Any, values: Stored, source: str) -> Page:
     if space in (_RGB, _YCBCR):
         return Page(values[..., :3], WHITE / white if unsigned else 1.0, alpha=alpha)
     grey = values if values.ndim == 2 else values[..., 0]
-    line = _calibration(file) if unsigned and bits in _CALIBRATED_BITS else None
+    line = _calibration(key, file)
     if line:
         # What the program shows, such as HU of signed images, which it stores from 0 on.
         return Page(line[0] + line[1] * grey.astype(np.float64), alpha=alpha)
-    mirrors = space == _WHITE_IS_ZERO and unsigned
+    shown_mirrored = _is_mirrored(key, file)
     return Page(
         grey,
         WHITE / white if unsigned and bits < 8 else 1.0,
-        mirror=None if not mirrors or (bits == 1 and _by_tifffile(file)) else 2**bits - 1,
-        label_mirror=None if not mirrors or _stores_numbers(file) else 2**bits - 1,
+        mirror=2**bits - 1 if shown_mirrored else None,
+        label_mirror=2**bits - 1 if shown_mirrored and not _stores_numbers(file) else None,
         alpha=alpha,
     )
 
@@ -370,16 +370,24 @@ def _unmultiplied(values: Stored, alpha: Stored, bits: int) -> Stored:
     return np.rint(plain).astype(values.dtype) if whole else plain.astype(values.dtype)
 
 
-def _calibration(file: "TiffFile") -> tuple[float, float] | None:
+def _calibration(key: Any, file: "TiffFile") -> tuple[float, float] | None:
     """Value of a stored 0 and of a step, where ImageJ calibrated the values by a straight line."""
     stated: dict[str, Any] = file.imagej_metadata or {}
-    if stated.get("cf") != _STRAIGHT_LINE:
+    unsigned = key.dtype is not None and key.dtype.kind == "u"
+    if not unsigned or _bits(key) not in _CALIBRATED_BITS or stated.get("cf") != _STRAIGHT_LINE:
         return None
     try:
         base, step = float(stated["c0"]), float(stated["c1"])
     except (KeyError, TypeError, ValueError):
         return None
     return (base, step) if math.isfinite(base) and math.isfinite(step) and step else None
+
+
+def _is_mirrored(key: Any, file: "TiffFile") -> bool:
+    """Whether 0 is white; never in signed, fractional or calibrated numbers, which are measured."""
+    if int(key.photometric or 0) != _WHITE_IS_ZERO or key.dtype is None or _calibration(key, file):
+        return False
+    return key.dtype.kind in "bu" and not (_bits(key) == 1 and _by_tifffile(file))
 
 
 def _stores_numbers(file: "TiffFile") -> bool:
@@ -408,12 +416,11 @@ def _painted(page: Any, index: Stored, alpha: Stored | None, source: str) -> Pag
 def _flags(pages: Iterable[Any], file: "TiffFile") -> tuple[str, ...]:
     """Facts of any page that a reader of the numbers should know."""
     keys = [page.keyframe for page in pages]
-    inverse = [key for key in keys if int(key.photometric or 0) == _WHITE_IS_ZERO]
     deep = [key for key in keys if int(key.photometric or 0) == _RGB and _bits(key) > 8]
     rules = {
         ORIENTED: any(_orientation(key) != UPRIGHT for key in keys),
         "ALPHA_DROPPED": any(key.extrasamples for key in keys),
         "SCALED_TO_8_BIT": any(key.dtype is not None and key.dtype.kind == "u" for key in deep),
-        "WHITE_IS_ZERO": any(not (_bits(key) == 1 and _by_tifffile(file)) for key in inverse),
+        "WHITE_IS_ZERO": any(_is_mirrored(key, file) for key in keys),
     }
     return tuple(flag for flag, true in rules.items() if true)

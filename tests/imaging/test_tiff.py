@@ -138,11 +138,12 @@ def test_where_0_is_white_the_picture_is_as_it_looks_and_the_labels_as_numbered(
     assert np.array_equal(read_label_slice(tmp_path / "a.tif"), values)
 
 
-def test_a_physical_value_is_never_mirrored(tmp_path):
-    values = np.array([[-1.5, 2.5]], np.float32)
-    assert np.array_equal(
-        written(tmp_path / "a.tif", values, photometric="miniswhite").pixels[0], values
-    )
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_a_physical_value_is_never_mirrored(tmp_path, dtype):
+    values = np.array([[-1.5, 2.5]]).astype(dtype)
+    scan = written(tmp_path / "a.tif", values, photometric="miniswhite")
+    assert np.array_equal(scan.pixels[0], values)
+    assert scan.flags == ()
 
 
 def test_a_bilevel_page_of_other_programs_is_read_as_it_looks(tmp_path):
