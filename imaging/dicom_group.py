@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,12 +83,12 @@ def _ref(scan: Sequence[Header], whole: Mapping[Path, int]) -> ScanRef:
 def _set_localizers_apart(headers: list[Header]) -> tuple[list[Header], list[Failure]]:
     """Skip the localizers of a series that also holds the images they were made to plan."""
     planned = [h for h in headers if not h.localizer]
-    directions = _Orientations()
-    used = {directions.index(h) for h in planned}
+    directions = _Numbered(agree)
+    used = {directions.index(h.plane.orientation) for h in planned}
     apart = {
         h.file.path: h.file.source
         for h in headers
-        if h.localizer and directions.index(h) not in used
+        if h.localizer and directions.index(h.plane.orientation) not in used
     }
     # A file that holds other frames too is measured, and these are a scan of their own.
     skipped = {path: apart[path] for path in apart.keys() - {h.file.path for h in planned}}
@@ -108,7 +108,7 @@ def _set_localizers_apart(headers: list[Header]) -> tuple[list[Header], list[Fai
 
 def _alike(headers: Sequence[Header], units: Mapping[Path, Unit]) -> list[list[Header]]:
     """Images that could be slices of one scan: same class, grid, spacing, stack, orientation."""
-    directions, sizes = _Orientations(), _Sizes()
+    directions, sizes = _Numbered(agree), _Numbered(same_size)
     stacks = _believed_stacks(headers, units)
     groups: dict[object, list[Header]] = defaultdict(list)
     for header in headers:
@@ -119,10 +119,10 @@ def _alike(headers: Sequence[Header], units: Mapping[Path, Unit]) -> list[list[H
             header.sop_class,
             header.modality,
             (header.rows, header.columns, header.colour),
-            sizes.index(header),
+            sizes.index(header.plane.pixel_mm),
             header.plane.placed,
             header.plane.in_patient,
-            directions.index(header),
+            directions.index(header.plane.orientation),
             header.stack if units[header.file.path].key in stacks else "",
         )
         groups[key].append(header)
@@ -143,33 +143,18 @@ def _believed_stacks(headers: Sequence[Header], units: Mapping[Path, Unit]) -> s
     return {key for key, stacks in sizes.items() if max(stacks.values()) > 1}
 
 
-class _Orientations:
-    """Numbers orientations; those that agree within the tolerance share a number."""
+class _Numbered:
+    """Numbers directions or sizes; those that are one, written differently, share a number."""
 
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, ...] | None] = []
+    def __init__(self, same: Callable[[Sequence[float], Sequence[float]], bool]) -> None:
+        self._same = same
+        self._seen: list[Sequence[float] | None] = []
 
-    def index(self, header: Header) -> int:
-        orientation = header.plane.orientation
+    def index(self, value: Sequence[float] | None) -> int:
         for number, seen in enumerate(self._seen):
-            if orientation is seen or (orientation and seen and agree(orientation, seen)):
+            if value is seen or (value and seen and self._same(value, seen)):
                 return number
-        self._seen.append(orientation)
-        return len(self._seen) - 1
-
-
-class _Sizes:
-    """Numbers pixel sizes; those that are one size, written differently, share a number."""
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[float, float] | None] = []
-
-    def index(self, header: Header) -> int:
-        size = header.plane.pixel_mm
-        for number, seen in enumerate(self._seen):
-            if size is seen or (size and seen and same_size(size, seen)):
-                return number
-        self._seen.append(size)
+        self._seen.append(value)
         return len(self._seen) - 1
 
 

@@ -140,6 +140,11 @@ class Header:
         return self.traits[_IMAGE_TYPE]
 
     @property
+    def folder(self) -> str:
+        """The folder of its file, as reports show it."""
+        return self.file.source.rpartition("/")[0]
+
+    @property
     def localizer(self) -> bool:
         """True where the image says that it was made to plan others."""
         return "LOCALIZER" in self.image_type

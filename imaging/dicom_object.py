@@ -201,11 +201,13 @@ class _LastOpened:
         with self._lock:
             status = file.path.stat()
             version = (file.path, status.st_size, status.st_mtime_ns)
-            if self._opened is None or version != self._version:
+            # Held by a name of its own: a thread that reads another file forgets it meanwhile.
+            opened = self._opened if version == self._version else None
+            if opened is None:
                 self._version = self._opened = None
-                self._opened = open_dicom(file.path, file.source, tags=_TAGS, leave=_LEFT_BYTES)
-                self._version = version
-            return self._opened
+                opened = open_dicom(file.path, file.source, tags=_TAGS, leave=_LEFT_BYTES)
+                self._version, self._opened = version, opened
+            return opened
 
 
 _LAST = _LastOpened()

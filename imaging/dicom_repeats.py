@@ -37,12 +37,12 @@ def drop_copies(headers: Sequence[Header]) -> tuple[list[Header], list[Failure]]
         if header.uids[2] and original:
             copies.append((header, original))
             continue
-        others |= {(_folder(header), _folder(h)) for h in seen[identity] if header.uids[2]}
+        others |= {(header.folder, h.folder) for h in seen[identity] if header.uids[2]}
         seen[identity].append(header)
         kept.append(header)
     failures = []
     for copy, original in copies:
-        if _folder(copy) != _folder(original) and (_folder(copy), _folder(original)) in others:
+        if copy.folder != original.folder and (copy.folder, original.folder) in others:
             kept.append(copy)
         else:
             failures.append(_duplicate(copy, original))
@@ -100,10 +100,6 @@ def repeated_numbers(headers: Sequence[Header]) -> bool:
 
 def _place(header: Header) -> tuple[object, ...]:
     return header.plane.position, header.plane.orientation, header.traits
-
-
-def _folder(header: Header) -> str:
-    return header.file.source.rpartition("/")[0]
 
 
 def _same_image(first: Header, second: Header) -> bool:

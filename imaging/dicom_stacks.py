@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from wsseg.imaging.errors import Failure
 
 Place = list[Header]
 Key = Callable[[Header], str]
+_FOLDER: Key = attrgetter("folder")
 
 # Images nearer than this part of their thickness show the same tissue: a table that came back.
 _SAME_TISSUE = 0.1
@@ -106,15 +108,11 @@ def _split(places: Sequence[Place]) -> tuple[list[list[Header]], set[str]]:
 def _keys(places: Sequence[Place]) -> list[Key]:
     """What may tell images apart, the most telling first: traits, dimensions, folders."""
     longest = max(len(header.traits) for place in places for header in place)
-    return [*map(_trait, range(longest)), _folder]
+    return [*map(_trait, range(longest)), _FOLDER]
 
 
 def _trait(column: int) -> Key:
     return lambda header: header.traits[column] if column < len(header.traits) else ""
-
-
-def _folder(header: Header) -> str:
-    return header.file.source.rpartition("/")[0]
 
 
 def _parts(places: Sequence[Place], key: Key) -> list[list[Place]]:
@@ -162,7 +160,7 @@ def _between_keys(stack: Sequence[Header]) -> Iterator[tuple[Key, bool | None]]:
     for column in range(max(len(header.traits) for header in stack)):
         name = TELLING[column] if column < len(TELLING) else ""
         yield _trait(column), (name not in GATED) if not name or name in PASSING else None
-    yield _folder, True
+    yield _FOLDER, True
     by_time = TELLING.index("AcquisitionTime")
     for order in (in_order, lambda header: (header.traits[by_time], in_order(header))):
         yield _run_of(sorted(stack, key=order)), False
@@ -189,9 +187,9 @@ def _beside_each_other(stack: list[Header]) -> list[list[Header]] | None:
     One series may be spread over folders, but its numbers go on from one to the next. Two patients
     who were given the same UIDs begin with the same number.
     """
-    if len({_folder(header) for header in stack}) == 1:
+    if len({header.folder for header in stack}) == 1:
         return None
-    parts = [_firsts(part) for part in _parts([[header] for header in stack], _folder)]
+    parts = [_firsts(part) for part in _parts([[header] for header in stack], _FOLDER)]
     numbers = [{header.instance_number for header in part} - {None} for part in parts]
     first, *others = sorted(numbers, key=len)
     if min(map(len, numbers)) < 2 or any(2 * len(first & other) < len(first) for other in others):
