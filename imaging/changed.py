@@ -3,14 +3,20 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.scan import FileRef
 
 
-def seen_by(status: os.stat_result) -> tuple[str | int, ...]:
+def seen_by(status: os.stat_result) -> tuple[int, int]:
     """What tells a file of any format from another one put in its place: size and time."""
     return status.st_size, status.st_mtime_ns
+
+
+def version_of(path: Path) -> tuple[int, int]:
+    """What `seen_by` tells of a file now; part of the key under which its content is kept."""
+    return seen_by(path.stat())
 
 
 def check_unchanged(file: FileRef, seen: tuple[str | int, ...]) -> None:
@@ -35,8 +41,8 @@ def unchanged(file: FileRef) -> Iterator[None]:
     if not file.seen:
         yield
         return
-    check_unchanged(file, seen_by(file.path.stat()))
+    check_unchanged(file, version_of(file.path))
     try:
         yield
     finally:
-        check_unchanged(file, seen_by(file.path.stat()))
+        check_unchanged(file, version_of(file.path))

@@ -26,6 +26,7 @@ MAX_INFLATED_BYTES = 2**30
 PREAMBLE_BYTES = 128
 MAGIC = b"DICM"
 _META_GROUP = b"\x02\x00"
+_PIXELS_FROM = 0x7FE00008
 _GROUP_LENGTH_BYTES = 12
 # File meta information fits in far less, whatever the implementation writes.
 _META_HEAD_BYTES = 4096
@@ -74,6 +75,11 @@ def open_dicom(
         # pydicom forgets all it has parsed where a value of unknown length has no end.
         raise ReadError("truncated", f"{source} ends before its pixels do: copy or export it again")
     return dataset, _settle_syntax(dataset)
+
+
+def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    """Where to `stop` for all that stands before the pixels."""
+    return int(tag) >= _PIXELS_FROM
 
 
 def what_stopped(error: Exception) -> str:

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from wsseg.imaging.dicom_planes import Plane, planes_of
 from wsseg.imaging.dicom_rescale import Rescale, rescale_of
 from wsseg.imaging.dicom_spacing import PixelSize, pixel_size
-from wsseg.imaging.dicom_values import items
+from wsseg.imaging.dicom_values import first_item, items
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def read_frames(
     sizes = _Sizes(dataset)
     planes = planes_of(dataset, count, sizes.of, chosen)
     own = items(dataset, "PerFrameFunctionalGroupsSequence")
-    shared = (items(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     if own:
         groups = (own[index] if index < len(own) else Dataset() for index in chosen)
         rescales = tuple(rescale_of(dataset, group, shared, source) for group in groups)

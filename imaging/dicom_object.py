@@ -11,7 +11,7 @@ from threading import Lock
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID
 
-from wsseg.imaging.changed import check_unchanged
+from wsseg.imaging.changed import check_unchanged, version_of
 from wsseg.imaging.dicom_classes import is_ct, is_pet, is_planar, often_annotated, sort_of
 from wsseg.imaging.dicom_decode import OVERLAY_BITS, DecoderCrashedError
 from wsseg.imaging.dicom_file import open_dicom, what_stopped
@@ -199,8 +199,7 @@ class _LastOpened:
             self._version = self._opened = None
             return open_dicom(file.path, file.source, tags=_TAGS, leave=_LEFT_BYTES)
         with self._lock:
-            status = file.path.stat()
-            version = (file.path, status.st_size, status.st_mtime_ns)
+            version = (file.path, *version_of(file.path))
             # Held by a name of its own: a thread that reads another file forgets it meanwhile.
             opened = self._opened if version == self._version else None
             if opened is None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from wsseg.imaging.dicom_file import open_dicom
+from wsseg.imaging.changed import version_of
+from wsseg.imaging.dicom_classes import no_image
+from wsseg.imaging.dicom_file import at_pixels, open_dicom
 from wsseg.imaging.dicom_frames import read_frames
 from wsseg.imaging.dicom_geometry import orientation_shown, stack_geometry
 from wsseg.imaging.dicom_group import group
@@ -14,13 +16,12 @@ from wsseg.imaging.dicom_header import read_headers
 from wsseg.imaging.dicom_mosaic import check_no_grid
 from wsseg.imaging.dicom_object import PLACE_TAGS, mosaic_in, order_slices, stated_step
 from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_values import integer, items, text
+from wsseg.imaging.dicom_values import frame_count, integer, items, text
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.orientation import show_image, turned
 from wsseg.imaging.scan import FileRef, Geometry, ScanRef
 from wsseg.imaging.turn import PlaneName, Turn
 
-_PIXELS_FROM = 0x7FE00008
 # A table may name each slice of a file in a row of its own, and ask several things of each.
 _REMEMBERED = 4096
 
@@ -44,8 +45,7 @@ def dicom_places(path: Path) -> tuple[DicomPlace, ...]:
 
     No pixel is read. Raises ReadError and whatever pydicom raises on damage.
     """
-    status = path.stat()
-    return _places(path, (status.st_mtime_ns, status.st_size))
+    return _places(path, version_of(path))
 
 
 def frames_ref(path: Path, frames: tuple[int, ...]) -> ScanRef:
@@ -56,12 +56,12 @@ def frames_ref(path: Path, frames: tuple[int, ...]) -> ScanRef:
 @lru_cache(maxsize=_REMEMBERED)
 def _places(path: Path, _version: tuple[int, int]) -> tuple[DicomPlace, ...]:
     with quiet:
-        header, _ = open_dicom(
-            path, path.name, tags=PLACE_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
-        )
+        header, _ = open_dicom(path, path.name, tags=PLACE_TAGS, stop=at_pixels)
         check_no_grid(header, path.name)
         grouped = bool(items(header, "PerFrameFunctionalGroupsSequence"))
-        if not grouped and _frame_count(header) == 1 and not mosaic_in(header, path.name):
+        image = not no_image(text(header, "SOPClassUID"), text(header, "Modality"))
+        plain = image and not grouped and frame_count(header) == 1
+        if plain and not mosaic_in(header, path.name):
             return (_place(header, path.name, None),)
     headers = read_headers(FileRef(path, path.name))
     if isinstance(headers, Failure):
@@ -72,17 +72,13 @@ def _places(path: Path, _version: tuple[int, int]) -> tuple[DicomPlace, ...]:
         return tuple(_place(header, path.name, frames) for frames in chosen)
 
 
-def _frame_count(header: Dataset) -> int:
-    return max(integer(header, "NumberOfFrames") or 1, 1)
-
-
 def _place(header: Dataset, source: str, chosen: tuple[int, ...] | None) -> DicomPlace:
     rows, columns = integer(header, "Rows"), integer(header, "Columns")
     if not rows or not columns:
         what = "its header does not say how many rows and columns it has"
         raise ReadError("broken_header", f"{source} is damaged, {what}: export it again")
     mosaic = mosaic_in(header, source)
-    count = _frame_count(header)
+    count = frame_count(header)
     frames = read_frames(header, count, source, None if mosaic else chosen)
     slices = order_slices(frames, count, chosen, mosaic)
     geometry, _ = stack_geometry(slices.planes, stated_step(header))

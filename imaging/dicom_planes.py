@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from wsseg.imaging.dicom_classes import is_nuclear
 from wsseg.imaging.dicom_spacing import PixelSize
-from wsseg.imaging.dicom_values import cosines, items, lengths, number, numbers, text
+from wsseg.imaging.dicom_values import cosines, first_item, items, lengths, number, numbers, text
 
 # Tags that `planes_of` reads.
 PLANE_KEYWORDS = (
@@ -60,7 +60,7 @@ def planes_of(
     """
     chosen = range(count) if frames is None else frames
     own = items(dataset, "PerFrameFunctionalGroupsSequence")
-    shared = (items(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     if own or len(shared):
         top = _top(dataset, count)
         groups = (own[index] if index < len(own) else Dataset() for index in chosen)
@@ -120,7 +120,7 @@ def _nuclear_slices(dataset: Dataset, count: int, size: PixelSize | None) -> lis
     step = number(dataset, "SpacingBetweenSlices")
     if numbers_of is None or not step:
         return None
-    detector = (items(dataset, "DetectorInformationSequence") or [Dataset()])[0]
+    detector = first_item(dataset, "DetectorInformationSequence")
     first = numbers(detector, "ImagePositionPatient", 3) or numbers(
         dataset, "ImagePositionPatient", 3
     )

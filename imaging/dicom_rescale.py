@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pydicom.dataset import Dataset
 
 from wsseg.imaging.dicom_classes import is_ct, is_pet, sort_of, stores_ct
+from wsseg.imaging.dicom_planes import macro
 from wsseg.imaging.dicom_suv import SUV, suv_factor
-from wsseg.imaging.dicom_values import items, number, text, texts, value_of
+from wsseg.imaging.dicom_values import first_item, items, number, text, texts, value_of
 from wsseg.imaging.errors import ReadError
 
 HU = "HU"
@@ -41,15 +42,15 @@ def rescale_of(dataset: Dataset, own: Dataset, shared: Dataset, source: str) -> 
     `own` and `shared` are empty for an object without functional groups. Raises ReadError for a
     rescale that no pixel could survive.
     """
-    macro = _macro(own, shared, "PixelValueTransformationSequence")
-    line = _line(macro, _line(dataset, Rescale(), source), source)
+    transformation = macro(own, shared, "PixelValueTransformationSequence")
+    line = _line(transformation, _line(dataset, Rescale(), source), source)
     if tables := items(dataset, "ModalityLUTSequence"):
         line = replace(line, unit=_named(tables[0], "ModalityLUTType"))
     modality = text(dataset, "Modality")
     sop_class = text(dataset, "SOPClassUID")
     if is_ct(sop_class, modality):
         implied = stores_ct(sop_class) or sort_of(sop_class) == "unknown"
-        in_hu = _in_hu(dataset, macro, (own, shared), implied=implied)
+        in_hu = _in_hu(dataset, transformation, (own, shared), implied=implied)
         other = "" if line.unit == HU else line.unit
         return replace(line, unit=HU if in_hu else other)
     if is_pet(sop_class, modality):
@@ -77,24 +78,24 @@ def _line(dataset: Dataset, default: Rescale, source: str) -> Rescale:
 
 
 def _in_hu(
-    dataset: Dataset, macro: Dataset, groups: tuple[Dataset, Dataset], *, implied: bool
+    dataset: Dataset, transformation: Dataset, groups: tuple[Dataset, Dataset], *, implied: bool
 ) -> bool:
     """Whether the values of a CT are Hounsfield units, by what its header says of them.
 
     implied: a rescale without a type leads to them, as in a CT image (PS3.3 C.8.2.1).
     """
-    frame_type = _macro(*groups, "CTImageFrameTypeSequence")
+    frame_type = macro(*groups, "CTImageFrameTypeSequence")
     kinds = {*texts(dataset, "ImageType"), *texts(frame_type, "FrameType")}
     if _LOCALIZER in kinds or kinds & _SPECTRAL_MAPS:
         return False
     if tables := items(dataset, "ModalityLUTSequence"):
         return _named(tables[0], "ModalityLUTType") == HU
     if not all(
-        _stated(macro, keyword) or _stated(dataset, keyword)
+        _stated(transformation, keyword) or _stated(dataset, keyword)
         for keyword in ("RescaleSlope", "RescaleIntercept")
     ):
         return False
-    stated = text(macro, "RescaleType") or text(dataset, "RescaleType")
+    stated = text(transformation, "RescaleType") or text(dataset, "RescaleType")
     if stated:
         return stated.upper() == HU
     # Of several energies an image has to name its unit.
@@ -142,19 +143,13 @@ def _mapped(dataset: Dataset, own: Dataset, shared: Dataset) -> dict[str, tuple[
     keyword = "RealWorldValueMappingSequence"
     found = {}
     for mapping in items(own, keyword) or items(shared, keyword) or items(dataset, keyword):
-        code = (items(mapping, "MeasurementUnitsCodeSequence") or [Dataset()])[0]
+        code = first_item(mapping, "MeasurementUnitsCodeSequence")
         slope = number(mapping, "RealWorldValueSlope")
         intercept = number(mapping, "RealWorldValueIntercept")
         unit = text(code, "CodeValue")
         if unit and slope and intercept is not None:
             found[unit] = (slope, intercept)
     return found
-
-
-def _macro(own: Dataset, shared: Dataset, keyword: str) -> Dataset:
-    """The functional group macro that holds for a frame; empty where there is none."""
-    found = items(own, keyword) or items(shared, keyword)
-    return found[0] if found else Dataset()
 
 
 def _named(dataset: Dataset, keyword: str) -> str:

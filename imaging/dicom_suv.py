@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
 
-from wsseg.imaging.dicom_values import items, number, tags_of, text, texts, value_of
+from wsseg.imaging.dicom_values import first_item, number, tags_of, text, texts, value_of
 
 SUV = "SUV"
 
@@ -69,7 +69,7 @@ def _corrected(header: Dataset) -> bool:
 def _per_activity(header: Dataset) -> float | None:
     """Grams of body for each Bq that is left at the time of the image."""
     weight = number(header, "PatientWeight") or 0.0
-    isotope = (items(header, "RadiopharmaceuticalInformationSequence") or [Dataset()])[0]
+    isotope = first_item(header, "RadiopharmaceuticalInformationSequence")
     dose = number(isotope, "RadionuclideTotalDose") or 0.0
     half_lives = _half_lives(header, isotope)
     if not 0 < weight <= _HEAVIEST_KG or dose < _LOWEST_DOSE_BQ or half_lives is None:

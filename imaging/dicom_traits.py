@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from wsseg.imaging.dicom_classes import is_nuclear
-from wsseg.imaging.dicom_values import items, numbers, text
+from wsseg.imaging.dicom_values import first_item, items, numbers, text
 
 # Names of traits, the most telling first. Each that DICOM knows in single images is the
 # keyword of its element there.
@@ -148,12 +148,12 @@ def frame_traits(dataset: Dataset, count: int, top: Traits) -> list[tuple[str, T
         stacks = ["\\".join(f"{value:g}" for value in slot) for slot in slots] or [""] * count
         return [(stack, top) for stack in stacks]
     own = items(dataset, "PerFrameFunctionalGroupsSequence")
-    shared = (items(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     _, common = _group_traits(shared)
     defaults = dict(zip(TELLING, top, strict=False)) | common
     found = []
     for group in [*own, *[Dataset()] * (count - len(own))][:count]:
-        content = (items(group, "FrameContentSequence") or [Dataset()])[0]
+        content = first_item(group, "FrameContentSequence")
         indices, told = _group_traits(group)
         found.append((text(content, "StackID"), _in_order(defaults | told) + indices))
     return found

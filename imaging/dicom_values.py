@@ -135,6 +135,17 @@ def _dot(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     return sum(a * b for a, b in zip(first, second, strict=True))
 
 
+def frame_count(dataset: Dataset) -> int:
+    """How many frames an object says that it has; 1 where it says nothing."""
+    return max(integer(dataset, "NumberOfFrames") or 1, 1)
+
+
+def first_item(dataset: Dataset, keyword: str) -> Dataset:
+    """The first item of a sequence, an empty one where there is none."""
+    found = items(dataset, keyword)
+    return found[0] if found else Dataset()
+
+
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence, none where it is absent or malformed."""
     value = value_of(dataset, keyword)

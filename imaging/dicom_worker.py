@@ -24,6 +24,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import ExplicitVRLittleEndian
 
+from wsseg.imaging.changed import version_of
 from wsseg.imaging.dicom_file import open_dicom
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_syntax import (
@@ -66,8 +67,7 @@ def main() -> None:
 
 def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
     path, left = Path(request["path"]), request["count"]
-    status = path.stat()
-    dataset = _opened(path, (status.st_mtime_ns, status.st_size))
+    dataset = _opened(path, version_of(path))
     for frame in islice(_frames(dataset, request["frames"]), request["count"]):
         _say(answers, {"dtype": frame.dtype.str, "shape": frame.shape})
         answers.write(np.ascontiguousarray(frame).data)

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import nrrd
 import numpy as np
 
 from wsseg.imaging.errors import ReadError
@@ -95,6 +95,8 @@ def data_name(text: bytes) -> str:
 
 def _fields(path: Path, source: str) -> tuple[Mapping[str, Any], int]:
     """The fields of the header, and the place of the first byte after it."""
+    import nrrd
+
     with path.open("rb") as file:
         text = file.read(TEXT_HEADER_BYTES)
     blank = re.search(rb"\r?\n\r?\n", text)
@@ -223,19 +225,7 @@ def _data(
         start = data.stat().st_size - layout.stored_bytes
         if start < 0:
             raise ReadError("truncated", f"{source} has too few voxels: copy or export it again")
-    place = start + max(skip, 0)
-    return (
-        data,
-        packing,
-        Layout(
-            layout.shape,
-            layout.volumes,
-            layout.dtype,
-            place,
-            channels=layout.channels,
-            order=layout.order,
-        ),
-    )
+    return data, packing, replace(layout, start=start + max(skip, 0))
 
 
 def _placement(

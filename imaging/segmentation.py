@@ -11,13 +11,22 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from wsseg.imaging.dicom_file import open_dicom
+from wsseg.imaging.changed import version_of
+from wsseg.imaging.dicom_file import at_pixels, open_dicom
 from wsseg.imaging.dicom_frames import read_frames
 from wsseg.imaging.dicom_object import PLACE_TAGS
 from wsseg.imaging.dicom_place import dicom_places
 from wsseg.imaging.dicom_planes import Plane
 from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_values import integer, items, tags_of, text, value_of
+from wsseg.imaging.dicom_values import (
+    first_item,
+    frame_count,
+    integer,
+    items,
+    tags_of,
+    text,
+    value_of,
+)
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
 from wsseg.imaging.label_numbers import Label, Labels, Numbering
@@ -29,7 +38,6 @@ PLACE_TOLERANCE = 0.1
 
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
-_PIXELS_FROM = 0x7FE00008
 _IDENTITY_TAGS = tags_of(("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"))
 _SPACE_TAGS = tags_of(("FrameOfReferenceUID",))
 _REMEMBERED = 4  # segmentations that are parsed: their frames have a header each
@@ -75,8 +83,7 @@ def is_segmentation(path: Path) -> bool:
     with path.open("rb") as file:
         if not is_dicom(file.read(HEAD_BYTES)):
             return False
-    status = path.stat()
-    return _sop_class(path, (status.st_mtime_ns, status.st_size)) in (_SEGMENTATION, _LABEL_MAP)
+    return _sop_class(path, version_of(path)) in (_SEGMENTATION, _LABEL_MAP)
 
 
 @lru_cache(maxsize=4096)
@@ -97,10 +104,9 @@ def slice_place(image: Path, slice_index: int, volume: int) -> SlicePlace:
             image,
             image.name,
             tags=[*PLACE_TAGS, *_IDENTITY_TAGS, *_SPACE_TAGS],
-            stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM,
+            stop=at_pixels,
         )
-        count = max(integer(header, "NumberOfFrames") or 1, 1)
-        frames = read_frames(header, count, image.name, (frame,))
+        frames = read_frames(header, frame_count(header), image.name, (frame,))
         return SlicePlace(
             frames.planes[0],
             place.stored,
@@ -174,8 +180,7 @@ def _class_of(segment: int, found: _Segmentation, numbering: Numbering, backgrou
 
 
 def _opened(path: Path) -> _Segmentation:
-    status = path.stat()
-    return _parsed(path, (status.st_mtime_ns, status.st_size))
+    return _parsed(path, version_of(path))
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -218,10 +223,10 @@ def _parsed(path: Path, _version: tuple[int, int]) -> _Segmentation:
 
 
 def _frames(dataset: Dataset, source: str, *, is_map: bool) -> Iterator[_Frame]:
-    count = max(integer(dataset, "NumberOfFrames") or 1, 1)
+    count = frame_count(dataset)
     planes = read_frames(dataset, count, source).planes
     groups = items(dataset, "PerFrameFunctionalGroupsSequence")
-    shared = (items(dataset, "SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     for index, plane in enumerate(planes):
         group = groups[index] if index < len(groups) else Dataset()
         segment = 0 if is_map else _segment_of(group, shared, source)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wsseg.imaging.changed import version_of
 from wsseg.imaging.dicom_place import DicomPlace, dicom_places, frames_ref
 from wsseg.imaging.dicom_read import read_dicom
 from wsseg.imaging.errors import Failure, ReadError
@@ -179,8 +180,7 @@ def _apart(one: Geometry, other: Geometry, size: tuple[int, int, int]) -> str:
 def read_grid(path: Path, volume: int = 0) -> Grid:
     """The grid of an image or a label map, by its header. Raises ReadError."""
     with reading(path.name):
-        status = path.stat()
-        return _grid(path, volume, (status.st_mtime_ns, status.st_size))
+        return _grid(path, volume, version_of(path))
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -191,12 +191,10 @@ def _grid(path: Path, volume: int, _version: tuple[int, int]) -> Grid:
 
 def _opened(path: Path) -> tuple[Kind, Path]:
     """How to read a file, and which: itself, or a copy of what is packed in it."""
-    status = path.stat()
-    content = _content(path, (status.st_mtime_ns, status.st_size))
+    content = _content(path, version_of(path))
     if content == "gzip":
         path = unpacked(path)
-        status = path.stat()
-        content = _content(path, (status.st_mtime_ns, status.st_size))
+        content = _content(path, version_of(path))
     if content == "zip" or content == "tar" or content == "gzip":
         raise ReadError("archive", f"{path.name} is an archive: unpack it and name one file in it")
     return content, path

@@ -6,7 +6,7 @@ from typing import Any
 import nibabel
 from PIL import Image
 
-from wsseg.imaging.dicom_file import open_dicom
+from wsseg.imaging.dicom_file import at_pixels, open_dicom
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_values import tags_of, text, value_of
 from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
@@ -14,7 +14,6 @@ from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24  # of the first bytes: a signature of 8, a chunk's head of 8, width and height
 _TAGS = tags_of(("Modality", "BitsStored", "RescaleSlope", "RescaleIntercept", "RescaleType"))
-_PIXELS_FROM = 0x7FE00008
 _MODES = {"F": "floating-point", "I": "32-bit", "I;16": "16-bit", "I;16B": "16-bit"}
 
 
@@ -46,9 +45,7 @@ def _stored_as(path: Path) -> str:
 
 def _dicom(path: Path) -> str:
     with quiet:
-        header, _ = open_dicom(
-            path, path.name, tags=_TAGS, stop=lambda tag, _vr, _length: tag >= _PIXELS_FROM
-        )
+        header, _ = open_dicom(path, path.name, tags=_TAGS, stop=at_pixels)
         slope, intercept = (value_of(header, f"Rescale{what}") for what in ("Slope", "Intercept"))
         words = (text(header, "Modality"), f"{value_of(header, 'BitsStored')}-bit")
         return f"{' '.join(words)}, slope {slope}, intercept {intercept}".strip()

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from wsseg.imaging.archive import Budget, unpack_gzip
+from wsseg.imaging.changed import version_of
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import FileRef
 
@@ -21,8 +22,7 @@ def unpacked(path: Path) -> Path:
     The last few are kept while the process runs. Raises ReadError for a file that cannot be
     unpacked, or that would grow beyond all measure.
     """
-    status = path.stat()
-    return _unpacked(path, (os.getpid(), status.st_mtime_ns, status.st_size)).path
+    return _unpacked(path, (os.getpid(), *version_of(path))).path
 
 
 class _Copy:

@@ -16,6 +16,7 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 
+from wsseg.imaging.changed import version_of
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.meta_image import is_meta_image, read_meta_image
 from wsseg.imaging.mgh import is_mgh, read_mgh
@@ -123,18 +124,13 @@ def open_volume(file: FileRef) -> VolumeFile:
     Raises ReadError for a header that is broken or promises more than the file can hold.
     """
     # A forked process shares its parent's file positions: it must open files of its own.
-    key = (file.path, file.source, (os.getpid(), *_version(file.path)))
+    key = (file.path, file.source, (os.getpid(), *version_of(file.path)))
     opened = _open(*key)
     data = opened.header.data
-    if data != file.path and (not data.is_file() or _version(data) != opened.data_version):
+    if data != file.path and (not data.is_file() or version_of(data) != opened.data_version):
         _open.cache_clear()
         opened = _open(*key)
     return opened
-
-
-def _version(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=OPENED_FILES)
@@ -142,7 +138,7 @@ def _open(path: Path, source: str, _key: tuple[int, int, int]) -> VolumeFile:
     header = _reader(path)(path, source)
     turn = Turn() if header.affine is None else display_turn(header.affine)
     one_reader = nullcontext() if header.packing == "none" else Lock()
-    version = _version(header.data)
+    version = version_of(header.data)
     return VolumeFile(source, header, turn, _voxels(header), one_reader, version)
 
 
