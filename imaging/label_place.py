@@ -136,7 +136,7 @@ def _corners(grid: Grid, labels: Grid, slice_index: int) -> NDArray[np.float64] 
     The first pixel, the last of its row, the last of its column, the last; None where one of the
     two does not say how it lies.
     """
-    one, other = (each.geometry.affine if each.geometry else None for each in (grid, labels))
+    one, other = grid.geometry.affine, labels.geometry.affine
     if one is None or other is None:
         return None
     rows, columns = grid.shape
@@ -188,7 +188,7 @@ def _elsewhere(grid: Grid, labels: Grid, slice_index: int) -> str:
     """What is wrong with the place of labels that have no voxel for some pixel of a slice."""
     remedy = "draw it on the image's own grid, or save it as a picture of the image's own pixels"
     found = _corners(grid, labels, slice_index)
-    affine = labels.geometry.affine if labels.geometry else None
+    affine = labels.geometry.affine
     if found is None or affine is None:
         raise AssertionError("both places are known")
     size = np.array([*labels.shape[::-1], labels.slices])[:, None]

@@ -65,7 +65,7 @@ def read_picture(ref: ScanRef) -> Scan:
         if fill_nonfinite(pixels, file.source):
             flags = (*flags, "NONFINITE")
         slices = (SliceId(file.source, frame=ref.volume),) * len(pixels)
-        return Scan(pixels, _geometry(picture), slices, ref, flags=flags)
+        return Scan(pixels, picture_geometry(picture), slices, ref, flags=flags)
 
 
 @contextmanager
@@ -169,7 +169,8 @@ def _stack(picture: Picture, volume: int, source: str) -> NDArray[np.float32]:
     return pixels
 
 
-def _geometry(picture: Picture) -> Geometry:
+def picture_geometry(picture: Picture) -> Geometry:
+    """The lengths that a picture states; where it lies in a body it never knows."""
     lengths = picture.lengths
     through = lengths.slice_mm
     positions = None

@@ -20,7 +20,7 @@ from wsseg.imaging.nonfinite import fill_nonfinite
 from wsseg.imaging.nrrd_header import SEGMENTS
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.origin import Origin, scan_origin
-from wsseg.imaging.picture import grey_if_equal, open_picture
+from wsseg.imaging.picture import grey_if_equal, open_picture, picture_geometry
 from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
 from wsseg.imaging.scan import FileRef, Geometry, Kind, Scan
 from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
@@ -43,17 +43,17 @@ _REMEMBERED = 4096
 class Grid:
     """Size and place of a file's slices in display order, by its header.
 
-    shape: rows and columns. geometry, plane: None and "" for pictures. turn: from rows and columns
-    as tables, points and drawn pictures count them to those that are shown: a DICOM image is
-    counted as it is stored, all others as they are shown. tagged: whether an orientation tag (EXIF)
-    turns a picture.
+    shape: rows and columns. plane: "" where the file does not say how it lies. turn: from rows and
+    columns as tables, points and drawn pictures count them to those that are shown: a DICOM image
+    is counted as it is stored, all others as they are shown. tagged: whether an orientation tag
+    (EXIF) turns a picture.
     """
 
     kind: Kind
     shape: tuple[int, int]
     slices: int
-    volumes: int = 1
-    geometry: Geometry | None = None
+    volumes: int
+    geometry: Geometry
     plane: PlaneName = ""
     turn: Turn = AS_STORED
     tagged: bool = False
@@ -61,7 +61,7 @@ class Grid:
     @property
     def placed(self) -> bool:
         """Whether it is known where each pixel lies in the patient."""
-        return self.geometry is not None and self.geometry.affine is not None
+        return self.geometry.affine is not None
 
     @property
     def counted(self) -> tuple[int, int]:
@@ -140,6 +140,15 @@ def volume_count(path: Path) -> int:
     return read_grid(path).volumes
 
 
+def pixel_mm2(path: Path, volume: int = 0) -> float | None:
+    """The area of a pixel in mm2, as measuring the scan would say; None where it is not known.
+
+    By the header alone. Raises ReadError.
+    """
+    sides = read_grid(path, volume).geometry.pixel_mm
+    return None if sides is None else sides[0] * sides[1]
+
+
 def is_turned(path: Path) -> bool:
     """Whether an orientation tag (EXIF) turns a picture as it is read. Raises ReadError."""
     return read_grid(path).tagged
@@ -160,8 +169,6 @@ def grid_difference(first: Path, second: Path, volume: int = 0) -> str:
             f"{first.name} has {one.slices} slices of {shape} (rows, columns), "
             f"{second.name} {other.slices} of {other.shape}"
         )
-    if one.geometry is None or other.geometry is None:
-        return ""
     if one.kind == other.kind == "volume" or (one.placed and other.placed):
         return _apart(one.geometry, other.geometry, (*shape[::-1], one.slices))
     return ""
@@ -321,8 +328,11 @@ def _picture_labels(path: Path, slice_index: int, volume: int) -> Page:
 
 def _picture_grid(path: Path, _volume: int) -> Grid:
     with open_picture(path, path.name) as picture:
-        tagged = ORIENTED in picture.flags
-        return Grid(*("picture", picture.shape, picture.slices, picture.volumes), tagged=tagged)
+        return Grid(
+            *("picture", picture.shape, picture.slices, picture.volumes),
+            geometry=picture_geometry(picture),
+            tagged=ORIENTED in picture.flags,
+        )
 
 
 def _label_page(path: Path, slice_index: int, volume: int) -> Page:

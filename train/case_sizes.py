@@ -8,8 +8,7 @@ from pathlib import Path
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.file_names import named_file
 from wsseg.imaging.fraction_text import Column, Judged, fractions, sizes, unlikely
-from wsseg.imaging.pixel_area import pixel_mm2
-from wsseg.imaging.slices import slice_shape
+from wsseg.imaging.slices import pixel_mm2, slice_shape
 from wsseg.imaging.table import Row, TextTable
 from wsseg.imaging.table_faults import Fault
 from wsseg.train.case_cells import CellError, parse_index
@@ -196,10 +195,7 @@ def _row_shares(
 def _image_area(folder: Path, row: Row, *, metric: bool) -> float | None:
     """The area of a row's picture in pixels, or in mm2 where that is known."""
     path = named_file(folder, row.cells.get("image", ""))
-    rows, columns = slice_shape(
-        path,
-        slice_index=parse_index(row.cells.get("slice", "")),
-        volume=parse_index(row.cells.get("volume", "")),
-    )
-    pixel = pixel_mm2(path) if metric else 1.0
+    slice_index, volume = (parse_index(row.cells.get(name, "")) for name in ("slice", "volume"))
+    rows, columns = slice_shape(path, slice_index=slice_index, volume=volume)
+    pixel = pixel_mm2(path, volume) if metric else 1.0
     return None if pixel is None else rows * columns * pixel

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from nibabel import openers
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
@@ -19,6 +20,7 @@ from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.slices import (
     grid_difference,
+    pixel_mm2,
     read_label_slice,
     read_slice,
     slice_count,
@@ -320,3 +322,25 @@ def test_archives_are_no_images_of_a_table(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.write(make(tmp_path, "a.png"), "a.png")
     assert reason(read_slice, tmp_path / "a.zip") == "archive"
+
+
+def in_centimetres(path):
+    tifffile.imwrite(
+        path,
+        np.zeros((3, 4, 5), np.uint8),
+        photometric="minisblack",
+        resolution=(20, 40),
+        resolutionunit="CENTIMETER",
+        software="tifffile.py",
+    )
+    return path
+
+
+def test_the_area_of_a_pixel_is_that_of_the_whole_scan(tmp_path):
+    volume = nifti(tmp_path / "a.nii", np.zeros((4, 5, 3), np.int16))
+    dicom = make(tmp_path, "CT_small.dcm")
+    for path in (volume, dicom, in_centimetres(tmp_path / "a.tif")):
+        (ref,) = find([path], scratch=tmp_path)
+        assert isinstance(ref, ScanRef)
+        assert pixel_mm2(path) == pytest.approx(np.prod(read(ref).geometry.pixel_mm or ()))
+    assert pixel_mm2(make(tmp_path, "a.png")) is None
