@@ -11,7 +11,9 @@ import tifffile
 from nibabel import openers
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
+from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.uid import RTDoseStorage
 
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.find import find
@@ -344,3 +346,10 @@ def test_the_area_of_a_pixel_is_that_of_the_whole_scan(tmp_path):
         assert isinstance(ref, ScanRef)
         assert pixel_mm2(path) == pytest.approx(np.prod(read(ref).geometry.pixel_mm or ()))
     assert pixel_mm2(make(tmp_path, "a.png")) is None
+
+
+def test_a_dicom_object_that_is_no_image_is_no_slice_either(tmp_path):
+    dataset = dcmread(make(tmp_path, "CT_small.dcm"))
+    dataset.SOPClassUID, dataset.Modality = RTDoseStorage, "RTDOSE"
+    dataset.save_as(tmp_path / "dose.dcm")
+    assert reason(read_slice, tmp_path / "dose.dcm") == "rt_dose"
