@@ -104,7 +104,10 @@ def _planes(file: "TiffFile", size: int, source: str) -> tuple[NDArray[Any], boo
     kind = series[0].kind if series else ""
     _check_images(file, series, kind, source)
     if not series or kind in ("generic", "uniform") or (kind == "shaped" and len(series) > 1):
-        pages = [page for page in file.pages if not _is_aside(page)] or [file.pages[0]]
+        pages = _whole([*file.pages])
+        # Cameras put a small copy first, and the whole picture in a directory below it.
+        pages = pages or _whole([sub for page in file.pages for sub in page.pages or ()])
+        pages = pages or [file.pages[0]]
         return _grid([_Plane(page) for page in pages], (1, len(pages))), False
     found = series[0].levels[0]
     if kind == "imagej":
@@ -141,6 +144,10 @@ def _elsewhere(file: "TiffFile") -> bool:
     own = root.get("UUID")
     named = [node for node in root.iter() if node.tag.endswith("}UUID") and node.get("FileName")]
     return any((node.text or "").strip() != own for node in named)
+
+
+def _whole(pages: Sequence[Any]) -> list[Any]:
+    return [page for page in pages if not _is_aside(page)]
 
 
 def _is_aside(page: Any) -> bool:

@@ -376,6 +376,14 @@ def test_only_the_full_resolution_of_a_pyramid_is_read(tmp_path):
         assert np.array_equal(scan.pixels, GREY[None])
 
 
+def test_a_picture_below_its_small_copy_is_read_and_not_the_copy(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(GREY[::4, ::4], subfiletype=1, subifds=1, metadata=None)
+        writer.write(GREY, metadata=None)
+    (scan,) = scans(tmp_path / "a.tif")
+    assert np.array_equal(scan.pixels, GREY[None])
+
+
 def test_several_images_in_one_file_are_refused_by_name(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as writer:
         writer.write(GREY)
