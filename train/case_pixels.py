@@ -26,19 +26,15 @@ def read_image(case: Case, channels: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def scaled(
-    pixels: NDArray[np.float32], steps: tuple[int, int] = (1, 1)
-) -> NDArray[np.float32] | NDArray[np.int32]:
-    """Every so many rows and columns in parts of the range of all: the same in 8 bits, in 16 and
-    from 0 to 1.
+def scaled(pixels: NDArray[np.float32]) -> NDArray[np.float32] | NDArray[np.int32]:
+    """The pixels in parts of their range: the same in 8 bits, in 16 and from 0 to 1.
 
     Pictures of one value are as they are.
     """
     low, high = float(pixels.min()), float(pixels.max())
-    some = pixels[:: steps[0], :: steps[1]]
     if not low < high:
-        return some
-    share = (some.astype(np.float64) - low) / (high - low)
+        return pixels
+    share = (pixels.astype(np.float64) - low) / (high - low)
     return np.rint(share * PARTS).astype(np.int32)
 
 
