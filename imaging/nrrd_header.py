@@ -116,6 +116,12 @@ def _fields(path: Path, source: str) -> tuple[Mapping[str, Any], int]:
         raise ReadError(
             "broken_header", f"{source} has no {missing[0]!r} in its header: export it again"
         )
+    encoding = str(fields["encoding"])
+    if encoding.lower() not in _PACKINGS:
+        raise ReadError(
+            "unsupported_format",
+            f"{source} is encoded as {encoding[:20]!r}, which is not read: save it as raw or gzip",
+        )
     return fields, end
 
 
@@ -203,16 +209,10 @@ def _data(
     path: Path, fields: Mapping[str, Any], layout: Layout, start: int, source: str
 ) -> tuple[Path, Packing, Layout]:
     """The file with the voxels, how they are packed in it, and the layout with their place."""
-    encoding = str(fields["encoding"]).lower()
-    if encoding not in _PACKINGS:
-        raise ReadError(
-            "unsupported_format",
-            f"{source} is encoded as {encoding[:20]!r}, which is not read: save it as raw or gzip",
-        )
     name = fields.get("data file", fields.get("datafile"))
     data = path if name is None else beside(path, str(name), source)
     start = start if name is None else 0
-    packing = _PACKINGS[encoding]
+    packing = _PACKINGS[str(fields["encoding"]).lower()]
     lines = int(fields.get("line skip", fields.get("lineskip", 0)))
     skip = int(fields.get("byte skip", fields.get("byteskip", 0)))
     if lines or skip < -1 or (skip and packing == "voxels"):

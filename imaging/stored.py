@@ -1,15 +1,16 @@
 """How an image file stores its values, by its header: files of one scale are stored alike."""
 
 from pathlib import Path
-from typing import Any
 
-import nibabel
 from PIL import Image
 
 from wsseg.imaging.dicom_file import at_pixels, open_dicom
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.dicom_values import tags_of, text, value_of
-from wsseg.imaging.find_content import HEAD_BYTES, is_dicom
+from wsseg.imaging.find_content import content_of, is_dicom, read_head
+from wsseg.imaging.find_pairs import header_beside
+from wsseg.imaging.scan import FileRef
+from wsseg.imaging.volume_file import open_volume
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24  # of the first bytes: a signature of 8, a chunk's head of 8, width and height
@@ -29,16 +30,15 @@ def stored_as(path: Path) -> str:
 
 
 def _stored_as(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    if head.startswith(_PNG):
-        return f"{max(8, head[_PNG_DEPTH])}-bit"
-    if is_dicom(head):
+    head = read_head(FileRef(path, path.name))
+    if head.start.startswith(_PNG):
+        return f"{max(8, head.start[_PNG_DEPTH])}-bit"
+    if is_dicom(head.start):
         return _dicom(path)
-    if {".nii", ".hdr", ".img"} & set(path.suffixes):
-        header: Any = nibabel.load(path).header
-        slope, inter = header.get_slope_inter()
-        return f"{header.get_data_dtype()}, slope {slope}, intercept {inter}"
+    header = header_beside(path)
+    if header or content_of(head) == "volume":
+        layout = open_volume(FileRef(header or path, path.name)).layout
+        return f"{layout.dtype.name}, slope {layout.slope:g}, intercept {layout.offset:g}"
     with quiet, Image.open(path) as picture:
         return _MODES.get(picture.mode, "8-bit")
 

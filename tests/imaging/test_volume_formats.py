@@ -28,6 +28,7 @@ from wsseg.imaging.slices import (
     slice_count,
     slice_shape,
 )
+from wsseg.imaging.stored import stored_as
 
 VOXELS = np.arange(60, dtype=np.int16).reshape(4, 5, 3)
 LENGTHS = np.diag([0.5, 0.8, 3.0])
@@ -349,6 +350,7 @@ def test_a_volume_that_was_cut_is_one_clear_error(tmp_path, name, part):
         ("a.nrrd", b"sizes: 4 5 3", b"sizes: 99 99 99", "truncated"),
         ("a.nrrd", b"type: int16", b"type: block", "broken_header"),
         ("a.nrrd", b"encoding: raw", b"encoding: hex", "unsupported_format"),
+        ("a.nrrd", b"endian: little\nencoding: raw", b"encoding: text", "unsupported_format"),
         ("a.nrrd", b"endian: little", b"endian: both", "broken_header"),
         ("packed.nrrd", b"sizes: 4 5 3", b"sizes: 999 999 999", "truncated"),
         ("a.mha", b"DimSize = 4 5 3", b"DimSize = 4 5", "broken_header"),
@@ -387,3 +389,10 @@ def test_reading_slices_in_order_inflates_once(tmp_path, monkeypatch):
     again = read_slice(path, slice_index=0)  # going back begins again, and finds the same
     assert np.array_equal(again, planes[0])
     assert np.array_equal(planes, in_nifti(tmp_path, voxels).pixels)
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_how_values_are_stored_is_told_alike_of_every_format(tmp_path, name):
+    path = write(tmp_path / name)
+    assert stored_as(path) == "int16, slope 1, intercept 0"
+    assert stored_as(write(path, VOXELS.astype(np.float32))) == "float32, slope 1, intercept 0"
