@@ -395,4 +395,4 @@ def test_reading_slices_in_order_inflates_once(tmp_path, monkeypatch):
 def test_how_values_are_stored_is_told_alike_of_every_format(tmp_path, name):
     path = write(tmp_path / name)
     assert stored_as(path) == "int16, slope 1, intercept 0"
-    assert stored_as(write(path, VOXELS.astype(np.float32))) == "float32, slope 1, intercept 0"
+    assert stored_as(write(path, VOXELS.astype(np.uint8))) == "uint8, slope 1, intercept 0"
