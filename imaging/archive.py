@@ -217,8 +217,12 @@ def _refusal(entry: _Entry, shown: str, budget: Budget) -> Failure | None:
     """Why a member must not be unpacked, judged by its directory entry alone."""
     large = entry.size > RATIO_FLOOR_BYTES
     rules = (
-        (_escapes(entry.name), "unsafe_path", "its path leaves the archive"),
-        (not entry.plain, "unsafe_path", "it is a link, not a file"),
+        (
+            _escapes(entry.name),
+            "unsafe_path",
+            "its path leaves the archive: unpack it yourself if you trust it",
+        ),
+        (not entry.plain, "unsafe_path", "it is a link, not a file: pack what it leads to"),
         (entry.encrypted, "encrypted", "it is encrypted: unpack it yourself"),
         (
             large and entry.size > MAX_RATIO * max(entry.packed_size, 1),
