@@ -1,5 +1,6 @@
 """Images that lie on parallel planes, told apart: which of them are slices of one scan."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.dicom_geometry import SAME_PLACE_MM, is_even, normal_of
 from wsseg.imaging.dicom_header import Header
 from wsseg.imaging.dicom_repeats import drop_identical, in_order, split_by_turn
-from wsseg.imaging.dicom_traits import GATED, PASSING, TELLING
+from wsseg.imaging.dicom_traits import GATED, PASSING, ROUNDED, TELLING
 from wsseg.imaging.errors import Failure
 
 Place = list[Header]
@@ -26,6 +27,10 @@ _MOST_SAME_TISSUE_MM, _SAME_TISSUE_MM = 0.5, 0.1
 _APART = 5
 # Slices that overlap by more than this part of their thickness were not acquired in turns.
 _OVERLAP = 0.05
+# Of times and angles that count: 4.6 ms and 4.600001 ms are one echo.
+_DIGITS = 4
+# Slices that a scan must have to be told from a far longer one around it.
+_FEWEST_WITHIN = 3
 
 
 def scans_of_stack(stack: Sequence[Header]) -> tuple[list[list[Header]], list[Failure], set[str]]:
@@ -98,7 +103,7 @@ def _split(places: Sequence[Place]) -> tuple[list[list[Header]], set[str]]:
         return _between_each_other(stack) or _beside_each_other(stack) or [stack], set()
     for key in _keys(places):
         parts = _parts(places, key)
-        if _tell_apart(parts, most, len(places)):
+        if _tell_apart(parts, most, len(places)) or _between_with_meetings(parts):
             found = [_split(part) for part in parts]
             scans = [scan for of_part, _ in found for scan in of_part]
             return scans, set[str]().union(*(flags for _, flags in found))
@@ -112,7 +117,18 @@ def _keys(places: Sequence[Place]) -> list[Key]:
 
 
 def _trait(column: int) -> Key:
-    return lambda header: header.traits[column] if column < len(header.traits) else ""
+    rounded = column < len(TELLING) and TELLING[column] in ROUNDED
+
+    def value(header: Header) -> str:
+        stated = header.traits[column] if column < len(header.traits) else ""
+        return _to_digits(stated) if rounded and stated else stated
+
+    return value
+
+
+def _to_digits(stated: str) -> str:
+    number, _ = _as_number(stated)
+    return f"{number:.{_DIGITS}g}" if math.isfinite(number) else stated
 
 
 def _parts(places: Sequence[Place], key: Key) -> list[list[Place]]:
@@ -134,6 +150,12 @@ def _tell_apart(parts: Sequence[Sequence[Place]], most: int, places: int) -> boo
         and all(_most(part) < most for part in parts)
         and 2 * min(map(len, parts)) >= places
     )
+
+
+def _between_with_meetings(parts: Sequence[list[Place]]) -> bool:
+    """Whether parts are scans whose slices lie between each other, and meet at some places."""
+    once = len(parts) > 1 and all(_most(part) == 1 for part in parts)
+    return once and _interleaved([_firsts(part) for part in parts])
 
 
 def _between_each_other(stack: list[Header]) -> list[list[Header]] | None:
@@ -206,7 +228,10 @@ def _firsts(part: Sequence[Place]) -> list[Header]:
 
 
 def _interleaved(parts: Sequence[list[Header]]) -> bool:
-    """Whether evenly spaced parts of several slices cover the same stretch of the body."""
+    """Whether evenly spaced parts of several slices cover the same stretch of the body.
+
+    Or one of them lies within those of the others, as a phase of one organ does.
+    """
     if min(map(len, parts)) < 2:
         return False
     heights = [_heights_along(part, parts[0]) for part in parts]
@@ -214,7 +239,9 @@ def _interleaved(parts: Sequence[list[Header]]) -> bool:
     lowest, highest = min(low for low, _ in ends), max(high for _, high in ends)
     stretch = highest - lowest
     shared = min(high for _, high in ends) - max(low for low, _ in ends)
-    return 2 * shared >= stretch and all(is_even(part) for part in heights)
+    within = shared >= min(high - low for low, high in ends) > 0
+    same = 2 * shared >= stretch or (within and min(map(len, parts)) >= _FEWEST_WITHIN)
+    return same and all(is_even(part) for part in heights)
 
 
 def _heights_along(part: Sequence[Header], reference: Sequence[Header]) -> list[float]:

@@ -40,6 +40,7 @@ TELLING = (
 # These differ within one scan as well, whose slices were acquired in turns: odd ones, then even.
 PASSING = frozenset(
     (
+        "RepetitionTime",
         "TriggerTime",
         "FrameReferenceTime",
         "TemporalPositionTimeOffset",
@@ -48,8 +49,10 @@ PASSING = frozenset(
         "AcquisitionTime",
     )
 )
-# Of these that is common: one phase of the heart for odd slices, another for even ones.
-GATED = frozenset(("TriggerTime", "FrameReferenceTime"))
+# Of these that is common: one phase or beat of the heart for odd slices, another for even ones.
+GATED = frozenset(("RepetitionTime", "TriggerTime", "FrameReferenceTime"))
+# Numbers that are calculated, and end in digits that mean nothing.
+ROUNDED = frozenset(("EchoTime", "InversionTime", "FlipAngle", "RepetitionTime", "KVP"))
 # Read of every image's top level, where single images have them.
 TOP_KEYWORDS = (
     "TemporalPositionIdentifier",

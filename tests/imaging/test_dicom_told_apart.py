@@ -79,7 +79,37 @@ def test_reconstructions_and_weightings_are_told_apart_in_whatever_order_they_ca
     assert {scan.flags for scan in scans} == {("SPLIT",)}
 
 
-@pytest.mark.parametrize("tag", ["AcquisitionNumber", "TriggerTime"])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([5.0 * k for k in range(12)], [2.5, 7.5, 12.5]),
+        ([5.0 * k for k in range(7)], [1 + 3.0 * k for k in range(11)]),
+    ],
+    ids=["within a longer one", "of another spacing that meets it"],
+)
+def test_an_acquisition_between_the_slices_of_an_unlike_one_is_a_scan_of_its_own(
+    series, first, second
+):
+    scans, failures = scans_in(
+        series(
+            [*first, *second],
+            SliceThickness=5,
+            every=lambda k: {"AcquisitionNumber": 1 + (k >= len(first))},
+        )
+    )
+    assert failures == []
+    assert [heights(scan) for scan in scans] == [first, second]
+    assert {scan.flags for scan in scans} == {("SPLIT",)}
+
+
+def test_echo_times_that_were_rounded_differently_are_one_echo(series):
+    scans, _ = scans_in(
+        series([5.0 * k for k in range(8)], every=lambda k: {"EchoTime": [4.6, 4.600001][k % 2]})
+    )
+    assert [scan.flags for scan in scans] == [()]
+
+
+@pytest.mark.parametrize("tag", ["AcquisitionNumber", "TriggerTime", "RepetitionTime"])
 def test_slices_acquired_in_turns_are_one_scan(series, tag):
     """Odd slices first, then even ones, as scanners do to keep neighbours from disturbing."""
     (scan,), _ = scans_in(
