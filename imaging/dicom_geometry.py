@@ -12,8 +12,10 @@ from wsseg.imaging.scan import Geometry
 # Positions are rounded by scanners: differences below either bound are no fault of the series.
 SPACING_TOLERANCE = 0.01
 SPACING_TOLERANCE_MM = 0.01
-# Scanners repeat a table position to a few micrometres; slices are never that near.
+# Scanners repeat a table position to a few micrometres; slices are never that near, but for those
+# of a microscope of sorts, whose pixels are as small.
 SAME_PLACE_MM = 0.01
+_SAME_PLACE_PIXELS = 0.1
 # Millimetres that a stack may lean sideways per millimetre along its normal (0.3 degrees).
 TILT_TOLERANCE = 0.005
 # Direction cosines are written with as few as four decimals.
@@ -50,6 +52,11 @@ def is_even(heights: Sequence[float]) -> bool:
     return "NONUNIFORM" not in _spacing_flags(np.diff(heights))
 
 
+def same_place_mm(pixel_mm: tuple[float, float] | None) -> float:
+    """How far apart planes of that (row, column) distance are one place, along their normal."""
+    return min(SAME_PLACE_MM, _SAME_PLACE_PIXELS * min(pixel_mm)) if pixel_mm else SAME_PLACE_MM
+
+
 def heights_of(planes: Sequence[Plane]) -> FloatArray | None:
     """Position of each plane along the common normal, in mm; None unless all are parallel."""
     first = common_orientation(planes)
@@ -82,7 +89,7 @@ def stack_order(planes: Sequence[Plane]) -> list[int] | None:
     if heights is None:
         return None
     order = np.argsort(heights, kind="stable")
-    if len(planes) > 1 and np.diff(heights[order]).min() <= SAME_PLACE_MM:
+    if len(planes) > 1 and np.diff(heights[order]).min() <= same_place_mm(planes[0].pixel_mm):
         return None
     return [int(index) for index in order]
 

@@ -9,7 +9,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.dicom_geometry import SAME_PLACE_MM, is_even, normal_of
+from wsseg.imaging.dicom_geometry import is_even, normal_of, same_place_mm
 from wsseg.imaging.dicom_header import Header
 from wsseg.imaging.dicom_repeats import drop_identical, in_order, split_by_turn
 from wsseg.imaging.dicom_traits import GATED, PASSING, ROUNDED, TELLING
@@ -51,14 +51,15 @@ def scans_of_stack(stack: Sequence[Header]) -> tuple[list[list[Header]], list[Fa
 def places_of(stack: Sequence[Header]) -> list[Place]:
     """The images of each position along the normal, in the order of the positions.
 
-    Positions that differ by less than SAME_PLACE_MM are one; so are those that differ by a small
+    Positions that differ by less than `same_place_mm` are one; so are those that differ by a small
     part of the slice's thickness, where whole slices lie between one such place and the next.
     """
     heights = _heights(stack)
-    exact = _clusters(stack, heights, SAME_PLACE_MM)
-    nearest = _same_tissue_mm(stack)
+    same = same_place_mm(stack[0].plane.pixel_mm)
+    exact = _clusters(stack, heights, same)
+    nearest = _same_tissue_mm(stack, same)
     steps = np.diff(np.sort(heights))
-    if not ((steps > SAME_PLACE_MM) & (steps <= nearest)).any():
+    if not ((steps > same) & (steps <= nearest)).any():
         return exact
     rough = _clusters(stack, heights, nearest)
     extents = [float(np.ptp(_heights(place))) for place in rough]
@@ -74,10 +75,10 @@ def _heights(stack: Sequence[Header]) -> NDArray[np.float64]:
     return heights
 
 
-def _same_tissue_mm(stack: Sequence[Header]) -> float:
+def _same_tissue_mm(stack: Sequence[Header], same: float) -> float:
     thickness = min((h.thickness_mm or 0.0 for h in stack), default=0.0)
     part = _SAME_TISSUE * thickness if thickness > 0 else _SAME_TISSUE_MM
-    return min(max(SAME_PLACE_MM, part), _MOST_SAME_TISSUE_MM)
+    return min(max(same, part), _MOST_SAME_TISSUE_MM)
 
 
 def _clusters(stack: Sequence[Header], heights: NDArray[np.float64], reach: float) -> list[Place]:

@@ -102,6 +102,13 @@ def test_an_acquisition_between_the_slices_of_an_unlike_one_is_a_scan_of_its_own
     assert {scan.flags for scan in scans} == {("SPLIT",)}
 
 
+def test_slices_of_a_micro_ct_are_one_scan(series):
+    places = [round(0.009 * k, 3) for k in range(12)]
+    elements = {"PixelSpacing": [0.009, 0.009], "SliceThickness": 0.009}
+    (scan,), failures = scans_in(series(places, **elements))
+    assert (scan.flags, failures, heights(scan)) == ((), [], places)
+
+
 def test_echo_times_that_were_rounded_differently_are_one_echo(series):
     scans, _ = scans_in(
         series([5.0 * k for k in range(8)], every=lambda k: {"EchoTime": [4.6, 4.600001][k % 2]})
