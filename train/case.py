@@ -67,8 +67,9 @@ class Contents:
     """What the files of a case were seen to hold.
 
     shape: rows and columns of its picture. marked: the numbers in its marks file. drawn: pixels of
-    each class in its mask, None without one. fingerprint: equal for pictures with equal pixels, and
-    for hardly any others; empty for slices of volumes.
+    each class in its mask, None without one. fingerprint: equal for files with equal pixels, of
+    volumes in their middle slice, and for hardly any others; empty where an earlier case is of the
+    same file.
     """
 
     shape: tuple[int, int] = (1, 1)

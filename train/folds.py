@@ -14,6 +14,7 @@ from wsseg.imaging.locks import held
 from wsseg.train.config import TrainConfig
 from wsseg.train.folding import cases_for, fold_of
 from wsseg.train.judged import PREDICTIONS, SPLITS
+from wsseg.train.launch import is_told_its_rank, refuse_tasks
 from wsseg.train.progress import StepReport
 from wsseg.train.record import RECORD, RunRecord
 from wsseg.train.run import train
@@ -39,6 +40,12 @@ def train_folds(
     cross folds; cases of split test belong to none, and every fold judges them. resume: finished
     folds are left alone, an unfinished one goes on. Raises WssegError for what the user can fix.
     """
+    refuse_tasks()
+    if is_told_its_rank():
+        raise WssegError(
+            "folds are trained one after another, not under torchrun: start wsseg-train once, with "
+            "--devices for several processes"
+        )
     busy = f"another training is at work in {out}: wait for it, or give another --out"
     with held(out, busy):
         runs = _prepared(cases, out, config, resume)

@@ -74,7 +74,7 @@ def launched(task: Task) -> Iterator[Fabric]:
     """
     device = _device(task.config)
     with ExitStack() as stack:
-        if not _is_told_its_rank() and task.config.devices > 1:
+        if not is_told_its_rank() and task.config.devices > 1:
             stack.enter_context(_workers(task))
         fabric = _fabric(task.config, device)
         stack.enter_context(_connected(fabric))
@@ -88,7 +88,7 @@ def refuse_tasks() -> None:
     which is set there too, says nothing.
     """
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if tasks.isdecimal() and int(tasks) > 1 and not _is_told_its_rank():
+    if tasks.isdecimal() and int(tasks) > 1 and not is_told_its_rank():
         raise WssegError(
             f"srun started this command {tasks} times, and each would train by itself: start it "
             f"once (srun --ntasks=1) with --devices {tasks}, or under torchrun"
@@ -100,7 +100,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _is_told_its_rank() -> bool:
+def is_told_its_rank() -> bool:
     """Whether torchrun, or `_workers`, has said which of several processes this one is."""
     return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
 
@@ -126,7 +126,7 @@ def _device(config: TrainConfig) -> torch.device:
 
 def _fabric(config: TrainConfig, device: torch.device) -> Fabric:
     precision = fabric_precision(config.precision, device)
-    if not _is_told_its_rank():
+    if not is_told_its_rank():
         # Named, for Fabric would take the variables of a cluster's job for processes of its own.
         return Fabric(
             accelerator=device.type,

@@ -172,3 +172,15 @@ def test_the_summary_is_of_ratios_and_masks_that_are_known():
         "out of fold, a: ratio off by 0.1500 on average, bias -0.0500, over 2 cases; "
         "IoU 0.5000 over 1"
     ]
+
+
+def test_folds_under_torchrun_are_refused_with_the_remedy(tmp_path, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "1")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(WssegError, match="once, with --devices"):
+        train_folds(
+            tmp_path / "cases.csv", tmp_path / "folds", SHORT.model_copy(update={"folds": 2})
+        )
+    assert not list(tmp_path.iterdir())
