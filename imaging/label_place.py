@@ -11,7 +11,7 @@ from wsseg.imaging.errors import ReadError
 from wsseg.imaging.guard import reading
 from wsseg.imaging.label_numbers import PLAIN, Numbering
 from wsseg.imaging.picture_page import WHITE
-from wsseg.imaging.segmentation import is_segmentation, segment_labels, slice_place
+from wsseg.imaging.segmentation import is_segmentation, segment_labels, slice_place, whole_step
 from wsseg.imaging.slices import (
     GRID_TOLERANCE,
     Grid,
@@ -157,19 +157,12 @@ def _section(grid: Grid, labels: Grid, slice_index: int) -> _Section | None:
         return None
     first, right, below, _ = nearest.T
     across, down = (
-        _step(end - first, pixels)
+        whole_step(end - first, pixels)
         for end, pixels in zip((right, below), grid.shape[::-1], strict=True)
     )
     if (nearest >= size).any() or across is None or down is None:
         return None
     return _Section(first, across, down, grid.shape)
-
-
-def _step(way: NDArray[np.intp], pixels: int) -> NDArray[np.intp] | None:
-    """From one pixel to the next, one voxel along one axis; None for other steps."""
-    step = np.sign(way)
-    whole = np.array_equal(way, step * (pixels - 1))
-    return step if whole and np.count_nonzero(step) == min(1, pixels - 1) else None
 
 
 def _cut(read: Read, section: _Section) -> Labels:

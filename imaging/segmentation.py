@@ -307,25 +307,29 @@ def _indices(found: _Segmentation, frame: _Frame, place: SlicePlace) -> Indices 
     exact = np.stack([offsets @ down / size[0], offsets @ across / size[1]], axis=-1)
     nearest = np.rint(exact).astype(np.intp)
     first, right, below = nearest
-    along, along_down = np.sign(right - first), np.sign(below - first)
-    fits = (
-        np.abs(exact - nearest).max() <= PLACE_TOLERANCE
-        and np.array_equal(right - first, along * (columns - 1))
-        and np.array_equal(below - first, along_down * (rows - 1))
-        and np.count_nonzero(along) == min(1, columns - 1)
-        and np.count_nonzero(along_down) == min(1, rows - 1)
-    )
+    along, along_down = whole_step(right - first, columns), whole_step(below - first, rows)
+    near = np.abs(exact - nearest).max() <= PLACE_TOLERANCE
     last = right + below - first
     inside = (np.minimum(first, last) >= 0).all() and (
         np.maximum(first, last) < np.array(found.shape)
     ).all()
-    if not (fits and inside):
+    if along is None or along_down is None or not (near and inside):
         raise _off_grid(found, place)
     row, column = np.indices(place.shape)
     return (
         first[0] + along[0] * column + along_down[0] * row,
         first[1] + along[1] * column + along_down[1] * row,
     )
+
+
+def whole_step(way: NDArray[np.intp], pixels: int) -> NDArray[np.intp] | None:
+    """From one pixel to the next, one voxel along one axis; None for other steps.
+
+    way: in voxels, from the first of so many pixels to the last.
+    """
+    step = np.sign(way)
+    whole = np.array_equal(way, step * (pixels - 1))
+    return step if whole and np.count_nonzero(step) == min(1, pixels - 1) else None
 
 
 class _Axes(NamedTuple):
