@@ -30,6 +30,7 @@ from wsseg.train.ratios import Denominator, mask_ratios
 from wsseg.train.shown import as_counted
 
 VALUES_SHOWN = 5
+NAME_SHOWN = 120
 DRIVE = re.compile(r"(^|/)[A-Za-z]:[\\/]")
 """Of a Windows path, perhaps behind the table's folder."""
 LOOKED_AT = 16
@@ -136,7 +137,9 @@ def _attempt(
         return read(path)
     except (WssegError, _FileError) as error:
         messages.append(f"{column}: {error}")
-        return None
+    except OSError as error:  # a folder that may not be entered, a cell that is no name of a file
+        messages.append(f"{column}: {str(path)[:NAME_SHOWN]} cannot be opened ({error.strerror})")
+    return None
 
 
 def _missing(path: Path) -> str:

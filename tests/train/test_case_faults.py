@@ -39,6 +39,11 @@ ROW_FAULTS = {
         "image,marks\na.png,annexed.png\n",
         "annexed.png is a link to content that is not here: get it first, with git annex get",
     ),
+    "no name of a file": (f"image,ratio\n{'x' * 300},0.1\n", "line 2: image: "),
+    "no name of a label file": (
+        f"image,marks\na.png,{'x' * 300}\n",
+        "cannot be opened (File name too long)",
+    ),
     "no such marks": ("image,marks\na.png,x.png\n", "line 2: marks: there is no file"),
     "unreadable mask": ("image,mask\na.png,text.png\n", "line 2: mask: text.png"),
     "ratio in percent": (
