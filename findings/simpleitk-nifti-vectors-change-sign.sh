@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SimpleITK 2.5.7 (ITK 5.4) and NIfTI of several values a voxel. Of float triples with intent 1006
 # (displacement vectors) it turns the sign of the first two on reading, from NIfTI's axes to its own;
-# with intent 1007 (vectors) it does not, and 1007 is what it writes itself, displacement field or not.
-# So its own field keeps its values, and changes them once a program marks it rightly as 1006. The
+# with intent 1007 (vectors) it does not, and 1007 is what it writes itself. So a field that it wrote
+# keeps its values, and changes them once a program marks the file as 1006, displacements. The
 # colours of an RGB picture read from PNG are written as 1007 too: by the header they are vectors.
 # (In NRRD their axis is likewise of kind "vector".) November 2026.
 set -euo pipefail
