@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SimpleITK 2.5.7 reads a DICOM series in the number type that the first slice's rescale needs. In PET
 # each slice may have a slope of its own; where the first slice's is 1 the volume is 16-bit: values of
-# later slices lose their fractions, and large ones wrap around to negative numbers. No warning. Each slice read alone is right, and so is dcm2niix 1.0.20260724. November 2026.
+# later slices lose their fractions, and large ones wrap around to negative numbers. No warning. Each
+# slice read alone is right, and so is dcm2niix 1.0.20260724. November 2026.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

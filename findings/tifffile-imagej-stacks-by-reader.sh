@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # ImageJ's TIFF stacks in Python. tifffile 2026.3.3 writes a (Z, Y, X) array with imagej=True and no
-# axes as one slice of Z channels. A stack may also lie behind one TIFF directory whose ImageJ description
-# counts the images that follow (large stacks do). Of such a file with slices=5 tifffile returns 5 slices; Pillow
-# 13.0.0 and SimpleITK 2.5.7 return the first and are silent. With images=5 and no other count tifffile
-# returns one slice too. November 2026.
+# axes as one slice of Z channels. A stack may also lie behind one TIFF directory whose ImageJ
+# description counts the images that follow (large stacks do). Of such a file with slices=5 tifffile
+# returns 5 slices; Pillow 13.0.0 and SimpleITK 2.5.7 return the first and are silent. With images=5
+# and no other count tifffile returns one slice too. November 2026.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
