@@ -45,10 +45,12 @@ def closing_line(summary: Summary) -> str:
     )
     read = f"{_counted(summary.scans, 'scan')}, {_counted(summary.slices, 'slice')}"
     warning = f"; WARNING: {summary.warning}" if summary.warning else ""
+    why = f" ({summary.tables[2]} says why)" if summary.failed or summary.skipped else ""
+    nothing = "" if summary.scans or summary.failed else "; no image was found"
     return (
         f"{read} in {summary.seconds:.1f} s "
         f"({rate:.1f} slices/s, {summary.engine}); {recovered}{summary.failed} failed, "
-        f"{summary.skipped} passed over; wrote {summary.report}{warning}"
+        f"{summary.skipped} passed over{why}{nothing}; wrote {summary.report}{warning}"
     )
 
 

@@ -71,7 +71,9 @@ def openvino_engines(job: Job, files: Sequence[EngineFile]) -> tuple[EngineFile,
         try:
             engines.append(judge_openvino(entry, job.plan, job.standard, job.folder))
         except EngineRejectedError as error:
-            logger.warning("%s in OpenVINO is left out: %s", entry.file, error)
+            logger.warning(
+                "%s in OpenVINO in %s is left out: %s", entry.file, entry.precision, error
+            )
     return tuple(engines)
 
 

@@ -94,7 +94,7 @@ def infer(
     found = (counts.scans, counts.slices, counts.failed, counts.skipped)
     recovered = counts.recovered if options.known_ratios else None
     summary = Summary(*found, seconds, engine.name, tables, recovered, _warning(manifest))
-    logger.info("measured %d scans, %d slices", *found[:2], extra=_end(summary))
+    logger.info("measured scans: %d, slices: %d", *found[:2], extra=_end(summary))
     return summary
 
 

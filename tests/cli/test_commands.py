@@ -198,6 +198,27 @@ def test_the_closing_line_counts_in_words_that_fit(count: int, expected: str):
     assert said.startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("failed", "skipped", "named"), [(1, 0, True), (0, 1, True), (0, 0, False)]
+)
+def test_the_closing_line_names_the_table_that_says_why(failed: int, skipped: int, named: bool):
+    from wsseg.cli.inferring import closing_line
+    from wsseg.serve.infer import Summary
+
+    tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
+    said = closing_line(Summary(2, 2, failed, skipped, 2.0, "cpu", tables))
+    assert ("r.failures.csv" in said) is named
+
+
+def test_the_closing_line_says_that_no_image_was_found():
+    from wsseg.cli.inferring import closing_line
+    from wsseg.serve.infer import Summary
+
+    tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
+    assert "no image was found" in closing_line(Summary(0, 0, 0, 0, 2.0, "cpu", tables))
+    assert "no image was found" not in closing_line(Summary(0, 0, 1, 0, 2.0, "cpu", tables))
+
+
 def test_an_engine_whose_masks_were_all_empty_is_not_said_to_agree():
     from wsseg.cli.exporting import describe
     from wsseg.serve.manifest import EngineFile, Parity

@@ -77,7 +77,9 @@ def test_an_openvino_that_disagrees_is_left_out(run, tmp_path, made, monkeypatch
     with caplog.at_level(logging.WARNING, "wsseg.export"):
         manifest = export_run(run, tmp_path / "model", OPTIONS)
     assert [engine.runtime for engine in manifest.engines] == ["onnxruntime"] * 2
-    assert "model.onnx in OpenVINO is left out: fp32 on openvino-cpu disagrees" in caplog.text
+    assert (
+        "model.onnx in OpenVINO in fp32 is left out: fp32 on openvino-cpu disagrees" in caplog.text
+    )
 
 
 def test_the_manifest_tells_where_the_network_came_from(exported):
