@@ -46,11 +46,18 @@ def closing_line(summary: Summary) -> str:
     read = f"{_counted(summary.scans, 'scan')}, {_counted(summary.slices, 'slice')}"
     warning = f"; WARNING: {summary.warning}" if summary.warning else ""
     why = f" ({summary.tables[2]} says why)" if summary.failed or summary.skipped else ""
+    unlike = (
+        f"; WARNING: {_counted(summary.unlike, 'scan')} unlike the training images "
+        "(flags in the tables say how, --strict refuses them)"
+        if summary.unlike
+        else ""
+    )
     nothing = "" if summary.scans or summary.failed else "; no image was found"
     return (
         f"{read} in {summary.seconds:.1f} s "
-        f"({rate:.1f} slices/s, {summary.engine}); {recovered}{summary.failed} failed, "
-        f"{summary.skipped} passed over{why}{nothing}; wrote {summary.report}{warning}"
+        f"({rate:.1f} slices/s, {summary.engine}); {recovered}"
+        f"{_counted(summary.failed, 'file')} failed, {summary.skipped} passed over{why}{nothing}; "
+        f"wrote {summary.report}{unlike}{warning}"
     )
 
 

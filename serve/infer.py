@@ -42,7 +42,8 @@ class Summary:
     """What a run did. scans, slices: measured. failed, skipped: rows of the failures table.
 
     recovered: rows of the table of recovered masks; None where no ratios were on file. warning:
-    what must be known of the model; "" for nothing.
+    what must be known of the model; "" for nothing. unlike: scans that were measured though they
+    are unlike the training images.
     """
 
     scans: int
@@ -54,6 +55,7 @@ class Summary:
     tables: tuple[Path, Path, Path]
     recovered: int | None = None
     warning: str = ""
+    unlike: int = 0
 
     @property
     def report(self) -> Path:
@@ -93,7 +95,8 @@ def infer(
     seconds = time.monotonic() - started
     found = (counts.scans, counts.slices, counts.failed, counts.skipped)
     recovered = counts.recovered if options.known_ratios else None
-    summary = Summary(*found, seconds, engine.name, tables, recovered, _warning(manifest))
+    warning = _warning(manifest)
+    summary = Summary(*found, seconds, engine.name, tables, recovered, warning, counts.unlike)
     logger.info("measured scans: %d, slices: %d", *found[:2], extra=_end(summary))
     return summary
 
@@ -220,4 +223,5 @@ def _end(summary: Summary) -> dict[str, object]:
         "seconds": round(summary.seconds, 3),
         "exit_code": summary.exit_code,
         "warning": summary.warning,
+        "unlike": summary.unlike,
     }

@@ -15,6 +15,7 @@ from wsseg.serve.manifest import Manifest
 OUTSIDE_WINDOW = "OUTSIDE_WINDOW"
 OTHER_MODALITY = "OTHER_MODALITY"
 OTHER_PLANE = "OTHER_PLANE"
+UNLIKE_FLAGS = frozenset({OUTSIDE_WINDOW, OTHER_MODALITY, OTHER_PLANE})
 # Of the values that are looked at, for a model that does not know the range it was trained on.
 WITHIN_WINDOW = 0.01
 

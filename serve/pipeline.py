@@ -16,7 +16,7 @@ from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.cut import Known
 from wsseg.serve.engine import Engine
 from wsseg.serve.jobs import failed_files
-from wsseg.serve.likeness import Compare, Likeness, compare_none
+from wsseg.serve.likeness import UNLIKE_FLAGS, Compare, Likeness, compare_none
 from wsseg.serve.look import Looked, look
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.overlay import write_overlays
@@ -94,7 +94,11 @@ class Pictures:
 
 @dataclass
 class Counts:
-    """How far a run is; `tell` hears (slices done, slices met so far, slices a second)."""
+    """How far a run is; `tell` hears (slices done, slices met so far, slices a second).
+
+    failed, skipped: files. unlike: scans that were measured though they are unlike the training
+    images.
+    """
 
     tell: OnProgress
     scans: int = 0
@@ -102,6 +106,7 @@ class Counts:
     failed: int = 0
     skipped: int = 0
     recovered: int = 0
+    unlike: int = 0
     _done: int = 0
     _met: int = 0
     _began: float | None = None
@@ -133,6 +138,9 @@ class Counts:
             )
         if outcome.found:
             self.scans += 1
+            self.unlike += bool(
+                outcome.found.outside or UNLIKE_FLAGS & set(outcome.found.scan.flags)
+            )
             self.slices += len(outcome.found.scan.slices)
             recovered = outcome.found.recovered
             self.recovered += sum(map(len, recovered.masks.values())) if recovered else 0

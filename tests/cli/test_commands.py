@@ -210,6 +210,16 @@ def test_the_closing_line_names_the_table_that_says_why(failed: int, skipped: in
     assert ("r.failures.csv" in said) is named
 
 
+def test_the_closing_line_tells_of_scans_unlike_the_training_images():
+    from wsseg.cli.inferring import closing_line
+    from wsseg.serve.infer import Summary
+
+    tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
+    said = closing_line(Summary(2, 2, 0, 0, 2.0, "cpu", tables, unlike=1))
+    assert "WARNING: 1 scan unlike the training images" in said
+    assert "WARNING" not in closing_line(Summary(2, 2, 0, 0, 2.0, "cpu", tables))
+
+
 def test_the_closing_line_says_that_no_image_was_found():
     from wsseg.cli.inferring import closing_line
     from wsseg.serve.infer import Summary
