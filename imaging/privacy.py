@@ -40,7 +40,8 @@ def silence() -> None:
     late = [name for name in reporting() if name in sys.modules]
     if late:
         _log.warning(
-            "%s may report its use, being imported before wsseg: import wsseg first",
+            "%s may report its use, being imported before wsseg: import a package of "
+            "wsseg, such as wsseg.serve, first",
             " and ".join(late),
         )
     os.environ[_OPT_OUT] = "1"

@@ -135,11 +135,6 @@ def slice_count(path: Path, volume: int = 0) -> int:
     return read_grid(path, volume).slices
 
 
-def volume_count(path: Path) -> int:
-    """Time volumes of a 4-D NIfTI file, scans in a DICOM file. Raises ReadError."""
-    return read_grid(path).volumes
-
-
 def pixel_mm2(path: Path, volume: int = 0) -> float | None:
     """The area of a pixel in mm2, as measuring the scan would say; None where it is not known.
 

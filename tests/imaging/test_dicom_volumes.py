@@ -16,7 +16,7 @@ from pydicom.uid import (
 from wsseg.imaging.find import find
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef
-from wsseg.imaging.slices import read_slice, slice_count, slice_shape, volume_count
+from wsseg.imaging.slices import read_grid, read_slice, slice_count, slice_shape
 
 UNPLACED = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient"))
 CORONAL = [1, 0, 0, 0, 0, -1]
@@ -235,7 +235,7 @@ def test_training_counts_the_scans_of_a_file_as_volumes(volumes):
         Modality="MR",
     )
     scans = scans_in(path)
-    assert volume_count(path) == len(scans) == 2
+    assert read_grid(path).volumes == len(scans) == 2
     for volume, scan in enumerate(scans):
         assert slice_count(path, volume) == 3
         for index, plane in enumerate(scan.pixels):
