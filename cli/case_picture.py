@@ -8,18 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.atomic import atomic
+from wsseg.imaging.display import class_colour, grey_values
 from wsseg.imaging.slices import read_slice
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Case, Region
 from wsseg.train.label_files import case_marks, case_mask
-from wsseg.train.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, YELLOW
 from wsseg.train.signals import FIELDS, Signal
 
 MOST = 12
 COLUMNS = 4
 DPI = 110
-CLASS_COLOURS = (ORANGE, SKY, GREEN, YELLOW, PURPLE, VERMILION, BLUE)
-"""Of class 1, 2, ...; told apart by colour-blind readers."""
 BACKGROUND = "#FFFFFF"
 TARGET_ALPHA = 0.45
 """Opacity of a pixel that is surely taught as part of the class."""
@@ -76,11 +74,11 @@ def _title(case: Case, signals: Signals) -> str:
 
 def _draw_case(axes: Any, case: Case, classes: int, target: NDArray[np.float32]) -> None:
     pixels = read_slice(case.image, slice_index=case.slice_index, volume=case.volume)
-    axes.imshow(_shown(pixels), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(grey_values(pixels), cmap="gray", vmin=0, vmax=1)
     marks, mask = case_marks(case), case_mask(case, classes)
     edges = (-0.5, pixels.shape[1] - 0.5, pixels.shape[0] - 0.5, -0.5)
     for number, region in enumerate(case.regions, start=1):
-        colour = _colour(number)
+        colour = class_colour(number - 1)
         axes.imshow(_veil(target[number - 1], colour), interpolation="nearest", extent=edges)
         if mask is not None:
             _outline(axes, mask == number, colour, "dotted")
@@ -90,7 +88,7 @@ def _draw_case(axes: Any, case: Case, classes: int, target: NDArray[np.float32])
     if marks is not None:
         _outline(axes, marks == MARKED_BACKGROUND, BACKGROUND, "solid")
     for row, column, number in case.points:
-        colour = BACKGROUND if number == MARKED_BACKGROUND else _colour(number)
+        colour = BACKGROUND if number == MARKED_BACKGROUND else class_colour(number - 1)
         axes.plot(column, row, "o", color=colour, markersize=3)
     axes.set_axis_off()
 
@@ -132,18 +130,6 @@ def _veil(target: NDArray[np.float32], colour: str) -> NDArray[np.float32]:
     return veil
 
 
-def _shown(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A slice for the eye: its 1st to 99th percentile to 0..1."""
-    sound = np.where(np.isfinite(pixels), pixels, np.float32(0))
-    low, high = (float(value) for value in np.percentile(sound, (1, 99)))
-    shown: NDArray[np.float32] = np.clip((sound - low) / max(high - low, 1e-6), 0, 1)
-    return shown
-
-
-def _colour(number: int) -> str:
-    return CLASS_COLOURS[(number - 1) % len(CLASS_COLOURS)]
-
-
 def _add_key(figure: Any, classes: Sequence[str]) -> None:
     from matplotlib.lines import Line2D
 
@@ -158,7 +144,7 @@ def _add_key(figure: Any, classes: Sequence[str]) -> None:
         "centroid and spread": Line2D([], [], color=grey, marker="+", linestyle="dashdot"),
     }
     lines |= {
-        name: Line2D([], [], color=_colour(number), linewidth=4)
+        name: Line2D([], [], color=class_colour(number - 1), linewidth=4)
         for number, name in enumerate(classes, start=1)
     }
     figure.legend(

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.cli.demo_data import CLASSES
+from wsseg.imaging.display import label_colours
 
-# Okabe-Ito orange and blue: told apart by colour-blind readers.
-COLOURS = np.array([[0, 0, 0, 0], [230, 159, 0, 150], [0, 114, 178, 150]], np.uint8)
+OPACITY = 150
 SHOWN = (2, 8, 14)  # of the held-out slices
 
 
@@ -26,10 +26,11 @@ def draw(
         for axis, labels in zip(row, (None, truth, found), strict=True):
             axis.imshow(pixels[index], cmap="gray")
             if labels is not None:
-                axis.imshow(COLOURS[labels[index]])
+                opacity = OPACITY * (labels[index] > 0)
+                axis.imshow(np.dstack((label_colours(labels[index]), opacity.astype(np.uint8))))
             axis.set_axis_off()
     for axis, title in zip(axes[0], ("scan", "truth", "wsseg"), strict=True):
         axis.set_title(title)
     names = ", ".join(name.replace("_", " ") for name in CLASSES)
-    figure.suptitle(f"MNI152 template, held-out slices: {names} (orange, blue)", fontsize=10)
+    figure.suptitle(f"MNI152 template, held-out slices: {names} (orange, sky blue)", fontsize=10)
     figure.savefig(path, dpi=80)

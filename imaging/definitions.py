@@ -1,6 +1,7 @@
 """What a trained model and a served model must agree on: intensities, classes, ratios."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 IMAGE = "image"
 FOREGROUND = "foreground"
+SPAN_SD = 3.0
+"""Standard deviations that a window of kind `image` reaches to either side of the mean."""
 
 
 class Frozen(BaseModel):
@@ -51,6 +54,103 @@ class RatioDefinition(Frozen):
     name: str
     numerator: str
     denominator: str = IMAGE
+
+
+Denominator = Literal["image", "foreground"] | int
+"""What the pixels of a class are divided by, as in a `RatioDefinition`, but with another class
+given by its class index (0-based)."""
+
+
+def denominator_of(ratio: RatioDefinition, classes: Sequence[str]) -> Denominator:
+    """The denominator of a ratio between these classes; "image" for a name that is none of them."""
+    if ratio.denominator in classes:
+        return classes.index(ratio.denominator)
+    return "foreground" if ratio.denominator == FOREGROUND else "image"
+
+
+@dataclass(frozen=True)
+class PixelCounts:
+    """How many pixels each class has, and what they can be divided by.
+
+    classes: (..., k), each class by its own mask, also where masks overlap. foreground: (...), the
+    pixels of any class, each counted once. image: all pixels of one slice.
+    """
+
+    classes: NDArray[np.int64]
+    foreground: NDArray[np.int64]
+    image: int
+
+    @classmethod
+    def of_masks(cls, masks: NDArray[np.bool_] | NDArray[np.uint8]) -> Self:
+        """The counts of masks (..., k, row, column), which may overlap; 0 is outside."""
+        rows, columns = masks.shape[-2:]
+        return cls(
+            np.count_nonzero(masks, (-2, -1)),
+            np.count_nonzero(masks.any(-3), (-2, -1)),
+            rows * columns,
+        )
+
+    @classmethod
+    def of_labels(cls, labels: NDArray[np.uint8], classes: int) -> Self:
+        """The counts of a label map (row, column): 0 is background, `classes` the highest label."""
+        counts = np.bincount(labels.ravel(), minlength=classes + 1)
+        return cls(counts[1 : classes + 1], counts[1:].sum(), labels.size)
+
+    def of(self, area: Denominator) -> NDArray[np.int64]:
+        """The pixels (...) of a class, by its class index, of the foreground or of the image."""
+        if area == "image":
+            return np.full_like(self.foreground, self.image)
+        return self.foreground if area == "foreground" else self.classes[..., area]
+
+
+def area_ratios(
+    counts: PixelCounts,
+    denominators: Sequence[Denominator],
+    numerators: Sequence[int] | None = None,
+) -> NDArray[np.float64]:
+    """Area ratios (..., r); NaN where the denominator has no pixel, for there is no such ratio.
+
+    numerators: the class index of each ratio; without them, each class has one denominator. Arrays
+    of ratios hold NaN for what is not known, rows of tables None, see `known`.
+    """
+    indices = range(len(denominators)) if numerators is None else numerators
+    above = np.stack([counts.of(class_index) for class_index in indices], -1)
+    return quotient(above, np.stack([counts.of(area) for area in denominators], -1))
+
+
+def quotient(
+    numerator: NDArray[Any] | float, denominator: NDArray[Any] | float
+) -> NDArray[np.float64]:
+    """Numerator over denominator, as every ratio is taken: NaN where the denominator is 0."""
+    return numerator / np.where(np.asarray(denominator) > 0, denominator, np.nan)
+
+
+def known(ratio: float | NDArray[np.float64]) -> float | None:
+    """One ratio as rows of tables hold it: None in place of NaN."""
+    return None if np.isnan(ratio) else float(ratio)
+
+
+def iou(overlap: NDArray[Any], one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.floating]:
+    """Intersection over union, 0..1, from pixel counts of any shape; 1 where both masks are empty.
+
+    overlap: pixels in both masks. one, other: pixels of each. Two empty masks agree; a caller to
+    whom they say nothing leaves them out.
+    """
+    union = one + other - overlap
+    return np.where(union > 0, overlap / np.maximum(union, 1), 1.0)
+
+
+def dice(overlap: NDArray[Any], one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.floating]:
+    """Dice coefficient, 0..1, from pixel counts as in `iou`; 1 where both masks are empty."""
+    total = one + other
+    return np.where(total > 0, 2 * overlap / np.maximum(total, 1), 1.0)
+
+
+def mask_iou(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.floating]:
+    """`iou` (...) of two masks (..., row, column) each; 0 is outside of a mask."""
+    both = np.logical_and(one, other)
+    counts = (np.count_nonzero(mask, (-2, -1)) for mask in (both, one, other))
+    return iou(*(np.asarray(count) for count in counts))
 
 
 class Range(Frozen):

@@ -8,25 +8,12 @@ from PIL import Image
 
 from wsseg.imaging.atomic import atomic
 from wsseg.imaging.definitions import Window
+from wsseg.imaging.display import grey_values, label_colours
 from wsseg.imaging.labels import safe_name
 from wsseg.serve.segmented import Segmented
 
-# Okabe and Ito's palette, told apart with any colour vision; black and grey are left out.
-COLOURS = np.array(
-    [
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-    ],
-    np.float32,
-)
 TINT = 0.35
 PNG_LEVEL = 1  # a quarter of the time of the default level, for files a tenth larger
-SPREAD = 3.0  # standard deviations that an "image" window reaches to either side
 
 
 def write_overlays(found: Segmented, window: Window, folder: Path) -> None:
@@ -50,28 +37,15 @@ def overlay(
     pixels: NDArray[np.float32], labels: NDArray[np.uint8], window: Window
 ) -> NDArray[np.uint8]:
     """A windowed slice (row, column, 3), regions tinted, their outermost pixels in full colour."""
-    shown = windowed(pixels, window)
+    shown = grey_values(pixels, window) * np.float32(255)
     drawn: NDArray[np.uint8] = np.rint(shown).astype(np.uint8)
     if shown.ndim == 2:
         drawn, shown = np.repeat(drawn[..., None], 3, axis=-1), shown[..., None]
     inside = labels > 0
-    colour = COLOURS[(labels[inside].astype(np.intp) - 1) % len(COLOURS)]
+    colour = label_colours(labels[inside]).astype(np.float32)
     weight = np.where(outline(labels)[inside], 1.0, TINT)[:, None]
     drawn[inside] = np.rint(shown[inside] + weight * (colour - shown[inside]))
     return drawn
-
-
-def windowed(pixels: NDArray[np.float32], window: Window) -> NDArray[np.float32]:
-    """Intensities as 0..255 through the window that the network sees them through."""
-    finite = np.nan_to_num(pixels)
-    low, high = window.low, window.high
-    if window.kind == "image":
-        middle, reach = float(finite.mean()), SPREAD * float(finite.std())
-        low, high = middle - reach, middle + reach
-    # A picture of one value has no spread: any width shows it as one grey.
-    scaled = (finite - low) / ((high - low) or 1.0)
-    shown: NDArray[np.float32] = np.clip(scaled, 0, 1).astype(np.float32) * np.float32(255)
-    return shown
 
 
 def outline(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

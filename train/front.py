@@ -5,14 +5,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wsseg.imaging.definitions import Window
+from wsseg.imaging.definitions import SPAN_SD, Window
 
 # Mean and standard deviation of ImageNet's RGB images on 0..1, which the pretrained weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_SD = (0.229, 0.224, 0.225)
 
-# The window "image" spans this many standard deviations on each side of the image's mean.
-SPAN_SD = 3.0
 # A spread below this share of the largest value is rounding: the image is constant.
 CONSTANT = 1e-6
 

@@ -9,14 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.atomic import atomic
+from wsseg.imaging.display import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    YELLOW,
+    grey_values,
+)
 from wsseg.train.evaluate import Prediction
 from wsseg.train.learner import TOTAL
 from wsseg.train.logs import EPOCH, RATE, SECONDS, VALIDATION, Row
 from wsseg.train.metrics import CaseCounts, case_iou
 
-# Colours that colour-blind readers tell apart. Source: Okabe and Ito, Color Universal Design, 2008.
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
 FEW_EPOCHS = 30
@@ -108,7 +116,9 @@ def _draw_lines(axes: Any, history: Sequence[Row], names: Sequence[str], title: 
 
 def _draw_outlines(axes: Any, example: Example) -> None:
     native = example.prediction.native
-    axes.imshow(_grey(native.image.numpy()), cmap="gray", vmin=0, vmax=1)
+    shown = grey_values(native.image.numpy())
+    shown = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
     marked = (native.marks.numpy() > 0) & (native.marks.numpy() < 255)
     _outline(axes, marked, YELLOW, "solid")
     if native.mask is not None:
@@ -134,14 +144,6 @@ def _outline(axes: Any, mask: NDArray[np.bool_], colour: str, style: str) -> Non
         closed = np.pad(mask.astype(np.float32), 1)
         rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
         axes.contour(columns, rows, closed, [0.5], colors=colour, linestyles=style, linewidths=1.6)
-
-
-def _grey(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A slice (c, row, column) for the eye: 1st to 99th percentile to 0..1, colours last."""
-    sound = np.where(np.isfinite(image), image, np.float32(0))
-    low, high = (float(value) for value in np.percentile(sound, (1, 99)))
-    shown: NDArray[np.float32] = np.clip((sound - low) / max(high - low, 1e-6), 0, 1)
-    return shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
 
 
 def _verdict(counts: CaseCounts) -> str:

@@ -7,7 +7,8 @@ from PIL import Image
 
 from tests.serve.conftest import make_scan
 from wsseg.imaging.definitions import Window
-from wsseg.serve.overlay import COLOURS, outline, overlay, windowed, write_overlays
+from wsseg.imaging.display import label_colours
+from wsseg.serve.overlay import outline, overlay, write_overlays
 from wsseg.serve.segmented import Areas, Segmented
 
 WINDOW = Window(low=0, high=200)
@@ -35,9 +36,10 @@ def test_what_is_no_region_is_shown_as_it_is():
 def test_the_outline_has_the_full_colour_and_the_inside_a_tint_of_it():
     drawn = overlay(np.zeros((12, 15), np.float32), region(), WINDOW)
     edge = outline(region())
-    assert (drawn[edge] == COLOURS[0]).all()
+    colour = label_colours(np.ones((), np.uint8))
+    assert (drawn[edge] == colour).all()
     inside = drawn[(region() > 0) & ~edge]
-    assert (inside == np.rint(COLOURS[0] * 0.35)).all()
+    assert (inside == np.rint(colour * 0.35)).all()
 
 
 def test_the_outline_is_the_region_without_its_erosion():
@@ -51,23 +53,6 @@ def test_regions_side_by_side_and_at_the_edge_are_outlined():
     expected = np.ones((5, 6), bool)
     expected[1:-1, [1, 4]] = False
     np.testing.assert_array_equal(outline(labels), expected)
-
-
-def test_intensities_are_shown_through_the_models_window():
-    pixels = np.array([[-50, 0, 100, 200, 900, np.nan]], np.float32)
-    np.testing.assert_allclose(windowed(pixels, WINDOW), [[0, 0, 127.5, 255, 255, 0]])
-
-
-def test_a_window_by_image_spans_three_deviations_to_either_side():
-    pixels = np.random.default_rng(0).normal(50, 10, (50, 50)).astype(np.float32)
-    shown = windowed(pixels, Window(kind="image"))
-    middle, deviation = pixels.mean(), pixels.std()
-    expected = np.clip((pixels - middle + 3 * deviation) / (6 * deviation), 0, 1) * 255
-    np.testing.assert_allclose(shown, expected, atol=0.01)
-
-
-def test_a_picture_of_one_value_can_be_shown():
-    assert np.isfinite(windowed(np.full((4, 4), 7, np.float32), Window(kind="image"))).all()
 
 
 def test_colour_stays_colour_where_no_region_is():
