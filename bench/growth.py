@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.accuracy.datasets import DATASETS, label_map
+from wsseg.imaging.definitions import mask_iou
 from wsseg.train.marks.discs import disc_mark, point_mark, random_disc_mark
 from wsseg.train.marks.erode import erode_mark
 from wsseg.train.marks.region import components
@@ -60,7 +61,7 @@ def by_component(mark: Marker) -> Marker:
 def overlap(cost: NDArray[np.floating], region: Mask) -> float:
     """IoU of a region and the growth of the region's area by this cost."""
     grown = growth.shares(cost[None], np.array([float(region.sum())]), 1.0)[0] < 1
-    return float((grown & region).sum() / (grown | region).sum())
+    return float(mask_iou(grown, region))
 
 
 def row(data: Path, name: str, mark: Marker) -> list[float]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.accuracy.datasets import DATASETS, Dataset, label_map
+from wsseg.imaging.definitions import mask_iou
 from wsseg.train.targets.guess import Guess, Guesses, guesses, small
 
 SHOWN = ("busi", "kidneys", "cardiac")
@@ -45,7 +46,7 @@ def read(data: Path, dataset: Dataset) -> Found:
 def overlap(guessed: Guess, coverage: NDArray[np.float32]) -> float:
     """IoU of a guessed blob and a mask, on the small grid."""
     blob, mask = guessed.blob.draw(coverage.shape), coverage >= HALF
-    return float((blob & mask).sum() / max((blob | mask).sum(), 1))
+    return float(mask_iou(blob, mask))
 
 
 def row(name: str, found: Found, place: int) -> str:

@@ -16,6 +16,7 @@ from wsseg.cli.exporting import run_export
 from wsseg.cli.inferring import run_inference
 from wsseg.cli.training import run_training
 from wsseg.export.tensorrt_toolkit import TensorRTMissingError
+from wsseg.imaging.definitions import mask_iou
 from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
 from wsseg.imaging.locks import held
 from wsseg.imaging.scan import FileRef, ScanRef
@@ -114,7 +115,7 @@ def _show(out: Path, truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> 
             f"{measured.mean():.4f}",
             f"{np.abs(measured - true).mean():.4f}",
             correlation(true, measured),
-            f"{mean_iou(truth == number, predicted == number):.3f}",
+            f"{mask_iou(truth == number, predicted == number).mean():.3f}",
         )
     console = Console(highlight=False)
     console.print(table)
@@ -151,13 +152,6 @@ def correlation(true: NDArray[np.float64], measured: NDArray[np.float64]) -> str
     if not true.std() or not measured.std():
         return "-"
     return f"{np.corrcoef(true, measured)[0, 1]:.3f}"
-
-
-def mean_iou(true: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> float:
-    """Mean over slices of intersection over union; both (slice, row, column)."""
-    both = (true & predicted).sum((1, 2))
-    either = (true | predicted).sum((1, 2))
-    return float((both / np.maximum(either, 1)).mean())
 
 
 def _labels(folder: Path) -> NDArray[np.uint8]:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
+from wsseg.imaging.definitions import (
+    PixelCounts,
+    RatioDefinition,
+    area_ratios,
+    denominator_of,
+    mask_iou,
+)
 
 Pixels = NDArray[np.float32]
 Masks = NDArray[np.uint8]
@@ -43,6 +49,14 @@ class Standard:
             [(r.probability >= self.thresholds).any((0, 2, 3)) for r in self.references], axis=0
         )
         return tuple(n for n, there in zip(self.classes, found, strict=True) if not there)
+
+    def area_ratios(self, masks: Masks) -> NDArray[np.float64]:
+        """Every ratio of every slice (n, r) from masks (n, k, H, W)."""
+        return area_ratios(
+            PixelCounts.of_masks(masks),
+            [denominator_of(ratio, self.classes) for ratio in self.ratios],
+            [self.classes.index(ratio.numerator) for ratio in self.ratios],
+        )
 
 
 @dataclass(frozen=True)
@@ -95,8 +109,7 @@ def difference(
     """
     expected = (reference.probability >= standard.thresholds).astype(np.uint8)
     masks = _settled(masks, reference, standard, border)
-    found = area_ratios(masks, standard.classes, standard.ratios)
-    wanted = area_ratios(expected, standard.classes, standard.ratios)
+    found, wanted = standard.area_ratios(masks), standard.area_ratios(expected)
     unknown = np.isnan(found) & np.isnan(wanted)
     apart = np.nan_to_num(np.where(unknown, 0.0, np.abs(found - wanted)), nan=UNKNOWN)
     # A NaN is not 0: a ratio that one side lacks counts.
@@ -138,25 +151,6 @@ def _summed(means: Sequence[Means]) -> Means:
         np.stack([each.totals for each in means]).sum(0),
         np.stack([each.counts for each in means]).sum(0),
     )
-
-
-def mask_iou(one: Masks, other: Masks) -> NDArray[np.float64]:
-    """Intersection over union (n, k) of masks (n, k, H, W); 1 where both are empty."""
-    both = (one & other).sum((2, 3), dtype=np.int64)
-    either = (one | other).sum((2, 3), dtype=np.int64)
-    return np.where(either > 0, both / np.maximum(either, 1), 1.0)
-
-
-def area_ratios(
-    masks: Masks, classes: tuple[str, ...], ratios: tuple[RatioDefinition, ...]
-) -> NDArray[np.float64]:
-    """Every ratio of every slice (n, r) from masks (n, k, H, W); NaN where it divides by 0."""
-    areas = dict(zip(classes, masks.sum((2, 3), dtype=np.int64).T, strict=True))
-    areas[IMAGE] = np.full(len(masks), masks.shape[2] * masks.shape[3])
-    areas[FOREGROUND] = masks.any(1).sum((1, 2))
-    numerators = np.stack([areas[ratio.numerator] for ratio in ratios], 1)
-    denominators = np.stack([areas[ratio.denominator] for ratio in ratios], 1).astype(np.float64)
-    return numerators / np.where(denominators > 0, denominators, np.nan)
 
 
 def _settled(masks: Masks, reference: Reference, standard: Standard, border: float) -> Masks:

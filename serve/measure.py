@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.definitions import FOREGROUND, IMAGE, RatioDefinition
+from wsseg.imaging.definitions import PixelCounts, RatioDefinition, denominator_of, known, quotient
 from wsseg.imaging.scan import Geometry, Scan
 from wsseg.serve.likeness import OUTSIDE_WINDOW
 from wsseg.serve.manifest import Manifest
@@ -51,6 +51,7 @@ def slice_ratios(
     numerator, denominator = pixel_counts(found, manifest, definition)
     touching = found.areas.border[:, manifest.classes.index(definition.numerator)]
     pixel_mm2 = _pixel_mm2(found.scan.geometry)
+    ratios = quotient(numerator, denominator)
     rows = []
     for index, (above, below, border) in enumerate(
         zip(numerator.tolist(), denominator.tolist(), touching.tolist(), strict=True)
@@ -70,7 +71,7 @@ def slice_ratios(
                 denominator_px=below,
                 numerator_mm2=_times(above, pixel_mm2),
                 denominator_mm2=_times(below, pixel_mm2),
-                ratio=above / below if below else None,
+                ratio=known(ratios[index]),
                 ratio_low=None,
                 ratio_high=None,
                 confidence=None,
@@ -129,7 +130,7 @@ def series_ratio(found: Segmented, manifest: Manifest, definition: RatioDefiniti
         denominator_px=int(denominator.sum()),
         numerator_mm3=_times(above, pixel_mm2),
         denominator_mm3=_times(below, pixel_mm2),
-        volume_ratio=above / below if below else None,
+        volume_ratio=known(quotient(above, below)),
         mean_ratio=_mean_ratio(numerator, denominator),
         flags=";".join(flags),
         status=status_of(flags),
@@ -140,14 +141,11 @@ def pixel_counts(
     found: Segmented, manifest: Manifest, definition: RatioDefinition
 ) -> tuple[Counts, Counts]:
     """Pixels of numerator and denominator on each slice, both (slice,)."""
-    areas = found.areas
-    numerator = areas.pixel[:, manifest.classes.index(definition.numerator)]
-    if definition.denominator == IMAGE:
-        rows, columns = found.scan.pixels.shape[1:3]
-        return numerator, np.full_like(numerator, rows * columns)
-    if definition.denominator == FOREGROUND:
-        return numerator, areas.foreground
-    return numerator, areas.pixel[:, manifest.classes.index(definition.denominator)]
+    rows, columns = found.scan.pixels.shape[1:3]
+    counts = PixelCounts(found.areas.pixel, found.areas.foreground, rows * columns)
+    classes = manifest.classes
+    numerator = counts.of(classes.index(definition.numerator))
+    return numerator, counts.of(denominator_of(definition, classes))
 
 
 def slice_thickness_mm(geometry: Geometry) -> NDArray[np.float64] | None:
@@ -167,8 +165,8 @@ def slice_thickness_mm(geometry: Geometry) -> NDArray[np.float64] | None:
 
 
 def _mean_ratio(numerator: Counts, denominator: Counts) -> float | None:
-    known = denominator > 0
-    return float(np.mean(numerator[known] / denominator[known])) if known.any() else None
+    there = denominator > 0
+    return float(quotient(numerator, denominator)[there].mean()) if there.any() else None
 
 
 def _pixel_mm2(geometry: Geometry) -> float | None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsseg.imaging.definitions import Denominator
 from wsseg.train.case import Box, Case, Region
 from wsseg.train.case_cells import enclosing
-from wsseg.train.ratios import Denominator
 
 HALF_PIXEL = 0.5
 """Centres of pixels are counted from 0 or from a half, and counts are rounded."""

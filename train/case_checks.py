@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
+from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.dicom_quiet import quiet
 from wsseg.imaging.slices import is_turned, read_slice, slice_count
 from wsseg.imaging.table_faults import Fault
@@ -15,7 +16,6 @@ from wsseg.train.case_pixels import scaled
 from wsseg.train.file_checks import check_case
 from wsseg.train.groups import group_key
 from wsseg.train.label_files import unnamed_labels
-from wsseg.train.ratios import Denominator
 
 READERS = min(32, 4 + (os.cpu_count() or 1))
 """Threads that read files: more than cores, because most of the time is spent waiting for disks

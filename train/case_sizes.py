@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.file_names import named_file
 from wsseg.imaging.fraction_text import Column, Judged, fractions, sizes, unlikely
@@ -13,7 +14,6 @@ from wsseg.imaging.table import Row, TextTable
 from wsseg.imaging.table_faults import Fault
 from wsseg.train.case_cells import CellError, parse_index
 from wsseg.train.case_columns import AREAS, RATIOS, Columns, percent_name
-from wsseg.train.ratios import Denominator
 
 READERS = 8
 SLACK = 1e-6

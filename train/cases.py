@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging.definitions import Denominator, RatioDefinition
 from wsseg.imaging.file_names import named_file
 from wsseg.imaging.label_numbers import Label, Numbering, numbering
 from wsseg.imaging.table import DEFAULT_OPTIONS, Row, TableOptions, TextTable, read_table
@@ -31,7 +31,7 @@ from wsseg.train.case_columns import KNOWN, Columns, read_columns, without_perce
 from wsseg.train.case_sizes import Sized, with_fractions
 from wsseg.train.class_evidence import doubtful_classes, untaught_classes
 from wsseg.train.groups import one_spelling
-from wsseg.train.ratios import Denominator, class_denominators
+from wsseg.train.ratios import class_denominators
 from wsseg.train.shown import shown
 
 T = TypeVar("T")

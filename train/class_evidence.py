@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
+from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.table_faults import Fault
 from wsseg.train.batch import MARKED_BACKGROUND
 from wsseg.train.case import Case
-from wsseg.train.ratios import Denominator
 from wsseg.train.signals import Signal, class_signals
 
 LOCATING = frozenset[Signal]({"marks", "points", "extremes", "box", "centroid", "mask"})

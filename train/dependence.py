@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from wsseg.imaging.definitions import Dependence
+from wsseg.imaging.definitions import Dependence, iou
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.evaluate import Predict, predict
 from wsseg.train.metrics import CaseCounts
@@ -169,12 +169,10 @@ def _shares(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
     return shares
 
 
-def _overlaps(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+def _overlaps(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.floating]:
     """IoU of every mask (n, cells) with every other (m, cells): (n, m); 1 where both are empty."""
     both = one @ other.T
-    either = one.sum(1)[:, None] + other.sum(1)[None] - both
-    overlaps: NDArray[np.float32] = np.where(either > 0, both / np.maximum(either, 1), 1.0)
-    return overlaps
+    return iou(both, one.sum(1)[:, None], other.sum(1)[None])
 
 
 def _is_ignored(figures: dict[str, float]) -> bool:

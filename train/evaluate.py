@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios
 from wsseg.train.case import Case
 from wsseg.train.config import TrainConfig
 from wsseg.train.dataset import CaseDataset, Native
-from wsseg.train.metrics import CaseCounts, area_ratios, mark_masks, pixels
-from wsseg.train.ratios import Denominator
+from wsseg.train.metrics import CaseCounts, mark_masks, pixels
 
 THRESHOLD = 0.5
 
@@ -73,7 +73,7 @@ def count(
         predicted=pixels(predicted),
         marked=pixels(marked),
         found=pixels(marked & predicted),
-        ratio=area_ratios(predicted, denominators),
+        ratio=area_ratios(PixelCounts.of_masks(predicted.numpy()), denominators),
         known=np.array([np.nan if ratio is None else ratio for ratio in case.ratios]),
         true=None if native.mask is None else pixels(native.mask),
         overlap=None if native.mask is None else pixels(native.mask & predicted),

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios, known
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.find_files import missing
 from wsseg.imaging.label_place import label_grid_difference
@@ -26,7 +27,6 @@ from wsseg.train.case_agreement import (
 from wsseg.train.case_pixels import scaled
 from wsseg.train.label_checks import against_mask, marks_against_mask
 from wsseg.train.label_files import WHITE, draw_points, label_slice, mask_slice
-from wsseg.train.ratios import Denominator, mask_ratios
 from wsseg.train.shown import as_counted
 
 VALUES_SHOWN = 5
@@ -87,7 +87,10 @@ def check_case(
     )
     if files.marks is not None and files.mask is not None:
         messages += marks_against_mask(files.marks, files.mask)
-    drawn = (None,) * len(classes) if files.mask is None else mask_ratios(files.mask, denominators)
+    drawn: list[float | None] = [None] * len(classes)
+    if files.mask is not None:
+        counts = PixelCounts.of_labels(files.mask, len(classes))
+        drawn = [known(ratio) for ratio in area_ratios(counts, denominators)]
     for statement, ratio in zip(statements(case, classes, denominators), drawn, strict=True):
         contradictions = list(against_itself(statement))
         messages += contradictions or _against_files(statement, files, ratio)

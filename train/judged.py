@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from wsseg.imaging.atomic import atomic
+from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios, iou, known
 from wsseg.train.case import Case, CaseTable
-from wsseg.train.metrics import CaseCounts, iou
-from wsseg.train.ratios import Denominator
+from wsseg.train.metrics import CaseCounts
 
 SPLITS = "splits.csv"
 PREDICTIONS = "predictions.csv"
@@ -77,27 +77,18 @@ def judge(
     denominators: tuple[Denominator, ...],
 ) -> list[JudgedClass]:
     """What is known of each class of a case beside what was found."""
-    drawn = _mask_ratios(case, denominators)
+    drawn: list[float | None] = [None] * len(classes)
+    if case.contents.drawn is not None:
+        areas = np.array(case.contents.drawn)
+        pixels = PixelCounts(areas, areas.sum(), math.prod(case.contents.shape))
+        drawn = [known(ratio) for ratio in area_ratios(pixels, denominators)]
     overlaps = [None] * len(classes)
     if counts.true is not None and counts.overlap is not None:
         overlaps = iou(counts.overlap, counts.predicted, counts.true).tolist()
     return [
-        JudgedClass(name, case.ratios[place], drawn[place], _known(counts.ratio[place]), overlap)
+        JudgedClass(name, case.ratios[place], drawn[place], known(counts.ratio[place]), overlap)
         for place, (name, overlap) in enumerate(zip(classes, overlaps, strict=True))
     ]
-
-
-def _mask_ratios(case: Case, denominators: tuple[Denominator, ...]) -> list[float | None]:
-    pixels = case.contents.drawn
-    if pixels is None:
-        return [None] * len(denominators)
-    whole = {"image": math.prod(case.contents.shape), "foreground": sum(pixels)}
-    below = [whole[d] if isinstance(d, str) else pixels[d] for d in denominators]
-    return [own / size if size else None for own, size in zip(pixels, below, strict=True)]
-
-
-def _known(value: np.float64) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _cases(table: CaseTable) -> dict[int, JudgedCase]:

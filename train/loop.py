@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from wsseg.imaging.definitions import Denominator
 from wsseg.train.batch import Batch
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.evaluate import evaluate, is_due, validation_interval
@@ -13,7 +14,6 @@ from wsseg.train.learner import TOTAL, Learner
 from wsseg.train.metrics import summarise
 from wsseg.train.parallel import gathered, rank, world_size
 from wsseg.train.progress import EpochReport, StepReport
-from wsseg.train.ratios import Denominator
 from wsseg.train.retarget import Renewals
 from wsseg.train.select import Rule, update
 

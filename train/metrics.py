@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wsseg.train.ratios import Denominator
+from wsseg.imaging.definitions import dice, iou
 
 
 @dataclass(frozen=True)
@@ -39,32 +39,6 @@ def pixels(mask: Bool[Tensor, "k h w"]) -> NDArray[np.float64]:
 def mark_masks(marks: Int[Tensor, "h w"], classes: int) -> Bool[Tensor, "k h w"]:
     """Pixels marked as each class, from a label map of marks."""
     return marks == marks.new_tensor(range(1, classes + 1))[:, None, None]
-
-
-def area_ratios(
-    mask: Bool[Tensor, "k h w"], denominators: tuple[Denominator, ...]
-) -> NDArray[np.float64]:
-    """Area ratio of each class over its denominator, NaN where that has no pixel."""
-    area = pixels(mask)
-    whole = {"image": float(mask[0].numel()), "foreground": float(mask.any(0).sum().item())}
-    below = [whole[d] if isinstance(d, str) else area[d] for d in denominators]
-    return np.array([a / b if b else np.nan for a, b in zip(area, below, strict=True)])
-
-
-def iou(
-    overlap: NDArray[np.float64], predicted: NDArray[np.float64], true: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Intersection over union, 0..1; 1 where both are empty."""
-    union = predicted + true - overlap
-    return np.where(union > 0, overlap / np.maximum(union, 1), 1.0)
-
-
-def dice(
-    overlap: NDArray[np.float64], predicted: NDArray[np.float64], true: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Dice coefficient, 0..1; 1 where both are empty."""
-    both = predicted + true
-    return np.where(both > 0, 2 * overlap / np.maximum(both, 1), 1.0)
 
 
 def ratio_error(case: CaseCounts) -> float:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
+from wsseg.imaging.definitions import mask_iou
 from wsseg.train.case_pixels import read_image
 from wsseg.train.dataset import CaseDataset
 from wsseg.train.evaluate import count
-from wsseg.train.metrics import iou, pixels, summarise
+from wsseg.train.metrics import summarise
 from wsseg.train.predictor import Predictor
 from wsseg.train.record import Comparison
 
@@ -42,7 +42,8 @@ def compare(
         maps = [_answer(model, cases, place).cpu() for model in (student, teacher)]
         of_student.append(count(case, native, maps[0], cases.denominators, thresholds[0]))
         of_teacher.append(count(case, native, maps[1], cases.denominators, thresholds[1]))
-        agreed.append(mask_iou(maps[0] >= limits[0], maps[1] >= limits[1]))
+        masks = [(own >= limit).numpy() for own, limit in zip(maps, limits, strict=True)]
+        agreed.append(float(mask_iou(*masks).mean()))
     return Comparison(
         cases=len(places),
         student=summarise(of_student),
@@ -50,11 +51,6 @@ def compare(
         agreement=float(np.mean(agreed)),
         relative_time=relative_time(student, teacher, cases, places),
     )
-
-
-def mask_iou(one: Bool[Tensor, "k h w"], other: Bool[Tensor, "k h w"]) -> float:
-    """Mean over the classes of the intersection over union, 0..1; 1 where both are empty."""
-    return float(iou(pixels(one & other), pixels(one), pixels(other)).mean())
 
 
 def relative_time(

@@ -22,6 +22,7 @@ from bench.accuracy.held_out import predict
 from bench.accuracy.jobs import Job
 from bench.accuracy.results import key_of, read_images, read_rows
 from wsseg.imaging.atomic import atomic
+from wsseg.imaging.definitions import mask_iou
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.slices import read_slice
 from wsseg.train.checkpoint import load_run
@@ -88,7 +89,7 @@ def _draw(jobs: Sequence[Job], shown: dict[str, Picture], work: Path, path: Path
             found = predict(run, picture.image, torch.device("cpu"))[0]
             true = label_map(dataset, picture) > 0
             _show(panel, picture, {TRUE: true, FOUND: found})
-            panel.set_title(f"{job.arm}, {label}: IoU {_iou(true, found):.2f}", fontsize=8)
+            panel.set_title(f"{job.arm}, {label}: IoU {mask_iou(true, found):.2f}", fontsize=8)
     figure.supxlabel("yellow: true outline, blue: prediction", fontsize=9)
     with atomic(path) as partial:
         figure.savefig(partial, dpi=120)
@@ -100,10 +101,6 @@ def _show(panel: "Axes", picture: Picture, outlines: dict[str, NDArray[np.bool_]
         if mask.any():
             panel.contour(mask, [0.5], colors=[colour], linewidths=1.2)
     panel.set_axis_off()
-
-
-def _iou(true: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
-    return float((true & found).sum() / max(1, (true | found).sum()))
 
 
 if __name__ == "__main__":

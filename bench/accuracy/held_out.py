@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from bench.accuracy.datasets import Dataset, Picture, label_map
 from bench.accuracy.results import ImageScore
 from bench.accuracy.scores import Counts, count
-from wsseg.imaging.definitions import luminance
+from wsseg.imaging.definitions import iou, luminance
 from wsseg.imaging.slices import read_slice
 from wsseg.train.checkpoint import TrainedRun
-from wsseg.train.metrics import iou
 
 THRESHOLD = 0.5
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
-from wsseg.train.metrics import dice, iou
+from wsseg.imaging.definitions import dice, iou
 
 Mask = Bool[NDArray[np.bool_], "k rows columns"]
 
@@ -63,12 +63,12 @@ def summarise(counts: Sequence[Counts]) -> Summary:
     )
 
 
-def mean_where_shown(values: NDArray[np.float64], shown: NDArray[np.bool_]) -> float:
+def mean_where_shown(values: NDArray[np.floating], shown: NDArray[np.bool_]) -> float:
     """Mean over images (rows) that show a class (columns), then over the classes that any shows."""
     return float(np.mean(list(_class_means(values, shown))))
 
 
-def _class_means(values: NDArray[np.float64], shown: NDArray[np.bool_]) -> Iterable[float]:
+def _class_means(values: NDArray[np.floating], shown: NDArray[np.bool_]) -> Iterable[float]:
     for column, where in zip(values.T, shown.T, strict=True):
         if where.any():
             yield float(column[where].mean())

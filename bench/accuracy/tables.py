@@ -12,11 +12,9 @@ from PIL import Image
 from bench.accuracy.arms import Arm
 from bench.accuracy.datasets import Dataset, Picture, label_map, scribble_map
 from bench.accuracy.folds import Part
+from wsseg.imaging.definitions import PixelCounts, area_ratios
 from wsseg.train.marks.options import MarkOptions
 from wsseg.train.marks.simulate import simulate_marks
-from wsseg.train.ratios import Denominator, mask_ratios
-
-SHARE: Denominator = "image"
 
 
 def write_table(
@@ -62,7 +60,8 @@ def _write(
             labels = label_map(dataset, picture)
             drawn = labels if column == "mask" else scribble_map(dataset, picture)
             cell = _save(drawn, folder, f"{column}/{picture.number:04d}.png")
-            shares = mask_ratios(labels, (SHARE,) * len(dataset.classes))
+            counts = PixelCounts.of_labels(labels, len(dataset.classes))
+            shares = area_ratios(counts, ["image"] * len(dataset.classes)).tolist()
             row = [picture.image.resolve(), picture.group, part, cell, *shares]
             writer.writerow([*row, *("scribble" for _ in kinds)])
     return table

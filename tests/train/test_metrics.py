@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
+from wsseg.imaging.definitions import PixelCounts, area_ratios
 from wsseg.train.metrics import (
     CaseCounts,
-    area_ratios,
     case_dice,
     case_iou,
     mark_masks,
@@ -21,7 +21,6 @@ from wsseg.train.metrics import (
     relative_ratio_error,
     summarise,
 )
-from wsseg.train.ratios import Denominator
 
 MASKS = arrays.arrays(bool, (2, 5, 6))
 
@@ -31,13 +30,13 @@ def _counts(predicted, true=None, marks=None, known=(np.nan, np.nan), row=2):
     true = None if true is None else torch.from_numpy(np.asarray(true))
     marks = torch.zeros(predicted.shape[1:], dtype=torch.int64) if marks is None else marks
     marked = mark_masks(marks, len(predicted))
-    image: list[Denominator] = ["image"] * len(predicted)
+    counts = PixelCounts.of_masks(predicted.numpy())
     return CaseCounts(
         row=row,
         predicted=pixels(predicted),
         marked=pixels(marked),
         found=pixels(marked & predicted),
-        ratio=area_ratios(predicted, tuple(image)),
+        ratio=area_ratios(counts, ["image"] * len(predicted)),
         known=np.array(known[: len(predicted)], np.float64),
         true=None if true is None else pixels(true),
         overlap=None if true is None else pixels(true & predicted),
@@ -102,14 +101,6 @@ def test_mark_recall_counts_marked_pixels_of_marked_classes_only():
     predicted[0, 0, :3] = True
     marks = torch.tensor([[1, 1, 0, 255], [1, 1, 0, 0]])
     assert mark_recall(_counts(predicted, marks=marks)) == 0.5
-
-
-def test_a_ratio_may_be_a_share_of_another_class_or_of_all_classes():
-    masks = torch.zeros(2, 2, 4, dtype=torch.bool)
-    masks[0, 0, :1] = True
-    masks[1, 0, :4] = True
-    assert area_ratios(masks, (1, "foreground")).tolist() == [0.25, 1.0]
-    assert np.isnan(area_ratios(torch.zeros(1, 2, 2, dtype=torch.bool), ("foreground",))[0])
 
 
 def test_figures_without_evidence_are_left_out_and_do_not_weigh():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wsseg.train.ratios import Denominator
+from wsseg.imaging.definitions import Denominator
 from wsseg.train.terms.areas import area_log_odds, known_shares, log_generalised_mean, soft_ratios
 from wsseg.train.terms.size import area_l2_loss, size_kl_loss, size_loss
 

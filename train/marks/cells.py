@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsseg.imaging.definitions import PixelCounts, area_ratios
 from wsseg.imaging.file_names import named_file
 from wsseg.imaging.table import TextTable
 from wsseg.train.case import CaseTable
@@ -16,7 +17,6 @@ from wsseg.train.marks.measures import box_of, extremes_of, moments_of
 from wsseg.train.marks.options import Kind
 from wsseg.train.marks.paint import Labels
 from wsseg.train.marks.region import Mask
-from wsseg.train.ratios import Denominator, mask_ratios
 
 PATH_COLUMNS = ("image", "marks", "mask")
 DECIMALS = 3
@@ -65,8 +65,8 @@ def ratio_cells(
     A ratio that the table states stays, even where it says that it is unknown.
     """
     seed, row = place
-    share: Denominator = "image"
-    shown = mask_ratios(labels, (share,) * len(columns))
+    counts = PixelCounts.of_labels(labels, len(columns))
+    shown = area_ratios(counts, ["image"] * len(columns)).tolist()
     filled = {}
     for number, (column, ratio) in enumerate(zip(columns, shown, strict=True), 1):
         text = cells.get(column, str(ratio))

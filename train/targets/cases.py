@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsseg.imaging.definitions import Denominator
 from wsseg.train.case import Box, Case, Region
 from wsseg.train.coverage import HALF, area_mean, keep_one, shrink_marks
-from wsseg.train.ratios import Denominator
 from wsseg.train.targets.build import evidence_of_borders, first_target
 from wsseg.train.targets.evidence import Evidence, Target
 from wsseg.train.targets.guess import Guess

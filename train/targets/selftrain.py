@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from skimage.morphology import reconstruction
 from torch import Tensor
 
+from wsseg.imaging.definitions import mask_iou
 from wsseg.train.targets.growth import shares
 
 NO_CUT = 255
@@ -140,8 +141,6 @@ def agreement(before: UInt8[Tensor, "k h w"], after: UInt8[Tensor, "k h w"]) -> 
 
     NaN where every class is.
     """
-    first, second = before == 1, after == 1
-    both = (first & second).flatten(1).sum(1)
-    either = (first | second).flatten(1).sum(1)
-    there: Bool[Tensor, " k"] = either > 0
-    return float((both[there] / either[there]).mean()) if bool(there.any()) else math.nan
+    first, second = (before == 1).numpy(), (after == 1).numpy()
+    shown = (first | second).any((1, 2))
+    return float(mask_iou(first, second)[shown].mean()) if shown.any() else math.nan
