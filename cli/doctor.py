@@ -23,7 +23,6 @@ _PACKAGES = (
     ("openvino", ("openvino",), "openvino"),
     ("tensorrt", ("tensorrt",), "trt"),
     ("tensorrt_rtx", ("tensorrt-rtx",), "trt-rtx"),
-    ("highdicom", ("highdicom",), None),
     ("nilearn", ("nilearn",), "demo"),
 )
 
