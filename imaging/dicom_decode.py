@@ -2,19 +2,25 @@
 
 On damaged files some decoders throw C++ exceptions that nobody catches, and pydicom's search for
 the start of a codestream may never end. A process apart may crash or hang; the run goes on.
+
+`concurrent.futures.ProcessPoolExecutor` would be less code, but its processes import the caller's
+`__main__` again, so a script without a guard breaks, as does one that comes from standard input;
+they outlive a caller that is killed; and before Python 3.14 one that hangs cannot be ended.
 """
 
-import contextlib
 import json
 import math
 import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,32 +57,31 @@ class _Worker:
     """A running child process that decodes files on request; one for each thread."""
 
     def __init__(self) -> None:
-        # -P: a folder of the user's that is called like a library must not be imported.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        its_requests, self._requests = Pipe(duplex=False)
+        self._answers, its_answers = Pipe(duplex=False)
+        with its_requests, its_answers:
+            # -P: a folder of the user's that is called like a library must not be imported.
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", _MODULE],
+                stdin=its_requests.fileno(),
+                stdout=its_answers.fileno(),
+            )
         self.parent = os.getpid()
-        self._finalizer = weakref.finalize(self, _stop, self._process, self.parent)
+        self.stop = weakref.finalize(
+            self, _stop, process, (self._requests, self._answers), self.parent
+        )
 
     def decode(self, path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:
-        if self._process.stdin is None or self._process.stdout is None:
-            raise DecoderCrashedError
-        watch = threading.Timer(PATIENCE_SECONDS + FRAME_SECONDS * count, self._process.kill)
-        watch.daemon = True
-        watch.start()
+        deadline = time.monotonic() + PATIENCE_SECONDS + FRAME_SECONDS * count
+        request = {"path": str(path.absolute()), "count": count, "frames": frames}
         try:
-            request = {"path": str(path.absolute()), "count": count, "frames": frames}
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
+            self._requests.send_bytes(json.dumps(request).encode())
             for _ in range(count):
-                yield _frame(self._process.stdout)
-        except BrokenPipeError as error:
+                if not self._answers.poll(max(0, deadline - time.monotonic())):
+                    raise DecoderCrashedError
+                yield _frame(self._answers)
+        except (EOFError, OSError) as error:
             raise DecoderCrashedError from error
-        finally:
-            watch.cancel()
-
-    def stop(self) -> None:
-        self._finalizer()
 
 
 def decode_frames(
@@ -198,28 +203,23 @@ def _decode_apart(path: Path, frames: Sequence[int] | None, count: int) -> Itera
             worker.stop()
 
 
-def _frame(stream: IO[bytes]) -> Stored:
-    line = stream.readline()
-    if not line:
-        raise DecoderCrashedError
-    answer = json.loads(line)
+def _frame(answers: Connection) -> Stored:
+    # Bytes, for to unpickle what a process sends that a damaged file may have taken over is to
+    # run what it wishes.
+    answer = json.loads(answers.recv_bytes())
     if "error" in answer:
         raise DecoderRefusedError(answer["error"])
-    dtype = np.dtype(answer["dtype"])
-    size = dtype.itemsize * math.prod(answer["shape"])
-    content = stream.read(size)
-    if len(content) < size:
-        raise DecoderCrashedError
-    return np.frombuffer(content, dtype).reshape(answer["shape"])
+    content = answers.recv_bytes()
+    return np.frombuffer(content, np.dtype(answer["dtype"])).reshape(answer["shape"])
 
 
-def _stop(process: subprocess.Popen[bytes], parent: int) -> None:
+def _stop(
+    process: subprocess.Popen[bytes], pipes: tuple[Connection, Connection], parent: int
+) -> None:
     if parent == os.getpid():  # a forked process must not end the worker it inherited
         process.kill()
         process.wait()
     else:
         process.returncode = 0  # or Popen would warn that a process not its own still runs
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):  # a request the process never read
-                pipe.close()
+    for pipe in pipes:
+        pipe.close()

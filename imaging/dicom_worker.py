@@ -1,9 +1,10 @@
 """The process in which decoders run, which may crash: paths come in, frames go out.
 
-Requests are lines of JSON, {"path", "count", "frames"}: the first `count` frames, or those whose
-numbers `frames` holds, as many, ascending and from 0. Each is answered by a line {"dtype", "shape"}
-and its bytes; a file that cannot give them by {"error"}, the kind of the exception. The process
-ends when its input does.
+Standard input and output are pipes of `multiprocessing.connection`, whose messages are JSON. A
+request is {"path", "count", "frames"}: the first `count` frames, or those whose numbers `frames`
+holds, as many, ascending and from 0. Each is answered by {"dtype", "shape"} and a message of its
+bytes; a file that cannot give them by {"error"}, the kind of the exception. The process ends when
+its input does.
 """
 
 import json
@@ -11,10 +12,12 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, islice
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,27 +54,27 @@ _PREFERENCE = ("pylibjpeg", "pyjpegls", "pillow", "pydicom", "gdcm")
 
 def main() -> None:
     """Answer requests until there are no more."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    requests = Connection(os.dup(sys.stdin.fileno()), writable=False)
+    answers = Connection(os.dup(sys.stdout.fileno()), readable=False)
     # Decoders write to the terminal past Python; here nobody may hear them.
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(silence, stream.fileno())
-    with quiet:
-        for line in sys.stdin.buffer:
-            request = json.loads(line)
+    with quiet, suppress(EOFError, BrokenPipeError):
+        while True:
+            request = json.loads(requests.recv_bytes())
             try:
                 _answer(request, answers)
             except Exception as error:  # decoders raise many kinds on damaged files
-                _say(answers, {"error": type(error).__name__})
+                answers.send_bytes(json.dumps({"error": type(error).__name__}).encode())
 
 
-def _answer(request: dict[str, Any], answers: IO[bytes]) -> None:
+def _answer(request: dict[str, Any], answers: Connection) -> None:
     path, left = Path(request["path"]), request["count"]
     dataset = _opened(path, version_of(path))
     for frame in islice(_frames(dataset, request["frames"]), request["count"]):
-        _say(answers, {"dtype": frame.dtype.str, "shape": frame.shape})
-        answers.write(np.ascontiguousarray(frame).data)
-        answers.flush()
+        answers.send_bytes(json.dumps({"dtype": frame.dtype.str, "shape": frame.shape}).encode())
+        answers.send_bytes(np.ascontiguousarray(frame).reshape(-1).view(np.uint8))
         left -= 1
     if left:
         raise EOFError
@@ -143,11 +146,6 @@ def _inflated(frame: bytes, image: Dataset) -> bytes:
     """A frame inflated, to no more bytes than the header promises."""
     bits = image.Rows * image.Columns * image.SamplesPerPixel * image.BitsAllocated
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, -(-bits // 8))
-
-
-def _say(answers: IO[bytes], answer: dict[str, object]) -> None:
-    answers.write(json.dumps(answer).encode() + b"\n")
-    answers.flush()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,11 @@
 import contextlib
 import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -230,3 +235,41 @@ def test_a_decoder_that_hangs_is_stopped(tmp_path, write_dicom, monkeypatch):
     path = write_dicom(tmp_path / "a", syntax=JPEG2000, PixelData=encapsulate([endless]))
     monkeypatch.setattr(dicom_decode, "PATIENCE_SECONDS", 0.0)
     assert refusal(path).reason == "decoder_crashed"
+
+
+# Read from standard input, without a guard of its `__main__`.
+KILLED = """
+import os, signal
+from pathlib import Path
+from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.scan import FileRef, ScanRef
+read_dicom(ScanRef("dicom", (FileRef(Path({path!r}), "lossless"),)))
+print(Path(f"/proc/self/task/{{os.getpid()}}/children").read_text(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_decoder_of_a_script_without_a_guard_ends_when_the_script_is_killed():
+    path = str(lossless_jpeg().files[0].path)
+    killed = subprocess.run(
+        [sys.executable, "-"],
+        input=KILLED.format(path=path),
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    (decoder,) = killed.stdout.split()
+    deadline = time.monotonic() + 30
+    while runs(decoder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not runs(decoder)
+
+
+def runs(process):
+    """Whether this process is there, and more than an exit status that nobody has asked for."""
+    try:
+        return Path("/proc", process, "stat").read_text().rpartition(") ")[2][0] != "Z"
+    except FileNotFoundError:
+        return False
