@@ -52,6 +52,11 @@ def test_a_delimiter_within_quotes_is_none(tmp_path: Path):
     assert table.header == ("image", "x_a;b;c;d", "ratio")
 
 
+def test_a_row_has_the_number_of_the_line_it_begins_on(tmp_path: Path):
+    table = read(tmp_path / "t.csv", 'image,x_a\na.png,"two\nlines"\n\nb.png,one\n')
+    assert [row.line for row in table.rows] == [2, 5]
+
+
 def test_names_of_columns_and_classes_are_one_however_they_are_typed(tmp_path: Path):
     table = read(tmp_path / "t.csv", "Image,Ratio: Left  kidney,ratio:Nie\u0308re,Mark kind,X_a\n")
     assert table.header == ("image", "ratio:Left kidney", "ratio:Ni\u00ebre", "mark_kind", "X_a")
