@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from bench.timing import ratio, where
-from wsseg.cli.demo_dicom import write_series
+from wsseg.cli.demo_data import write_series
 
 HERE = Path(__file__).resolve().parent.parent
 # One process finds and reads the series this often: its start would outweigh a single pass.

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.random_model import write_random_model
 from bench.timing import where
-from wsseg.cli.demo_dicom import write_series
+from wsseg.cli.demo_data import write_series
 from wsseg.imaging.find import find
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef

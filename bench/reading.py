@@ -14,7 +14,7 @@ from highdicom import get_volume_from_series
 from pydicom import dcmread
 
 from bench.timing import ratio, where
-from wsseg.cli.demo_dicom import write_series
+from wsseg.cli.demo_data import write_series
 from wsseg.imaging.find import find
 from wsseg.imaging.read import read
 from wsseg.imaging.scan import ScanRef

@@ -1,4 +1,4 @@
-"""What every command does the same way: errors to exit codes, logs to the terminal or to JSON."""
+"""What every command does the same way: errors to exit codes, logs, progress, shared options."""
 
 import json
 import logging
@@ -7,11 +7,36 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from wsseg.imaging.errors import WssegError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+SheetOption = Annotated[
+    str | None,
+    typer.Option("--sheet", help="Sheet of an Excel workbook. [default: the first]"),
+]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-columns",
+        metavar="NAME",
+        help="Column to skip, by name or pattern (Patient*, or * for all that have no meaning "
+        "here). Repeat for several.",
+    ),
+]
+RatioOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ratio",
+        help="Ratio definition NAME=CLASS/DENOMINATOR; the denominator is image, foreground or "
+        "another class. Repeat for several. [default: every class over the image]",
+    ),
+]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 INTERRUPTED = 130
@@ -112,3 +137,27 @@ def _ends_like_an_interrupt() -> dict[int, Any]:
         if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
             former[number] = signal.signal(number, signal.default_int_handler)
     return former
+
+
+def progress_bar(*columns: "str | ProgressColumn", shown: bool) -> "Progress":
+    """A bar on stderr with these columns after its count; nothing unless `shown` on a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        "left",
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown or not sys.stderr.isatty(),
+    )

@@ -1,16 +1,17 @@
-"""What works on this machine: packages, engines, devices, decoders."""
+"""`wsseg doctor`: what works on this machine (packages, engines, devices, decoders), and why the
+rest does not."""
 
 import json
 import os
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
+from wsseg.cli.console import guarded
 from wsseg.imaging import privacy
 
 # module, distributions that may bring it, extra of wsseg
@@ -38,6 +39,14 @@ class Check:
     finding: str
 
 
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Tell which engines, codecs and devices work here, and why the others do not."""
+    with guarded():
+        show(checks(), as_json=as_json)
+
+
 def checks() -> list[Check]:
     """Look at everything; nothing here downloads or writes."""
     return [
@@ -57,6 +66,9 @@ def checks() -> list[Check]:
 
 def show(found: Iterable[Check], *, as_json: bool) -> None:
     """Print the checks as a table, or as JSON for machines."""
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False, markup=False)  # markup would eat the brackets of extras
     if as_json:
         console.print_json(json.dumps([asdict(check) for check in found]))
@@ -81,6 +93,8 @@ def _packages() -> list[Check]:
 
 
 def _package(module: str, distributions: tuple[str, ...], extra: str | None) -> Check:
+    from importlib.metadata import PackageNotFoundError, version
+
     if find_spec(module) is None:
         remedy = f"pip install 'wsseg[{extra}]'" if extra else "reinstall wsseg"
         return Check(f"package {module}", False, f"not installed: {remedy}")

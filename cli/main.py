@@ -2,14 +2,14 @@
 
 import typer
 
-from wsseg.cli.bench_command import bench
-from wsseg.cli.cases_command import cases
-from wsseg.cli.demo_command import demo
-from wsseg.cli.doctor_command import doctor
-from wsseg.cli.export_command import export
-from wsseg.cli.infer_command import infer
-from wsseg.cli.marks_command import marks
-from wsseg.cli.train_command import train
+from wsseg.cli.bench import bench
+from wsseg.cli.cases import cases
+from wsseg.cli.demo import demo
+from wsseg.cli.doctor import doctor
+from wsseg.cli.export import export
+from wsseg.cli.infer import infer
+from wsseg.cli.marks import marks
+from wsseg.cli.train import train
 from wsseg.imaging.privacy import keep_caches_private
 
 _HELP = """From area ratios and a few marked pixels to a segmenter that a hospital can run.

@@ -9,11 +9,13 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from wsseg.imaging.definitions import fault_text
+from wsseg.imaging.definitions import RatioDefinition, fault_text
 from wsseg.imaging.errors import WssegError
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Word = TypeVar("Word", bound=str)
+
+_RATIO = re.compile(r"^(?P<name>[^=]+)=(?P<numerator>[^/]+)/(?P<denominator>[^/]+)$")
 
 
 def settings(
@@ -44,6 +46,14 @@ def one_of(name: str, text: str, choices: Sequence[Word]) -> Word:
         if choice == text:
             return choice
     raise WssegError(f"{name}: {_not_among(text, choices)}")
+
+
+def parse_ratio(text: str) -> RatioDefinition:
+    """Read `NAME=CLASS/DENOMINATOR`."""
+    match = _RATIO.match(text)
+    if not match:
+        raise WssegError(f"--ratio {text}: expected NAME=CLASS/DENOMINATOR, such as fat=fat/muscle")
+    return RatioDefinition(**{key: value.strip() for key, value in match.groupdict().items()})
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from bench.accuracy.results import add_row, write_images
 from bench.accuracy.scores import summarise
 from bench.accuracy.tables import write_table
 from bench.accuracy.task import Task
-from wsseg.cli.training import with_mark_average
+from wsseg.cli.train import with_mark_average
 from wsseg.imaging.errors import WssegError
 from wsseg.train.checkpoint import load_run
 from wsseg.train.config import TrainConfig

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.speed.setting import Setting
-from wsseg.cli.demo_dicom import write_series
+from wsseg.cli.demo_data import write_series
 from wsseg.imaging.atomic import atomic, atomic_folder
 from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import NothingToDoError, WssegError

@@ -1,7 +1,8 @@
+from dataclasses import replace
 from pathlib import Path
 
 from tests.cli.conftest import call
-from wsseg.cli.benching import BenchOptions, compare
+from wsseg.cli.bench import BenchOptions, compare
 from wsseg.serve.manifest import FILE_NAME, Manifest
 
 
@@ -43,7 +44,7 @@ def test_the_program_of_pytorch_is_timed_only_where_it_is_asked_for(job: Path, t
     short = BenchOptions(batch=1, rounds=1, side=40, device="cpu")
     plain = [line.engine for line in compare(tmp_path / "model", [], short)]
     assert "torch-cpu" not in plain
-    asked = compare(tmp_path / "model", [], short.model_copy(update={"torch": True}))
+    asked = compare(tmp_path / "model", [], replace(short, torch=True))
     assert [line.engine for line in asked if line.slices_per_second] == [*plain, "torch-cpu"]
     assert "model.pt2" in call(
         "bench", tmp_path / "model", "--torch", "--rounds", 1, "--batch", 1, "--side", 40,

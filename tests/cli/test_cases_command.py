@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.cli.conftest import call
 from wsseg.cli.case_picture import MOST, choose, draw_cases
-from wsseg.cli.case_report import MOMENTS, carry, readers
+from wsseg.cli.cases import MOMENTS, carry, readers
 from wsseg.train.batch import Batch
 from wsseg.train.case import Case
 from wsseg.train.objective import PARTS

@@ -165,7 +165,7 @@ def test_what_nohup_ignores_stays_ignored():
 @pytest.mark.parametrize(
     ("command", "work", "how"),
     [
-        (["train", "none.csv", "--out", "run"], "cli.training.run_training", "with --resume"),
+        (["train", "none.csv", "--out", "run"], "cli.train.run_training", "with --resume"),
         (["demo", "--out", "run"], "cli.demo.run_demo", "which begins anew"),
     ],
 )
@@ -190,7 +190,7 @@ def test_an_interrupt_tells_what_is_kept_and_how_to_go_on(
     ],
 )
 def test_the_closing_line_counts_in_words_that_fit(count: int, expected: str):
-    from wsseg.cli.inferring import closing_line
+    from wsseg.cli.infer import closing_line
     from wsseg.serve.infer import Summary
 
     tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
@@ -202,7 +202,7 @@ def test_the_closing_line_counts_in_words_that_fit(count: int, expected: str):
     ("failed", "skipped", "named"), [(1, 0, True), (0, 1, True), (0, 0, False)]
 )
 def test_the_closing_line_names_the_table_that_says_why(failed: int, skipped: int, named: bool):
-    from wsseg.cli.inferring import closing_line
+    from wsseg.cli.infer import closing_line
     from wsseg.serve.infer import Summary
 
     tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
@@ -211,7 +211,7 @@ def test_the_closing_line_names_the_table_that_says_why(failed: int, skipped: in
 
 
 def test_the_closing_line_tells_of_scans_unlike_the_training_images():
-    from wsseg.cli.inferring import closing_line
+    from wsseg.cli.infer import closing_line
     from wsseg.serve.infer import Summary
 
     tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
@@ -221,7 +221,7 @@ def test_the_closing_line_tells_of_scans_unlike_the_training_images():
 
 
 def test_the_closing_line_says_that_no_image_was_found():
-    from wsseg.cli.inferring import closing_line
+    from wsseg.cli.infer import closing_line
     from wsseg.serve.infer import Summary
 
     tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
@@ -230,7 +230,7 @@ def test_the_closing_line_says_that_no_image_was_found():
 
 
 def test_an_engine_whose_masks_were_all_empty_is_not_said_to_agree():
-    from wsseg.cli.exporting import describe
+    from wsseg.cli.export import describe
     from wsseg.serve.manifest import EngineFile, Parity
 
     parity = Parity(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import blob, call
-from wsseg.cli.demo_dicom import write_series
+from wsseg.cli.demo_data import write_series
 
 
 def write_three_ways(folder: Path, slices: np.ndarray) -> None:

@@ -21,7 +21,7 @@ from tests.serve.conftest import (
     write_model,
     write_pictures,
 )
-from wsseg.cli.inferring import closing_line
+from wsseg.cli.infer import closing_line
 from wsseg.imaging.definitions import Dependence
 from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.serve.engine import EngineError

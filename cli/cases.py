@@ -1,45 +1,90 @@
-"""What a table of cases can teach, in a few lines and tables."""
+"""`wsseg cases`: what a table of cases can teach, before anything is trained on it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from wsseg.cli.case_picture import draw_cases
-from wsseg.cli.ratio_option import parse_ratio
-from wsseg.cli.settings import settings
-from wsseg.imaging.dicom_quiet import quiet
+from wsseg.cli.console import IgnoreOption, RatioOption, SheetOption, guarded, start_logging
 from wsseg.imaging.errors import WssegError
-from wsseg.train.case import Case, CaseTable
-from wsseg.train.case_cells import SPLITS
-from wsseg.train.class_evidence import LOCATING, small_regions
-from wsseg.train.config import TrainConfig
-from wsseg.train.folding import cases_for
-from wsseg.train.objective import PARTS
-from wsseg.train.planes import counted_planes
-from wsseg.train.presets import PRESETS
-from wsseg.train.ratios import class_denominators
-from wsseg.train.seen import doubts
-from wsseg.train.signals import FIELDS, Signal, class_signals
-from wsseg.train.terms.part import Given
 
-MOMENTS: tuple[Signal, ...] = ("centroid", "spread")
-"""Signals that the default preset passes over."""
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from wsseg.train.case import Case, CaseTable
+    from wsseg.train.signals import Signal
+
+MOMENTS: "tuple[Signal, ...]" = ("centroid", "spread")
+"""Signals that the default preset does not read."""
 BLIND_TO_BACKGROUND = ("weak_mark",)
 """Terms that read marks, but of classes only."""
+
+cases = typer.Typer(
+    name="cases",
+    help="Look at a table of cases.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@cases.callback()
+def _cases() -> None:
+    """Look at a table of cases."""
+
+
+@cases.command()
+def check(
+    table: Annotated[
+        Path, typer.Argument(metavar="CASES", help="Table of images and what is known (CSV, XLSX).")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="TOML settings of wsseg-train, which count here too; flags win."),
+    ] = None,
+    ratio: RatioOption = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="PNG to write: up to 12 training cases with what the table says of them."
+        ),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=32, help="Side of the square that the network will see. [default: 256]"),
+    ] = None,
+    sheet: SheetOption = None,
+    ignore_columns: IgnoreOption = None,
+) -> None:
+    """Check every row and file, and tell what the cases can teach.
+
+    Prints how many cases carry each signal, the combinations in training, the loss terms and
+    presets that read them, and what is allowed but may not be meant. A table with faults ends
+    with all of them and exit code 2. The picture names cases by their row alone; it shows
+    patients' images, treat it as such.
+    """
+    start_logging()
+    with guarded():
+        flags = {
+            "ratios": ratio or None,
+            "size": size,
+            "sheet": sheet,
+            "ignore_columns": ignore_columns or None,
+        }
+        check_cases(table, picture=picture, config=config, flags=flags)
 
 
 @dataclass(frozen=True)
 class Carried:
     """A case and its signals, class by class."""
 
-    case: Case
-    signals: tuple[frozenset[Signal], ...]
+    case: "Case"
+    signals: "tuple[frozenset[Signal], ...]"
 
 
 def check_cases(
@@ -49,6 +94,16 @@ def check_cases(
 
     config, flags: settings of a training, of which flags win; ratios as on the command line.
     """
+    from rich.console import Console
+
+    from wsseg.cli.case_picture import draw_cases
+    from wsseg.cli.settings import parse_ratio, settings
+    from wsseg.train.class_evidence import small_regions
+    from wsseg.train.config import TrainConfig
+    from wsseg.train.folding import cases_for
+    from wsseg.train.preview import target_preview
+    from wsseg.train.ratios import class_denominators
+
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
     if flags.get("ratios"):
@@ -60,20 +115,26 @@ def check_cases(
     small = small_regions(table.part("train"), table.classes, below, chosen.size)
     show(table, carried, tuple(small))
     if picture is not None:
-        from wsseg.train.preview import target_preview
-
         shown = [(each.case, each.signals) for each in carried if each.case.split == "train"]
         draw_cases(shown, table.classes, picture, target_preview(table, chosen.ratios))
         Console(highlight=False, markup=False).print(f"wrote {picture}", soft_wrap=True)
 
 
-def carry(case: Case, classes: int) -> Carried:
+def carry(case: "Case", classes: int) -> Carried:
     """The signals of a checked case."""
+    from wsseg.train.signals import class_signals
+
     return Carried(case, tuple(class_signals(case, number) for number in range(1, classes + 1)))
 
 
-def show(table: CaseTable, carried: Sequence[Carried], further: Sequence[str] = ()) -> None:
+def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] = ()) -> None:
     """Print the report. further: warnings besides those of the table and of what it holds."""
+    from rich.console import Console
+
+    from wsseg.imaging.dicom_quiet import quiet
+    from wsseg.train.planes import counted_planes
+    from wsseg.train.seen import doubts
+
     console = Console(highlight=False, markup=False)
     console.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
     console.print(_counts(table.classes, carried))
@@ -92,7 +153,11 @@ def show(table: CaseTable, carried: Sequence[Carried], further: Sequence[str] = 
         console.print(f"warning: {warning}", soft_wrap=True)
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str) -> "Table":
+    from rich.table import Table
+
+    from wsseg.train.case_cells import SPLITS
+
     table = Table(box=None, pad_edge=False)
     for column in columns:
         numeric = column in (*SPLITS, "cases")
@@ -100,8 +165,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _counts(classes: Sequence[str], carried: Sequence[Carried]) -> Table:
+def _counts(classes: Sequence[str], carried: Sequence[Carried]) -> "Table":
     """Cases that carry each signal, by class and split."""
+    from wsseg.train.case_cells import SPLITS
+    from wsseg.train.signals import FIELDS
+
     table = _table("class", "signal", *SPLITS)
     for place, name in enumerate(classes):
         for signal in FIELDS:
@@ -120,7 +188,7 @@ def _sizes(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
         zeros = sum(ratio == 0 for ratio in ratios)
         if known:
             yield (
-                f"ratio of {name}: median {np.median(known):.3g}, from {min(known):.3g} to "
+                f"ratio of {name}: median {median(known):.3g}, from {min(known):.3g} to "
                 f"{max(known):.3g}{f', besides {zeros} zeros' if zeros else ''}"
             )
 
@@ -129,7 +197,7 @@ def _of_split(carried: Sequence[Carried], split: str) -> str:
     return str(sum(each.case.split == split for each in carried))
 
 
-def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> Table:
+def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> "Table":
     table = _table("class", "signals", "cases")
     for place, name in enumerate(classes):
         found = Counter(each.signals[place] for each in training)
@@ -138,15 +206,19 @@ def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> Table:
     return table
 
 
-def describe(signals: frozenset[Signal]) -> str:
+def describe(signals: "frozenset[Signal]") -> str:
     """A combination of signals in words."""
+    from wsseg.train.signals import FIELDS
+
     named = [signal for signal in FIELDS if signal in signals]
     return f"{named[0]} only" if len(named) == 1 else " + ".join(named) or "nothing"
 
 
-def _readers(training: Sequence[Carried]) -> Table:
+def _readers(training: Sequence[Carried]) -> "Table":
     """Terms and presets that read the signals of the training cases."""
-    carried = frozenset[Signal]().union(*(s for each in training for s in each.signals))
+    from wsseg.train.signals import FIELDS
+
+    carried = {signal for each in training for signals in each.signals for signal in signals}
     alike: dict[tuple[str, str], list[str]] = {}
     for signal in (signal for signal in FIELDS if signal in carried):
         terms, presets = readers(signal)
@@ -158,8 +230,13 @@ def _readers(training: Sequence[Carried]) -> Table:
     return table
 
 
-def readers(signal: Signal) -> tuple[list[str], list[str]]:
+def readers(signal: "Signal") -> tuple[list[str], list[str]]:
     """The loss terms, and the presets with such a term, that this signal alone lets teach."""
+    from wsseg.train.objective import PARTS
+    from wsseg.train.presets import PRESETS
+    from wsseg.train.signals import FIELDS
+    from wsseg.train.terms.part import Given
+
     given = Given(("image",), prior=(0.5,))
     labels = {
         str(settings.model_fields["kind"].default): build(settings(), given).labels
@@ -187,7 +264,9 @@ def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str
     yield from _unread(training)
 
 
-def _unlocated(name: str, signals: Sequence[frozenset[Signal]]) -> Iterator[str]:
+def _unlocated(name: str, signals: "Sequence[frozenset[Signal]]") -> Iterator[str]:
+    from wsseg.train.class_evidence import LOCATING
+
     if any(signals) and not any(LOCATING & each for each in signals):
         yield (
             f"no training case says where {name} is: only a guess from its areas can; "
@@ -196,7 +275,9 @@ def _unlocated(name: str, signals: Sequence[frozenset[Signal]]) -> Iterator[str]
 
 
 def _unread(training: Sequence[Carried]) -> Iterator[str]:
-    carried = frozenset[Signal]().union(*(s for each in training for s in each.signals))
+    from wsseg.train.config import TrainConfig
+
+    carried = {signal for each in training for signals in each.signals for signal in signals}
     passed = [signal for signal in MOMENTS if signal in carried]
     if passed:
         preset = TrainConfig().preset

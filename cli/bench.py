@@ -1,4 +1,4 @@
-"""Time the engines of a model folder against each other and show the table."""
+"""`wsseg bench`: how fast every engine of a model is on this machine."""
 
 import statistics
 import tempfile
@@ -8,42 +8,78 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from wsseg.imaging.definitions import Frozen
+from wsseg.cli.console import guarded, start_logging
 from wsseg.imaging.errors import NothingToDoError, WssegError
-from wsseg.imaging.find import find
-from wsseg.imaging.read import read
-from wsseg.imaging.scan import ScanRef
-from wsseg.serve.channels import to_channels
-from wsseg.serve.engine import Engine, EngineError
-from wsseg.serve.engine_options import Device, EngineOptions
-from wsseg.serve.manifest import EngineFile, Manifest
-from wsseg.serve.model_folder import load_model
-from wsseg.serve.one_engine import open_entry
-from wsseg.serve.rounds import interleaved, paired_ratio, reference, seconds, warm_up
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from wsseg.imaging.scan import ScanRef
+    from wsseg.serve.engine import Engine
+    from wsseg.serve.engine_options import Device
+    from wsseg.serve.manifest import EngineFile, Manifest
 
 SEED = 0
 FALLBACK_RANGE = (0.0, 255.0)
 """Intensities of made slices where the model has no fixed window."""
 
 
-class BenchOptions(Frozen):
+def bench(
+    model: Annotated[
+        Path, typer.Argument(envvar="WSSEG_MODEL", help="Model folder that wsseg-export wrote.")
+    ],
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Scans to take slices from: files, folders, archives; else made ones."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Slices the network sees at once.")] = 8,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Times that each engine has its turn; medians are shown.")
+    ] = 5,
+    side: Annotated[int, typer.Option(min=16, help="Rows and columns of made slices.")] = 512,
+    device: Annotated[
+        str, typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda (an error elsewhere).")
+    ] = "auto",
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads of the network; 0: all cores it may use.")
+    ] = 0,
+    torch: Annotated[
+        bool, typer.Option("--torch", help="Time PyTorch's model.pt2 too, where the model has it.")
+    ] = False,
+) -> None:
+    """Time every engine of a model folder that runs on this machine.
+
+    The engines take turns on the same slices. Ratios are to fp32 in ONNX Runtime: 2 is twice as
+    fast. Without SCANS the slices are made, which costs an engine the same time.
+    """
+    start_logging()
+    with guarded():
+        from wsseg.cli.settings import one_of
+        from wsseg.serve.engine_options import Device
+
+        options = BenchOptions(
+            batch, rounds, side, one_of("--device", device, get_args(Device)), threads, torch
+        )
+        show(compare(model, scans or [], options))
+
+
+@dataclass(frozen=True)
+class BenchOptions:
     """batch: slices at once. rounds: turns of each engine. side: of made slices, pixels.
 
     torch: time PyTorch's program too.
     """
 
-    batch: PositiveInt = 8
-    rounds: PositiveInt = 5
-    side: PositiveInt = 512
-    device: Device = "auto"
-    threads: NonNegativeInt = 0
+    batch: int = 8
+    rounds: int = 5
+    side: int = 512
+    device: "Device" = "auto"
+    threads: int = 0
     torch: bool = False
 
 
@@ -65,6 +101,12 @@ class Line:
 
 def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[Line]:
     """Time the engines of a folder in turn on the same slices; those that fail say why."""
+    from wsseg.serve.engine import EngineError
+    from wsseg.serve.engine_options import EngineOptions
+    from wsseg.serve.model_folder import load_model
+    from wsseg.serve.one_engine import open_entry
+    from wsseg.serve.rounds import warm_up
+
     manifest, folder = load_model(model)
     pixels = _real(scans, manifest, options) if scans else _made(manifest, options)
     asked = EngineOptions(device=options.device, threads=options.threads)
@@ -84,11 +126,12 @@ def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[L
 
 
 def _timed(
-    engines: dict[EngineFile, Engine], pixels: NDArray[np.float32], rounds: int
-) -> Iterator[tuple[EngineFile, Line]]:
+    engines: "dict[EngineFile, Engine]", pixels: "NDArray[np.float32]", rounds: int
+) -> "Iterator[tuple[EngineFile, Line]]":
     """Each engine with its medians over the rounds."""
+    from wsseg.serve.rounds import interleaved, paired_ratio, reference, seconds
 
-    def turn(engine: Engine) -> Callable[[], float]:
+    def turn(engine: "Engine") -> Callable[[], float]:
         return lambda: seconds(lambda: engine(pixels))
 
     times = interleaved({entry: turn(engine) for entry, engine in engines.items()}, rounds)
@@ -100,8 +143,15 @@ def _timed(
         yield entry, Line(entry.file, engine.name, engine.precision, rate, ratio)
 
 
-def _real(scans: Sequence[Path], manifest: Manifest, options: BenchOptions) -> NDArray[np.float32]:
+def _real(
+    scans: Sequence[Path], manifest: "Manifest", options: BenchOptions
+) -> "NDArray[np.float32]":
     """A batch of slices of one shape from the scans; fewer where there are no more of any shape."""
+    import numpy as np
+
+    from wsseg.imaging.find import find
+    from wsseg.imaging.scan import ScanRef
+
     shapes: dict[tuple[int, ...], list[NDArray[np.float32]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
         for found in find(scans, scratch=Path(scratch)):
@@ -116,15 +166,20 @@ def _real(scans: Sequence[Path], manifest: Manifest, options: BenchOptions) -> N
     return np.stack(max(shapes.values(), key=len))
 
 
-def _planes(ref: ScanRef, channels: int) -> Iterator[NDArray[np.float32]]:
+def _planes(ref: "ScanRef", channels: int) -> "Iterator[NDArray[np.float32]]":
     """The slices of a scan as the network takes them; none of one that cannot be read."""
+    from wsseg.imaging.read import read
+    from wsseg.serve.channels import to_channels
+
     with suppress(WssegError):
         for plane in read(ref).pixels:
             yield to_channels(plane, channels)
 
 
-def _made(manifest: Manifest, options: BenchOptions) -> NDArray[np.float32]:
+def _made(manifest: "Manifest", options: BenchOptions) -> "NDArray[np.float32]":
     """Noise within the model's window: the time of a network does not depend on the picture."""
+    import numpy as np
+
     window = manifest.window
     low, high = (window.low, window.high) if window.kind == "fixed" else FALLBACK_RANGE
     shape = (options.batch, manifest.channels, options.side, options.side)
@@ -133,6 +188,9 @@ def _made(manifest: Manifest, options: BenchOptions) -> NDArray[np.float32]:
 
 def show(lines: Sequence[Line]) -> None:
     """Print the table, the fastest first, what does not run last."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("engine", "precision", "slices/s", "ratio", "file", box=None, pad_edge=False)
     for line in sorted(lines, key=lambda line: -(line.slices_per_second or 0.0)):
         rate = "" if line.slices_per_second is None else f"{line.slices_per_second:.2f}"

@@ -1,12 +1,14 @@
 """`wsseg-infer`: scans to ratios.csv."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsseg.cli.console import guarded, start_logging
-from wsseg.cli.table_options import IgnoreOption, SheetOption
+from wsseg.cli.console import IgnoreOption, SheetOption, guarded, progress_bar, start_logging
+
+if TYPE_CHECKING:
+    from wsseg.serve.infer import Summary
 
 
 def infer(
@@ -94,8 +96,6 @@ def infer(
     start_logging(as_json=json_log, verbose=verbose)
     kept = "no table is written; label maps and overlays that were finished stay"
     with guarded(interrupted=kept):
-        from wsseg.cli.inferring import run_inference
-
         code = run_inference(
             inputs,
             model=model,
@@ -117,3 +117,53 @@ def infer(
             quiet=json_log,
         )
     raise typer.Exit(code)
+
+
+def run_inference(inputs: list[Path], *, quiet: bool, **flags: Any) -> int:
+    """Measure `inputs`; print a closing line unless `quiet`; return the exit code."""
+    from rich.progress import TaskProgressColumn
+
+    from wsseg.cli.settings import settings
+    from wsseg.serve.infer import infer as measure
+    from wsseg.serve.infer_options import InferOptions
+
+    options = settings(InferOptions, None, flags)
+    rate_column = "{task.fields[rate]:.1f} slices/s"
+    with progress_bar(TaskProgressColumn(), rate_column, shown=not quiet) as progress:
+        task = progress.add_task("measuring", total=None, rate=0.0)
+
+        def show(done: int, known: int, rate: float) -> None:
+            progress.update(task, completed=done, total=known, rate=rate)
+
+        summary = measure(inputs, options, on_progress=show)
+    if not quiet:
+        typer.echo(closing_line(summary), err=True)
+    return summary.exit_code
+
+
+def closing_line(summary: "Summary") -> str:
+    """Say what was measured, what failed and where the tables are."""
+    rate = summary.slices / summary.seconds if summary.seconds else 0.0
+    recovered = (
+        "" if summary.recovered is None else f"{_counted(summary.recovered, 'mask')} recovered, "
+    )
+    read = f"{_counted(summary.scans, 'scan')}, {_counted(summary.slices, 'slice')}"
+    warning = f"; WARNING: {summary.warning}" if summary.warning else ""
+    why = f" ({summary.tables[2]} says why)" if summary.failed or summary.skipped else ""
+    unlike = (
+        f"; WARNING: {_counted(summary.unlike, 'scan')} unlike the training images "
+        "(flags in the tables say how, --strict refuses them)"
+        if summary.unlike
+        else ""
+    )
+    nothing = "" if summary.scans or summary.failed else "; no image was found"
+    return (
+        f"{read} in {summary.seconds:.1f} s "
+        f"({rate:.1f} slices/s, {summary.engine}); {recovered}"
+        f"{_counted(summary.failed, 'file')} failed, {summary.skipped} skipped{why}{nothing}; "
+        f"wrote {summary.report}{unlike}{warning}"
+    )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wsseg.cli.console import guarded, start_logging
-from wsseg.cli.table_options import IgnoreOption, SheetOption
-from wsseg.imaging.table import TableOptions
+from wsseg.cli.console import IgnoreOption, SheetOption, guarded, start_logging
 
 
 def marks(
@@ -67,6 +65,7 @@ def marks(
     start_logging()
     with guarded():
         from wsseg.cli.settings import one_of, settings
+        from wsseg.imaging.table import TableOptions
         from wsseg.train.config import TrainConfig
         from wsseg.train.marks.options import KINDS, MarkOptions
         from wsseg.train.marks.simulate import simulate_marks
