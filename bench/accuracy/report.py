@@ -16,26 +16,27 @@ INTRODUCTION = """\
 # Accuracy on held-out images
 
 Written by `python -m bench.accuracy` from `accuracy.csv`, which has a row for every run;
-`accuracy/` has the single images. No arm but full supervision sees a mask, in training or
-validation; every arm keeps its last epoch, and a pixel belongs to a class from probability 0.5 on.
-Arms of one table share data, network, starting weights, recipe and epochs; the line above a
-table names folds and seeds. The threshold that training fits is not used here.
+`accuracy/` has the figures of each image. Only the arms `full` and `wsseg-masks` see masks, in
+training or validation. Every arm uses its last epoch and a threshold of 0.5; the threshold that
+training fits is not used. The arms of one table share data, network, starting weights, recipe and
+epochs; the line above a table names folds and seeds.
 
-The arms named `paper` are the paper's four terms in their better reading: the mark term averaged
-over the mark, not over the image. They start from the same pretrained weights, with the same
-augmentation and schedule as every other arm, and from the same biases as `wsseg`: the last layer's
-are set so that the first maps have the mean ratio. `full` and `mark-only` read no ratio and have no
-such start; `full` learns hard masks, `wsseg` targets with soft borders. The arm `wsseg-masks`
-learns full masks by the recipe of `wsseg`. Tables state how each mark was made (column `mark_kind`
-of cases.csv). The constants of growing marks (docs/method.md) were chosen looking at true masks of
-an eighth of these lesions, and of a few kidneys and hearts.
+The arms called `paper` use the paper's four losses, with the mark loss averaged over the mark
+instead of the image, which is the better reading. They have the same pretrained weights,
+augmentation and schedule as every other arm, and the same start as `wsseg`: the bias of the last
+layer gives the first maps the mean ratio. `full` and `mark-only` use no ratio and have no such
+start. `full` learns hard masks, `wsseg` pseudo-labels with soft borders, and `wsseg-masks` full
+masks by the recipe of `wsseg`. The tables state the kind of each mark (column `mark_kind` of
+cases.csv). The constants of growing pseudo-labels (docs/method.md) were chosen with the true masks
+of an eighth of these lesions, and of a few kidneys and hearts.
 
 - **IoU** (and Dice): per image, averaged over the held-out images that show the class, then over
-  the classes. +- is the standard deviation over runs; the interval (95 %) comes from drawing whole
-  patients, or groups of near-duplicates, 2000 times: it does not hold the variation between seeds.
-- **pooled**: IoU of the pixels of all held-out images together, those without the class included.
+  the classes. +- is the standard deviation over runs. The interval (95 %) comes from 2000 bootstrap
+  samples of whole patients, or of groups of near-duplicates; it does not include the variation
+  between seeds.
+- **pooled**: IoU of the pixels of all held-out images together, including those without the class.
 - **ratio error**: mean absolute error of the area ratio over all held-out images.
-- **of full**: IoU over that of the same network on full masks, the same images in every draw."""
+- **of full**: IoU relative to the same network trained on full masks, on the same samples."""
 
 
 def write_report(out: Path) -> None:

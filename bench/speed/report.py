@@ -15,12 +15,13 @@ PICTURE = "speed.png"
 INTRODUCTION = """\
 # Speed and memory
 
-Written by `make bench-speed` from `speed.csv`. Entrants of a table take turns, A B C A B C: rates
-are medians over the rounds, ratios medians over pairs of the same round, with their extremes. A
-ratio above 1 means faster than the peer, but for memory. Rates of different machines, or days,
-cannot be compared; ratios can. Weights are random, but for the networks that `--trained` named:
-time does not depend on them. Their int8 rows tell of speed alone: whether a network agrees
-with PyTorch in 8 bits, its own export tells. MB are 10**6 bytes."""
+Written by `make bench-speed` from `speed.csv`. The entrants of a table take turns, A B C A B C.
+Rates are medians over the rounds; ratios are medians over pairs of the same round, with their
+extremes. A ratio above 1 means faster than the peer (for memory: larger). Ratios of different
+machines or days can be compared, rates cannot. Weights are random, except for the networks named
+with `--trained`, because time does not depend on them. The int8 rows of random weights therefore
+measure speed only: whether a network agrees with PyTorch in 8 bits is decided by its own export.
+MB are 10**6 bytes."""
 HEADER = ("what", "precision", "size", "batch")
 
 
