@@ -74,7 +74,7 @@ def _answer(request: dict[str, Any], answers: Connection) -> None:
     dataset = _opened(path, version_of(path))
     for frame in islice(_frames(dataset, request["frames"]), request["count"]):
         answers.send_bytes(json.dumps({"dtype": frame.dtype.str, "shape": frame.shape}).encode())
-        answers.send_bytes(np.ascontiguousarray(frame).reshape(-1).view(np.uint8))
+        answers.send_bytes(np.ascontiguousarray(frame).reshape(-1).view(np.uint8).data)
         left -= 1
     if left:
         raise EOFError
