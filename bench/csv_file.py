@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from wsseg.imaging.atomic import atomic
+from wsseg.imaging.files import atomic
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -29,8 +29,8 @@ PASSES = 10
 READ = """
 import sys
 from pathlib import Path
-from wsseg.imaging.find import find
-from wsseg.imaging.read import read
+from wsseg.imaging.discovery import find
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 folder = Path(sys.argv[1])
 for _ in range(int(sys.argv[2])):

@@ -14,10 +14,14 @@ from PIL import Image
 
 from bench.accuracy.datasets import DATASETS, label_map
 from wsseg.imaging.definitions import mask_iou
-from wsseg.train.marks.discs import disc_mark, point_mark, random_disc_mark
-from wsseg.train.marks.erode import erode_mark
-from wsseg.train.marks.region import components
-from wsseg.train.targets import growth
+from wsseg.train.simulate.draw import (
+    components,
+    disc_mark,
+    erode_mark,
+    point_mark,
+    random_disc_mark,
+)
+from wsseg.train.targets import growing as growth
 
 EVERY = 8
 PERCENT = 8.0

@@ -16,10 +16,9 @@ from skimage.segmentation import random_walker
 
 from bench.method_picture import phantom
 from bench.timing import ratio, where
-from wsseg.train.case import Case
-from wsseg.train.marks.discs import disc_mark
-from wsseg.train.marks.erode import erode_mark
-from wsseg.train.targets.cases import case_evidence, grown
+from wsseg.train.cases.schema import Case
+from wsseg.train.simulate.draw import disc_mark, erode_mark
+from wsseg.train.targets.case_targets import case_evidence, grown
 
 SIDE = 512
 NETWORK = 256

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.accuracy.datasets import DATASETS, Dataset, label_map
 from wsseg.imaging.definitions import mask_iou
-from wsseg.train.targets.guess import Guess, Guesses, guesses, small
+from wsseg.train.targets.localise import Guess, Guesses, guesses, small
 
 SHOWN = ("busi", "kidneys", "cardiac")
 HALF = 0.5

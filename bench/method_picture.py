@@ -12,15 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from wsseg.imaging.atomic import atomic
-from wsseg.train.case import MarkKind
-from wsseg.train.marks.discs import disc_mark, point_mark, random_disc_mark
-from wsseg.train.marks.erode import erode_mark
-from wsseg.train.marks.strokes import stroke_mark
-from wsseg.train.targets.blobs import best_blobs
-from wsseg.train.targets.build import first_target
+from wsseg.imaging.files import atomic
+from wsseg.train.cases.schema import MarkKind
+from wsseg.train.simulate.draw import (
+    disc_mark,
+    erode_mark,
+    point_mark,
+    random_disc_mark,
+    stroke_mark,
+)
 from wsseg.train.targets.evidence import Evidence, Target
-from wsseg.train.targets.guess import Guess, small
+from wsseg.train.targets.growing import first_target
+from wsseg.train.targets.localise import Guess, best_blobs, small
 
 SIDE = 192
 SEED = 4

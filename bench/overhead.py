@@ -20,22 +20,20 @@ import numpy as np
 from bench.random_model import write_random_model
 from bench.timing import where
 from wsseg.cli.demo_data import write_series
-from wsseg.imaging.find import find
-from wsseg.imaging.read import read
+from wsseg.imaging.discovery import find
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.batching import Limits
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine import Prediction
-from wsseg.serve.engine_options import EngineOptions
-from wsseg.serve.infer import infer
-from wsseg.serve.infer_options import InferOptions
+from wsseg.serve.empty_slices import skip_empty
+from wsseg.serve.engines.base import EngineOptions, Prediction
+from wsseg.serve.engines.select import open_engine
+from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.manifest import load_model
 from wsseg.serve.measure import slice_rows
-from wsseg.serve.model_folder import load_model
 from wsseg.serve.pipeline import Counts, Pictures, Pipeline
-from wsseg.serve.read_ahead import Room
+from wsseg.serve.prefetch import Room
 from wsseg.serve.report import open_report
-from wsseg.serve.rows import Provenance
-from wsseg.serve.skip import skip_empty
+from wsseg.serve.tables import Provenance
 
 BATCH = 8
 SLEEP_SECONDS = 0.02

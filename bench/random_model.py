@@ -3,14 +3,12 @@
 import hashlib
 from pathlib import Path
 
-from wsseg.export.graph import DeployGraph
-from wsseg.export.onnx_file import save_onnx, to_onnx
+from wsseg.export.graph import DeployGraph, save_onnx, to_onnx
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Training
 from wsseg.train.config import NetworkName
-from wsseg.train.front import Front
-from wsseg.train.networks import build_network
-from wsseg.train.predictor import Predictor
+from wsseg.train.data.preprocess import Front
+from wsseg.train.networks import Predictor, build_network
 
 
 def write_random_model(folder: Path, name: NetworkName, size: int) -> Path:

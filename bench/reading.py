@@ -15,8 +15,8 @@ from pydicom import dcmread
 
 from bench.timing import ratio, where
 from wsseg.cli.demo_data import write_series
-from wsseg.imaging.find import find
-from wsseg.imaging.read import read
+from wsseg.imaging.discovery import find
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 
 

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from wsseg.serve.rounds import interleaved, paired_ratio, seconds
+from wsseg.serve.engines.benchmark import interleaved, paired_ratio, seconds
 
 
 def ratio(ours: Callable[[], object], peer: Callable[[], object], runs: int = 5) -> str:

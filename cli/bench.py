@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wsseg.imaging.scan import ScanRef
-    from wsseg.serve.engine import Engine
-    from wsseg.serve.engine_options import Device
+    from wsseg.serve.engines.base import Device, Engine
     from wsseg.serve.manifest import EngineFile, Manifest
 
 SEED = 0
@@ -60,7 +59,7 @@ def bench(
     start_logging()
     with guarded():
         from wsseg.cli.settings import one_of
-        from wsseg.serve.engine_options import Device
+        from wsseg.serve.engines.base import Device
 
         options = BenchOptions(
             batch, rounds, side, one_of("--device", device, get_args(Device)), threads, torch
@@ -101,11 +100,9 @@ class Line:
 
 def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[Line]:
     """Time the engines of a folder in turn on the same slices; those that fail say why."""
-    from wsseg.serve.engine import EngineError
-    from wsseg.serve.engine_options import EngineOptions
-    from wsseg.serve.model_folder import load_model
-    from wsseg.serve.one_engine import open_entry
-    from wsseg.serve.rounds import warm_up
+    from wsseg.serve.engines.base import EngineError, EngineOptions
+    from wsseg.serve.engines.benchmark import open_entry, warm_up
+    from wsseg.serve.manifest import load_model
 
     manifest, folder = load_model(model)
     pixels = _real(scans, manifest, options) if scans else _made(manifest, options)
@@ -129,7 +126,7 @@ def _timed(
     engines: "dict[EngineFile, Engine]", pixels: "NDArray[np.float32]", rounds: int
 ) -> "Iterator[tuple[EngineFile, Line]]":
     """Each engine with its medians over the rounds."""
-    from wsseg.serve.rounds import interleaved, paired_ratio, reference, seconds
+    from wsseg.serve.engines.benchmark import interleaved, paired_ratio, reference, seconds
 
     def turn(engine: "Engine") -> Callable[[], float]:
         return lambda: seconds(lambda: engine(pixels))
@@ -149,7 +146,7 @@ def _real(
     """A batch of slices of one shape from the scans; fewer where there are no more of any shape."""
     import numpy as np
 
-    from wsseg.imaging.find import find
+    from wsseg.imaging.discovery import find
     from wsseg.imaging.scan import ScanRef
 
     shapes: dict[tuple[int, ...], list[NDArray[np.float32]]] = defaultdict(list)
@@ -168,8 +165,8 @@ def _real(
 
 def _planes(ref: "ScanRef", channels: int) -> "Iterator[NDArray[np.float32]]":
     """The slices of a scan as the network takes them; none of one that cannot be read."""
-    from wsseg.imaging.read import read
-    from wsseg.serve.channels import to_channels
+    from wsseg.imaging.reading import read
+    from wsseg.serve.batching import to_channels
 
     with suppress(WssegError):
         for plane in read(ref).pixels:

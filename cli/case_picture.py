@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.atomic import atomic
 from wsseg.imaging.display import class_colour, grey_values
-from wsseg.imaging.slices import read_slice
-from wsseg.train.batch import MARKED_BACKGROUND
-from wsseg.train.case import Case, Region
-from wsseg.train.label_files import case_marks, case_mask
-from wsseg.train.signals import FIELDS, Signal
+from wsseg.imaging.files import atomic
+from wsseg.imaging.reading import read_slice
+from wsseg.train.cases.evidence import FIELDS, Signal
+from wsseg.train.cases.files import case_marks, case_mask
+from wsseg.train.cases.schema import Case, Region
+from wsseg.train.data.batch import MARKED_BACKGROUND
 
 MOST = 12
 COLUMNS = 4

@@ -15,8 +15,8 @@ from wsseg.imaging.errors import WssegError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from wsseg.train.case import Case, CaseTable
-    from wsseg.train.signals import Signal
+    from wsseg.train.cases.evidence import Signal
+    from wsseg.train.cases.schema import Case, CaseTable
 
 MOMENTS: "tuple[Signal, ...]" = ("centroid", "spread")
 """Signals that the default preset does not read."""
@@ -98,11 +98,11 @@ def check_cases(
 
     from wsseg.cli.case_picture import draw_cases
     from wsseg.cli.settings import parse_ratio, settings
-    from wsseg.train.class_evidence import small_regions
+    from wsseg.train.cases.evidence import small_regions
+    from wsseg.train.cases.folding import cases_for
+    from wsseg.train.cases.schema import class_denominators
     from wsseg.train.config import TrainConfig
-    from wsseg.train.folding import cases_for
-    from wsseg.train.preview import target_preview
-    from wsseg.train.ratios import class_denominators
+    from wsseg.train.trainer import target_preview
 
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
@@ -122,7 +122,7 @@ def check_cases(
 
 def carry(case: "Case", classes: int) -> Carried:
     """The signals of a checked case."""
-    from wsseg.train.signals import class_signals
+    from wsseg.train.cases.evidence import class_signals
 
     return Carried(case, tuple(class_signals(case, number) for number in range(1, classes + 1)))
 
@@ -131,9 +131,8 @@ def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] 
     """Print the report. further: warnings besides those of the table and of what it holds."""
     from rich.console import Console
 
-    from wsseg.imaging.dicom_quiet import quiet
-    from wsseg.train.planes import counted_planes
-    from wsseg.train.seen import doubts
+    from wsseg.imaging.dicom.values import quiet
+    from wsseg.train.cases.images import counted_planes, doubts
 
     console = Console(highlight=False, markup=False)
     console.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
@@ -156,7 +155,7 @@ def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] 
 def _table(*columns: str) -> "Table":
     from rich.table import Table
 
-    from wsseg.train.case_cells import SPLITS
+    from wsseg.train.cases.cells import SPLITS
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
@@ -167,8 +166,8 @@ def _table(*columns: str) -> "Table":
 
 def _counts(classes: Sequence[str], carried: Sequence[Carried]) -> "Table":
     """Cases that carry each signal, by class and split."""
-    from wsseg.train.case_cells import SPLITS
-    from wsseg.train.signals import FIELDS
+    from wsseg.train.cases.cells import SPLITS
+    from wsseg.train.cases.evidence import FIELDS
 
     table = _table("class", "signal", *SPLITS)
     for place, name in enumerate(classes):
@@ -208,7 +207,7 @@ def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> "Table
 
 def describe(signals: "frozenset[Signal]") -> str:
     """A combination of signals in words."""
-    from wsseg.train.signals import FIELDS
+    from wsseg.train.cases.evidence import FIELDS
 
     named = [signal for signal in FIELDS if signal in signals]
     return f"{named[0]} only" if len(named) == 1 else " + ".join(named) or "nothing"
@@ -216,7 +215,7 @@ def describe(signals: "frozenset[Signal]") -> str:
 
 def _readers(training: Sequence[Carried]) -> "Table":
     """Terms and presets that read the signals of the training cases."""
-    from wsseg.train.signals import FIELDS
+    from wsseg.train.cases.evidence import FIELDS
 
     carried = {signal for each in training for signals in each.signals for signal in signals}
     alike: dict[tuple[str, str], list[str]] = {}
@@ -232,9 +231,9 @@ def _readers(training: Sequence[Carried]) -> "Table":
 
 def readers(signal: "Signal") -> tuple[list[str], list[str]]:
     """The loss terms, and the presets with such a term, that this signal alone lets teach."""
+    from wsseg.train.cases.evidence import FIELDS
+    from wsseg.train.config import PRESETS
     from wsseg.train.objective import PARTS
-    from wsseg.train.presets import PRESETS
-    from wsseg.train.signals import FIELDS
     from wsseg.train.terms.part import Given
 
     given = Given(("image",), prior=(0.5,))
@@ -265,7 +264,7 @@ def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str
 
 
 def _unlocated(name: str, signals: "Sequence[frozenset[Signal]]") -> Iterator[str]:
-    from wsseg.train.class_evidence import LOCATING
+    from wsseg.train.cases.evidence import LOCATING
 
     if any(signals) and not any(LOCATING & each for each in signals):
         yield (

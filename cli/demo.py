@@ -42,7 +42,7 @@ def demo(
 
 def run_demo(out: Path, *, epochs: int) -> None:
     """Do the whole job in `out`, which must be empty, missing, or an earlier demo's."""
-    from wsseg.imaging.locks import held
+    from wsseg.imaging.files import held
 
     with held(out, f"another demo is at work in {out}: choose another --out, or wait for it"):
         _run(out, epochs)
@@ -52,7 +52,7 @@ def _run(out: Path, epochs: int) -> None:
     import numpy as np
 
     from wsseg.cli import demo_data
-    from wsseg.train.marks.simulate import simulate_marks
+    from wsseg.train.simulate.table import simulate_marks
 
     _clear(out)
     data = demo_data.load(out / "template")
@@ -98,7 +98,7 @@ def _train(cases: Path, run: Path, epochs: int) -> None:
 
 def _export(run: Path, model: Path) -> None:
     from wsseg.cli.export import run_export
-    from wsseg.export.tensorrt_toolkit import TensorRTMissingError
+    from wsseg.export.tensorrt import TensorRTMissingError
 
     flags = {"trt": True, "batch": "1,8,32", "image_size": "64,256,512", "name": "mni152-tissues"}
     try:
@@ -222,7 +222,7 @@ def _labels(folder: Path) -> "NDArray[np.uint8]":
     import numpy as np
 
     from wsseg.imaging.scan import FileRef, ScanRef
-    from wsseg.imaging.volume import read_volume
+    from wsseg.imaging.volumes import read_volume
 
     path = next(folder.glob("held-out*.nii.gz"))
     ref = ScanRef("volume", (FileRef(path, path.name),))

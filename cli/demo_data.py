@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from wsseg.imaging.scan import FileRef, Scan
-from wsseg.imaging.volume import read_volume, volume_refs
+from wsseg.imaging.volumes import read_volume, volume_refs
 
 ROWS, COLUMNS = slice(20, 212), slice(18, 178)
 CLASSES = ("white_matter", "grey_matter")

@@ -108,7 +108,7 @@ def _package(module: str, distributions: tuple[str, ...], extra: str | None) -> 
 
 def _engines() -> list[Check]:
     """Every runtime that can compute a model: what `wsseg-infer --engine` would say of it."""
-    from wsseg.serve.adapters import ADAPTERS
+    from wsseg.serve.engines.select import ADAPTERS
 
     found = []
     for adapter in ADAPTERS:
@@ -119,7 +119,7 @@ def _engines() -> list[Check]:
 
 
 def _integers() -> Check:
-    from wsseg.serve.cpu import INTEGER, flags, instructions
+    from wsseg.serve.engines.hardware import INTEGER, flags, instructions
 
     there = sorted(instructions() & {*INTEGER})
     wanted = ", ".join(INTEGER)
@@ -139,7 +139,7 @@ def _torch() -> list[Check]:
 
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else "no CUDA device: training runs on the CPU"
-    from wsseg.train.precision import has_bf16
+    from wsseg.train.launch import has_bf16
 
     bf16 = has_bf16(torch.device("cuda" if cuda else "cpu"))
     reason = "used by --precision auto" if bf16 else "this hardware lacks it: training uses fp32"

@@ -10,7 +10,7 @@ from wsseg.cli.console import guarded, start_logging
 from wsseg.imaging.errors import SomeFailedError, WssegError
 
 if TYPE_CHECKING:
-    from wsseg.export.options import ExportOptions
+    from wsseg.export.publish import ExportOptions
     from wsseg.export.triton import TritonOptions
     from wsseg.serve.manifest import EngineFile, OutputStride, Parity, Profile
 
@@ -138,9 +138,8 @@ def run_export(
     TritonOptions.
     """
     from wsseg.cli.settings import settings
-    from wsseg.export.options import ExportOptions
-    from wsseg.export.publish import export_run
-    from wsseg.export.tensorrt_toolkit import TensorRTMissingError
+    from wsseg.export.publish import ExportOptions, export_run
+    from wsseg.export.tensorrt import TensorRTMissingError
 
     profile = parse_profile(flags.pop("batch"), flags.pop("image_size"))
     options = settings(ExportOptions, None, flags | {"profile": profile})
@@ -159,7 +158,7 @@ def run_export(
 
 
 def _finish(out: Path, triton: "TritonRequest | None") -> None:
-    from wsseg.serve.model_folder import load_model
+    from wsseg.serve.manifest import load_model
 
     manifest, folder = load_model(out)
     if manifest.output_stride:
@@ -255,7 +254,7 @@ def triton_request(
 
 def _check_engine(file: str, export: "ExportOptions") -> None:
     """Names of TensorRT engines hold the GPU that they are built for: those are not known yet."""
-    from wsseg.export.engine_onnx import FILES
+    from wsseg.export.engines import FILES
 
     planned = [FILES[precision] for precision in dict.fromkeys(export.precisions)]
     if not file or file in planned or (export.trt and file.endswith(".engine")):
@@ -269,7 +268,7 @@ def _check_engine(file: str, export: "ExportOptions") -> None:
 def publish_to_triton(model: Path, request: TritonRequest) -> None:
     """Add the model folder to the repository and say so."""
     from wsseg.export.triton import add_version
-    from wsseg.serve.model_folder import load_model
+    from wsseg.serve.manifest import load_model
 
     version = add_version(model, request.repository, request.options)
     manifest, _ = load_model(version)

@@ -124,8 +124,8 @@ def run_inference(inputs: list[Path], *, quiet: bool, **flags: Any) -> int:
     from rich.progress import TaskProgressColumn
 
     from wsseg.cli.settings import settings
+    from wsseg.serve.infer import InferOptions
     from wsseg.serve.infer import infer as measure
-    from wsseg.serve.infer_options import InferOptions
 
     options = settings(InferOptions, None, flags)
     rate_column = "{task.fields[rate]:.1f} slices/s"

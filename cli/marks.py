@@ -65,10 +65,10 @@ def marks(
     start_logging()
     with guarded():
         from wsseg.cli.settings import one_of, settings
-        from wsseg.imaging.table import TableOptions
+        from wsseg.imaging.tables import TableOptions
         from wsseg.train.config import TrainConfig
-        from wsseg.train.marks.options import KINDS, MarkOptions
-        from wsseg.train.marks.simulate import simulate_marks
+        from wsseg.train.simulate.draw import KINDS, MarkOptions
+        from wsseg.train.simulate.table import simulate_marks
 
         chosen = one_of("--kind", kind, KINDS)
         given = settings(

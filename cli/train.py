@@ -162,9 +162,9 @@ def run_training(
     from wsseg.cli.settings import parse_ratio, settings
     from wsseg.imaging.errors import WssegError
     from wsseg.train.config import TrainConfig
-    from wsseg.train.folds import train_folds
-    from wsseg.train.run import train as train_run
+    from wsseg.train.cross_validation import train_folds
     from wsseg.train.run_folder import settings_of
+    from wsseg.train.trainer import train as train_run
 
     if flags.get("ratios"):
         flags["ratios"] = [parse_ratio(text).model_dump() for text in flags["ratios"]]

@@ -1,14 +1,25 @@
-"""The graph that is deployed: raw pixels in, masks and areas out, with nothing left to a reader."""
+"""Whether a network's numbers fit into half precision, which a CPU run cannot tell."""
 
 import copy
+import logging
 from collections.abc import Sequence
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import onnx
 import torch
+from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from wsseg.train.predictor import Predictor
+from wsseg.serve import manifest as contract
+from wsseg.serve.manifest import PROBABILITY
+from wsseg.train.networks import Predictor
+
+# The graph that is deployed: raw pixels in, masks and areas out, with nothing left to a reader.
 
 Precision = Literal["fp32", "fp16"]
 Answers = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -85,3 +96,87 @@ def fold_batch_norm(module: nn.Module) -> None:
         else:
             fold_batch_norm(child)
         previous = name, child
+
+
+# The deployable graph as an ONNX model that carries its own description.
+
+INPUT = contract.INPUT
+# In the order in which the graph gives them.
+OUTPUTS = tuple(contract.OUTPUTS)
+# Known to ONNX Runtime and TensorRT for years, and the newest that every node used here needs.
+OPSET = 18
+# Key of the model's own description (JSON) in the file's metadata_props.
+METADATA = "wsseg"
+
+# Batch of 2 and an oblong size that is not the network's: the exporter takes a 1, or two equal
+# numbers, for a property of the network rather than of this example.
+EXAMPLE = (2, 72, 88)
+
+logger = logging.getLogger(__name__)
+
+
+def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.ModelProto:
+    """The graph as ONNX, optimised and checked, with batch, height and width left open.
+
+    channels: of the input. description: JSON, kept in the file's metadata under `wsseg`. Notes that
+    the exporter leaves on every node (source lines, paths of this machine) are removed.
+    """
+    example = torch.zeros(EXAMPLE[0], channels, *EXAMPLE[1:])
+    program = torch.onnx.export(
+        graph.eval(),
+        (example,),
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=[INPUT],
+        # PROBABILITY costs a runtime that is not asked for it no time: the others come from it.
+        output_names=[*OUTPUTS, PROBABILITY],
+        dynamic_shapes=open_axes(),
+        verbose=False,
+    )
+    if program is None:
+        raise AssertionError("the dynamo exporter returns its program")
+    ClearMetadataAndDocStringPass()(program.model)
+    model: onnx.ModelProto = program.model_proto
+    onnx.helper.set_model_props(model, {METADATA: description})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def open_axes() -> dict[str, dict[int, Dim]]:
+    """The axes of the input whose length only a run tells."""
+    return {INPUT: {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}}
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write one file with the weights inside; ValueError past 2 GiB, which none comes near."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    logger.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)
+
+
+# The largest half is 65504. A quarter of it leaves room for slices that are brighter than the few
+# samples, and for partial sums that are larger than their total.
+LARGEST = 65504 / 4
+
+
+def largest_value(graph: DeployGraph, samples: Sequence[NDArray[np.float32]]) -> float:
+    """Largest magnitude among weights and values between layers of a float32 graph's network.
+
+    samples: raw slices (c, H, W). ONNX Runtime computes half-precision nodes in float32 on most
+    CPUs, so a sum that overflows on a GPU looks sound there; here the size itself is looked at.
+    """
+    network = graph.predictor.network
+    seen = [float(weight.abs().max()) for weight in network.parameters()]
+
+    def watch(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        seen.extend(float(x.abs().max()) for x in (*inputs, output) if isinstance(x, Tensor))
+
+    layers = [module for module in network.modules() if not list(module.children())]
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
+    try:
+        with torch.inference_mode():
+            for sample in samples:
+                graph(torch.from_numpy(sample[None]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(seen)

@@ -15,13 +15,90 @@ from wsseg.export.difference import (
     difference,
     overall,
 )
-from wsseg.export.invariance import unsteadiness
-from wsseg.export.tolerance import TOLERANCES, Tolerance
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import SomeFailedError
-from wsseg.serve.engine import Engine, Prediction
+from wsseg.serve.engines.base import Engine, Prediction
 from wsseg.serve.manifest import Parity, PrecisionName, Profile
-from wsseg.train.predictor import Predictor
+from wsseg.train.networks import Predictor
+
+# How far an engine may be from PyTorch before it is kept back.
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an engine may be from PyTorch.
+
+    On any slice: probability is the largest difference of any pixel's probability, agreement the
+    smallest fraction of equal mask pixels, ratio the largest difference of an area ratio. On
+    average over the slices that show it: ratio_mean is the largest difference of an area ratio,
+    mask_iou the smallest IoU of a class. border: a pixel whose PyTorch probability is that close to
+    its threshold is left out of all but probability, for its class hangs on rounding alone.
+    """
+
+    probability: float
+    agreement: float
+    ratio: float
+    border: float
+    ratio_mean: float = 1.0
+    mask_iou: float = 0.0
+
+
+# What no finite answer exceeds: such engines are held to their averages.
+_ON_AVERAGE = Tolerance(
+    probability=1.0, agreement=0.0, ratio=float("inf"), border=0.0, ratio_mean=0.002, mask_iou=0.98
+)
+
+TOLERANCES: dict[PrecisionName, Tolerance] = {
+    # Another order of float32 sums moves a probability by 1e-7 to 1e-5 in networks this deep
+    # (measured): a difference of 1e-3 is a wrong graph. The border, ten times that noise, keeps a
+    # hardly trained network, flat around its threshold, from failing on its last bits.
+    "fp32": Tolerance(probability=1e-3, agreement=0.9999, ratio=1e-4, border=1e-4),
+    # Half precision has 11 bits; 1e-5 to 1e-2 was measured. The whole difference counts, without
+    # a border: where a ratio is that sensitive, float32 is the engine to use.
+    "fp16": Tolerance(probability=2e-2, agreement=0.995, ratio=5e-3, border=0.0),
+    # Eight bits, of the number or of its mantissa, move outlines by single pixels on every slice:
+    # what counts is that areas do not move with them. 0.002 is a fifth of a percent of the image.
+    "bf16": _ON_AVERAGE,
+    "int8": _ON_AVERAGE,
+}
+
+
+# Whether a slice has the same mask alone, in a batch, and after slices of other sizes.
+
+# As many as serving sends at once, and an odd number, which blocked kernels leave a rest of.
+BATCHES = (8, 3)
+# Float sums around the integer network depend on the batch in their last bits, and a pixel on its
+# very threshold hangs on those: one in 10,000 may.
+STEADY = 0.9999
+
+
+def unsteadiness(
+    run: Callable[[NDArray[np.float32]], Prediction], standard: Standard
+) -> str | None:
+    """In words, which slice's mask depends on the slices around it; None where none does.
+
+    Every slice of the standard is run alone, then in turned and mirrored company of its size, with
+    the sizes in another order, at the batch's end.
+    """
+    alone = [r.pixels for r in standard.references if len(r.pixels) == 1]
+    masks = [run(pixels).masks[0] for pixels in alone]
+    for place in reversed(range(len(alone))):
+        for count in BATCHES:
+            found = run(_company(alone[place], count)).masks[-1]
+            equal = float((found == masks[place]).mean())
+            if equal < STEADY:
+                return (
+                    f"the mask of a slice of {found.shape[1:]} agrees with itself in {equal:.5f} "
+                    f"between a batch of 1 and of {count} (at least {STEADY})"
+                )
+    return None
+
+
+def _company(pixels: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """A batch that ends in the slice (1, c, H, W), after variants of it that differ."""
+    others = [np.roll(pixels[..., ::-1], 7 * number, axis=-1) for number in range(1, count)]
+    return np.concatenate([*others, pixels])
+
 
 # Coarse numbers: a last bit of a sum, taken in another order, may be a whole step of the next.
 ROUNDED: frozenset[PrecisionName] = frozenset(("int8", "bf16"))

@@ -2,37 +2,146 @@
 
 import logging
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import ValidationError
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt, ValidationError
 
-from wsseg.export.engine_int8 import Calibration
-from wsseg.export.engine_onnx import planned_engine
-from wsseg.export.engine_tensorrt import TensorRTJob, check_profile
+from wsseg.export.calibration import calibration_slices
 from wsseg.export.engines import (
+    Calibration,
     Job,
+    OnnxPrecision,
     onnx_engines,
     openvino_engines,
+    planned_engine,
     tensorrt_engines,
     torch_engines,
 )
-from wsseg.export.options import ExportOptions
 from wsseg.export.parity import make_standard
-from wsseg.export.quantize.images import calibration_slices
-from wsseg.export.relative_time import with_times
+from wsseg.export.quantise import Method
 from wsseg.export.stride import coarsened
-from wsseg.export.tensorrt_toolkit import TensorRTMissingError, Toolkit, find_toolkit
-from wsseg.imaging.atomic import atomic_folder
-from wsseg.imaging.definitions import fault_text
+from wsseg.export.tensorrt import (
+    DEFAULT_PROFILE,
+    TensorRTJob,
+    TensorRTMissingError,
+    Toolkit,
+    check_profile,
+    find_toolkit,
+)
+from wsseg.imaging.definitions import Frozen, RatioDefinition, fault_text
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.locks import held
-from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Teacher, Training
-from wsseg.train.checkpoint import TrainedRun, load_run
-from wsseg.train.predictor import Predictor
-from wsseg.train.record import RunRecord
+from wsseg.imaging.files import atomic_folder, held
+from wsseg.serve.batching import MOST_PIXELS
+from wsseg.serve.engines.base import Engine, EngineOptions
+from wsseg.serve.engines.benchmark import interleaved, paired_ratio, reference, seconds, warm_up
+from wsseg.serve.engines.select import candidates
+from wsseg.serve.infer import BATCH
+from wsseg.serve.manifest import (
+    FILE_NAME,
+    EngineFile,
+    Fraction,
+    Manifest,
+    Profile,
+    Teacher,
+    Training,
+)
+from wsseg.train.networks import Predictor
+from wsseg.train.run_folder import RunRecord, TrainedRun, load_run
+
+# What a user asks of an export.
+
+
+class ExportOptions(Frozen):
+    """What to make of a run.
+
+    name: of the model, else the output folder's. precisions: of the ONNX files. torch: the graph
+    as a PyTorch program too. trt: build
+    TensorRT engines too; gpu_arch: for these architectures, such as "sm_89" (empty: this machine's
+    GPU if `tensorrt` is installed, else the usual ones of TensorRT-RTX); profile: input shapes they
+    take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else
+    the run's. calibration: cases.csv or folder of images that int8 is calibrated by, on at most
+    `calibration_images` slices, with ranges set by `calibration_method`. output_stride: in
+    place of the network's, see `stride.at_stride_16`. overwrite: a model in the output folder gives
+    way.
+    """
+
+    name: str = ""
+    precisions: Annotated[tuple[OnnxPrecision, ...], Field(min_length=1)] = ("fp32", "fp16")
+    torch: bool = False
+    trt: bool = False
+    gpu_arch: tuple[str, ...] = ()
+    profile: Profile = DEFAULT_PROFILE
+    ratios: tuple[RatioDefinition, ...] = ()
+    thresholds: tuple[Fraction, ...] = ()
+    calibration: Path | None = None
+    calibration_images: PositiveInt = 128
+    calibration_method: Method = "percentile"
+    output_stride: Literal[16] | None = None
+    overwrite: bool = False
+
+
+# How long each engine takes on this CPU, relative to fp32 in ONNX Runtime.
+
+ROUNDS = 3
+ON_CPU = EngineOptions(device="cpu")
+
+Pixels = NDArray[np.float32]
+
+
+def with_times(manifest: Manifest, sample: Pixels, folder: Path) -> tuple[EngineFile, ...]:
+    """The manifest's engines, those that run on this CPU with their `relative_time`.
+
+    sample: a raw slice (c, H, W), of which a batch is made as large as serving's own: how well an
+    engine fills the cores depends on that. All engines take turns, so that a machine that is busy
+    for a while is busy for all of them; of each, the median over ROUNDS of its time over the
+    reference's in the same round counts. Without an fp32 engine in ONNX Runtime nothing is
+    measured.
+    """
+    able, _ = candidates(manifest, ON_CPU, "cpu")
+    entries = [candidate.entry for candidate in able]
+    measure = reference(entries)
+    if measure is None:
+        return manifest.engines
+    opened = {_key(c.entry): c.adapter.open(folder, manifest, c.entry, 0) for c in able}
+    times = relative(opened, _batch(sample), _key(measure))
+    return tuple(
+        entry.model_copy(update={"relative_time": times.get(_key(entry))})
+        for entry in manifest.engines
+    )
+
+
+def relative(
+    engines: Mapping[tuple[str, str], Engine], pixels: Pixels, measure: tuple[str, str]
+) -> dict[tuple[str, str], float]:
+    """Median over rounds of each engine's time over the measure's; the measure has 1."""
+    for engine in engines.values():
+        warm_up(partial(engine, pixels))
+    times = interleaved({key: _turn(engine, pixels) for key, engine in engines.items()}, ROUNDS)
+    return {key: round(paired_ratio(times[key], times[measure]), 3) for key in engines}
+
+
+def _batch(sample: Pixels) -> Pixels:
+    """The slice as often as serving would put one of its size into a batch."""
+    rows, columns = sample.shape[1:]
+    count = max(1, min(BATCH, MOST_PIXELS // (rows * columns)))
+    return np.ascontiguousarray(np.stack([sample] * count), np.float32)
+
+
+def _key(entry: EngineFile) -> tuple[str, str]:
+    return entry.runtime, entry.precision
+
+
+def _turn(engine: Engine, pixels: Pixels) -> Callable[[], float]:
+    return lambda: seconds(lambda: engine(pixels))
+
 
 log = logging.getLogger(__name__)
 

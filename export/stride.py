@@ -15,8 +15,7 @@ from wsseg.export.difference import Difference, Standard, difference, overall
 from wsseg.export.parity import make_standard
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import Manifest, OutputStride
-from wsseg.train.networks import Network
-from wsseg.train.predictor import Predictor
+from wsseg.train.networks import Network, Predictor
 
 FINE: Final = 8
 """Output stride of torchvision's DeepLabV3 on a ResNet."""

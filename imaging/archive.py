@@ -1,24 +1,28 @@
-"""Archives: members are unpacked under names of our own, and hostile ones are refused."""
+"""Files that gzip packed, unpacked for readers that come again for another slice."""
 
 import errno
 import gzip
 import io
+import os
 import re
 import shutil
 import stat
 import tarfile
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, Literal
 
-from wsseg.imaging.errors import Failure
-from wsseg.imaging.guard import no_space
+from wsseg.imaging.errors import Failure, ReadError, no_space
+from wsseg.imaging.files import version_of
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.volume_header import GZIP_MAGIC
+
+# Archives: members are unpacked under names of our own, and hostile ones are refused.
 
 MAX_INFLATED_BYTES = 4 * 2**30
 MAX_ENTRIES = 100_000
@@ -293,3 +297,39 @@ def _damaged(shown: str, error: Exception) -> Failure:
         "broken_archive",
         f"{shown} cannot be unpacked ({type(error).__name__}): copy it or pack it again",
     )
+
+
+# Tables go through the slices of one file after the other.
+KEPT = 4
+
+
+def unpacked(path: Path) -> Path:
+    """A copy of what a gzip file holds, in the folder for temporary files, under its own name.
+
+    The last few are kept while the process runs. Raises ReadError for a file that cannot be
+    unpacked, or that would grow beyond all measure.
+    """
+    return _unpacked_gzip(path, (os.getpid(), *version_of(path))).path
+
+
+class _Copy:
+    """A folder with one file, removed when nothing asks for it any more."""
+
+    def __init__(self, packed: Path) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="wsseg-"))
+        # A forked process inherits this object, and must not remove what its parent reads.
+        weakref.finalize(self, _remove, self._folder, os.getpid())
+        (found,) = unpack_gzip(FileRef(packed, packed.name), self._folder, Budget())
+        if isinstance(found, Failure):
+            raise ReadError(found.reason, found.message)
+        self.path = found.path.rename(self._folder / packed.name.removesuffix(packed.suffix))
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@lru_cache(maxsize=KEPT)
+def _unpacked_gzip(path: Path, _key: tuple[int, int, int]) -> _Copy:
+    return _Copy(path)

@@ -11,8 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.scan import Geometry
-from wsseg.imaging.turn import AS_STORED, PlaneName, Turn
+from wsseg.imaging.scan import AS_STORED, Geometry, PlaneName, Turn
 
 Affine = NDArray[np.float64]
 

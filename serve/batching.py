@@ -1,21 +1,146 @@
 """Batches of equal-sized slices across scans, and each scan put together again, in order."""
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import Scan
-from wsseg.serve.answers import answers_of
-from wsseg.serve.calls import Call, Calls
-from wsseg.serve.channels import channel_flags
-from wsseg.serve.cut import Known
-from wsseg.serve.engine import Engine, EngineError
-from wsseg.serve.jobs import Job, Place, Slot, new_job
-from wsseg.serve.look import Looked
-from wsseg.serve.recent import Recent
-from wsseg.serve.segmented import Segmented
+from wsseg.serve.empty_slices import Looked
+from wsseg.serve.engines.base import Engine, EngineError, Prediction, calls_at_once
+from wsseg.serve.recover import Known
+from wsseg.serve.results import Job, Place, Segmented, Slot, answers_of, new_job
+
+# Grey or colour slices as the channels that a network takes.
+
+LUMINANCE = "LUMINANCE"
+GREY_AS_RGB = "GREY_AS_RGB"
+
+
+def channel_flags(scan: Scan, channels: int) -> tuple[str, ...]:
+    """What `to_channels` does to a scan, as a flag of the report; nothing where it fits."""
+    rgb = scan.pixels.ndim == 4
+    if rgb and channels == 1:
+        return (LUMINANCE,)
+    return (GREY_AS_RGB,) if not rgb and channels == 3 else ()
+
+
+def to_channels(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """One slice, (row, column) or (row, column, 3), as the (channel, row, column) of a network.
+
+    RGB becomes its luminance for a grey network; grey is repeated for an RGB network.
+    """
+    if pixels.ndim == 3:
+        return luminance(pixels)[None] if channels == 1 else np.moveaxis(pixels, -1, 0)
+    return np.broadcast_to(pixels, (channels, *pixels.shape))
+
+
+# The engine at work in threads of its own, while the rest goes on.
+
+Answered = tuple[Prediction, NDArray[np.float32] | None]
+"""A prediction, and the probability it was cut from where that was asked for."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A batch (n, c, H, W) that the engine was given, with a slot for each of its slices."""
+
+    slots: list[Slot]
+    pixels: NDArray[np.float32]
+    answer: Future[Answered]
+
+    def part(self, start: int, stop: int) -> tuple[list[Slot], NDArray[np.float32]]:
+        """Some of the batch: slots that a scan still waits for, and their pixels."""
+        chosen = [place for place in range(start, stop) if self.slots[place].wanted]
+        return [self.slots[place] for place in chosen], self.pixels[chosen]
+
+
+class Calls:
+    """Calls of an engine, in the order in which they are made, as many at once as it takes."""
+
+    def __init__(self, engine: Engine, channels: int) -> None:
+        self._engine = engine
+        self._channels = channels
+        self.at_once = calls_at_once(engine)
+        self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="wsseg-engine")
+
+    def make(self, slots: list[Slot]) -> Call:
+        """Ask for the answers of slots; one call begins when an earlier one ends."""
+        return self.again(slots, self._stacked([slot.places[0] for slot in slots]))
+
+    def again(self, slots: list[Slot], pixels: NDArray[np.float32]) -> Call:
+        """The same, for slots whose pixels are stacked already."""
+        known = any(slot.known for slot in slots)
+        for slot in slots:
+            slot.sent = True
+        return Call(slots, pixels, self._threads.submit(self._run, pixels, known=known))
+
+    def probability(self, place: Place) -> NDArray[np.float32]:
+        """The probability (k, H, W) of one slice, waited for; raises what the engine raises."""
+        answer = self._threads.submit(self._run, self._stacked([place]), known=True).result()
+        if answer[1] is None:
+            raise AssertionError("the engine was asked for its probability")
+        probability: NDArray[np.float32] = answer[1][0]
+        return probability
+
+    def close(self) -> None:
+        """Begin no further call, and wait for those that were begun."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _run(self, pixels: NDArray[np.float32], *, known: bool) -> Answered:
+        return self._engine.with_probability(pixels) if known else (self._engine(pixels), None)
+
+    def _stacked(self, places: list[Place]) -> NDArray[np.float32]:
+        return np.stack(
+            [to_channels(job.found.scan.pixels[index], self._channels) for job, index in places]
+        )
+
+
+# Slices that were met a while ago, to be told from new ones.
+
+# Of the objects that make one answer, without its label map; rounded up.
+ANSWER_BYTES = 1024
+
+
+class Recent:
+    """The slices that were last met, by their digests, with what is or will be answered for them.
+
+    Kept up to `nbytes`, counted by sizes alone: the same slices in the same order are remembered
+    in the same way, however fast the engine is.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._left = nbytes
+        self._slots: OrderedDict[bytes, tuple[Slot, int]] = OrderedDict()
+
+    def find(self, digest: bytes) -> Slot | None:
+        """The slice with this digest, and from now on the last one to be forgotten."""
+        if digest not in self._slots:
+            return None
+        self._slots.move_to_end(digest)
+        return self._slots[digest][0]
+
+    def add(self, slot: Slot, label_bytes: int) -> None:
+        """Remember a slice, whose packed label map has so many bytes; the oldest make room."""
+        size = ANSWER_BYTES + label_bytes
+        self._slots[slot.digest] = (slot, size)
+        self._left -= size
+        while self._left < 0:
+            _, (_, freed) = self._slots.popitem(last=False)
+            self._left += freed
+
+    def forget(self, slot: Slot) -> None:
+        """Let the next slice that equals this one be computed."""
+        known = self._slots.get(slot.digest)
+        if known and known[0] is slot:
+            self._left += self._slots.pop(slot.digest)[1]
+
 
 # 16 million pixels of float32 are 64 MiB a channel: enough to fill any processor.
 MOST_PIXELS = 1 << 24

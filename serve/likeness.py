@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import Seen, Window
 from wsseg.imaging.intensity import Ends, ends_of, is_beyond, is_flat, thinned
-from wsseg.imaging.origin import colours_of, scan_origin
-from wsseg.imaging.scan import Scan
+from wsseg.imaging.scan import Scan, colours_of, scan_origin
 from wsseg.serve.manifest import Manifest
 
 OUTSIDE_WINDOW = "OUTSIDE_WINDOW"

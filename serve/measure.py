@@ -1,4 +1,4 @@
-"""Areas to ratios, square and cubic millimetres, per slice and per scan."""
+"""Rows that tell of recovered masks; they are no measurements, and kept apart from those."""
 
 from collections.abc import Iterable
 
@@ -7,10 +7,15 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import PixelCounts, RatioDefinition, denominator_of, known, quotient
 from wsseg.imaging.scan import Geometry, Scan
+from wsseg.serve.empty_slices import SKIPPED_EMPTY
 from wsseg.serve.likeness import OUTSIDE_WINDOW
 from wsseg.serve.manifest import Manifest
-from wsseg.serve.rows import (
+from wsseg.serve.recover import RecoveredMask
+from wsseg.serve.results import Segmented
+from wsseg.serve.tables import (
     Provenance,
+    RecoveredRatio,
+    RecoveredRow,
     SeriesOrigin,
     SeriesRatio,
     SeriesRow,
@@ -18,8 +23,8 @@ from wsseg.serve.rows import (
     SliceRatio,
     SliceRow,
 )
-from wsseg.serve.segmented import Segmented
-from wsseg.serve.skip import SKIPPED_EMPTY
+
+# Areas to ratios, square and cubic millimetres, per slice and per scan.
 
 EMPTY = "EMPTY"
 BORDER = "BORDER"
@@ -205,3 +210,56 @@ def slice_origin(scan: Scan, index: int) -> SliceOrigin:
         slice=index,
         plane=scan.plane,
     )
+
+
+FAR_FROM_PREDICTED = "FAR_FROM_PREDICTED"
+TIED = "TIED"
+# Of the known ratio. Beyond it model and record hardly mean the same region: the wrong slice, a
+# percentage, or a model that fails here.
+FAR = 0.5
+
+
+def recovered_rows(
+    found: Segmented, manifest: Manifest, provenance: Provenance
+) -> list[RecoveredRow]:
+    """One row for each recovered mask of a scan, slices first."""
+    masks = found.recovered.masks if found.recovered else {}
+    return [
+        RecoveredRow(
+            slice_origin(found.scan, index), _recovered(found, index, mask, manifest), provenance
+        )
+        for index in sorted(masks)
+        for mask in masks[index]
+    ]
+
+
+def _recovered(
+    found: Segmented, index: int, mask: RecoveredMask, manifest: Manifest
+) -> RecoveredRatio:
+    rows, columns = found.scan.pixels.shape[1:3]
+    known = mask.known
+    predicted = int(found.areas.pixel[index, known.place]) / (rows * columns)
+    own = {
+        FAR_FROM_PREDICTED: is_far(known.ratio, predicted),
+        TIED: mask.tied,
+        SKIPPED_EMPTY: index in found.skipped,
+        OUTSIDE_WINDOW: index in found.outside,
+    }
+    flags = (*found.scan.flags, *(flag for flag, holds in own.items() if holds))
+    return RecoveredRatio(
+        ratio_name=known.ratio_name,
+        class_name=manifest.classes[known.place],
+        known_ratio=known.ratio,
+        predicted_ratio=predicted,
+        pixels=mask.pixels,
+        image_pixels=rows * columns,
+        threshold=mask.threshold,
+        confidence=mask.confidence,
+        flags=";".join(flags),
+        status=status_of(flags),
+    )
+
+
+def is_far(known: float, predicted: float) -> bool:
+    """Whether the two differ by more than half of the known ratio."""
+    return abs(predicted - known) > FAR * known

@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsseg.imaging.atomic import atomic
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.display import grey_values, label_colours
-from wsseg.imaging.labels import safe_name
-from wsseg.serve.segmented import Segmented
+from wsseg.imaging.files import atomic
+from wsseg.imaging.label_maps import safe_name
+from wsseg.serve.results import Segmented
 
 TINT = 0.35
 PNG_LEVEL = 1  # a quarter of the time of the default level, for files a tenth larger

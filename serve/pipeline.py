@@ -4,26 +4,59 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.errors import Failure, ReadError, WssegError
-from wsseg.imaging.labels import write_labels
-from wsseg.imaging.read import read
+from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.cut import Known
-from wsseg.serve.engine import Engine
-from wsseg.serve.jobs import failed_files
+from wsseg.serve.empty_slices import Looked, Skip, look, skip_none
+from wsseg.serve.engines.base import Engine
 from wsseg.serve.likeness import UNLIKE_FLAGS, Compare, Likeness, compare_none
-from wsseg.serve.look import Looked, look
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.overlay import write_overlays
-from wsseg.serve.pixel_size import with_pixel_size
-from wsseg.serve.read_ahead import Room, ahead
-from wsseg.serve.segmented import Segmented
-from wsseg.serve.skip import Skip, skip_none
+from wsseg.serve.prefetch import Room, ahead
+from wsseg.serve.recover import Known
+from wsseg.serve.results import Segmented, failed_files
+
+# The pixel size that a user gives for pictures that do not know theirs.
+
+GIVEN = "PIXEL_MM_GIVEN"
+
+
+def _as_pair(value: Any) -> Any:
+    """One length for both directions, or ROW,COLUMN, from the text of an option."""
+    if not isinstance(value, str):
+        return value
+    parts = value.split(",")
+    try:
+        lengths = [float(part) for part in parts]
+    except ValueError:
+        lengths = []
+    if len(lengths) not in (1, 2):
+        raise ValueError(f"{value} is no pixel size: write one length in mm, or ROW,COLUMN")
+    return (lengths[0], lengths[-1])
+
+
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PixelSize = Annotated[tuple[Length, Length], BeforeValidator(_as_pair)]
+"""(row, column) distance of neighbouring pixels in mm."""
+
+
+def with_pixel_size(scan: Scan, pixel_mm: tuple[float, float] | None) -> Scan:
+    """The scan; a picture without a length of its own takes `pixel_mm`, (row, column), flagged."""
+    known = scan.ref.kind != "picture" or scan.geometry.pixel_mm is not None
+    if pixel_mm is None or known:
+        return scan
+    geometry = replace(scan.geometry, pixel_mm=pixel_mm)
+    return replace(scan, geometry=geometry, flags=(*scan.flags, GIVEN))
+
 
 PHI_RISK = "PHI_RISK"
 UNLIKE = "unlike_training"

@@ -9,8 +9,15 @@ from itertools import count
 from pathlib import Path
 
 from wsseg.imaging.errors import AllFailedError, Failure, WssegError
-from wsseg.serve.rows import FailureRow, RecoveredRow, Row, SeriesRow, SliceRow
-from wsseg.serve.tables import Write, table_writer
+from wsseg.serve.tables import (
+    FailureRow,
+    RecoveredRow,
+    Row,
+    SeriesRow,
+    SliceRow,
+    Write,
+    table_writer,
+)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,203 @@
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.rows import Cell, Row, cells, columns
+
+# Rows of the reports: the fields, in their order, are the columns.
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What measured. model_sha256 is that of the engine file that ran."""
+
+    model: str
+    model_sha256: str
+    engine: str
+    precision: str
+    wsseg_version: str
+
+
+@dataclass(frozen=True)
+class SliceOrigin:
+    """Which slice: `slice` counts from 0 in the scan's order, `frame` is `SliceId.frame`.
+
+    plane: of the body, axial, coronal or sagittal; empty where the source does not say.
+    """
+
+    source: str
+    modality: str
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    frame: int | None
+    slice: int
+    plane: str
+
+
+@dataclass(frozen=True)
+class SliceRatio:
+    """One ratio on one slice. None is unknown and is written as an empty cell, never as 0.
+
+    confidence, ratio_low and ratio_high are unknown for a model without a calibration.
+    """
+
+    ratio_name: str
+    numerator: str
+    denominator: str
+    numerator_px: int
+    denominator_px: int
+    numerator_mm2: float | None
+    denominator_mm2: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    confidence: float | None
+    flags: str
+    status: str
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """A row of ratios.csv."""
+
+    origin: SliceOrigin
+    measured: SliceRatio
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class SeriesOrigin:
+    """Which scan: `frame` is the time volume of a 4-D file, `part` numbers a series' parts.
+
+    plane: as in `SliceOrigin`.
+    """
+
+    source: str
+    modality: str
+    study_uid: str
+    series_uid: str
+    frame: int | None
+    part: int
+    plane: str
+
+
+@dataclass(frozen=True)
+class SeriesRatio:
+    """One ratio over all slices of a scan.
+
+    volume_ratio: sum of the numerator's areas over sum of the denominator's, each slice weighted
+    by its thickness where the slices' positions are known and none is missing (GAP), evenly
+    otherwise. mean_ratio: mean of the slices' known ratios.
+    """
+
+    ratio_name: str
+    numerator: str
+    denominator: str
+    slices: int
+    numerator_px: int
+    denominator_px: int
+    numerator_mm3: float | None
+    denominator_mm3: float | None
+    volume_ratio: float | None
+    mean_ratio: float | None
+    flags: str
+    status: str
+
+
+@dataclass(frozen=True)
+class SeriesRow:
+    """A row of ratios.series.csv."""
+
+    origin: SeriesOrigin
+    measured: SeriesRatio
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class RecoveredRatio:
+    """A mask that was cut to a known ratio, and what the model by itself had measured.
+
+    pixels: of the mask, out of image_pixels. threshold: probability at which the map was cut, the
+    lowest inside. confidence: mean probability inside. Both are None for a mask without a pixel.
+    """
+
+    ratio_name: str
+    class_name: str
+    known_ratio: float
+    predicted_ratio: float
+    pixels: int
+    image_pixels: int
+    threshold: float | None
+    confidence: float | None
+    flags: str
+    status: str
+
+
+@dataclass(frozen=True)
+class RecoveredRow:
+    """A row of ratios.recovered.csv."""
+
+    origin: SliceOrigin
+    recovered: RecoveredRatio
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class FailureRow:
+    """A row of ratios.failures.csv: a file that gave no result, and why."""
+
+    source: str
+    status: str
+    reason: str
+    message: str
+
+
+Row = SliceRow | SeriesRow | RecoveredRow | FailureRow
+
+
+def columns(row_type: Any) -> dict[str, type]:
+    """Column names of a row type, in order, with the type of their known values."""
+    found: dict[str, type] = {}
+    for name, kind in get_type_hints(row_type).items():
+        if is_dataclass(kind):
+            found |= columns(kind)
+        else:
+            found[name] = next(t for t in (str, int, float) if kind in (t, t | None))
+    return found
+
+
+def cells(row: Any) -> Iterator[Cell]:
+    """Values of a row in the order of its columns.
+
+    A number that is not finite is unknown, None; text is made `printable`.
+    """
+    for one in fields(row):
+        value = getattr(row, one.name)
+        if is_dataclass(value):
+            yield from cells(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield None
+        elif isinstance(value, str):
+            yield printable(value)
+        else:
+            yield value
+
+
+def printable(text: str) -> str:
+    """Text as tables show it: what is not valid Unicode (a name in an old encoding) is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 Write = Callable[[Iterable[Row]], None]
 

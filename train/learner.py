@@ -1,27 +1,169 @@
 """All that changes while a network learns, and the step that changes it."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from jaxtyping import Float
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.batch import Batch, Outputs
-from wsseg.train.config import TrainConfig
-from wsseg.train.front import Front
-from wsseg.train.networks import Network
+from wsseg.train.config import SelfTraining, TrainConfig
+from wsseg.train.data.batch import Batch, Outputs
+from wsseg.train.data.preprocess import Front
+from wsseg.train.distributed import convert, gathered, rank, set_step, world_size
+from wsseg.train.networks import Network, Predictor
 from wsseg.train.objective import Objective
-from wsseg.train.parallel import convert, gathered, rank, set_step, world_size
-from wsseg.train.predictor import Predictor
-from wsseg.train.schedule import average_with, parameter_groups, rate_factor, set_rate
-from wsseg.train.views import View, draw_view
+
+# How fast which parameters learn, as functions of the step, so that nothing needs saving.
+
+POLY_POWER = 0.9  # the usual power for DeepLab
+
+
+def rate_factor(step: int, steps: int, warmup: float, kind: Literal["poly", "cosine"]) -> float:
+    """Learning rate at `step` (from 0) of `steps` relative to its peak, 0 < factor <= 1.
+
+    Rises linearly over the first `warmup` fraction of all steps, then falls: by (1 - t) ** 0.9
+    (poly) or by half a cosine, where t runs from 0 after warm-up to 1 at the end.
+    """
+    rising = round(warmup * steps)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    done = (step - rising) / (steps - rising)
+    return (1 - done) ** POLY_POWER if kind == "poly" else (1 + math.cos(math.pi * done)) / 2
+
+
+def ema_decay(decay: float, updates: int) -> float:
+    """Decay of the weight average after `updates` of it: rises from 0.1 to `decay`.
+
+    The average forgets the first, random weights quickly and becomes smooth later.
+    """
+    return min(decay, (1 + updates) / (10 + updates))
+
+
+def average_with(decay: float) -> Any:
+    """The averaging function that torch's AveragedModel calls with lists of equal type.
+
+    Whole numbers, such as a normalisation's batch count, are copied.
+    """
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        if not torch.is_floating_point(averaged[0]):
+            torch._foreach_copy_(averaged, current)
+            return
+        torch._foreach_lerp_(averaged, current, 1 - ema_decay(decay, int(updates)))
+
+    return average
+
+
+def parameter_groups(network: nn.Module, backbone: nn.Module, config: TrainConfig) -> list[Any]:
+    """Groups for AdamW, each with its peak learning rate under `peak`.
+
+    Parameters of `backbone` learn at `backbone_rate` times the rate. Vectors (biases, scales of
+    normalisation) are not decayed: decay shrinks what they set, not what they have learned.
+    """
+    slow = {id(parameter) for parameter in backbone.parameters()}
+    groups = []
+    for in_backbone in (True, False):
+        for decayed in (True, False):
+            chosen = [
+                parameter
+                for parameter in _trained(network.parameters())
+                if (id(parameter) in slow) == in_backbone and (parameter.ndim > 1) == decayed
+            ]
+            peak = config.learning_rate * (config.backbone_rate if in_backbone else 1.0)
+            decay = config.weight_decay if decayed else 0.0
+            groups.append({"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay})
+    return [group for group in groups if group["params"]]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to `factor` times its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> Iterable[nn.Parameter]:
+    return (parameter for parameter in parameters if parameter.requires_grad)
+
+
+def renewals(settings: SelfTraining, epochs: int) -> set[int]:
+    """The epochs (from 1) before which the targets are renewed; never before the first."""
+    places = np.linspace(settings.start, settings.end, settings.rounds)
+    return {max(2, 1 + round(float(place) * epochs)) for place in places}
+
+
+# A second view of a batch, moved in the plane, and the way back: for terms of consistency.
+
+STEEPEST_DEGREES = 20.0
+SMALLEST_SCALE = 0.7
+"""Least size of the picture in its frame: small regions must stay larger than a network's cell."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How each picture of a batch is moved: flipped, turned and made smaller within its frame.
+
+    back: for each picture the 2 x 2 matrix from places of the view to those of the original, as
+    (x, y) from the centre, the frame's sides being at -1 and 1. All of the original is in view;
+    what lies beyond it is 0. Frames are square.
+    """
+
+    back: Float[Tensor, "b 2 2"]
+
+    def apply(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The pictures as the view shows them, bilinear, 0 beyond their edges."""
+        return _sampled(image, self.back, "zeros")
+
+    def undo(self, logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
+        """Maps of the view in the frame of the original, so that undo(apply(x)) is nearly x.
+
+        Differentiable in the maps. At the very edge the nearest value is taken, not a 0.
+        """
+        return _sampled(logits, torch.linalg.inv(self.back), "border")
+
+
+def draw_view(count: int, random: np.random.Generator) -> View:
+    """A view for each of `count` pictures.
+
+    Each is flipped with probability 1/2 along either axis, turned by any number of quarters and by
+    up to `STEEPEST_DEGREES` either way, and made smaller: at most by `SMALLEST_SCALE`, at least
+    until its corners are in the frame.
+    """
+    flips = random.choice((-1.0, 1.0), (count, 2))
+    quarters = random.integers(4, size=count)
+    tilts = np.radians(random.uniform(-STEEPEST_DEGREES, STEEPEST_DEGREES, count))
+    largest = 1 / (np.abs(np.cos(tilts)) + np.abs(np.sin(tilts)))
+    scales = random.uniform(np.minimum(SMALLEST_SCALE, largest), largest)
+    angles = quarters * (math.pi / 2) + tilts
+    cosines, sines = np.cos(angles), np.sin(angles)
+    turns = np.array([[cosines, -sines], [sines, cosines]]).transpose(2, 0, 1)
+    back = turns * flips[:, None, :] / scales[:, None, None]
+    return View(torch.from_numpy(back).float())
+
+
+def _sampled(
+    maps: Float[Tensor, "b n h w"], back: Float[Tensor, "b 2 2"], padding: str
+) -> Float[Tensor, "b n h w"]:
+    """Maps read at the places that the matrices give for each of their pixels' centres."""
+    height, width = maps.shape[-2:]
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    matrices = back.to(maps)
+    x = (torch.arange(width, device=maps.device, dtype=maps.dtype) * 2 + 1) / width - 1
+    y = (torch.arange(height, device=maps.device, dtype=maps.dtype) * 2 + 1) / height - 1
+    # Products by hand: matmul, as affine_grid has it, would round places to bfloat16 in autocast.
+    places = x.view(1, 1, -1, 1) * matrices[:, None, None, :, 0]
+    places = places + y.view(1, -1, 1, 1) * matrices[:, None, None, :, 1]
+    return F.grid_sample(maps, places, mode="bilinear", padding_mode=padding, align_corners=False)
+
 
 TOTAL = "total"
 GRADIENT = "gradient"

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from wsseg.imaging.definitions import Denominator
-from wsseg.train.batch import Batch
-from wsseg.train.dataset import CaseDataset
-from wsseg.train.evaluate import evaluate, is_due, validation_interval
-from wsseg.train.journal import Course, Journal, row
+from wsseg.train.data.batch import Batch
+from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.distributed import gathered, rank, world_size
 from wsseg.train.learner import TOTAL, Learner
 from wsseg.train.metrics import summarise
-from wsseg.train.parallel import gathered, rank, world_size
-from wsseg.train.progress import EpochReport, StepReport
-from wsseg.train.retarget import Renewals
-from wsseg.train.select import Rule, update
+from wsseg.train.progress import Course, EpochReport, Journal, StepReport, row
+from wsseg.train.self_training import Renewals
+from wsseg.train.validation import Rule, evaluate, is_due, update, validation_interval
 
 
 @dataclass(frozen=True)

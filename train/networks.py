@@ -1,4 +1,4 @@
-"""DeepLabV3 (V3+ on MobileNetV2) with the paper's reconstruction head."""
+"""Raw pixels in, probabilities at the raw grid out: what is evaluated and what is exported."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,9 +17,12 @@ from torchvision.models.segmentation import (
 )
 from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabV3
 
-from wsseg.train.batch import Outputs
 from wsseg.train.config import NetworkName
-from wsseg.train.parallel import SeededDropout
+from wsseg.train.data.batch import Outputs
+from wsseg.train.data.preprocess import Front
+from wsseg.train.distributed import SeededDropout
+
+# DeepLabV3 (V3+ on MobileNetV2) with the paper's reconstruction head.
 
 # Bounds of the area ratio that sets the first bias: outside, the sigmoid's gradient is near 0.
 PRIOR_LOW = 0.005
@@ -210,3 +213,28 @@ BUILDERS: dict[NetworkName, Callable[[int], tuple[nn.Module, nn.Module, int]]] =
     "mobilenet_v3_large": partial(_torchvision, deeplabv3_mobilenet_v3_large),
     "mobilenet_v2": _mobilenet_v2,
 }
+
+
+class Predictor(nn.Module):
+    """Front and network as one module, without the reconstruction head.
+
+    The coarse logits are resized straight to the raw grid: resizing them to the network's input
+    first would blur the edge twice.
+    """
+
+    def __init__(self, front: Front, network: Network) -> None:
+        super().__init__()
+        self.front = front
+        self.network = network
+
+    def forward(self, raw: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n k rows columns"]:
+        """Probability 0..1 of every class at every raw pixel, float32; classes are independent.
+
+        raw: pixels in physical units, any size. Put the module in `eval()` before.
+        """
+        return self.logits(raw).sigmoid()
+
+    def logits(self, raw: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n k rows columns"]:
+        """Logit of every class at every raw pixel, float32."""
+        coarse = self.network.coarse_logits(self.front(raw))
+        return F.interpolate(coarse, size=raw.shape[-2:], mode="bilinear", align_corners=False)

@@ -8,10 +8,9 @@ from torch import Tensor
 
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.train.batch import Batch, Outputs
-from wsseg.train.config import TrainConfig
-from wsseg.train.presets import PRESETS
-from wsseg.train.ratios import class_denominators
+from wsseg.train.cases.schema import class_denominators
+from wsseg.train.config import PRESETS, TrainConfig
+from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.term_settings import TermSettings
 from wsseg.train.terms.areas import widened
 from wsseg.train.terms.part import Given, Part

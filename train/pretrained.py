@@ -23,10 +23,9 @@ from torchvision.models.segmentation import (
 )
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.checkpoint import not_finite
 from wsseg.train.config import NetworkName
 from wsseg.train.networks import Network, last_layer
-from wsseg.train.record import RECORD
+from wsseg.train.run_folder import RECORD, not_finite
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from wsseg.imaging.errors import WssegError
 def main() -> None:
     """Train as one of several processes; end when the first process ends, however it ends."""
     from wsseg.train.launch import READY, Task
-    from wsseg.train.run import train
+    from wsseg.train.trainer import train
 
     task = Task.from_json(sys.stdin.readline())
     sys.stdout.write(READY + "\n")

@@ -21,11 +21,11 @@ from bench.accuracy.datasets import DATASETS, Picture, label_map
 from bench.accuracy.held_out import predict
 from bench.accuracy.jobs import Job
 from bench.accuracy.results import key_of, read_images, read_rows
-from wsseg.imaging.atomic import atomic
 from wsseg.imaging.definitions import mask_iou
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.slices import read_slice
-from wsseg.train.checkpoint import load_run
+from wsseg.imaging.files import atomic
+from wsseg.imaging.reading import read_slice
+from wsseg.train.run_folder import load_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

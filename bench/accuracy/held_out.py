@@ -11,8 +11,8 @@ from bench.accuracy.datasets import Dataset, Picture, label_map
 from bench.accuracy.results import ImageScore
 from bench.accuracy.scores import Counts, count
 from wsseg.imaging.definitions import iou, luminance
-from wsseg.imaging.slices import read_slice
-from wsseg.train.checkpoint import TrainedRun
+from wsseg.imaging.reading import read_slice
+from wsseg.train.run_folder import TrainedRun
 
 THRESHOLD = 0.5
 

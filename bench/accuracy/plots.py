@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.accuracy.analysis import Figures, Section
 from bench.accuracy.arms import ARMS
-from wsseg.imaging.atomic import atomic
+from wsseg.imaging.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from bench.accuracy.goals import WORDS, judged
 from bench.accuracy.plots import draw_bars, draw_budget
 from bench.accuracy.results import read_rows
 from bench.markdown import table
-from wsseg.imaging.atomic import atomic
+from wsseg.imaging.files import atomic
 
 REPORT = "accuracy.md"
 INTRODUCTION = """\

@@ -22,10 +22,9 @@ from bench.accuracy.tables import write_table
 from bench.accuracy.task import Task
 from wsseg.cli.train import with_mark_average
 from wsseg.imaging.errors import WssegError
-from wsseg.train.checkpoint import load_run
 from wsseg.train.config import TrainConfig
-from wsseg.train.record import RECORD
-from wsseg.train.run import train
+from wsseg.train.run_folder import RECORD, load_run
+from wsseg.train.trainer import train
 
 BACKBONE_RATE = 0.3
 """A pretrained backbone learns more slowly than the head."""

@@ -25,8 +25,8 @@ from bench.speed.scenario import Candidate, Scenario, fixed
 from bench.speed.served import served_precision
 from bench.speed.setting import NETWORK, Setting
 from bench.speed.slices import SIDE, series_folder, slices_file
-from wsseg.imaging.atomic import atomic
-from wsseg.train.record import WEIGHTS
+from wsseg.imaging.files import atomic
+from wsseg.train.run_folder import WEIGHTS
 
 LOOP = "plain PyTorch loop"
 MONAI = "MONAI sliding window"

@@ -19,7 +19,7 @@ def network_cost(run: Path, precision: str) -> Cost:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from wsseg.train.checkpoint import load_run
+    from wsseg.train.run_folder import load_run
 
     trained = load_run(run)
     values = 0

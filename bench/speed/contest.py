@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from bench.speed.results import Row
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.rounds import interleaved, paired_ratio
+from wsseg.serve.engines.benchmark import interleaved, paired_ratio
 
 
 class EntrantError(WssegError):

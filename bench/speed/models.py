@@ -19,19 +19,23 @@ from torch import nn
 from bench.speed.setting import Setting
 from bench.speed.slices import series_folder, slices_file
 from wsseg.export import parity
-from wsseg.export.options import ExportOptions
-from wsseg.export.parity import EngineRejectedError
-from wsseg.export.publish import export_run
-from wsseg.export.tolerance import TOLERANCES, Tolerance
-from wsseg.imaging.atomic import atomic_folder
+from wsseg.export.parity import TOLERANCES, EngineRejectedError, Tolerance
+from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.imaging.files import atomic_folder
 from wsseg.serve.manifest import FILE_NAME
-from wsseg.train.checkpoint import read_record, save_samples, save_weights
 from wsseg.train.config import NetworkName
-from wsseg.train.front import Front
-from wsseg.train.networks import Network, build_network, last_layer
-from wsseg.train.predictor import Predictor
-from wsseg.train.record import RECORD, SAMPLES, WEIGHTS, RunRecord
+from wsseg.train.data.preprocess import Front
+from wsseg.train.networks import Network, Predictor, build_network, last_layer
+from wsseg.train.run_folder import (
+    RECORD,
+    SAMPLES,
+    WEIGHTS,
+    RunRecord,
+    read_record,
+    save_samples,
+    save_weights,
+)
 
 CLASS = "region"
 SAMPLE_SLICES = 2

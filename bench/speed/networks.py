@@ -13,9 +13,9 @@ from bench.speed.results import Place
 from bench.speed.scenario import Candidate, Scenario
 from bench.speed.setting import NETWORK, STUDENT, Setting
 from bench.speed.slices import slices_file
-from wsseg.serve.model_folder import load_model
+from wsseg.serve.manifest import load_model
 from wsseg.train.config import NetworkName
-from wsseg.train.precision import has_bf16
+from wsseg.train.launch import has_bf16
 
 EAGER = "eager PyTorch"
 COMPILED = "compiled PyTorch"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.speed.commands import BATCH
 from bench.speed.results import Row
-from wsseg.imaging.atomic import atomic
+from wsseg.imaging.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

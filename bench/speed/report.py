@@ -8,7 +8,7 @@ from bench.speed.goals import judged
 from bench.speed.plots import draw
 from bench.speed.results import Row, read_rows
 from bench.speed.scenario import Scenario
-from wsseg.imaging.atomic import atomic
+from wsseg.imaging.files import atomic
 
 REPORT = "speed.md"
 PICTURE = "speed.png"

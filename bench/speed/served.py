@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.speed.command import infer_command
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.model_folder import load_model
+from wsseg.serve.manifest import load_model
 
 
 @cache

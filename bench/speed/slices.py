@@ -11,11 +11,11 @@ from PIL import Image
 
 from bench.speed.setting import Setting
 from wsseg.cli.demo_data import write_series
-from wsseg.imaging.atomic import atomic, atomic_folder
 from wsseg.imaging.definitions import luminance
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import NothingToDoError, WssegError
-from wsseg.imaging.find import find
-from wsseg.imaging.read import read
+from wsseg.imaging.files import atomic, atomic_folder
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 
 SIDE = 512

@@ -23,10 +23,9 @@ def engine(
     *, model: str, entry: int, slices: str, batch: int, batches: int = 1, device: str = "auto"
 ) -> Action:
     """The engine of one entry of a model folder, on batches of slices that lie ready."""
-    from wsseg.serve.engine_options import Device, EngineOptions
-    from wsseg.serve.model_folder import load_model
-    from wsseg.serve.one_engine import open_entry
-    from wsseg.serve.rounds import warm_up
+    from wsseg.serve.engines.base import Device, EngineOptions
+    from wsseg.serve.engines.benchmark import open_entry, warm_up
+    from wsseg.serve.manifest import load_model
 
     manifest, folder = load_model(Path(model))
     options = EngineOptions(device=cast("Device", device))
@@ -49,8 +48,8 @@ def network(
     import torch
 
     from wsseg.export.graph import DeployGraph
-    from wsseg.serve.torch_engine import full_float32
-    from wsseg.train.checkpoint import load_run
+    from wsseg.serve.engines.torch import full_float32
+    from wsseg.train.run_folder import load_run
 
     if precision == "fp32":  # what the engines are held to
         full_float32()
@@ -102,7 +101,7 @@ def training(
 
 def find_files(*, folder: str) -> Action:
     """What wsseg does before it reads a pixel: find, sort and check all series of a folder."""
-    from wsseg.imaging.find import find
+    from wsseg.imaging.discovery import find
     from wsseg.imaging.scan import ScanRef
 
     def run() -> float:

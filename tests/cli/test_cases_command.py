@@ -10,11 +10,11 @@ from PIL import Image
 from tests.cli.conftest import call
 from wsseg.cli.case_picture import MOST, choose, draw_cases
 from wsseg.cli.cases import MOMENTS, carry, readers
-from wsseg.train.batch import Batch
-from wsseg.train.case import Case
+from wsseg.train.cases.evidence import FIELDS, Signal
+from wsseg.train.cases.schema import Case
+from wsseg.train.config import PRESETS
+from wsseg.train.data.batch import Batch
 from wsseg.train.objective import PARTS
-from wsseg.train.presets import PRESETS
-from wsseg.train.signals import FIELDS, Signal
 from wsseg.train.terms.part import Given
 
 SIDE = 24

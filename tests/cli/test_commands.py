@@ -292,7 +292,7 @@ def test_doctor_tells_a_cpu_without_fast_integers_from_one_it_knows_nothing_of(
     monkeypatch, flags, told
 ):
     from wsseg.cli import doctor
-    from wsseg.serve import cpu
+    from wsseg.serve.engines import hardware as cpu
 
     monkeypatch.setattr(cpu, "flags", lambda: flags)
     line = next(check for check in doctor.checks() if check.subject == "INT8 on the CPU")

@@ -77,7 +77,7 @@ def test_the_watch_sees_a_look_up_and_a_file(tmp_path):
 
 def test_the_watch_sees_what_libraries_do_where_the_user_lets_them(tmp_path):
     watch = Watch(tmp_path)
-    program = "import wsseg.serve.openvino_engine as engine; engine.no_openvino()"
+    program = "import wsseg.serve.engines.openvino as engine; engine.no_openvino()"
     watch.run("python", "-c", program)
     assert watch.left() == []
     if watch.alone:  # nothing can leave

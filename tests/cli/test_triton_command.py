@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import call
-from wsseg.serve.model_folder import load_model
+from wsseg.serve.manifest import load_model
 
 
 def test_an_export_adds_a_version_to_the_repository_and_says_so(job: Path, tmp_path: Path):

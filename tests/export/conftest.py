@@ -8,16 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from wsseg.export import engine_onnx
-from wsseg.export.onnx_file import to_onnx
-from wsseg.export.options import ExportOptions
-from wsseg.export.publish import export_run
+from wsseg.export import engines as engine_onnx
+from wsseg.export.graph import to_onnx
+from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.train.checkpoint import save_samples, save_weights
-from wsseg.train.front import Front
-from wsseg.train.networks import build_network, last_layer
-from wsseg.train.predictor import Predictor
-from wsseg.train.record import RECORD, SAMPLES, WEIGHTS, RunRecord
+from wsseg.train.data.preprocess import Front
+from wsseg.train.networks import Predictor, build_network, last_layer
+from wsseg.train.run_folder import RECORD, SAMPLES, WEIGHTS, RunRecord, save_samples, save_weights
 
 CLASSES = ("organ", "tumour")
 RATIOS = (

@@ -5,27 +5,25 @@ import numpy as np
 import pytest
 
 from tests.export.conftest import CLASSES, RATIOS
-from wsseg.export import engine_tensorrt, tensorrt_toolkit
+from wsseg.export import tensorrt as engine_tensorrt
+from wsseg.export import tensorrt as tensorrt_toolkit
 from wsseg.export.difference import Reference, Standard
-from wsseg.export.engine_onnx import planned_engine
-from wsseg.export.engine_tensorrt import (
+from wsseg.export.engines import planned_engine
+from wsseg.export.graph import save_onnx
+from wsseg.export.parity import make_standard
+from wsseg.export.tensorrt import (
+    DEFAULT_ARCHITECTURES,
     DEFAULT_PROFILE,
     TensorRTJob,
+    TensorRTMissingError,
     check_profile,
+    find_toolkit,
     make_tensorrt_engine,
 )
-from wsseg.export.onnx_file import save_onnx
-from wsseg.export.parity import make_standard
-from wsseg.export.tensorrt_toolkit import (
-    DEFAULT_ARCHITECTURES,
-    TensorRTMissingError,
-    find_toolkit,
-)
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.cuda_driver import this_architecture
+from wsseg.serve.engines.hardware import this_architecture
+from wsseg.serve.engines.tensorrt import EngineBuildError, build_engine, listener_of, read_network
 from wsseg.serve.manifest import Profile
-from wsseg.serve.tensorrt_build import EngineBuildError, build_engine, read_network
-from wsseg.serve.tensorrt_log import listener_of
 
 
 @pytest.fixture

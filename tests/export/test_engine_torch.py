@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine_options import EngineOptions
+from wsseg.serve.engines.base import EngineOptions
+from wsseg.serve.engines.select import open_engine
 
 TORCH = EngineOptions(device="cpu", engine="torch")
 

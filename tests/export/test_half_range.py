@@ -3,8 +3,7 @@ import copy
 import torch
 from torch import nn
 
-from wsseg.export.graph import DeployGraph
-from wsseg.export.half_range import LARGEST, largest_value
+from wsseg.export.graph import LARGEST, DeployGraph, largest_value
 from wsseg.train.networks import last_layer
 
 

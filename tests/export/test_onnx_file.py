@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 import torch
 
-from wsseg.export.onnx_file import OPSET, save_onnx
+from wsseg.export.graph import OPSET, save_onnx
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from wsseg.export.graph import DeployGraph
-from wsseg.export.options import ExportOptions
 from wsseg.export.parity import (
+    TOLERANCES,
     Candidate,
     EngineRejectedError,
     check,
@@ -17,10 +17,9 @@ from wsseg.export.parity import (
     make_standard,
     within,
 )
-from wsseg.export.publish import export_run
-from wsseg.export.tolerance import TOLERANCES
+from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.serve.engine import Prediction
+from wsseg.serve.engines.base import Prediction
 from wsseg.serve.manifest import Profile
 from wsseg.train.networks import last_layer
 

@@ -11,19 +11,18 @@ import torch
 from onnx import numpy_helper
 
 from tests.export.conftest import OPTIONS, content
-from wsseg.export import engine_onnx, engine_openvino
-from wsseg.export.onnx_file import METADATA
-from wsseg.export.options import ExportOptions
-from wsseg.export.publish import export_run
-from wsseg.export.tensorrt_toolkit import TensorRTMissingError
+from wsseg.export import engines as engine_onnx
+from wsseg.export import engines as engine_openvino
+from wsseg.export.graph import METADATA
+from wsseg.export.publish import ExportOptions, export_run
+from wsseg.export.tensorrt import TensorRTMissingError
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import AllFailedError, WssegError
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine_options import EngineOptions
-from wsseg.serve.model_folder import engine_bytes, load_model
-from wsseg.serve.openvino_engine import OpenVinoEngine
-from wsseg.train.checkpoint import save_samples
-from wsseg.train.record import RECORD, SAMPLES
+from wsseg.serve.engines.base import EngineOptions
+from wsseg.serve.engines.openvino import OpenVinoEngine
+from wsseg.serve.engines.select import open_engine
+from wsseg.serve.manifest import engine_bytes, load_model
+from wsseg.train.run_folder import RECORD, SAMPLES, save_samples
 
 
 def spoilt(model):

@@ -8,16 +8,15 @@ import pytest
 from PIL import Image
 
 from tests.export.conftest import OPTIONS, content
-from wsseg.export import engine_int8
-from wsseg.export.onnx_file import METADATA
-from wsseg.export.parity import EngineRejectedError
+from wsseg.export import engines as engine_int8
+from wsseg.export import quantise as search
+from wsseg.export.graph import METADATA
+from wsseg.export.parity import TOLERANCES, EngineRejectedError
 from wsseg.export.publish import export_run
-from wsseg.export.quantize import search
-from wsseg.export.tolerance import TOLERANCES
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine_options import EngineOptions
-from wsseg.serve.model_folder import load_model
+from wsseg.serve.engines.base import EngineOptions
+from wsseg.serve.engines.select import open_engine
+from wsseg.serve.manifest import load_model
 
 
 def int8_options(tmp_path, **changes):

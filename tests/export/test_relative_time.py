@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from wsseg.export import relative_time
-from wsseg.serve.infer_options import InferOptions
+from wsseg.export import publish as relative_time
+from wsseg.serve.infer import InferOptions
 
 
 def test_the_batch_is_as_large_as_serving_makes_it():

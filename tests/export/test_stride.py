@@ -9,21 +9,24 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.export.conftest import raw_slices
-from wsseg.export.options import ExportOptions
-from wsseg.export.publish import export_run
+from wsseg.export.publish import ExportOptions, export_run
 from wsseg.export.stride import AT_STRIDE_8, Between, at_stride_16, coarsened
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine_options import EngineOptions
-from wsseg.serve.model_folder import load_model
-from wsseg.train.checkpoint import save_samples, save_weights
+from wsseg.serve.engines.base import EngineOptions
+from wsseg.serve.engines.select import open_engine
+from wsseg.serve.manifest import load_model
 from wsseg.train.config import NetworkName
-from wsseg.train.front import Front
-from wsseg.train.networks import build_network, last_layer
-from wsseg.train.predictor import Predictor
-from wsseg.train.record import SAMPLES, WEIGHTS, RunRecord
-from wsseg.train.run_folder import keep_record
+from wsseg.train.data.preprocess import Front
+from wsseg.train.networks import Predictor, build_network, last_layer
+from wsseg.train.run_folder import (
+    SAMPLES,
+    WEIGHTS,
+    RunRecord,
+    keep_record,
+    save_samples,
+    save_weights,
+)
 
 WINDOW = Window(low=-100, high=240)
 RECORD = RunRecord(

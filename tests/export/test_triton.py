@@ -11,10 +11,9 @@ from tritonclient.grpc import model_config_pb2
 from wsseg.export import triton
 from wsseg.export.triton import TritonOptions, add_version, check_request
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine_options import EngineOptions
-from wsseg.serve.manifest import FILE_NAME, Profile
-from wsseg.serve.model_folder import load_model
+from wsseg.serve.engines.base import EngineOptions
+from wsseg.serve.engines.select import open_engine
+from wsseg.serve.manifest import FILE_NAME, Profile, load_model
 
 PLAIN = TritonOptions()
 

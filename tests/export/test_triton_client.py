@@ -11,8 +11,7 @@ from google.protobuf import text_format as protobuf
 from tritonclient.grpc import model_config_pb2, service_pb2
 
 from wsseg.export.triton import TritonOptions, add_version
-from wsseg.serve.manifest import FILE_NAME
-from wsseg.serve.model_folder import load_model
+from wsseg.serve.manifest import FILE_NAME, load_model
 
 DOCS = Path(__file__).parents[2] / "docs" / "deploy.md"
 TYPES = {"TYPE_FP32": "FP32", "TYPE_UINT8": "UINT8", "TYPE_INT64": "INT64"}

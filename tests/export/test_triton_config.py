@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
-from wsseg.export.triton_config import Served, config_text, interface_text, text_format
+from wsseg.export.triton import Served, config_text, interface_text, text_format
 from wsseg.serve.manifest import Profile
 
 OUTPUTS = ("mask", "pixel_area", "soft_area", "probability")

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from wsseg.imaging.find import find
-from wsseg.imaging.read import read
+from wsseg.imaging.discovery import find
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 
 

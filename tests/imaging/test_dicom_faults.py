@@ -23,10 +23,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from wsseg.imaging import dicom_decode, dicom_file
-from wsseg.imaging.dicom_header import read_headers
-from wsseg.imaging.dicom_quiet import quiet
-from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.dicom import decoder as dicom_decode
+from wsseg.imaging.dicom import file as dicom_file
+from wsseg.imaging.dicom.header import read_headers
+from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom.values import quiet
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import FileRef, ScanRef
 
@@ -241,7 +242,7 @@ def test_a_decoder_that_hangs_is_stopped(tmp_path, write_dicom, monkeypatch):
 KILLED = """
 import os, signal
 from pathlib import Path
-from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.dicom.reader import read_dicom
 from wsseg.imaging.scan import FileRef, ScanRef
 read_dicom(ScanRef("dicom", (FileRef(Path({path!r}), "lossless"),)))
 print(Path(f"/proc/self/task/{{os.getpid()}}/children").read_text(), flush=True)

@@ -9,9 +9,9 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure
-from wsseg.imaging.find import find
 from wsseg.imaging.scan import FileRef, ScanRef
 
 AXIAL = [1, 0, 0, 0, 1, 0]

@@ -19,12 +19,13 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from wsseg.imaging import dicom_object, dicom_read, planes
-from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging import scan as planes
+from wsseg.imaging.dicom import object as dicom_object
+from wsseg.imaging.dicom import reader as dicom_read
+from wsseg.imaging.dicom.reader import read_dicom
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.planes import Planes
-from wsseg.imaging.scan import FileRef, ScanRef
-from wsseg.imaging.slices import read_slice
+from wsseg.imaging.reading import read_slice
+from wsseg.imaging.scan import FileRef, Planes, ScanRef
 
 FRAMES = 7
 

@@ -17,9 +17,9 @@ from pydicom.uid import (
     VLPhotographicImageStorage,
 )
 
-from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.reading import read_slice
 from wsseg.imaging.scan import FileRef, ScanRef
-from wsseg.imaging.slices import read_slice
 
 RADIOGRAPH = {"SOPClassUID": ComputedRadiographyImageStorage, "Modality": "CR"}
 

@@ -3,9 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.find import find
 from wsseg.imaging.orientation import as_stored
 from wsseg.imaging.scan import ScanRef
 

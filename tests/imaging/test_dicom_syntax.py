@@ -16,13 +16,13 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from wsseg.imaging.dicom_header import read_headers
-from wsseg.imaging.dicom_read import read_dicom
-from wsseg.imaging.dicom_syntax import name_of, undecoded
+from wsseg.imaging.dicom.file import name_of, undecoded
+from wsseg.imaging.dicom.header import read_headers
+from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.find import find
+from wsseg.imaging.reading import read_slice
 from wsseg.imaging.scan import FileRef, ScanRef
-from wsseg.imaging.slices import read_slice
 
 DICOM = "1.2.840.10008.1.2."
 RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16)

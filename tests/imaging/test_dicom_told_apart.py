@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.find import find
-from wsseg.imaging.labels import safe_name, write_labels
-from wsseg.imaging.read import read
+from wsseg.imaging.label_maps import safe_name, write_labels
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 
 AIR = np.zeros((16, 16), np.int16)

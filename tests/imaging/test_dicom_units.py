@@ -22,10 +22,10 @@ from pydicom.uid import (
 )
 
 from wsseg.imaging.definitions import Window
-from wsseg.imaging.dicom_read import read_dicom
+from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.reading import read_slice
 from wsseg.imaging.scan import FileRef, ScanRef
-from wsseg.imaging.slices import read_slice
-from wsseg.serve.skip import skip_empty
+from wsseg.serve.empty_slices import skip_empty
 
 
 def read(path):

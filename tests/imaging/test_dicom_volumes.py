@@ -13,10 +13,9 @@ from pydicom.uid import (
     XRay3DAngiographicImageStorage,
 )
 
-from wsseg.imaging.find import find
-from wsseg.imaging.read import read
+from wsseg.imaging.discovery import find
+from wsseg.imaging.reading import read, read_grid, read_slice, slice_count, slice_shape
 from wsseg.imaging.scan import ScanRef
-from wsseg.imaging.slices import read_grid, read_slice, slice_count, slice_shape
 
 UNPLACED = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient"))
 CORONAL = [1, 0, 0, 0, 0, -1]

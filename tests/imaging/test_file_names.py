@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.file_names import name_key, named_file
+from wsseg.imaging.files import name_key, named_file
 
 COMPOSED, APART = (unicodedata.normalize(form, "Ménière") for form in ("NFC", "NFD"))
 

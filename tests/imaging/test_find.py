@@ -24,10 +24,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, WssegError
-from wsseg.imaging.find import find
-from wsseg.imaging.labels import safe_name
-from wsseg.imaging.read import read
+from wsseg.imaging.label_maps import safe_name
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 
 

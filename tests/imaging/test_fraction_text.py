@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.imaging.fraction_text import Column, fractions, number_in, sizes
+from wsseg.imaging.fractions import Column, fractions, number_in, sizes
 
 
 def column(*texts: str, name: str = "ratio", **arguments) -> Column:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.imaging.labels import safe_name
+from wsseg.imaging.label_maps import safe_name
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 
 

@@ -14,10 +14,10 @@ from nibabel.testing import data_path as nibabel_data
 from PIL import Image
 
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.labels import write_labels
-from wsseg.imaging.picture import read_picture
+from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.pictures import read_picture
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
-from wsseg.imaging.volume import read_volume, volume_refs
+from wsseg.imaging.volumes import read_volume, volume_refs
 
 RAS_TO_LPS = np.diag([-1, -1, 1, 1])
 SHAPE = (4, 5, 3)

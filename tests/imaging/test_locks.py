@@ -9,12 +9,12 @@ from threading import Barrier
 import pytest
 
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.locks import held
+from wsseg.imaging.files import held
 
 HOLDER = """
 import sys
 from pathlib import Path
-from wsseg.imaging.locks import held
+from wsseg.imaging.files import held
 with held(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,10 +12,10 @@ from nibabel.nifti2 import Nifti2Image
 from nibabel.testing import data_path as nibabel_data
 
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.labels import write_labels
+from wsseg.imaging.label_maps import write_labels
 from wsseg.imaging.scan import FileRef
-from wsseg.imaging.volume import read_volume, volume_refs
 from wsseg.imaging.volume_header import NoImageError
+from wsseg.imaging.volumes import read_volume, volume_refs
 
 AFFINE = np.diag([-0.5, -0.8, 3.0, 1.0])  # axial, already in display order
 VOXELS = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3)

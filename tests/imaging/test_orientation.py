@@ -15,7 +15,7 @@ from wsseg.imaging.orientation import (
     lps_geometry,
     skew_flags,
 )
-from wsseg.imaging.turn import Turn
+from wsseg.imaging.scan import Turn
 
 SPACING = np.diag([0.5, 0.8, 3.0])
 AXIS_ALIGNED = [

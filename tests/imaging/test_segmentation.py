@@ -16,9 +16,9 @@ from pydicom.uid import (
 )
 
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.label_numbers import PLAIN, numbering
-from wsseg.imaging.label_place import label_grid_difference, read_labels_for
-from wsseg.imaging.slices import read_grid
+from wsseg.imaging.label_alignment import label_grid_difference, read_labels_for
+from wsseg.imaging.label_values import PLAIN, numbering
+from wsseg.imaging.reading import read_grid
 
 SIZE = 16
 HEIGHTS = (0.0, 2.0, 4.0)

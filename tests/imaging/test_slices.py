@@ -15,20 +15,20 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import RTDoseStorage
 
+from wsseg.imaging.archive import KEPT
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.find import find
-from wsseg.imaging.labels import write_labels
-from wsseg.imaging.read import read
-from wsseg.imaging.scan import ScanRef
-from wsseg.imaging.slices import (
+from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.reading import (
     grid_difference,
     pixel_mm2,
+    read,
     read_label_slice,
     read_slice,
     slice_count,
     slice_shape,
 )
-from wsseg.imaging.unpacked import KEPT
+from wsseg.imaging.scan import ScanRef
 
 # Sagittal, stored feet to head and back to front: display order turns every axis.
 AFFINE = np.array([[0, 0, -3, 5], [0.5, 0, 0, 6], [0, 0.8, 0, 7], [0, 0, 0, 1.0]])

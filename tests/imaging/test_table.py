@@ -8,8 +8,7 @@ import openpyxl
 import pytest
 
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.table import TableOptions, TextTable, read_table
-from wsseg.imaging.table_faults import TableError
+from wsseg.imaging.tables import TableError, TableOptions, TextTable, read_table
 
 KNOWN = frozenset({"image", "ratio", "mark_kind"})
 

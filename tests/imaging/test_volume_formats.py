@@ -15,20 +15,20 @@ from nibabel.freesurfer.mghformat import MGHImage
 from nibabel.nifti1 import Nifti1Image
 from nibabel.spm99analyze import Spm99AnalyzeImage
 
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.find import find
-from wsseg.imaging.label_place import label_grid_difference, read_labels_for
-from wsseg.imaging.labels import write_labels
-from wsseg.imaging.read import read
-from wsseg.imaging.scan import Scan, ScanRef
-from wsseg.imaging.slices import (
+from wsseg.imaging.label_alignment import label_grid_difference, read_labels_for
+from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.reading import (
     grid_difference,
+    read,
     read_label_slice,
     read_slice,
     slice_count,
     slice_shape,
+    stored_as,
 )
-from wsseg.imaging.stored import stored_as
+from wsseg.imaging.scan import Scan, ScanRef
 
 VOXELS = np.arange(60, dtype=np.int16).reshape(4, 5, 3)
 LENGTHS = np.diag([0.5, 0.8, 3.0])

@@ -17,9 +17,8 @@ from PIL import Image
 
 from wsseg.imaging.definitions import FOREGROUND, RatioDefinition, Window
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
-from wsseg.serve.engine import EngineError, Prediction
-from wsseg.serve.infer import Summary, infer
-from wsseg.serve.infer_options import InferOptions
+from wsseg.serve.engines.base import EngineError, Prediction
+from wsseg.serve.infer import InferOptions, Summary, infer
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Parity, Training
 
 CLASSES = ("bright", "brightest")

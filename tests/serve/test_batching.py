@@ -13,12 +13,10 @@ from tests.serve.conftest import BROKEN_VALUE, LEVELS, ThresholdEngine, make_sca
 from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import FileRef, Scan, ScanRef
-from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.channels import GREY_AS_RGB, LUMINANCE
-from wsseg.serve.engine import Prediction
-from wsseg.serve.look import look
-from wsseg.serve.segmented import Segmented
-from wsseg.serve.skip import Skip, skip_none
+from wsseg.serve.batching import GREY_AS_RGB, LUMINANCE, Limits, Segmenter
+from wsseg.serve.empty_slices import Skip, look, skip_none
+from wsseg.serve.engines.base import Prediction
+from wsseg.serve.results import Segmented
 
 SHAPES = ((6, 8), (8, 6), (1, 1))
 ANY = Limits()

@@ -10,12 +10,10 @@ import pytest
 
 from tests.serve.conftest import PARITY, make_manifest
 from wsseg.imaging.errors import WssegError
-from wsseg.serve import choose
-from wsseg.serve.adapters import ADAPTERS, Adapter
-from wsseg.serve.choose import candidates, open_engine
-from wsseg.serve.cpu import UNKNOWN
-from wsseg.serve.engine import Prediction, UnusableError
-from wsseg.serve.engine_options import EngineOptions
+from wsseg.serve.engines import select as choose
+from wsseg.serve.engines.base import EngineOptions, Prediction, UnusableError
+from wsseg.serve.engines.hardware import UNKNOWN
+from wsseg.serve.engines.select import ADAPTERS, Adapter, candidates, open_engine
 from wsseg.serve.manifest import EngineFile, Manifest
 
 AUTO = EngineOptions()
@@ -195,14 +193,14 @@ def test_a_precision_that_the_model_lacks_is_an_error_that_names_what_there_is(m
 def test_bfloat16_is_not_taken_where_the_cpu_has_none(machine, monkeypatch):
     machine(*CPU_ONLY)
     fast = entry("openvino", "bf16", relative_time=0.1)
-    monkeypatch.setattr("wsseg.serve.openvino_engine.instructions", frozenset)
+    monkeypatch.setattr("wsseg.serve.engines.openvino.instructions", frozenset)
     able, not_able = candidates(make_manifest(engines=(FP32, fast)), ON_CPU, "cpu")
     assert [c.entry for c in able] == [FP32]
     assert [why for _, why in not_able] == ["this CPU computes no bfloat16"]
 
 
 def test_on_this_machine_a_real_folder_opens(model):
-    from wsseg.serve.model_folder import load_model
+    from wsseg.serve.manifest import load_model
 
     manifest, folder = load_model(model)
     engine = open_engine(folder, manifest, ON_CPU)

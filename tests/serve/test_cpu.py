@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from wsseg.serve import cpu
+from wsseg.serve.engines import hardware as cpu
 
 INFORMATION = """processor : 0
 flags           : fpu avx2 avx512f avx512_vnni avx512_bf16

@@ -4,7 +4,7 @@ import ctypes
 
 import pytest
 
-from wsseg.serve import cuda_driver
+from wsseg.serve.engines import hardware as cuda_driver
 
 NO_DEVICE = 100
 

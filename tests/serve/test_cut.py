@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from wsseg.serve.cut import KnownRatio, cut, recover
+from wsseg.serve.recover import KnownRatio, cut, recover
 
 # few different values, so that ties within a class and between classes are the rule
 values = st.sampled_from(np.linspace(0, 1, 6, dtype=np.float32).tolist())

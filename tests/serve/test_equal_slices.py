@@ -10,9 +10,9 @@ from tests.serve.conftest import BROKEN_VALUE, ThresholdEngine, make_scan
 from tests.serve.test_batching import segment
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import Scan
-from wsseg.serve.answers import pack, unpack
 from wsseg.serve.batching import Limits
-from wsseg.serve.cut import KnownRatio
+from wsseg.serve.recover import KnownRatio
+from wsseg.serve.results import pack, unpack
 
 ALL_APART = Limits(remembered=0)
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from wsseg.serve import onnx_cuda, torch_engine
-from wsseg.serve.engine import UnusableError
-from wsseg.serve.model_folder import load_model
+from wsseg.serve.engines import onnxruntime as onnx_cuda
+from wsseg.serve.engines import torch as torch_engine
+from wsseg.serve.engines.base import UnusableError
+from wsseg.serve.manifest import load_model
 
 
 @pytest.fixture

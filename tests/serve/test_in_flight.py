@@ -8,8 +8,8 @@ import pytest
 from tests.serve.conftest import BROKEN_VALUE, LEVELS, ThresholdEngine, make_scan
 from tests.serve.test_batching import make_scans, segment
 from wsseg.serve.batching import Limits
-from wsseg.serve.engine import EngineError, Prediction, calls_at_once
-from wsseg.serve.segmented import Segmented
+from wsseg.serve.engines.base import EngineError, Prediction, calls_at_once
+from wsseg.serve.results import Segmented
 
 PATIENCE = 10.0  # seconds until a test that would wait for ever fails
 
@@ -124,7 +124,7 @@ def test_a_known_slice_that_the_engine_fails_alone_is_a_failure():
         def with_probability(self, pixels, /):
             raise EngineError("no probability today")
 
-    from wsseg.serve.cut import KnownRatio
+    from wsseg.serve.recover import KnownRatio
 
     scan = make_scan(np.zeros((1, 6, 8)))
     known = {0: (KnownRatio(2, "bright", 0, 0.25),)}

@@ -24,10 +24,9 @@ from tests.serve.conftest import (
 from wsseg.cli.infer import closing_line
 from wsseg.imaging.definitions import Dependence
 from wsseg.imaging.errors import AllFailedError, WssegError
-from wsseg.serve.engine import EngineError
-from wsseg.serve.infer import infer
-from wsseg.serve.infer_options import InferOptions
-from wsseg.serve.onnx_engine import OnnxEngine
+from wsseg.serve.engines.base import EngineError
+from wsseg.serve.engines.onnxruntime import OnnxEngine
+from wsseg.serve.infer import InferOptions, infer
 
 
 def test_every_slice_has_its_rows_and_every_ratio_is_right(model: Path, scans: Path, tmp_path):

@@ -15,9 +15,9 @@ from tests.serve.conftest import (
     write_model,
 )
 from tests.serve.recovery import BOTH, recover, smooth, write_scans
-from wsseg.serve.onnx_engine import OnnxEngine
-from wsseg.serve.recovered_rows import is_far
-from wsseg.serve.rows import RecoveredRow, columns
+from wsseg.serve.engines.onnxruntime import OnnxEngine
+from wsseg.serve.measure import is_far
+from wsseg.serve.tables import RecoveredRow, columns
 
 CONTRACT = (
     *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice", "plane"),

@@ -14,10 +14,9 @@ from tests.serve.conftest import (
 )
 from tests.serve.recovery import BOTH, recover, smooth, write_scans
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engine import EngineError
-from wsseg.serve.infer import infer
-from wsseg.serve.infer_options import InferOptions
-from wsseg.serve.onnx_engine import OnnxEngine
+from wsseg.serve.engines.base import EngineError
+from wsseg.serve.engines.onnxruntime import OnnxEngine
+from wsseg.serve.infer import InferOptions, infer
 from wsseg.serve.report import recovered_paths
 
 

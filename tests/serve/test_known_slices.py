@@ -9,10 +9,9 @@ import pytest
 from tests.serve.conftest import make_scan
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import FileRef, Scan, ScanRef, SliceId
-from wsseg.imaging.table_faults import TableError
-from wsseg.serve.cut import KnownRatio, RecoveredMask
-from wsseg.serve.known_slices import KnownSlices
-from wsseg.serve.known_table import KnownRow
+from wsseg.imaging.tables import TableError
+from wsseg.serve.known_ratios import KnownRow, KnownSlices
+from wsseg.serve.recover import KnownRatio, RecoveredMask
 
 
 def row(line: int, source: str, place: int = 0, ratio: float = 0.1, **where: int) -> KnownRow:

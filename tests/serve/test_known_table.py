@@ -7,8 +7,8 @@ import pytest
 from tests.serve.conftest import make_manifest
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.table_faults import MOST_LINES, TableError
-from wsseg.serve.known_table import read_known
+from wsseg.imaging.tables import MOST_LINES, TableError
+from wsseg.serve.known_ratios import read_known
 
 ONE = make_manifest(
     classes=("organ",),

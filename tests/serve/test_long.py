@@ -9,12 +9,12 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from tests.serve.conftest import ThresholdEngine, make_scan, run
-from wsseg.imaging import dicom_read, planes
+from wsseg.imaging import scan as planes
+from wsseg.imaging.dicom import reader as dicom_read
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.planes import Planes
+from wsseg.imaging.scan import Planes
 from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.look import look
-from wsseg.serve.skip import skip_none
+from wsseg.serve.empty_slices import look, skip_none
 
 
 def test_a_cine_has_the_same_tables_and_masks_whether_it_fits_in_memory_or_not(

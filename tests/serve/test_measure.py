@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
 from wsseg.imaging.scan import Geometry
 from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.look import look
+from wsseg.serve.empty_slices import look, skip_none
 from wsseg.serve.measure import series_rows, slice_rows, slice_thickness_mm
-from wsseg.serve.rows import Provenance, SeriesRatio, SliceRatio
-from wsseg.serve.segmented import Segmented
-from wsseg.serve.skip import skip_none
+from wsseg.serve.results import Segmented
+from wsseg.serve.tables import Provenance, SeriesRatio, SliceRatio
 
 PROVENANCE = Provenance("threshold", "abc", "numpy", "fp32", "0")
 DARK, BRIGHT, BRIGHTEST = 0, 150, 250

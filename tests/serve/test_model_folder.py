@@ -7,8 +7,7 @@ import pytest
 
 from tests.serve.conftest import make_manifest, write_model
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.manifest import FILE_NAME, SCHEMA_VERSION
-from wsseg.serve.model_folder import engine_bytes, load_model
+from wsseg.serve.manifest import FILE_NAME, SCHEMA_VERSION, engine_bytes, load_model
 
 
 def test_a_written_manifest_reads_back_equal(tmp_path: Path):

@@ -7,13 +7,11 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, RuntimeException
 
-from wsseg.serve import onnx_cuda
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine import EngineError, UnusableError
-from wsseg.serve.engine_options import EngineOptions
-from wsseg.serve.model_folder import load_model
-from wsseg.serve.onnx_bound import MOST_SHAPES, BoundEngine
-from wsseg.serve.onnx_engine import CPU, OnnxEngine, start_session
+from wsseg.serve.engines import onnxruntime as onnx_cuda
+from wsseg.serve.engines.base import EngineError, EngineOptions, UnusableError
+from wsseg.serve.engines.onnxruntime import CPU, MOST_SHAPES, BoundEngine, OnnxEngine, start_session
+from wsseg.serve.engines.select import open_engine
+from wsseg.serve.manifest import load_model
 
 
 @pytest.fixture

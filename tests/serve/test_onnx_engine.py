@@ -10,11 +10,10 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from tests.serve.conftest import LEVELS, make_manifest, threshold_graph, write_model
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine import Engine, EngineError
-from wsseg.serve.engine_options import EngineOptions
-from wsseg.serve.model_folder import load_model
-from wsseg.serve.onnx_engine import CPU, OnnxEngine
+from wsseg.serve.engines.base import Engine, EngineError, EngineOptions
+from wsseg.serve.engines.onnxruntime import CPU, OnnxEngine
+from wsseg.serve.engines.select import open_engine
+from wsseg.serve.manifest import load_model
 
 ON_CPU = EngineOptions(device="cpu")
 
@@ -59,14 +58,14 @@ def test_cuda_without_a_driver_is_an_error_that_says_so(model: Path, monkeypatch
 
 def test_cuda_that_the_session_does_not_get_is_an_error(model: Path, monkeypatch):
     """The driver loads, but the session quietly runs on the CPU."""
-    monkeypatch.setattr("wsseg.serve.onnx_cuda.no_driver", lambda: None)
+    monkeypatch.setattr("wsseg.serve.engines.onnxruntime.no_driver", lambda: None)
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
     with pytest.raises(WssegError, match="CUDA was asked for and does not run here: "):
         opened(model, EngineOptions(device="cuda"))
 
 
 def test_auto_runs_on_the_cpu_where_cuda_does_not_and_warns(model: Path, monkeypatch, log):
-    monkeypatch.setattr("wsseg.serve.onnx_cuda.no_driver", lambda: None)
+    monkeypatch.setattr("wsseg.serve.engines.onnxruntime.no_driver", lambda: None)
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
     engine = opened(model, EngineOptions(device="auto"))
     assert engine.name == "onnxruntime-cpu"

@@ -11,9 +11,9 @@ import pytest
 
 from tests.serve.conftest import LEVELS, make_manifest, threshold_graph, write_model
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engine import EngineError
+from wsseg.serve.engines.base import EngineError
+from wsseg.serve.engines.openvino import REPEATS, OpenVinoEngine, no_openvino, open_openvino
 from wsseg.serve.manifest import EngineFile, Manifest
-from wsseg.serve.openvino_engine import REPEATS, OpenVinoEngine, no_openvino, open_openvino
 
 
 def entry(content: bytes) -> EngineFile:

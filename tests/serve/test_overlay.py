@@ -9,7 +9,7 @@ from tests.serve.conftest import make_scan
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.display import label_colours
 from wsseg.serve.overlay import outline, overlay, write_overlays
-from wsseg.serve.segmented import Areas, Segmented
+from wsseg.serve.results import Areas, Segmented
 
 WINDOW = Window(low=0, high=200)
 NO_AREAS = Areas(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.serve import quota
+from wsseg.serve.engines import hardware as quota
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.serve.read_ahead import Room, ahead
+from wsseg.serve.prefetch import Room, ahead
 
 
 @given(

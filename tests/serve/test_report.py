@@ -6,7 +6,7 @@ import pytest
 
 from wsseg.imaging.errors import AllFailedError, Failure
 from wsseg.serve.report import open_report, report_paths
-from wsseg.serve.rows import SliceRow, columns
+from wsseg.serve.tables import SliceRow, columns
 
 CONTRACT = (
     *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice", "plane"),

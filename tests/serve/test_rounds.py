@@ -1,6 +1,6 @@
 import pytest
 
-from wsseg.serve.rounds import interleaved, paired_ratio, seconds
+from wsseg.serve.engines.benchmark import interleaved, paired_ratio, seconds
 
 
 def test_actions_take_turns_and_their_answers_stay_in_order():

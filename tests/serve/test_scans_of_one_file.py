@@ -9,7 +9,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
 from tests.serve.conftest import LEVELS, failures, rows, run
 from wsseg.imaging.errors import AllFailedError
-from wsseg.imaging.table_faults import TableError
+from wsseg.imaging.tables import TableError
 
 PLACES = (8.0, 0.0, 4.0)
 ECHOES = (5.0, 10.0)

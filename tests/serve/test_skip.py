@@ -14,10 +14,9 @@ from pydicom.data import get_testdata_file
 from tests.serve.conftest import make_scan, picture, rows, run, write_volume
 from tests.serve.recovery import recover
 from wsseg.imaging.definitions import Window
-from wsseg.imaging.read import read
+from wsseg.imaging.reading import read
 from wsseg.imaging.scan import FileRef, ScanRef
-from wsseg.serve.look import look
-from wsseg.serve.skip import CT, SKIPPED_EMPTY, skip_empty
+from wsseg.serve.empty_slices import CT, SKIPPED_EMPTY, look, skip_empty
 
 DATA = os.environ.get("WSSEG_DATA")
 SIDE = 72

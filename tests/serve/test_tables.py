@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.rows import FailureRow, Provenance, SliceOrigin, SliceRatio, SliceRow, columns
-from wsseg.serve.tables import FORMULA_STARTS, PARQUET_ROWS, csv_table, json_lines, table_writer
+from wsseg.serve.tables import (
+    FORMULA_STARTS,
+    PARQUET_ROWS,
+    FailureRow,
+    Provenance,
+    SliceOrigin,
+    SliceRatio,
+    SliceRow,
+    columns,
+    csv_table,
+    json_lines,
+    table_writer,
+)
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 real = st.none() | st.floats(allow_nan=False, allow_infinity=False)

@@ -9,13 +9,12 @@ import tensorrt_rtx
 
 from tests.serve.conftest import PARITY, make_manifest
 from wsseg.imaging.errors import WssegError
-from wsseg.serve import choose, tensorrt_engine
-from wsseg.serve.adapters import ADAPTERS
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine import UnusableError
-from wsseg.serve.engine_options import EngineOptions
+from wsseg.serve.engines import select as choose
+from wsseg.serve.engines import tensorrt as tensorrt_engine
+from wsseg.serve.engines.base import EngineOptions, UnusableError
+from wsseg.serve.engines.select import ADAPTERS, open_engine
+from wsseg.serve.engines.tensorrt import EngineBuildError, engine_cache, kept_engine
 from wsseg.serve.manifest import EngineFile, Profile
-from wsseg.serve.tensorrt_build import EngineBuildError, engine_cache, kept_engine
 
 PROFILE = Profile(minimum=(1, 8, 8), optimum=(1, 16, 16), maximum=(2, 32, 32))
 OTHER = Profile(minimum=(1, 8, 8), optimum=(1, 16, 16), maximum=(4, 32, 32))

@@ -7,9 +7,9 @@ import pytest
 import tensorrt_rtx
 
 from tests.serve.conftest import make_manifest
-from wsseg.serve.engine import EngineError, UnusableError
+from wsseg.serve.engines.base import EngineError, UnusableError
+from wsseg.serve.engines.tensorrt import TensorRtEngine, no_tensorrt, open_tensorrt
 from wsseg.serve.manifest import EngineFile, Profile
-from wsseg.serve.tensorrt_engine import TensorRtEngine, no_tensorrt, open_tensorrt
 
 CONTENT = b"a plan of another machine"
 HERE = f"tensorrt_rtx {tensorrt_rtx.__version__}"
@@ -29,7 +29,7 @@ def entry(builder=HERE):
 
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setattr("wsseg.serve.tensorrt_engine.find_spec", lambda _: None)
+    monkeypatch.setattr("wsseg.serve.engines.tensorrt.find_spec", lambda _: None)
     assert no_tensorrt("tensorrt") == "not installed: pip install 'wsseg[trt]'"
 
 

@@ -18,25 +18,24 @@ from lightning.fabric import Fabric
 from PIL import Image
 from torch.multiprocessing.spawn import spawn
 
-from wsseg.train.case import CaseTable
-from wsseg.train.config import SelfTraining, TrainConfig
-from wsseg.train.front import Front
-from wsseg.train.label_checks import region_box, region_moments
+from wsseg.train.cases.agreement import region_box, region_moments
+from wsseg.train.cases.schema import CaseTable
+from wsseg.train.config import PRESETS, SelfTraining, TrainConfig
+from wsseg.train.data.preprocess import Front
 from wsseg.train.launch import MEETING
 from wsseg.train.learner import Learner
 from wsseg.train.loop import Data
 from wsseg.train.networks import Network
-from wsseg.train.prepare import (
+from wsseg.train.progress import EpochReport, StepReport
+from wsseg.train.run_folder import RunRecord
+from wsseg.train.trainer import (
     build_front,
     choose_given,
     first_network,
     prepare_data,
     prepare_learner,
+    train,
 )
-from wsseg.train.presets import PRESETS
-from wsseg.train.progress import EpochReport, StepReport
-from wsseg.train.record import RunRecord
-from wsseg.train.run import train
 
 ROWS, COLUMNS = 10, 8
 
@@ -220,7 +219,7 @@ def train_in_float64(cases: Path, out: Path, config: TrainConfig) -> Followed:
     def front(*given: Any) -> Front:
         return build_front(*given).double()
 
-    double = patch.multiple("wsseg.train.prepare", first_network=network, build_front=front)
+    double = patch.multiple("wsseg.train.trainer", first_network=network, build_front=front)
     with one_thread(), double:
         on_step = lambda step: seen.totals.append(step.total)  # noqa: E731
         train(cases, out, config, on_step=on_step, on_epoch=on_epoch)

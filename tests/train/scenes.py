@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from wsseg.train.batch import Batch, Outputs
+from wsseg.train.data.batch import Batch, Outputs
 
 SIDE = 12
 

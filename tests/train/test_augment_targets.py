@@ -8,11 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.augment import apply, augment
-from wsseg.train.change import Change, largest_scale
 from wsseg.train.config import Augmentation
-from wsseg.train.dataset import Sample
-from wsseg.train.hints import empty_hints
+from wsseg.train.data.augment import apply, augment
+from wsseg.train.data.dataset import Sample
+from wsseg.train.data.region_labels import Change, empty_hints, largest_scale
 
 SIZE = 96
 OF_IMAGE = torch.tensor([True, False])

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.train.conftest import prepared
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.train.calibrate import AS_GOOD, CANDIDATES, DEFAULT, best_thresholds, fit_thresholds
-from wsseg.train.cases import read_cases
-from wsseg.train.checkpoint import load_run
+from wsseg.train.calibration import AS_GOOD, CANDIDATES, DEFAULT, best_thresholds, fit_thresholds
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.networks import last_layer
-from wsseg.train.run import train
+from wsseg.train.run_folder import load_run
+from wsseg.train.trainer import train
 
 CONFIG = TrainConfig(
     network="mobilenet_v2", size=32, epochs=1, batch=2, accelerator="cpu", precision="fp32"
@@ -118,7 +118,7 @@ def test_ratios_of_another_denominator_leave_the_middle(table):
 
 def test_a_record_carries_the_thresholds_that_were_fitted(table, tmp_path, monkeypatch):
     for name in ("draw_curves", "draw_examples"):
-        monkeypatch.setattr(f"wsseg.train.outputs.{name}", lambda *arguments: None)
-    monkeypatch.setattr("wsseg.train.outputs.fit_thresholds", lambda learner, cases: (0.38,))
+        monkeypatch.setattr(f"wsseg.train.report.{name}", lambda *arguments: None)
+    monkeypatch.setattr("wsseg.train.report.fit_thresholds", lambda learner, cases: (0.38,))
     assert train(table.path, tmp_path / "run", CONFIG).thresholds == (0.38,)
     assert load_run(tmp_path / "run").record.thresholds == (0.38,)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.table_faults import TableError
-from wsseg.train.cases import read_cases
+from wsseg.imaging.tables import TableError
+from wsseg.train.cases.table import read_cases
 
 
 def faults_of(folder: Path, text: str, **arguments) -> list[str]:

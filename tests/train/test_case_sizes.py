@@ -9,10 +9,9 @@ import pytest
 
 from tests.train.conftest import COLUMNS, ROWS
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.table import TableOptions
-from wsseg.imaging.table_faults import TableError
-from wsseg.train.case import Case
-from wsseg.train.cases import read_cases
+from wsseg.imaging.tables import TableError, TableOptions
+from wsseg.train.cases.schema import Case
+from wsseg.train.cases.table import read_cases
 
 
 def write(folder: Path, text: str) -> Path:

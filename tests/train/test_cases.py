@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsseg.train.case import Box, Case, Region
-from wsseg.train.case_columns import OF_CASE, OF_CLASS
-from wsseg.train.cases import read_cases
-from wsseg.train.label_files import case_marks, case_mask
+from wsseg.train.cases.files import case_marks, case_mask
+from wsseg.train.cases.schema import OF_CASE, OF_CLASS, Box, Case, Region
+from wsseg.train.cases.table import read_cases
 
 
 def write(folder: Path, text: str) -> Path:

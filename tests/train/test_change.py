@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.change import draw, largest_scale
 from wsseg.train.config import Augmentation
+from wsseg.train.data.region_labels import draw, largest_scale
 
 
 @given(seed=st.integers(0, 1000))

@@ -7,10 +7,16 @@ from safetensors.torch import load_file, save_file
 
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.errors import WssegError
-from wsseg.train.checkpoint import load_run, read_state, save_samples, save_state, save_weights
 from wsseg.train.networks import build_network
-from wsseg.train.record import RunRecord
-from wsseg.train.run_folder import keep_record
+from wsseg.train.run_folder import (
+    RunRecord,
+    keep_record,
+    load_run,
+    read_state,
+    save_samples,
+    save_state,
+    save_weights,
+)
 
 RECORD = RunRecord(
     classes=("kidney", "tumour"),

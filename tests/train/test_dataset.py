@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.imaging.slices import read_slice
-from wsseg.train.case import Case
-from wsseg.train.dataset import CaseDataset, collate
-from wsseg.train.front import Front
+from wsseg.imaging.reading import read_slice
+from wsseg.train.cases.schema import Case
+from wsseg.train.data.dataset import CaseDataset, collate
+from wsseg.train.data.preprocess import Front
 
 CLASSES = ("organ", "tumour")
 RATIOS = (
@@ -127,7 +127,7 @@ def count_reads(monkeypatch):
         read.append(path)
         return read_slice(path, **place)
 
-    monkeypatch.setattr("wsseg.train.case_pixels.read_slice", counted)
+    monkeypatch.setattr("wsseg.train.cases.files.read_slice", counted)
     return read
 
 

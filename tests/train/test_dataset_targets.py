@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.train.case import Box, Case, Region
-from wsseg.train.dataset import CaseDataset, collate
-from wsseg.train.front import Front
-from wsseg.train.targets.selftrain import BLEND, NO_CUT, Cut
+from wsseg.train.cases.schema import Box, Case, Region
+from wsseg.train.data.dataset import CaseDataset, collate
+from wsseg.train.data.preprocess import Front
+from wsseg.train.targets.pseudo_labels import BLEND, NO_CUT, Cut
 
 SIZE = 32
 FRONT = Front(Window(), SIZE, 1)

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from wsseg.imaging.definitions import Dependence, Window
-from wsseg.train.cases import read_cases
-from wsseg.train.dataset import CaseDataset
-from wsseg.train.dependence import dependence_of
-from wsseg.train.front import Front
+from wsseg.train.cases.table import read_cases
+from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.data.preprocess import Front
+from wsseg.train.image_dependence import dependence_of
 
 CPU = torch.device("cpu")
 SIDE = 48

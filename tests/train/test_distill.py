@@ -18,17 +18,14 @@ from tests.train.conftest import (
     train_in_two_processes_in_float64,
 )
 from wsseg.imaging.errors import WssegError
-from wsseg.train.cases import read_cases
-from wsseg.train.checkpoint import load_run
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
+from wsseg.train.distillation import compare, find_teacher, teach
 from wsseg.train.loop import Data
-from wsseg.train.prepare import choose_given, prepare_data
 from wsseg.train.progress import EpochReport
-from wsseg.train.record import RunRecord
-from wsseg.train.run import train
-from wsseg.train.teacher import find_teacher, teach
+from wsseg.train.run_folder import RunRecord, load_run
 from wsseg.train.term_config import Distillation, TargetCrossEntropy
-from wsseg.train.versus import compare
+from wsseg.train.trainer import choose_given, prepare_data, train
 
 TEACHER = TrainConfig(
     network="mobilenet_v2",

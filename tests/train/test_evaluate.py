@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.train.case import Case
-from wsseg.train.cases import read_cases
+from wsseg.train.cases.schema import Case
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.dataset import CaseDataset, Native
-from wsseg.train.evaluate import (
+from wsseg.train.data.dataset import CaseDataset, Native
+from wsseg.train.data.preprocess import Front
+from wsseg.train.metrics import CaseCounts, case_iou
+from wsseg.train.report import agreement, choose_examples, reported_ratios, spread
+from wsseg.train.validation import (
     count,
     evaluate,
     is_due,
     validation_interval,
     weakly_labelled,
 )
-from wsseg.train.front import Front
-from wsseg.train.metrics import CaseCounts, case_iou
-from wsseg.train.outputs import agreement, choose_examples, reported_ratios, spread
 
 CASE = Case(row=2, image=Path("slice.png"), ratios=(0.25,))
 

@@ -11,13 +11,13 @@ from PIL import Image
 
 from tests.train.conftest import CONFIG
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.table_faults import TableError
-from wsseg.train.case import Case
-from wsseg.train.cases import read_cases
-from wsseg.train.checkpoint import read_record
-from wsseg.train.folding import deal, fold_of
-from wsseg.train.folds import summary, train_folds
-from wsseg.train.run import train
+from wsseg.imaging.tables import TableError
+from wsseg.train.cases.folding import deal, fold_of
+from wsseg.train.cases.schema import Case
+from wsseg.train.cases.table import read_cases
+from wsseg.train.cross_validation import summary, train_folds
+from wsseg.train.run_folder import read_record
+from wsseg.train.trainer import train
 
 SHORT = CONFIG.model_copy(update={"epochs": 1})
 

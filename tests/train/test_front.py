@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.imaging.definitions import Window
-from wsseg.train.front import IMAGENET_MEAN, IMAGENET_SD, Front
+from wsseg.train.data.preprocess import IMAGENET_MEAN, IMAGENET_SD, Front
 
 CT = Window(kind="fixed", low=-200.0, high=300.0)
 OWN = Window(kind="image")

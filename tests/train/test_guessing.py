@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.definitions import Window
-from wsseg.train.batch import MARKED_BACKGROUND
-from wsseg.train.case import Case, Region
-from wsseg.train.cases import read_cases
+from wsseg.train.cases.schema import Case, Region
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.dataset import CaseDataset
-from wsseg.train.front import Front
-from wsseg.train.guessing import guess_places
-from wsseg.train.prepare import choose_given, teaching_cases
+from wsseg.train.data.batch import MARKED_BACKGROUND
+from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.data.preprocess import Front
+from wsseg.train.targets.localise_cases import guess_places
+from wsseg.train.trainer import choose_given, teaching_cases
 
 ROWS, COLUMNS = 60, 80
 SIZE = 32

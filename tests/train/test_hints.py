@@ -9,12 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.augment import apply
-from wsseg.train.case import Box, Case, Region
-from wsseg.train.change import Change, largest_scale
-from wsseg.train.dataset import Sample
-from wsseg.train.hints import Hints, case_hints, empty_hints
-from wsseg.train.label_checks import region_box, region_moments
+from wsseg.train.cases.agreement import region_box, region_moments
+from wsseg.train.cases.schema import Box, Case, Region
+from wsseg.train.data.augment import apply
+from wsseg.train.data.dataset import Sample
+from wsseg.train.data.region_labels import Change, Hints, case_hints, empty_hints, largest_scale
 
 SIZE = 64
 OF_IMAGE = torch.tensor([True, False])

@@ -20,13 +20,13 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from wsseg.imaging.errors import ReadError, WssegError
-from wsseg.imaging.label_numbers import Numbering, numbering
-from wsseg.imaging.slices import read_label_slice, read_slice
-from wsseg.imaging.table_faults import TableError
-from wsseg.train.cases import read_cases
+from wsseg.imaging.label_values import Numbering, numbering
+from wsseg.imaging.reading import read_label_slice, read_slice
+from wsseg.imaging.tables import TableError
+from wsseg.train.cases.files import case_marks, case_mask
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.label_files import case_marks, case_mask
-from wsseg.train.marks.simulate import simulate_marks
+from wsseg.train.simulate.table import simulate_marks
 
 INSIDE = np.zeros((24, 32), bool)
 INSIDE[4:9, 6:20] = True

@@ -8,9 +8,8 @@ import torch
 from wsseg.imaging.errors import WssegError
 from wsseg.train import launch
 from wsseg.train.config import TrainConfig
-from wsseg.train.launch import Task, launched, refuse_tasks
-from wsseg.train.precision import fabric_precision
-from wsseg.train.run import train
+from wsseg.train.launch import Task, fabric_precision, launched, refuse_tasks
+from wsseg.train.trainer import train
 
 CPU = torch.device("cpu")
 

@@ -9,20 +9,20 @@ import torch
 from tests.train.conftest import prepared
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.train.case import Contents
-from wsseg.train.cases import read_cases
+from wsseg.train.cases.schema import Contents
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
+from wsseg.train.data.sampler import stream
 from wsseg.train.networks import last_layer
 from wsseg.train.objective import build_objective
-from wsseg.train.prepare import (
+from wsseg.train.term_config import Entropy, RatioPrior, Size, WeakMark
+from wsseg.train.trainer import (
     choose_given,
     first_network,
     image_shares,
     mean_ratios,
     require_evidence,
 )
-from wsseg.train.stream import stream
-from wsseg.train.term_config import Entropy, RatioPrior, Size, WeakMark
 
 CONFIG = TrainConfig(
     preset="paper",

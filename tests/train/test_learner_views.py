@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from tests.train.conftest import prepared
-from wsseg.train.batch import Batch, Outputs
-from wsseg.train.cases import read_cases
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
+from wsseg.train.data.batch import Batch, Outputs
+from wsseg.train.data.sampler import stream
+from wsseg.train.learner import draw_view
 from wsseg.train.objective import Objective, Term
-from wsseg.train.stream import stream
 from wsseg.train.term_config import Equivariance, Size, Teacher
 from wsseg.train.terms.part import Part
-from wsseg.train.views import draw_view
 
 CONFIG = TrainConfig(
     terms=(Size(),),

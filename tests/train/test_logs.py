@@ -5,7 +5,7 @@ import re
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from wsseg.train.logs import Events, write_metrics
+from wsseg.train.progress import Events, write_metrics
 
 HISTORY = [
     {"epoch": 1, "learning_rate": 0.1, "seconds": 2.0, "size": 0.5, "total": 0.5},

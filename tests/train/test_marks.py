@@ -8,13 +8,23 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.marks.cells import MEASURES
-from wsseg.train.marks.chance import generator
-from wsseg.train.marks.discs import disc_mark, point_mark, random_disc_mark, random_point_mark
-from wsseg.train.marks.erode import erode_mark
-from wsseg.train.marks.options import KINDS, MarkOptions
-from wsseg.train.marks.paint import PAINTERS, paint_marks
-from wsseg.train.marks.region import TOUCHING_CORNERS, components, deepest, depth
+from wsseg.train.simulate.draw import (
+    KINDS,
+    PAINTERS,
+    TOUCHING_CORNERS,
+    MarkOptions,
+    components,
+    deepest,
+    depth,
+    disc_mark,
+    erode_mark,
+    generator,
+    paint_marks,
+    point_mark,
+    random_disc_mark,
+    random_point_mark,
+)
+from wsseg.train.simulate.table import MEASURES
 
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 regions = masks.filter(np.any)

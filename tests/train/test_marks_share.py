@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 
 from tests.train.test_marks_table import disc, rows_of, save
 from wsseg.imaging.errors import WssegError
-from wsseg.train.case import Case
-from wsseg.train.cases import read_cases
-from wsseg.train.label_files import case_marks, case_mask
-from wsseg.train.marks.chance import marked_rows
-from wsseg.train.marks.erode import erode_mark
-from wsseg.train.marks.options import MarkOptions
-from wsseg.train.marks.simulate import simulate_marks
+from wsseg.train.cases.files import case_marks, case_mask
+from wsseg.train.cases.schema import Case
+from wsseg.train.cases.table import read_cases
+from wsseg.train.simulate.draw import MarkOptions, erode_mark, marked_rows
+from wsseg.train.simulate.table import simulate_marks
 
 
 @pytest.fixture

@@ -7,10 +7,16 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.train.test_marks import disc, draw, masks, rectangle, regions, seeds
-from wsseg.train.marks.measures import box_of, extremes_of, moments_of
-from wsseg.train.marks.options import MarkOptions
-from wsseg.train.marks.paint import paint_marks
-from wsseg.train.marks.strokes import background_stroke, medial_line, stroke_mark
+from wsseg.train.simulate.draw import (
+    MarkOptions,
+    background_stroke,
+    box_of,
+    extremes_of,
+    medial_line,
+    moments_of,
+    paint_marks,
+    stroke_mark,
+)
 
 # --- scribbles ---
 

@@ -10,13 +10,11 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.table import TableOptions
-from wsseg.train.cases import read_cases
-from wsseg.train.label_files import case_marks, case_mask
-from wsseg.train.marks.erode import erode_mark
-from wsseg.train.marks.measures import box_of, extremes_of, moments_of
-from wsseg.train.marks.options import MarkOptions
-from wsseg.train.marks.simulate import simulate_marks
+from wsseg.imaging.tables import TableOptions
+from wsseg.train.cases.files import case_marks, case_mask
+from wsseg.train.cases.table import read_cases
+from wsseg.train.simulate.draw import MarkOptions, box_of, erode_mark, extremes_of, moments_of
+from wsseg.train.simulate.table import simulate_marks
 
 
 def disc(radius: float, *, size: int = 32, centre: tuple[int, int] = (15, 15)) -> np.ndarray:

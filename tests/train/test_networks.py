@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from wsseg.train.config import NetworkName
+from wsseg.train.distributed import SeededDropout
 from wsseg.train.networks import PRIOR_LOW, build_network, last_layer, set_prior
-from wsseg.train.parallel import SeededDropout
 
 NAMES = get_args(NetworkName)
 

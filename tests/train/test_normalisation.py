@@ -8,19 +8,17 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.train.conftest import CONFIG, one_thread, prepared
-from wsseg.train import outputs
-from wsseg.train.cases import read_cases
-from wsseg.train.checkpoint import load_run, save_weights
-from wsseg.train.dataset import CaseDataset
-from wsseg.train.evaluate import evaluate
-from wsseg.train.journal import Course
+from wsseg.train import report as outputs
+from wsseg.train.calibration import choose_normalisation, with_statistics_anew
+from wsseg.train.cases.table import read_cases
+from wsseg.train.config import PRESETS
+from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.metrics import summarise
-from wsseg.train.normalisation import choose_normalisation, with_statistics_anew
-from wsseg.train.outputs import finish
-from wsseg.train.presets import PRESETS
-from wsseg.train.record import WEIGHTS
-from wsseg.train.run import train
-from wsseg.train.select import Choice
+from wsseg.train.progress import Course
+from wsseg.train.report import finish
+from wsseg.train.run_folder import WEIGHTS, load_run, save_weights
+from wsseg.train.trainer import train
+from wsseg.train.validation import Choice, evaluate
 
 SHORT = CONFIG.model_copy(update={"terms": PRESETS["full"], "learning_rate": 1e-3, "epochs": 6})
 

@@ -9,10 +9,9 @@ from pydantic import ValidationError
 
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.train.batch import Batch, Outputs
-from wsseg.train.config import TrainConfig
+from wsseg.train.config import PRESETS, TrainConfig
+from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.objective import Objective, Term, build_objective, schedule
-from wsseg.train.presets import PRESETS
 from wsseg.train.term_config import (
     BoxSize,
     Confidence,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.order import batches, epoch_order, with_repeats
+from wsseg.train.data.sampler import batches, epoch_order, with_repeats
 
 
 def test_an_epoch_has_every_case_once_and_an_order_of_its_own():

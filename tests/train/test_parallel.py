@@ -6,7 +6,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
-from wsseg.train.parallel import GlobalBatchNorm, SeededDropout, convert, set_step
+from wsseg.train.distributed import GlobalBatchNorm, SeededDropout, convert, set_step
 
 SAMPLES = 4
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def test_one_process_keeps_plain_batch_norm():
 
 
 def test_a_frozen_layer_stays_frozen_among_several_processes(monkeypatch):
-    monkeypatch.setattr("wsseg.train.parallel.world_size", lambda: 2)
+    monkeypatch.setattr("wsseg.train.distributed.world_size", lambda: 2)
     network = small_network()
     network[5].requires_grad_(False)
     before = {name: value.requires_grad for name, value in network.named_parameters()}

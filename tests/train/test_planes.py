@@ -6,9 +6,8 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import call
-from wsseg.train.case import Case
-from wsseg.train.planes import counted_planes, mixed_planes
-from wsseg.train.seen import see
+from wsseg.train.cases.images import counted_planes, mixed_planes, see
+from wsseg.train.cases.schema import Case
 
 # The third axis of the file is the patient's head, front, and right side.
 AXES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from wsseg.train.case import Case
-from wsseg.train.dataset import Native
-from wsseg.train.evaluate import Prediction, count
-from wsseg.train.plots import SKY, VERMILION, YELLOW, Example, draw_curves, draw_examples
+from wsseg.imaging.display import SKY, VERMILION, YELLOW
+from wsseg.train.cases.schema import Case
+from wsseg.train.data.dataset import Native
+from wsseg.train.report import Example, draw_curves, draw_examples
+from wsseg.train.validation import Prediction, count
 
 HISTORY = [
     {"epoch": n, "learning_rate": 1 / n, "seconds": 1.0, "size": 1 / n, "total": 1 / n}

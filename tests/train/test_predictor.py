@@ -3,9 +3,8 @@ import torch
 from torch import nn
 
 from wsseg.imaging.definitions import Window
-from wsseg.train.front import Front
-from wsseg.train.networks import build_network, last_layer
-from wsseg.train.predictor import Predictor
+from wsseg.train.data.preprocess import Front
+from wsseg.train.networks import Predictor, build_network, last_layer
 
 
 @pytest.fixture(scope="module")

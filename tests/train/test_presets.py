@@ -6,9 +6,8 @@ import math
 import pytest
 
 from tests.train.conftest import curve_of
-from wsseg.train.config import SelfTraining, TrainConfig
-from wsseg.train.presets import PRESETS
-from wsseg.train.run import train
+from wsseg.train.config import PRESETS, SelfTraining, TrainConfig
+from wsseg.train.trainer import train
 
 SIGNALS = {
     "wsseg": "ratio,marks",
@@ -36,7 +35,7 @@ CONFIG = TrainConfig(
 def _without_pictures(monkeypatch):
     """What is drawn of a run is no matter of its preset, and takes longer than the training."""
     for name in ("draw_curves", "draw_examples"):
-        monkeypatch.setattr(f"wsseg.train.outputs.{name}", lambda *arguments: None)
+        monkeypatch.setattr(f"wsseg.train.report.{name}", lambda *arguments: None)
 
 
 def test_every_preset_is_tried():

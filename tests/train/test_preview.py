@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from wsseg.train.cases import read_cases
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.prepare import choose_given, prepare_data
-from wsseg.train.preview import SIDE, target_preview
+from wsseg.train.trainer import SIDE, choose_given, prepare_data, target_preview
 
 
 def test_the_first_targets_are_shown_and_what_is_not_taught_is_unknown(make_blobs, tmp_path):

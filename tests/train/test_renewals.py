@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.train.conftest import prepared
-from wsseg.train import retarget as room
-from wsseg.train.cases import read_cases
+from wsseg.train import self_training as room
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
-from wsseg.train.dataset import CaseDataset
-from wsseg.train.prepare import build_front, choose_given
-from wsseg.train.retarget import SETTLED, Renewals, remove_cuts
-from wsseg.train.schedule import renewals
-from wsseg.train.targets.selftrain import NO_CUT, Cut
+from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.learner import renewals
+from wsseg.train.self_training import SETTLED, Renewals, remove_cuts
+from wsseg.train.targets.pseudo_labels import NO_CUT, Cut
+from wsseg.train.trainer import build_front, choose_given
 
 CONFIG = TrainConfig(
     preset="wsseg",

@@ -10,15 +10,15 @@ from PIL import Image
 
 from tests.train.conftest import prepared
 from wsseg.imaging.definitions import Window
-from wsseg.train import retarget as room
-from wsseg.train.case import Box, Region
-from wsseg.train.cases import read_cases
+from wsseg.train import self_training as room
+from wsseg.train.cases.schema import Box, Region
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import Augmentation, TrainConfig
-from wsseg.train.dataset import CaseDataset
+from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.networks import last_layer
-from wsseg.train.prepare import build_front, choose_given
-from wsseg.train.retarget import retarget
-from wsseg.train.targets.selftrain import agreement
+from wsseg.train.self_training import retarget
+from wsseg.train.targets.pseudo_labels import agreement
+from wsseg.train.trainer import build_front, choose_given
 
 SIZE = 32
 CONFIG = TrainConfig(

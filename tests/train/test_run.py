@@ -10,16 +10,14 @@ import torch
 from PIL import Image
 
 from tests.train.conftest import CONFIG, curve_of, prepared
-from wsseg.train.case import Case
-from wsseg.train.cases import read_cases
-from wsseg.train.checkpoint import load_run, save_weights
-from wsseg.train.dataset import Native
-from wsseg.train.evaluate import count
-from wsseg.train.journal import Course
+from wsseg.train.cases.schema import Case
+from wsseg.train.cases.table import read_cases
+from wsseg.train.data.dataset import Native
 from wsseg.train.networks import last_layer
-from wsseg.train.outputs import finish, warn_of_missed
-from wsseg.train.record import WEIGHTS
-from wsseg.train.select import Choice
+from wsseg.train.progress import Course
+from wsseg.train.report import finish, warn_of_missed
+from wsseg.train.run_folder import WEIGHTS, load_run, save_weights
+from wsseg.train.validation import Choice, count
 
 
 def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):

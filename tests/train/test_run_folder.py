@@ -3,9 +3,8 @@
 import pytest
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.checkpoint import save_state
 from wsseg.train.config import TrainConfig
-from wsseg.train.run_folder import check_start, keep_config, settings_of, started, sweep
+from wsseg.train.run_folder import check_start, keep_config, save_state, settings_of, started, sweep
 
 
 def test_a_run_starts_in_a_new_folder_or_one_without_a_run(tmp_path):

@@ -20,9 +20,9 @@ from tests.train.conftest import (
     train_in_two_processes_in_float64,
 )
 from wsseg.imaging.errors import WssegError
-from wsseg.train.checkpoint import load_run
 from wsseg.train.progress import StepReport
-from wsseg.train.run import train
+from wsseg.train.run_folder import load_run
+from wsseg.train.trainer import train
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from wsseg.train.config import TrainConfig
-from wsseg.train.run import train
+from wsseg.train.trainer import train
 def on_step(report):
     if (report.epoch, report.step) == (3, 2):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from wsseg.train.metrics import CaseCounts
-from wsseg.train.outputs import SAMPLE_COUNT, choose_samples
+from wsseg.train.report import SAMPLE_COUNT, choose_samples
 
 
 def case(*predicted):

@@ -5,9 +5,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
-from wsseg.imaging.table_faults import TableError
-from wsseg.train.case_pixels import read_image
-from wsseg.train.cases import read_cases
+from wsseg.imaging.tables import TableError
+from wsseg.train.cases.files import read_image
+from wsseg.train.cases.table import read_cases
 
 
 def item(**elements):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from wsseg.train.config import SelfTraining, TrainConfig
-from wsseg.train.schedule import (
+from wsseg.train.learner import (
     average_with,
     ema_decay,
     parameter_groups,

@@ -11,12 +11,11 @@ from pydicom.uid import MRImageStorage
 
 from tests.imaging.conftest import _write_dicom
 from wsseg.imaging.definitions import Window
-from wsseg.imaging.table import TextTable
-from wsseg.train.case import Case, CaseTable
+from wsseg.imaging.tables import TextTable
+from wsseg.train.cases.images import choose_input, doubts, mixed_origins, see
+from wsseg.train.cases.schema import Case, CaseTable
 from wsseg.train.config import TrainConfig
-from wsseg.train.prepare import choose_given, prepare_data
-from wsseg.train.seen import doubts, mixed_origins, see
-from wsseg.train.window import choose_input
+from wsseg.train.trainer import choose_given, prepare_data
 
 NO_TEXT = TextTable(Path("cases.csv"), "", 1, (), ())
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.select import choose_rule, update, weak_score
+from wsseg.train.validation import choose_rule, update, weak_score
 
 SHARE = st.floats(0, 1)
 

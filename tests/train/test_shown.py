@@ -16,19 +16,17 @@ from PIL import Image
 from tests.cli.conftest import call
 from tests.imaging.conftest import write_dicom
 from wsseg.imaging.definitions import Window
-from wsseg.imaging.find import find
-from wsseg.imaging.labels import write_labels
-from wsseg.imaging.read import read
-from wsseg.imaging.scan import ScanRef
-from wsseg.imaging.slices import read_slice
-from wsseg.imaging.table_faults import TableError
-from wsseg.imaging.turn import Turn
-from wsseg.train.cases import read_cases
-from wsseg.train.dataset import CaseDataset
-from wsseg.train.front import Front
-from wsseg.train.label_files import case_marks, case_mask
-from wsseg.train.marks.options import MarkOptions
-from wsseg.train.marks.simulate import simulate_marks
+from wsseg.imaging.discovery import find
+from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.reading import read, read_slice
+from wsseg.imaging.scan import ScanRef, Turn
+from wsseg.imaging.tables import TableError
+from wsseg.train.cases.files import case_marks, case_mask
+from wsseg.train.cases.table import read_cases
+from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.data.preprocess import Front
+from wsseg.train.simulate.draw import MarkOptions
+from wsseg.train.simulate.table import simulate_marks
 
 __all__ = ["write_dicom"]
 

@@ -6,13 +6,13 @@ from dataclasses import fields
 import pytest
 import torch
 
-from wsseg.train.augment import augment
-from wsseg.train.batch import Batch
-from wsseg.train.cases import read_cases
+from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
-from wsseg.train.prepare import choose_given, prepare_data
-from wsseg.train.stream import steps_per_epoch, stream
-from wsseg.train.targets.selftrain import Cut
+from wsseg.train.data.augment import augment
+from wsseg.train.data.batch import Batch
+from wsseg.train.data.sampler import steps_per_epoch, stream
+from wsseg.train.targets.pseudo_labels import Cut
+from wsseg.train.trainer import choose_given, prepare_data
 
 CONFIG = TrainConfig(
     network="mobilenet_v2",
@@ -127,7 +127,7 @@ def test_a_box_or_a_spread_keeps_a_picture_upright_only_where_a_term_reads_it(
         seen.append(sample.hints.upright)
         return augment(sample, *settings, **place)
 
-    monkeypatch.setattr("wsseg.train.stream.augment", spy)
+    monkeypatch.setattr("wsseg.train.data.sampler.augment", spy)
     list(stream(cases, config, first=4))
     assert seen == [upright] * 4
 

@@ -3,11 +3,9 @@ from typing import Any
 
 import numpy as np
 
-from wsseg.train.targets.blobs import Blob
-from wsseg.train.targets.build import evidence_of_borders, first_target
 from wsseg.train.targets.evidence import Evidence
-from wsseg.train.targets.guess import Guess
-from wsseg.train.targets.seeds import seeds
+from wsseg.train.targets.growing import evidence_of_borders, first_target, seeds
+from wsseg.train.targets.localise import Blob, Guess
 
 SIDE = 64
 

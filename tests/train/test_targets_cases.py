@@ -4,10 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsseg.train.case import Box, Case, Region
-from wsseg.train.targets.cases import case_areas, case_evidence, grid_shape, grown, lesson
-from wsseg.train.targets.evidence import Target
-from wsseg.train.targets.kind import mark_kind
+from wsseg.train.cases.schema import Box, Case, Region
+from wsseg.train.targets.case_targets import case_areas, case_evidence, grid_shape, grown, lesson
+from wsseg.train.targets.evidence import Target, mark_kind
 
 IMAGE = Path("made.png")
 

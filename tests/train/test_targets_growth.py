@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.targets.growth import (
+from wsseg.train.targets.growing import (
     edge_strength,
     geodesic_cost,
     rank,

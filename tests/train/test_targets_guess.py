@@ -6,8 +6,15 @@ from functools import cache
 import numpy as np
 import pytest
 
-from wsseg.train.targets.blobs import POLARITIES, Polarity
-from wsseg.train.targets.guess import LEAST_CASES, SIDE, Guesses, guesses, small
+from wsseg.train.targets.localise import (
+    LEAST_CASES,
+    POLARITIES,
+    SIDE,
+    Guesses,
+    Polarity,
+    guesses,
+    small,
+)
 
 SIZE = 40
 COUNT = 24

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsseg.train.targets.kind import (
+from wsseg.train.targets.evidence import (
     BorderEvidence,
     border_evidence,
     choose_growth,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.train.scenes import SIDE, scene
 from wsseg.imaging.definitions import Denominator
-from wsseg.train.batch import Batch, Outputs
+from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.objective import PARTS
 from wsseg.train.term_config import BoxSize, GatedCrf, RatioPrior, TermConfig
 from wsseg.train.term_settings import TermSettings

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.views import SMALLEST_SCALE, View, draw_view
+from wsseg.train.learner import SMALLEST_SCALE, View, draw_view
 
 SIDE = 48
 seeds = st.integers(0, 2**32 - 1)

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.definitions import Window
-from wsseg.imaging.slices import read_slice
-from wsseg.train.case import Case
-from wsseg.train.window import IMAGES, choose_input
+from wsseg.imaging.reading import read_slice
+from wsseg.train.cases.images import IMAGES, choose_input
+from wsseg.train.cases.schema import Case
 
 
 def pictures(folder, arrays):
@@ -78,7 +78,7 @@ def test_constant_images_still_give_a_window(tmp_path):
 
 def test_the_choice_is_logged_in_one_line(tmp_path, caplog):
     table = pictures(tmp_path, [(noise(0) * 255).astype(np.uint8)])
-    with caplog.at_level(logging.INFO, "wsseg.train.window"):
+    with caplog.at_level(logging.INFO, "wsseg.train.cases.images"):
         choose_input(table)
     assert caplog.messages == ["input: 1 channel, window 0..255 (8-bit values, seen on 1 images)"]
 
@@ -91,6 +91,6 @@ def test_only_a_spread_sample_of_a_large_table_is_read(tmp_path, monkeypatch):
         read.append(path)
         return read_slice(path, **place)
 
-    monkeypatch.setattr("wsseg.train.window.read_slice", counted)
+    monkeypatch.setattr("wsseg.train.cases.images.read_slice", counted)
     choose_input(table)
     assert len(read) == IMAGES

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from wsseg.train.ratios import Denominator
+from wsseg.train.cases.schema import Denominator
 
 SMALLEST = 1e-30
 """Kept inside logarithms of what may be nothing: float32 still holds it, and its inverse."""

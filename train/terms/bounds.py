@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wsseg.train.ratios import Denominator
+from wsseg.train.cases.schema import Denominator
 from wsseg.train.terms.areas import filled, soft_ratios, widened
 
 LEAST_UPPER = 0.01

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsseg.train.batch import NOT_MARKED
+from wsseg.train.data.batch import NOT_MARKED
 from wsseg.train.terms.areas import widened
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from wsseg.train.batch import Batch, Outputs
-from wsseg.train.ratios import Denominator
+from wsseg.train.cases.schema import Denominator
+from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.terms.prior import MovingMean
 
 Loss = Callable[[Outputs, Batch, float], Tensor]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wsseg.train.batch import NOT_MARKED
+from wsseg.train.data.batch import NOT_MARKED
 from wsseg.train.terms.areas import marked_as, mean_where, widened
 from wsseg.train.terms.supervised import SMOOTHING_PIXELS
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.batch import Batch, Outputs
+from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.term_config import (
     Confidence,
     CrossEntropy,

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.parallel import world_size
-from wsseg.train.ratios import Denominator
+from wsseg.train.cases.schema import Denominator
+from wsseg.train.distributed import world_size
 from wsseg.train.terms.areas import area_log_odds, counted_mean, filled
 
 SMALLEST_SHARE = 1e-6

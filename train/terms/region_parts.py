@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.batch import Batch, Outputs
-from wsseg.train.ratios import Denominator
+from wsseg.train.cases.schema import Denominator
+from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.term_config import (
     AreaL2,
     BoxEmptiness,

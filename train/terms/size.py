@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from wsseg.train.ratios import Denominator
+from wsseg.train.cases.schema import Denominator
 from wsseg.train.terms.areas import (
     area_log_odds,
     counted_mean,

@@ -7,18 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from wsseg.export.engine_int8 import Calibration, make_int8_engine
-from wsseg.export.engine_onnx import planned_engine
-from wsseg.export.graph import DeployGraph
-from wsseg.export.onnx_file import save_onnx, to_onnx
+from wsseg.export.engines import Calibration, make_int8_engine, planned_engine
+from wsseg.export.graph import DeployGraph, save_onnx, to_onnx
 from wsseg.export.parity import make_standard
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.serve.choose import open_engine
-from wsseg.serve.engine_options import EngineOptions
+from wsseg.serve.engines.base import EngineOptions
+from wsseg.serve.engines.select import open_engine
 from wsseg.serve.manifest import Manifest, Parity, Training
-from wsseg.train.front import Front
-from wsseg.train.networks import Network
-from wsseg.train.predictor import Predictor
+from wsseg.train.data.preprocess import Front
+from wsseg.train.networks import Network, Predictor
 
 CLASSES = ("organ", "tumour")
 RATIOS = tuple(RatioDefinition(name=name, numerator=name) for name in CLASSES)

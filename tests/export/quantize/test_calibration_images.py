@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from wsseg.export.quantize.images import calibration_slices, evenly
-from wsseg.imaging import dicom_read
+from wsseg.export.calibration import calibration_slices, evenly
+from wsseg.imaging.dicom import reader as dicom_read
 from wsseg.imaging.errors import WssegError
 
 

@@ -19,14 +19,10 @@ from tests.export.quantize.conftest import (
     traced,
     with_one_loud_channel,
 )
+from wsseg.export import quantise as quantize_search
 from wsseg.export.difference import Standard
-from wsseg.export.invariance import unsteadiness
-from wsseg.export.parity import EngineRejectedError
-from wsseg.export.quantize import search as quantize_search
-from wsseg.export.quantize.network_part import network_part
-from wsseg.export.quantize.qdq import quantised
-from wsseg.export.quantize.ranges import measure_ranges
-from wsseg.export.quantize.sensitivity import most_sensitive_first
+from wsseg.export.parity import EngineRejectedError, unsteadiness
+from wsseg.export.quantise import measure_ranges, most_sensitive_first, network_part, quantised
 
 
 def test_an_ordinary_network_passes_the_gate_in_integers_alone(made):

@@ -8,7 +8,7 @@ import onnxruntime
 from onnx import numpy_helper
 
 from wsseg.export.parity import Candidate, check
-from wsseg.serve.engine import Prediction
+from wsseg.serve.engines.base import Prediction
 
 
 def spoilt(model, change):

@@ -4,8 +4,7 @@ import pytest
 
 from tests.export.quantize.conftest import PARITY
 from wsseg.export.parity import EngineRejectedError
-from wsseg.export.quantize.network_part import Layer
-from wsseg.export.quantize.search import search
+from wsseg.export.quantise import Layer, search
 
 
 def layers(*products):

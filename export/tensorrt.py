@@ -1,0 +1,153 @@
+"""TensorRT engines from the published ONNX file, for GPUs that need not be here."""
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+from wsseg.export.difference import Standard
+from wsseg.export.parity import Candidate, EngineRejectedError, judge, within
+from wsseg.imaging.errors import WssegError
+from wsseg.serve.engines.base import UnusableError
+from wsseg.serve.engines.hardware import this_architecture
+from wsseg.serve.engines.tensorrt import (
+    EngineBuildError,
+    build_engine,
+    known_architectures,
+    library,
+    open_tensorrt,
+)
+from wsseg.serve.manifest import EngineFile, Manifest, Parity, Profile
+
+# Which TensorRT is here, what it can build for, and its messages in our log.
+
+# Architectures of the GPUs clinics buy: RTX 30 and A-series, RTX 40 and L-series, RTX 50.
+DEFAULT_ARCHITECTURES = ("sm_86", "sm_89", "sm_120")
+
+logger = logging.getLogger(__name__)
+
+
+class TensorRTMissingError(WssegError):
+    """No TensorRT is installed; everything else of the export is done without it."""
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """A TensorRT that can build here, and for which architectures it was asked to."""
+
+    module: Any
+    runtime: Literal["tensorrt", "tensorrt_rtx"]
+    architectures: tuple[str, ...]
+
+    @property
+    def builder(self) -> str:
+        """Name and version, for the manifest."""
+        return library(self.module)
+
+
+def find_toolkit(architectures: tuple[str, ...] = ()) -> Toolkit:
+    """The TensorRT to build with; `architectures` such as "sm_89", empty for the usual ones.
+
+    `tensorrt` builds only on and for the GPU it finds, so it is taken where there is one and no
+    other was asked for; `tensorrt_rtx` builds for a fixed list without any GPU. Raises
+    TensorRTMissingError where neither is installed, WssegError for an unknown architecture.
+    """
+    here = this_architecture()
+    if here and architectures in ((), (here,)):
+        module = _installed("tensorrt")
+        if module:
+            return Toolkit(module, "tensorrt", (here,))
+    module = _installed("tensorrt_rtx")
+    if module is None:
+        raise TensorRTMissingError(
+            "TensorRT is not installed, so no engine was built: pip install 'wsseg[trt-rtx]'"
+        )
+    wanted = architectures or DEFAULT_ARCHITECTURES
+    known = known_architectures(module)
+    for architecture in wanted:
+        if architecture not in known:
+            raise WssegError(
+                f"TensorRT-RTX {module.__version__} does not build for {architecture!r}: choose "
+                f"from {', '.join(known)}, or install tensorrt on a machine with that GPU"
+            )
+    return Toolkit(module, "tensorrt_rtx", wanted)
+
+
+def _installed(name: str) -> ModuleType | None:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise  # present but broken: its own cause is what helps
+        return None
+
+
+DEFAULT_PROFILE = Profile(minimum=(1, 64, 64), optimum=(8, 512, 512), maximum=(32, 1024, 1024))
+SHORT_NAMES = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
+
+
+@dataclass(frozen=True)
+class TensorRTJob:
+    """What all TensorRT engines of one export share. folder: where the ONNX files already lie."""
+
+    plan: Manifest
+    toolkit: Toolkit
+    profile: Profile
+    standard: Standard
+    folder: Path
+
+
+def make_tensorrt_engine(job: TensorRTJob, architecture: str, source: EngineFile) -> EngineFile:
+    """Build, judge where this machine's GPU allows it, and write one engine beside its ONNX file.
+
+    source: the ONNX file to build from; the engine has its precision, and not its probability.
+    Raises EngineBuildError, and EngineRejectedError where the engine ran and disagreed with
+    PyTorch.
+    """
+    model = (job.folder / source.file).read_bytes()
+    plan = build_engine(job.toolkit.module, model, architecture, job.profile)
+    file = job.folder / f"model.{SHORT_NAMES[job.toolkit.runtime]}.{architecture}.engine"
+    file.write_bytes(plan)
+    logger.info("%s: %.1f MB, %s", file.name, len(plan) / 1e6, job.toolkit.builder)
+    entry = EngineFile(
+        file=file.name,
+        runtime=job.toolkit.runtime,
+        precision=source.precision,
+        sha256=hashlib.sha256(plan).hexdigest(),
+        gpu=architecture,
+        builder=job.toolkit.builder,
+        profile=job.profile,
+    )
+    if architecture != this_architecture():
+        return entry
+    try:
+        return entry.model_copy(update={"parity": _judged(job, entry)})
+    except (EngineBuildError, EngineRejectedError):
+        file.unlink()
+        raise
+
+
+def check_profile(profile: Profile) -> None:
+    """Raises WssegError for shapes that no engine can be built for."""
+    ordered = zip(profile.minimum, profile.optimum, profile.maximum, strict=True)
+    if not all(1 <= low <= best <= high for low, best, high in ordered):
+        raise WssegError(
+            f"TensorRT profile {profile.minimum} / {profile.optimum} / {profile.maximum}: give "
+            "(batch, height, width) at least 1 and ascending from least to best to most"
+        )
+
+
+def _judged(job: TensorRTJob, entry: EngineFile) -> Parity | None:
+    """Figures of an engine that agrees, as serving runs it; None where no sample slice fits."""
+    standard = within(job.standard, job.profile)
+    if not standard.references:
+        logger.warning("no sample slice fits the profile: the TensorRT engine was not compared")
+        return None
+    try:
+        engine = open_tensorrt(job.folder, job.plan, entry, 0)
+    except UnusableError as error:
+        raise EngineBuildError(str(error)) from error
+    return judge(Candidate(engine, engine.name, entry.precision), standard)

@@ -1,0 +1,1 @@
+"""DICOM in: headers, geometry, grouping into series, pixels, segmentations."""

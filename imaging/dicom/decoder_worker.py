@@ -1,0 +1,151 @@
+"""The process in which decoders run, which may crash: paths come in, frames go out.
+
+Standard input and output are pipes of `multiprocessing.connection`, whose messages are JSON. A
+request is {"path", "count", "frames"}: the first `count` frames, or those whose numbers `frames`
+holds, as many, ascending and from 0. Each is answered by {"dtype", "shape"} and a message of its
+bytes; a file that cannot give them by {"error"}, the kind of the exception. The process ends when
+its input does.
+"""
+
+import json
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from itertools import chain, islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import ExplicitVRLittleEndian
+
+from wsseg.imaging.dicom.file import (
+    DEFLATED_FRAMES,
+    ENCAPSULATED_UNCOMPRESSED,
+    JPEG_EXTENDED,
+    JPEG_XL,
+    OWN,
+    open_dicom,
+)
+from wsseg.imaging.dicom.values import quiet, tags_of
+from wsseg.imaging.files import version_of
+
+_TAGS = tags_of(
+    (
+        *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+        *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+        *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData"),
+    )
+)
+
+# The fast ones first; GDCM last, because it ends the process on some damaged files. It is the
+# only permissively licensed decoder of JPEG Lossless.
+_PREFERENCE = ("pylibjpeg", "pyjpegls", "pillow", "pydicom", "gdcm")
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    requests = Connection(os.dup(sys.stdin.fileno()), writable=False)
+    answers = Connection(os.dup(sys.stdout.fileno()), readable=False)
+    # Decoders write to the terminal past Python; here nobody may hear them.
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(silence, stream.fileno())
+    with quiet, suppress(EOFError, BrokenPipeError):
+        while True:
+            request = json.loads(requests.recv_bytes())
+            try:
+                _answer(request, answers)
+            except Exception as error:  # decoders raise many kinds on damaged files
+                answers.send_bytes(json.dumps({"error": type(error).__name__}).encode())
+
+
+def _answer(request: dict[str, Any], answers: Connection) -> None:
+    path, left = Path(request["path"]), request["count"]
+    dataset = _opened(path, version_of(path))
+    for frame in islice(_frames(dataset, request["frames"]), request["count"]):
+        answers.send_bytes(json.dumps({"dtype": frame.dtype.str, "shape": frame.shape}).encode())
+        answers.send_bytes(np.ascontiguousarray(frame).reshape(-1).view(np.uint8).data)
+        left -= 1
+    if left:
+        raise EOFError
+
+
+# A long file is asked for again and again, a few frames at a time.
+@lru_cache(maxsize=1)
+def _opened(path: Path, _version: tuple[int, int]) -> FileDataset:
+    return open_dicom(path, path.name, tags=_TAGS)[0]
+
+
+def _frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray[Any]]:
+    """The frames of these numbers, all if None, by the first decoder that can read the first."""
+    if dataset.file_meta.TransferSyntaxUID in OWN:
+        return _own_frames(dataset, numbers)
+    plugins = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
+    failure: Exception = NotImplementedError()
+    for plugin in sorted(plugins, key=_PREFERENCE.index):
+        frames = iter_pixels(dataset, indices=numbers, decoding_plugin=plugin)
+        try:
+            first = next(frames)
+        except Exception as error:  # decoders raise many kinds, and another one may succeed
+            failure = error
+        else:
+            return chain([first], frames)
+    if dataset.file_meta.TransferSyntaxUID == JPEG_EXTENDED:
+        return _own_frames(dataset, numbers)  # of 12 bits, which pydicom's plugins do not read
+    raise failure
+
+
+def _own_frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray[Any]]:
+    """Frames of encodings that pydicom 3.0 has no decoder for."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    count = int(dataset.get("NumberOfFrames") or 1)
+    alone = dataset.group_dataset(0x0028)
+    alone.NumberOfFrames = 1
+    alone.file_meta = FileMetaDataset()
+    alone.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for index, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=count)):
+        if numbers is not None and index not in numbers:
+            continue
+        alone.PixelData = _plain(frame, syntax, alone)
+        alone["PixelData"].VR = "OB"
+        yield from iter_pixels(alone)
+
+
+def _plain(frame: bytes, syntax: str, image: Dataset) -> bytes:
+    """Pixels as they would stand in a file that is not compressed; `image` describes them."""
+    import imagecodecs
+
+    if syntax == ENCAPSULATED_UNCOMPRESSED:
+        return frame
+    if syntax == DEFLATED_FRAMES:
+        return _inflated(frame, image)
+    colour = image.SamplesPerPixel == 3
+    if syntax in JPEG_XL:
+        pixels: NDArray[Any] = imagecodecs.jpegxl_decode(frame)
+    elif colour:
+        raise NotImplementedError
+    else:
+        pixels = imagecodecs.jpeg_decode(frame)
+    if colour:
+        image.PhotometricInterpretation = "RGB"
+        image.PlanarConfiguration = 0
+    return pixels.astype(f"<u{image.BitsAllocated // 8}", casting="safe").tobytes()
+
+
+def _inflated(frame: bytes, image: Dataset) -> bytes:
+    """A frame inflated, to no more bytes than the header promises."""
+    bits = image.Rows * image.Columns * image.SamplesPerPixel * image.BitsAllocated
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, -(-bits // 8))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,436 @@
+"""Any scan that was found, read."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from wsseg.imaging.archive import unpacked
+from wsseg.imaging.content import Content, content_of, is_dicom, read_head
+from wsseg.imaging.dicom.file import at_pixels, open_dicom
+from wsseg.imaging.dicom.place import DicomPlace, dicom_places, frames_ref
+from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom.values import quiet, tags_of, text, value_of
+from wsseg.imaging.discovery import header_beside
+from wsseg.imaging.errors import Failure, ReadError, reading
+from wsseg.imaging.files import unchanged, version_of
+from wsseg.imaging.intensity import fill_nonfinite
+from wsseg.imaging.label_values import PLAIN, Numbering, class_numbers, unnamed
+from wsseg.imaging.nrrd import SEGMENTS
+from wsseg.imaging.orientation import grid_distance, voxel_mm
+from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
+from wsseg.imaging.pictures import grey_if_equal, open_picture, picture_geometry, read_picture
+from wsseg.imaging.scan import (
+    AS_STORED,
+    FileRef,
+    Geometry,
+    Kind,
+    Origin,
+    PlaneName,
+    Scan,
+    ScanRef,
+    Turn,
+    scan_origin,
+)
+from wsseg.imaging.volumes import VolumeFile, open_volume, read_volume, volume_geometry
+
+# How an image file stores its values, by its header: files of one scale are stored alike.
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_DEPTH = 24  # of the first bytes: a signature of 8, a chunk's head of 8, width and height
+_TAGS = tags_of(("Modality", "BitsStored", "RescaleSlope", "RescaleIntercept", "RescaleType"))
+_MODES = {"F": "floating-point", "I": "32-bit", "I;16": "16-bit", "I;16B": "16-bit"}
+
+
+def stored_as(path: Path) -> str:
+    """A few words on how values are stored, such as "16-bit"; "" where the header cannot be read.
+
+    Only to be compared: files stored in other ways may still be on one scale.
+    """
+    try:
+        return _stored_as(path)
+    except Exception:  # whoever reads the file says what is wrong with it
+        return ""
+
+
+def _stored_as(path: Path) -> str:
+    head = read_head(FileRef(path, path.name))
+    if head.start.startswith(_PNG):
+        return f"{max(8, head.start[_PNG_DEPTH])}-bit"
+    if is_dicom(head.start):
+        return _dicom(path)
+    header = header_beside(path)
+    if header or content_of(head) == "volume":
+        layout = open_volume(FileRef(header or path, path.name)).layout
+        return f"{layout.dtype.name}, slope {layout.slope:g}, intercept {layout.offset:g}"
+    with quiet, Image.open(path) as picture:
+        return _MODES.get(picture.mode, "8-bit")
+
+
+def _dicom(path: Path) -> str:
+    with quiet:
+        header, _ = open_dicom(path, path.name, tags=_TAGS, stop=at_pixels)
+        slope, intercept = (value_of(header, f"Rescale{what}") for what in ("Slope", "Intercept"))
+        words = (text(header, "Modality"), f"{value_of(header, 'BitsStored')}-bit")
+        return f"{' '.join(words)}, slope {slope}, intercept {intercept}".strip()
+
+
+# Single slices, for training: images and label maps of any format in one display order.
+
+# Corners of two grids may lie this part of the smallest voxel edge apart: above the rounding of
+# float32 headers, below what moves a label to another pixel.
+GRID_TOLERANCE = 0.1
+
+# A label written as a fraction of at most this step may be a rounded whole number.
+LARGEST_LABEL_STEP = 0.5
+
+# A table may name each slice of a file in a row of its own, and ask several things of each.
+_REMEMBERED = 4096
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size and place of a file's slices in display order, by its header.
+
+    shape: rows and columns. plane: "" where the file does not say how it lies. turn: from rows and
+    columns as tables, points and drawn pictures count them to those that are shown: a DICOM image
+    is counted as it is stored, all others as they are shown. tagged: whether an orientation tag
+    (EXIF) turns a picture.
+    """
+
+    kind: Kind
+    shape: tuple[int, int]
+    slices: int
+    volumes: int
+    geometry: Geometry
+    plane: PlaneName = ""
+    turn: Turn = AS_STORED
+    tagged: bool = False
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where each pixel lies in the patient."""
+        return self.geometry.affine is not None
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """Rows and columns as a table counts them."""
+        return self.turn.shape(self.shape)
+
+
+def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[np.float32]:
+    """One slice (row, column) or (row, column, 3), in physical units and display order.
+
+    It has the values and the orientation that reading the whole scan gives. slice_index counts
+    the slices of a volume in its order, the pages of a TIFF or the frames of a cine; volume the
+    time volumes of a 4-D NIfTI file, or the scans that `find` sees in a DICOM file. Raises
+    ReadError.
+    """
+    with reading(path.name):
+        kind, file = _opened(path)
+        plane = np.require(_PLANES[kind](file, slice_index, volume), requirements="W")
+        fill_nonfinite(plane[np.newaxis], path.name)
+        return grey_if_equal(plane, axes=2)
+
+
+def slice_origin(path: Path, *, slice_index: int = 0, volume: int = 0) -> Origin:
+    """What the header of an image says of a slice besides its values. Raises ReadError."""
+    with reading(path.name):
+        kind, file = _opened(path)
+        return scan_origin(_dicom_slice(file, slice_index, volume)) if kind == "dicom" else Origin()
+
+
+def read_label_slice(
+    path: Path,
+    *,
+    slice_index: int = 0,
+    volume: int = 0,
+    numbering: Numbering = PLAIN,
+    background: int = WHITE,
+) -> NDArray[np.uint8]:
+    """One slice (row, column) of a label file: class numbers, 0 where no class is.
+
+    Without a map of the numbering the stored whole numbers 0..255; a 1-bit picture gives 0 and 1.
+    `background` is what a map's background, and its 255, become: 0 in a mask, 255 in marks. A
+    file with one volume serves every volume. Colours, palettes and opacity count as in
+    `class_numbers`. Raises ReadError for what says no class.
+    """
+    with reading(path.name):
+        page = _label_page(path, slice_index, volume)
+        return class_numbers(page, numbering, background=background, name=path.name)
+
+
+def unnamed_numbers(
+    path: Path, numbering: Numbering, *, slice_index: int = 0, volume: int = 0
+) -> list[int]:
+    """Numbers in a slice of a label file that the numbering's map does not name, sorted.
+
+    Raises ReadError.
+    """
+    with reading(path.name):
+        return unnamed(_label_page(path, slice_index, volume), numbering, path.name)
+
+
+def slice_shape(path: Path, *, slice_index: int = 0, volume: int = 0) -> tuple[int, int]:
+    """(rows, columns) of a slice in display order, by the file's header. Raises ReadError."""
+    grid = read_grid(path, volume)
+    _check_index(path, slice_index, grid.slices, "slice")
+    _check_index(path, volume, grid.volumes, "volume")
+    return grid.shape
+
+
+def slice_count(path: Path, volume: int = 0) -> int:
+    """Slices of a volume, pages of a TIFF, frames of a cine. Raises ReadError."""
+    return read_grid(path, volume).slices
+
+
+def pixel_mm2(path: Path, volume: int = 0) -> float | None:
+    """The area of a pixel in mm2, as measuring the scan would say; None where it is not known.
+
+    By the header alone. Raises ReadError.
+    """
+    sides = read_grid(path, volume).geometry.pixel_mm
+    return None if sides is None else sides[0] * sides[1]
+
+
+def is_turned(path: Path) -> bool:
+    """Whether an orientation tag (EXIF) turns a picture as it is read. Raises ReadError."""
+    return read_grid(path).tagged
+
+
+def grid_difference(first: Path, second: Path, volume: int = 0) -> str:
+    """How the pixel grids of an image and its label map differ, in words; "" when they do not.
+
+    volume: of the image, and of the label map where it has several. Sizes are compared for all
+    formats, places in the patient for files that know them. Raises ReadError.
+    """
+    one, other = read_grid(first, volume), read_grid(second)
+    if other.volumes > 1:
+        other = read_grid(second, volume)
+    shape = one.shape if other.plane else one.counted
+    if (shape, one.slices) != (other.shape, other.slices):
+        return (
+            f"{first.name} has {one.slices} slices of {shape} (rows, columns), "
+            f"{second.name} {other.slices} of {other.shape}"
+        )
+    if one.kind == other.kind == "volume" or (one.placed and other.placed):
+        return _apart(one.geometry, other.geometry, (*shape[::-1], one.slices))
+    return ""
+
+
+def _apart(one: Geometry, other: Geometry, size: tuple[int, int, int]) -> str:
+    if one.affine is None or other.affine is None:
+        same = one.affine is other.affine
+        return "" if same else "only one of the two files says how it is oriented"
+    apart = grid_distance(one.affine, other.affine, size)
+    if apart <= GRID_TOLERANCE * voxel_mm(one.affine).min():
+        return ""
+    return f"the two grids lie up to {apart:.3g} mm apart in the patient"
+
+
+def read_grid(path: Path, volume: int = 0) -> Grid:
+    """The grid of an image or a label map, by its header. Raises ReadError."""
+    with reading(path.name):
+        return _grid(path, volume, version_of(path))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _grid(path: Path, volume: int, _version: tuple[int, int]) -> Grid:
+    kind, file = _opened(path)
+    return _GRIDS[kind](file, volume)
+
+
+def _opened(path: Path) -> tuple[Kind, Path]:
+    """How to read a file, and which: itself, or a copy of what is packed in it."""
+    content = _content(path, version_of(path))
+    if content == "gzip":
+        path = unpacked(path)
+        content = _content(path, version_of(path))
+    if content == "zip" or content == "tar" or content == "gzip":
+        raise ReadError("archive", f"{path.name} is an archive: unpack it and name one file in it")
+    return content, path
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _content(path: Path, _version: tuple[int, int]) -> Content:
+    if header_beside(path):
+        return "volume"
+    content = content_of(read_head(FileRef(path, path.name)))
+    if isinstance(content, Failure):
+        raise ReadError(content.reason, content.message)
+    return content
+
+
+def _check_index(path: Path, index: int, count: int, what: str) -> None:
+    if not 0 <= index < count:
+        raise ReadError(
+            f"no_such_{what}",
+            f"{path.name} has {count} {what}s, counted from 0; there is no {what} {index}",
+        )
+
+
+def _open(path: Path) -> VolumeFile:
+    """The volume in a file, or that whose voxels the file holds."""
+    return open_volume(FileRef(header_beside(path) or path, path.name))
+
+
+def _volume_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    opened = _open(path)
+    _check_index(path, slice_index, opened.layout.shape[2], "slice")
+    _check_index(path, volume, opened.layout.volumes, "volume")
+    return opened.plane(slice_index, volume)
+
+
+def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    header = _open(path).header
+    layout = header.layout
+    if header.label_map == SEGMENTS and layout.volumes > 1:
+        raise ReadError(
+            "overlapping_segments",
+            f"{path.name} holds segments in {layout.volumes} layers, because they overlap: save "
+            "them as one label map, or one file each",
+        )
+    plane = _volume_plane(path, slice_index, volume if layout.volumes > 1 else 0)
+    scaled = layout.slope != 1.0 and layout.dtype.kind in "iu"
+    return _requantised(plane, abs(layout.slope)) if scaled else plane
+
+
+def _requantised(plane: NDArray[np.float32], step: float) -> NDArray[np.float32]:
+    """Whole numbers that were stored as multiples of a small step, and came back beside.
+
+    Fractions stay what they are, to be refused: a value further from a whole number than
+    rounding to the step explains, and two values that would be one number.
+    """
+    if step > LARGEST_LABEL_STEP:
+        return plane
+    whole = np.rint(plane)
+    near = np.abs(plane - whole) <= step / 2 + np.spacing(np.abs(plane))
+    one_value = len(np.unique(plane)) == len(np.unique(whole))
+    return whole if near.all() and one_value else plane
+
+
+def _volume_grid(path: Path, _volume: int) -> Grid:
+    opened = _open(path)
+    layout = opened.layout
+    return Grid(
+        *("volume", opened.plane_shape, layout.shape[2], layout.volumes),
+        geometry=volume_geometry(opened),
+        plane=opened.plane_name,
+    )
+
+
+def _dicom_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    plane: NDArray[np.float32] = _dicom_slice(path, slice_index, volume).pixels[0]
+    return plane
+
+
+def _dicom_slice(path: Path, slice_index: int, volume: int) -> Scan:
+    """A slice alone, with the flags of its scan."""
+    place = _dicom_volume(path, volume)
+    _check_index(path, slice_index, len(place.frames), "slice")
+    return read_dicom(frames_ref(path, (place.frames[slice_index],)))
+
+
+def _dicom_volume(path: Path, volume: int) -> DicomPlace:
+    places = dicom_places(path)
+    _check_index(path, volume, len(places), "volume")
+    return places[volume]
+
+
+def _dicom_grid(path: Path, volume: int) -> Grid:
+    place = _dicom_volume(path, volume)
+    return Grid(
+        *("dicom", place.turn.shape(place.stored), len(place.frames), len(dicom_places(path))),
+        geometry=place.geometry,
+        plane=place.plane,
+        turn=place.turn,
+    )
+
+
+def _check_picture(picture: Picture, path: Path, slice_index: int, volume: int) -> None:
+    _check_index(path, slice_index, picture.slices, "slice")
+    _check_index(path, volume, picture.volumes, "volume")
+
+
+def _picture_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+    with open_picture(path, path.name) as picture:
+        _check_picture(picture, path, slice_index, volume)
+        return picture.page(slice_index, volume).shown()
+
+
+def _picture_labels(path: Path, slice_index: int, volume: int) -> Page:
+    with open_picture(path, path.name) as picture:
+        own = volume if picture.volumes > 1 else 0
+        _check_picture(picture, path, slice_index, own)
+        if picture.lossy:
+            raise ReadError(
+                "lossy_labels",
+                f"{path.name} is compressed with loss, which changes label numbers: save it as PNG",
+            )
+        return picture.page(slice_index, own)
+
+
+def _picture_grid(path: Path, _volume: int) -> Grid:
+    with open_picture(path, path.name) as picture:
+        return Grid(
+            *("picture", picture.shape, picture.slices, picture.volumes),
+            geometry=picture_geometry(picture),
+            tagged=ORIENTED in picture.flags,
+        )
+
+
+def _label_page(path: Path, slice_index: int, volume: int) -> Page:
+    kind, file = _opened(path)
+    return _LABELS[kind](file, slice_index, volume)
+
+
+def _volume_label_page(path: Path, slice_index: int, volume: int) -> Page:
+    return Page(_volume_labels(path, slice_index, volume))
+
+
+def _dicom_label_page(path: Path, slice_index: int, volume: int) -> Page:
+    return Page(_dicom_plane(path, slice_index, volume))
+
+
+_Planes = Callable[[Path, int, int], NDArray[np.float32]]
+
+_PLANES: dict[Kind, _Planes] = {
+    "volume": _volume_plane,
+    "dicom": _dicom_plane,
+    "picture": _picture_plane,
+}
+_LABELS: dict[Kind, Callable[[Path, int, int], Page]] = {
+    "volume": _volume_label_page,
+    "dicom": _dicom_label_page,
+    "picture": _picture_labels,
+}
+_GRIDS: dict[Kind, Callable[[Path, int], Grid]] = {
+    "volume": _volume_grid,
+    "dicom": _dicom_grid,
+    "picture": _picture_grid,
+}
+
+
+_READERS: dict[Kind, Callable[[ScanRef], Scan]] = {
+    "dicom": read_dicom,
+    "volume": read_volume,
+    "picture": read_picture,
+}
+
+
+def read(ref: ScanRef) -> Scan:
+    """Read the pixels and geometry of one scan.
+
+    Raises ReadError, and nothing else that a file could cause; one with the reason `changed` where
+    the file is no longer the one that was found.
+    """
+    file = ref.files[0]
+    # DICOM is told by its UIDs, as it is read.
+    watched = nullcontext() if ref.kind == "dicom" else unchanged(file)
+    with reading(file.source), watched:
+        return _READERS[ref.kind](ref)

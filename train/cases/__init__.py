@@ -1,0 +1,1 @@
+"""The table of cases: its columns, cells and checks, and the files that its rows name."""

@@ -1,0 +1,1 @@
+"""Cases as batches: preprocessing, the dataset, augmentation, the order of an epoch."""

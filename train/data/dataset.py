@@ -1,0 +1,247 @@
+"""Cases as tensors: at the network's size for training, at the raw grid for judging."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.train.cases.files import class_masks, read_image, read_marks
+from wsseg.train.cases.images import Look, look_of
+from wsseg.train.cases.schema import Case, class_denominators
+from wsseg.train.data.area_resize import shrink_marks, shrink_mask
+from wsseg.train.data.batch import Batch
+from wsseg.train.data.preprocess import Front
+from wsseg.train.data.region_labels import Hints, case_hints
+from wsseg.train.targets.case_targets import (
+    FULL,
+    Lesson,
+    case_areas,
+    case_evidence,
+    grown,
+    mask_lesson,
+)
+from wsseg.train.targets.evidence import Evidence, Growth
+from wsseg.train.targets.localise import Guess
+from wsseg.train.targets.pseudo_labels import Cut, blend
+
+logger = logging.getLogger(__name__)
+
+# Memory that prepared cases may take in one process before they are read again each time.
+CACHE_BYTES = 4 << 30
+READERS = 4
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One case at the network's size; the fields mean what they mean in `Batch`.
+
+    mask: all False where has_mask is False. final, guessed: classes whose target self-training
+    leaves, and replaces.
+    """
+
+    image: Float[Tensor, "c s s"]
+    ratio: Float[Tensor, " k"]
+    hints: Hints
+    marks: Integer[Tensor, "s s"]
+    mask: Bool[Tensor, "k s s"]
+    has_mask: bool
+    target: Shaped[Tensor, "k s s"]
+    target_weight: Shaped[Tensor, "k s s"]
+    final: Bool[Tensor, " k"]
+    guessed: Bool[Tensor, " k"]
+    soft: Float[Tensor, "j s s"]
+    index: int
+
+
+class Native(NamedTuple):
+    """One case at its raw grid: physical units, full masks or None, weak marks as in `Batch`."""
+
+    image: Float[Tensor, "c rows columns"]
+    mask: Bool[Tensor, "k rows columns"] | None
+    marks: Int[Tensor, "rows columns"]
+
+
+class CaseDataset:
+    """The checked cases of a split; each is read once and kept at the network's size.
+
+    ratios: tell which ratios are shares of the whole image (`of_image`, one per class): only those
+    change when the picture shrinks. front: channels, window and size. growth: how shape-bearing
+    marks become targets; None: no target has weight. cuts: by position, what self-training found,
+    see `targets.selftrain`. guesses: by position, where classes may lie that no case locates, to be
+    set before a case is read. soft: by position, the map of the run's teacher in 255ths, see
+    `teacher.teach`. looks: by position, where the values of the images that were read lie. A set
+    above `cache_bytes` is read from disk each time instead.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        classes: tuple[str, ...],
+        ratios: tuple[RatioDefinition, ...],
+        front: Front,
+        *,
+        growth: Growth | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.cases = tuple(cases)
+        self.classes = classes
+        self.growth = growth
+        self.cuts: dict[int, Cut] = {}
+        self.guesses: dict[int, tuple[Guess | None, ...]] = {}
+        self.soft: dict[int, UInt8[Tensor, "k s s"]] = {}
+        self.denominators = class_denominators(classes, ratios)
+        self.of_image = torch.tensor([below == "image" for below in self.denominators])
+        self._front = front
+        self.looks: dict[int, Look] = {}
+        self._kept: dict[int, Sample] = {}
+        # Two bytes an intensity, one a mark; one a class's mask, its target and its weight.
+        per_pixel = 2 * front.channels + 1 + 3 * len(classes)
+        self._keeps = len(self.cases) * per_pixel * front.size**2 <= cache_bytes
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def fill(self) -> None:
+        """Read all cases now, several at a time, if they fit into memory."""
+        if not self._keeps:
+            logger.info("%d cases do not fit into memory: reading them each epoch", len(self))
+            return
+        with ThreadPoolExecutor(READERS) as pool:
+            for _ in pool.map(self._compact, range(len(self))):
+                pass
+
+    def item(self, index: int) -> Sample:
+        """One case at the network's size, without augmentation."""
+        kept = self._compact(index)
+        target, weight = kept.target.float() / FULL, kept.target_weight.float() / FULL
+        if index in self.cuts:
+            target, weight = blend(target, weight, kept.guessed, self.cuts[index])
+        return replace(
+            kept,
+            image=kept.image.float(),
+            marks=kept.marks.long(),
+            target=target,
+            target_weight=weight,
+            soft=self.soft[index].float() / FULL if self.soft else kept.soft,
+        )
+
+    @property
+    def located(self) -> list[int]:
+        """Positions of the cases that say where some class is: by marks, points, a box, a mask."""
+        return [place for place, case in enumerate(self.cases) if case.locates]
+
+    def areas(self, index: int) -> NDArray[np.floating]:
+        """Bounds of each class's share of the image, see `case_areas`; NaN for a final target."""
+        areas = case_areas(self.cases[index], self.denominators)
+        areas[self._compact(index).final.numpy()] = np.nan
+        return areas
+
+    def taken(self, index: int) -> NDArray[np.bool_]:
+        """Pixels (rows, columns) within the final target of any class: no cut may have them."""
+        kept = self._compact(index)
+        inside = (kept.target >= FULL / 2) & kept.final[:, None, None]
+        taken: NDArray[np.bool_] = inside.any(0).numpy()
+        return taken
+
+    def evidence(self, index: int) -> Evidence:
+        """What is known of one case, on the grid that its target is grown on."""
+        case = self.cases[index]
+        raw = read_image(case, self._front.channels)
+        return self._evidence(index, raw, read_marks(case, raw.shape[1:]))
+
+    def _evidence(self, index: int, raw: NDArray[np.float32], marks: NDArray[np.uint8]) -> Evidence:
+        with torch.no_grad():
+            image = self._front.windowed(torch.from_numpy(raw)[None])[0].numpy()
+        guessed = self.guesses.get(index, ())
+        return case_evidence(self.cases[index], image, marks, self.denominators, guessed)
+
+    def native(self, index: int) -> Native:
+        """One case at its raw grid, read from disk each time."""
+        case = self.cases[index]
+        image = read_image(case, self._front.channels)
+        mask = class_masks(case, len(self.classes))
+        marks = read_marks(case, image.shape[1:])
+        return Native(
+            torch.from_numpy(image),
+            None if mask is None else torch.from_numpy(mask),
+            torch.from_numpy(marks).long(),
+        )
+
+    def _compact(self, index: int) -> Sample:
+        if index in self._kept:
+            return self._kept[index]
+        sample = self._read(index)
+        if self._keeps:
+            self._kept[index] = sample
+        return sample
+
+    def _read(self, index: int) -> Sample:
+        case, size, classes = self.cases[index], self._front.size, len(self.classes)
+        raw = read_image(case, self._front.channels)
+        self.looks[index] = look_of(case.row, raw.transpose(1, 2, 0))
+        with torch.no_grad():
+            image = self._front.prepare(torch.from_numpy(raw)[None])[0]
+        full = class_masks(case, classes)
+        mask = np.zeros((classes, size, size), bool) if full is None else shrink_mask(full, size)
+        marks = read_marks(case, raw.shape[1:])
+        taught = self._lesson(index, raw, marks, full)
+        ratio = [float("nan") if ratio is None else ratio for ratio in case.ratios]
+        return Sample(
+            # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
+            image=image.half(),
+            ratio=torch.tensor(ratio, dtype=torch.float32),
+            hints=case_hints(case, raw.shape[1:]),
+            marks=torch.from_numpy(shrink_marks(marks, (size, size))),
+            mask=torch.from_numpy(mask),
+            has_mask=full is not None,
+            target=torch.from_numpy(taught.inside),
+            target_weight=torch.from_numpy(taught.weight),
+            final=torch.from_numpy(taught.final),
+            guessed=torch.from_numpy(taught.guessed),
+            soft=torch.zeros(0, size, size),
+            index=index,
+        )
+
+    def _lesson(
+        self,
+        index: int,
+        raw: NDArray[np.float32],
+        marks: NDArray[np.uint8],
+        full: NDArray[np.bool_] | None,
+    ) -> Lesson:
+        """The first target: the mask where there is one, else what is grown."""
+        size, classes = self._front.size, len(self.classes)
+        if self.growth is None:
+            nothing = np.zeros((classes, size, size), np.uint8)
+            every = np.ones(classes, bool)
+            return Lesson(nothing, nothing, every, ~every)
+        if full is not None:
+            return mask_lesson(full, size)
+        return grown(self._evidence(index, raw, marks), self.growth, size)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """The samples stacked to a batch, in their order."""
+    return Batch(
+        image=torch.stack([sample.image for sample in samples]),
+        ratio=torch.stack([sample.ratio for sample in samples]),
+        **{
+            name: torch.stack([getattr(sample.hints, name) for sample in samples])
+            for name in ("bounds", "present", "box", "centroid", "spread")
+        },
+        marks=torch.stack([sample.marks for sample in samples]),
+        mask=torch.stack([sample.mask for sample in samples]),
+        has_mask=torch.tensor([sample.has_mask for sample in samples]),
+        target=torch.stack([sample.target for sample in samples]),
+        target_weight=torch.stack([sample.target_weight for sample in samples]),
+        soft=torch.stack([sample.soft for sample in samples]),
+        index=torch.tensor([sample.index for sample in samples]),
+    )

@@ -1,0 +1,223 @@
+"""A student beside its teacher on the same cases: what each gets right, and in what time."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsseg.imaging.definitions import mask_iou
+from wsseg.imaging.errors import WssegError
+from wsseg.train.cases.files import read_image
+from wsseg.train.config import TrainConfig
+from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.distributed import gathered, rank, world_size
+from wsseg.train.metrics import summarise
+from wsseg.train.networks import Network, Predictor
+from wsseg.train.run_folder import WEIGHTS, Comparison, load_run
+from wsseg.train.targets.case_targets import FULL
+from wsseg.train.validation import count
+
+# A finished run as the teacher of another network: its maps of the cases, made once.
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A run's predictor, frozen and in `eval()`, and what tells the run from any other.
+
+    run: name of its folder. sha256: of its weights. thresholds: its own, one a class.
+    """
+
+    run: str
+    sha256: str
+    predictor: Predictor
+    thresholds: tuple[float, ...]
+
+    @property
+    def network(self) -> Network:
+        """Its network, which need not be of the student's kind, size or channels."""
+        return self.predictor.network
+
+
+def find_teacher(
+    config: TrainConfig, classes: tuple[str, ...], device: torch.device
+) -> Teacher | None:
+    """The run that the setting `distill` names, on the device; None where it names none.
+
+    Raises WssegError for a folder that holds no finished run, and for a run of other classes.
+    """
+    if config.distill is None:
+        return None
+    trained = load_run(config.distill)
+    if trained.record.classes != classes:
+        raise WssegError(
+            f"the teacher {config.distill} knows the classes {', '.join(trained.record.classes)}, "
+            f"the cases have {', '.join(classes)}: a student learns the same ones in the same "
+            "order; name the columns alike, or distil another run"
+        )
+    sha256 = hashlib.sha256((config.distill / WEIGHTS).read_bytes()).hexdigest()
+    predictor = trained.predictor.requires_grad_(False).to(device)
+    return Teacher(config.distill.resolve().name, sha256, predictor, trained.record.thresholds)
+
+
+def recognise(teacher: Teacher, given: dict[str, Any]) -> None:
+    """Note the teacher in what holds for a whole run.
+
+    Raises WssegError if the run goes on and began with other weights of its teacher.
+    """
+    before = given.setdefault("teacher", teacher.sha256)
+    if before != teacher.sha256:
+        raise WssegError(
+            f"the weights of the teacher {teacher.run} have changed since the run began (sha256 "
+            f"{before[:12]}, now {teacher.sha256[:12]}): restore them, or train with another --out"
+        )
+
+
+def teach(fabric: Fabric, teacher: Teacher, cases: CaseDataset, config: TrainConfig) -> None:
+    """Give every case what the teacher says of it, `CaseDataset.soft`.
+
+    Once, before the first step, also of a run that goes on: the maps move with their pictures as
+    masks do, and a step costs no more than without a teacher. Of the image and, if training
+    mirrors images, of its mirror image the mean is taken. Each process looks at a part of the
+    cases, one at a time, so that their number changes nothing; all get the maps of all.
+    """
+    log.info("looking at %d training cases with the teacher %s", len(cases), teacher.run)
+    mirrored = config.augmentation.flip_horizontal > 0
+    mine = range(rank(), len(cases), world_size())
+    maps = [(at, _map(fabric, teacher, cases, at, config.size, mirrored)) for at in mine]
+    cases.soft = dict(gathered(maps))
+
+
+@torch.no_grad()
+def _map(
+    fabric: Fabric, teacher: Teacher, cases: CaseDataset, at: int, size: int, mirrored: bool
+) -> UInt8[Tensor, "k s s"]:
+    front, network = teacher.predictor.front, teacher.network
+    raw = torch.from_numpy(read_image(cases.cases[at], front.channels))[None]
+    image = front(raw.to(fabric.device))
+    probability = soft_map(network, image, size)
+    if mirrored:
+        probability = (probability + soft_map(network, image.flip(3), size).flip(3)) / 2
+    if not torch.isfinite(probability).all():
+        raise WssegError(
+            f"the teacher {teacher.run} gives no finite numbers for the image of line "
+            f"{cases.cases[at].row}: look at that image, or distil another run"
+        )
+    return (probability[0] * FULL).round().to(torch.uint8).cpu()
+
+
+def soft_map(
+    network: Network, image: Float[Tensor, "n 3 h w"], size: int
+) -> Float[Tensor, "n k s s"]:
+    """Probability 0..1 of every class on a square grid, of a square image of any other size.
+
+    The coarse logits are resized straight to it, as `Predictor` does.
+    """
+    coarse = network.coarse_logits(image)
+    return F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False).sigmoid()
+
+
+TIMED = 5
+"""Slices that are timed, evenly spread over the cases."""
+REPEATS = 3
+"""Times that each of them is timed, after one that is not."""
+
+
+@torch.no_grad()
+def compare(
+    student: Predictor,
+    teacher: Predictor,
+    cases: CaseDataset,
+    places: Sequence[int],
+    thresholds: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Comparison:
+    """Both predictors, in `eval()` and on one device, on the cases at these places, of which there
+    is at least one.
+
+    thresholds: of the student and of the teacher, from which probability on a pixel belongs to each
+    class.
+    """
+    limits = [torch.tensor(own)[:, None, None] for own in thresholds]
+    of_student, of_teacher, agreed = [], [], []
+    for place in places:
+        native, case = cases.native(place), cases.cases[place]
+        maps = [_answer(model, cases, place).cpu() for model in (student, teacher)]
+        of_student.append(count(case, native, maps[0], cases.denominators, thresholds[0]))
+        of_teacher.append(count(case, native, maps[1], cases.denominators, thresholds[1]))
+        masks = [(own >= limit).numpy() for own, limit in zip(maps, limits, strict=True)]
+        agreed.append(float(mask_iou(*masks).mean()))
+    return Comparison(
+        cases=len(places),
+        student=summarise(of_student),
+        teacher=summarise(of_teacher),
+        agreement=float(np.mean(agreed)),
+        relative_time=relative_time(student, teacher, cases, places),
+    )
+
+
+def relative_time(
+    student: Predictor, teacher: Predictor, cases: CaseDataset, places: Sequence[int]
+) -> float:
+    """Median time of a slice by the student over that by the teacher, both in PyTorch.
+
+    One slice at a time, by turns, so that whatever else the machine does slows down both.
+    """
+    timed = places[:: max(1, len(places) // TIMED)][:TIMED]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for place in timed:
+        for repeat in range(REPEATS + 1):
+            for model, taken in zip((student, teacher), seconds, strict=True):
+                took = _seconds(model, cases, place)
+                if repeat:  # the first is slowed by memory that has to be found
+                    taken.append(took)
+    return float(np.median(seconds[0]) / np.median(seconds[1]))
+
+
+def described(run: str, compared: Comparison) -> str:
+    """One line on a comparison, with what the cases have evidence for."""
+    shown = [name for name in ("iou", "ratio_error") if name in compared.student]
+    figures = [
+        f"{name} {compared.student[name]:.3f} (teacher {compared.teacher[name]:.3f})"
+        for name in shown
+    ]
+    figures.append(f"IoU of the two {compared.agreement:.3f}")
+    return (
+        f"beside its teacher {run}, on {compared.cases} cases: {', '.join(figures)}; a slice takes "
+        f"{compared.relative_time:.2g} of the teacher's time"
+    )
+
+
+def _answer(model: Predictor, cases: CaseDataset, place: int) -> Tensor:
+    probability: Tensor = model(_raw(model, cases, place))[0]
+    return probability
+
+
+def _raw(model: Predictor, cases: CaseDataset, place: int) -> Tensor:
+    image = read_image(cases.cases[place], model.front.channels)
+    return torch.from_numpy(image)[None].to(next(model.parameters()).device)
+
+
+@torch.no_grad()
+def _seconds(model: Predictor, cases: CaseDataset, place: int) -> float:
+    raw = _raw(model, cases, place)
+    _wait(raw.device)
+    began = time.perf_counter()
+    model(raw)
+    _wait(raw.device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was given: it does not answer before it is asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,151 @@
+"""Rounds of self-training within a run: the averaged network teaches the next part of it."""
+
+import logging
+import math
+from collections.abc import Iterator
+from operator import itemgetter
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wsseg.imaging.files import atomic
+from wsseg.train.config import TrainConfig
+from wsseg.train.data.dataset import CaseDataset, collate
+from wsseg.train.distributed import gathered, rank, world_size
+from wsseg.train.learner import Learner, renewals
+from wsseg.train.targets.pseudo_labels import NO_CUT, Cut, agreement, boxes_allow, certainty, cut
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 16
+FILES = "cuts-*.npz"
+"""In the run folder, named by the epoch that began with them."""
+SETTLED = 0.98
+"""Mean IoU of two rounds' cuts from which on no further round is worth its time."""
+
+Cuts = dict[int, Cut]
+
+
+class Renewals:
+    """When the targets of a run's cases are renewed, and what is kept of it in the run folder.
+
+    The last renewed targets before epoch `first`, which is trained next, are taken up again.
+    """
+
+    def __init__(self, cases: CaseDataset, config: TrainConfig, out: Path, first: int) -> None:
+        self._cases = cases
+        self._out = out
+        wanted = config.learns_targets and cases.growth is not None
+        self._rounds = renewals(config.self_training, config.epochs) if wanted else set()
+        cases.cuts, self._agreement = _load(out, first) if wanted else ({}, math.nan)
+
+    def due(self, epoch: int) -> bool:
+        """Whether the targets are renewed before `epoch`: not once two rounds agreed."""
+        return epoch in self._rounds and not self._agreement >= SETTLED
+
+    def renew(self, learner: Learner, epoch: int) -> None:
+        """Renew the targets that `epoch` begins with, and keep them for resuming."""
+        self._agreement = retarget(learner, self._cases)
+        if learner.fabric.is_global_zero:
+            _save(self._cases.cuts, self._agreement, self._out / FILES.replace("*", str(epoch)))
+        if not self._cases.cuts:
+            log.info("every target is final: none is renewed")
+            return
+        log.info(
+            "epoch %d begins with targets from the network's own maps of %d cases%s",
+            epoch,
+            len(self._cases.cuts),
+            "" if math.isnan(self._agreement) else f", IoU {self._agreement:.3f} with the last",
+        )
+
+
+def retarget(learner: Learner, cases: CaseDataset) -> float:
+    """Renew the cuts of all cases that can be cut; returns their mean agreement with the last.
+
+    What is cut (see `targets.selftrain.cut`) is the mean of the averaged network's maps of the
+    image and, if training mirrors images, of its mirror image. Each process predicts a part of the
+    cases; all get the cuts of all. The agreement is NaN in the first round, 1
+    where nothing can be cut.
+    """
+    mine = [
+        index
+        for index in range(rank(), len(cases), world_size())
+        if not np.isnan(cases.areas(index)).all()
+    ]
+    found = dict(sorted(gathered(list(_cuts(learner, cases, mine))), key=itemgetter(0)))
+    agreed = [
+        agreement(cases.cuts[index].inside, new.inside)
+        for index, new in found.items()
+        if index in cases.cuts
+    ]
+    cases.cuts = found
+    if not found:
+        return 1.0
+    # A case whose cuts are empty in both rounds has no agreement.
+    known = [value for value in agreed if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _cuts(learner: Learner, cases: CaseDataset, mine: list[int]) -> Iterator[tuple[int, Cut]]:
+    for first in range(0, len(mine), AT_ONCE):
+        indices = mine[first : first + AT_ONCE]
+        batch = collate([cases.item(index) for index in indices])
+        maps = _maps(learner, batch.image)
+        parts = zip(indices, batch.marks.numpy(), batch.box.numpy(), maps, strict=True)
+        for index, marks, box, probability in parts:
+            free = boxes_allow(box, marks.shape[-1]) & ~cases.taken(index)
+            found = cut(probability, marks.astype(np.uint8), cases.areas(index), free)
+            sure = certainty(probability, found)
+            yield index, Cut(torch.from_numpy(found), torch.from_numpy(sure))
+
+
+@torch.no_grad()
+def _maps(learner: Learner, image: Float[Tensor, "b c s s"]) -> NDArray[np.float32]:
+    """Probabilities (b, k, row, column) of the averaged network."""
+    network = learner.predictor().network
+    image = learner.front.normalise(image.to(learner.fabric.device))
+    maps = network(image).logits.sigmoid()
+    if learner.plan.config.augmentation.flip_horizontal > 0:
+        maps = (maps + network(image.flip(3)).logits.sigmoid().flip(3)) / 2
+    found: NDArray[np.float32] = maps.cpu().numpy()
+    return found
+
+
+def _save(cuts: Cuts, agreed: float, path: Path) -> None:
+    """Two bits a pixel."""
+    stack = np.array([found.inside.numpy() for found in cuts.values()])
+    with atomic(path) as scratch, scratch.open("wb") as file:
+        np.savez(
+            file,
+            agreement=agreed,
+            indices=np.array(list(cuts), np.int64),
+            shape=np.array(stack.shape),
+            certainty=np.array([found.certainty.numpy() for found in cuts.values()]),
+            inside=np.packbits(stack == 1),
+            unknown=np.packbits(stack == NO_CUT),
+        )
+
+
+def _load(out: Path, before: int) -> tuple[Cuts, float]:
+    """The newest cuts that an epoch earlier than `before` began with, and their agreement."""
+    kept = {int(path.stem.partition("-")[2]): path for path in out.glob(FILES)}
+    earlier = [epoch for epoch in kept if epoch < before]
+    if not earlier:
+        return {}, math.nan
+    with np.load(kept[max(earlier)]) as file:
+        shape, count = tuple(file["shape"]), int(np.prod(file["shape"]))
+        stack = np.unpackbits(file["inside"], count=count).reshape(shape)
+        stack[np.unpackbits(file["unknown"], count=count).reshape(shape) == 1] = NO_CUT
+        parts = zip(torch.from_numpy(stack), torch.from_numpy(file["certainty"]), strict=True)
+        cuts = [Cut(inside, certainty) for inside, certainty in parts]
+        return dict(zip(file["indices"].tolist(), cuts, strict=True)), float(file["agreement"])
+
+
+def remove_cuts(out: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for path in out.glob(FILES):
+        path.unlink()

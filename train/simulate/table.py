@@ -1,0 +1,348 @@
+"""A table of cases with masks becomes one with simulated weak marks."""
+
+import csv
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from PIL import Image
+
+from wsseg.imaging.definitions import PixelCounts, area_ratios
+from wsseg.imaging.errors import WssegError
+from wsseg.imaging.files import atomic_folder, held, named_file
+from wsseg.imaging.label_values import Label
+from wsseg.imaging.tables import DEFAULT_OPTIONS, TableOptions, TextTable
+from wsseg.train.cases.agreement import READER_VARIATION
+from wsseg.train.cases.files import as_counted, case_mask, label_slice
+from wsseg.train.cases.schema import DEFAULT_CLASS, Case, CaseTable, Split, read_columns
+from wsseg.train.cases.table import read_cases
+from wsseg.train.simulate.draw import (
+    MARK_KINDS,
+    USUAL_PERCENT,
+    Kind,
+    Labels,
+    MarkOptions,
+    Mask,
+    box_of,
+    extremes_of,
+    generator,
+    marked_rows,
+    moments_of,
+    noisy_ratio,
+    paint_marks,
+)
+
+# Cells of a table that tell of a region: ratios, boxes, extreme points and moments.
+
+PATH_COLUMNS = ("image", "marks", "mask")
+DECIMALS = 3
+Cells = dict[str, str]
+Measure = Callable[[Mask], Sequence[object]]
+
+MEASURES: dict[Kind, tuple[tuple[str, ...], Measure]] = {
+    "box": (("box",), lambda region: [box_of(region)]),
+    "extremes": (("extremes",), lambda region: [extremes_of(region)]),
+    "moments": (
+        ("centroid", "spread"),
+        lambda region: np.round(moments_of(region), DECIMALS).tolist(),
+    ),
+}
+"""The columns of each kind that is written, and what stands in them, one value a column."""
+
+
+def columns_of(name: str, text: TextTable, table: CaseTable) -> tuple[str, ...]:
+    """Each class's column of that name: the one that the table has, or what it would be called."""
+    columns = read_columns(text.header, table.classes)[0].of(name)
+    if table.classes == (DEFAULT_CLASS,) and columns[0] not in text.header:
+        return (name,)
+    return columns
+
+
+def measured_cells(columns: Sequence[Sequence[str]], labels: Labels, kind: Kind) -> Cells:
+    """What `kind` writes of each class's region; empty where a class has no pixel.
+
+    columns: for each of the kind's columns, its name for every class.
+    """
+    _, measure = MEASURES[kind]
+    cells = {name: "" for names in columns for name in names}
+    for place in range(len(columns[0])):
+        region = labels == place + 1
+        if region.any():
+            for names, value in zip(columns, measure(region), strict=True):
+                cells[names[place]] = json.dumps(value)
+    return cells
+
+
+def ratio_cells(
+    columns: Sequence[str], cells: Cells, labels: Labels, noise: float, place: tuple[int, int]
+) -> Cells:
+    """A ratio for each class, which errs by up to `noise` percent. place: the seed and the row.
+
+    A ratio that the table states stays, even where it says that it is unknown.
+    """
+    seed, row = place
+    counts = PixelCounts.of_labels(labels, len(columns))
+    shown = area_ratios(counts, ["image"] * len(columns)).tolist()
+    filled = {}
+    for number, (column, ratio) in enumerate(zip(columns, shown, strict=True), 1):
+        text = cells.get(column, str(ratio))
+        if text and noise:
+            random = generator(seed, "ratio", row, number)
+            text = str(noisy_ratio(float(text), noise, random))
+        filled[column] = text
+    return filled
+
+
+def moved(cells: Cells, before: Path, after: Path) -> Cells:
+    """The cells with their relative paths, which began in one folder, beginning in another."""
+    # Links are followed in the folders only: the file's own name may say what kind it is.
+    home = after.resolve()
+    changed = dict(cells)
+    for column in PATH_COLUMNS:
+        cell = cells.get(column, "")
+        if cell and not Path(cell).is_absolute():
+            path = named_file(before, cell)
+            real = path.parent.resolve() / path.name
+            changed[column] = Path(os.path.relpath(real, home)).as_posix()
+    return changed
+
+
+# What a simulation came to: marked, replaced and kept cases, in a line and in warnings.
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one row. split: as the table states it, empty where it states none.
+
+    chosen: it is of the share to mark. marked: there was a region to mark. before: the table held
+    marks of this sort already.
+    """
+
+    split: str
+    chosen: bool
+    marked: bool
+    before: bool
+
+
+def closing(outcomes: Sequence[Outcome], options: MarkOptions) -> str:
+    """One line: how many cases are marked, what became of earlier marks, how far ratios err."""
+    marked = [outcome for outcome in outcomes if outcome.marked]
+    splits = Counter(outcome.split for outcome in marked if outcome.split)
+    of_each = f" ({', '.join(f'{name} {count}' for name, count in splits.items())})"
+    replaced = sum(outcome.chosen and outcome.before for outcome in outcomes)
+    kept = sum(outcome.before and not outcome.chosen for outcome in outcomes)
+    return "".join(
+        (
+            f"marked {len(marked)} of {len(outcomes)} cases{of_each if splits else ''}",
+            f"; earlier marks of {replaced} replaced" if replaced else "",
+            f"; {kept} others keep the marks they had" if kept else "",
+            f"; ratios with up to {options.ratio_noise:g} % error" if options.ratio_noise else "",
+        )
+    )
+
+
+def doubts(
+    outcomes: Sequence[Outcome], options: MarkOptions, percent: float | None
+) -> Iterator[str]:
+    """What was asked for but may not be meant. percent: of a region, None where not asked for."""
+    asked = {"share": options.share, "ratio noise": options.ratio_noise, "percent": percent}
+    for name, value in asked.items():
+        if value is not None and 0 < value < 1:
+            yield (
+                f"{name} {value:g} is read as {value:g} percent; "
+                f"if the fraction {value:g} is meant, write {100 * value:g}"
+            )
+    if options.share > 0 and not any(outcome.marked for outcome in outcomes):
+        yield "no case was marked: none of those chosen has a pixel of a region; raise the share"
+
+
+TABLE = "cases.csv"
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that the rows of the new table are made by. marked: rows of the old table.
+
+    scratch: the folder that becomes `out`. keep_masks: the splits whose masks stay.
+    """
+
+    text: TextTable
+    table: CaseTable
+    percent: float
+    options: MarkOptions
+    marked: frozenset[int]
+    out: Path
+    scratch: Path
+    keep_masks: Collection[Split]
+
+
+def simulate_marks(
+    cases_csv: Path,
+    out: Path,
+    *,
+    percent: float | None = None,
+    options: MarkOptions | None = None,
+    keep_masks: Collection[Split] = SPLITS,
+    classes: tuple[str, ...] | None = None,
+    labels: Mapping[str, tuple[Label, ...]] | None = None,
+    reading: TableOptions = DEFAULT_OPTIONS,
+) -> Path:
+    """Write weak marks for the cases that have a mask, and the table that uses them.
+
+    `out` becomes a folder with cases.csv: all columns of the old table, paths made relative to the
+    new one, the masks' own ratios of the whole image where the old table has no ratio columns, and
+    what the kind of the options adds: the columns marks and mark_kind, with marks/NNNN.png (pixel
+    value = class number, 255 background, numbered by the order of the table), or the columns box,
+    extremes, or centroid and spread. What the old table says in these columns stays in the cases
+    outside the share and is replaced in those inside. keep_masks: the
+    splits whose masks stay in the table, to judge by. Where only some do and the old table states
+    no splits, the new one states those that a training with the default seed would deal out, so
+    that it is known whose masks stay. percent: how much of each region is marked, None for what is
+    usual of the kind. classes, labels, reading: as for `read_cases`, which checks the old table
+    first. With labels, the masks and marks that stay are written anew as class numbers, so that the
+    new table needs none. What was marked is logged. Returns the new table.
+
+    Raises WssegError for a folder `out` that holds anything and for a table without a mask,
+    TableError for one with faults.
+    """
+    chosen = options or MarkOptions()
+    _require_new(out)
+    _require_plausible(chosen, "train" in keep_masks, percent)
+    table = read_cases(cases_csv, classes=classes, labels=labels, options=reading)
+    if all(case.mask is None for case in table.cases):
+        raise WssegError(
+            f"{cases_csv.name} has no mask, and marks are made of full outlines: add a column mask "
+            "with the paths of label images, 0 outside and the class number inside"
+        )
+    text = table.text
+    amount = USUAL_PERCENT.get(chosen.kind, 100.0) if percent is None else percent
+    busy = f"other marks are being written to {out}: name another folder"
+    with (
+        held(out, busy),
+        atomic_folder(out) as folder,
+        (folder / TABLE).open("w", encoding="utf-8") as file,
+    ):
+        _require_new(out)  # again: other marks may have been written meanwhile
+        job = _Job(
+            text, table, amount, chosen, _marked(text, table, chosen), out, folder, keep_masks
+        )
+        writer = csv.DictWriter(file, _header(job), extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        outcomes = [_write(job, place, writer) for place in range(len(table.cases))]
+    log.info("%s", closing(outcomes, chosen))
+    for doubt in doubts(outcomes, chosen, percent):
+        log.warning("%s", doubt)
+    return out / TABLE
+
+
+def _require_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WssegError(f"{out} exists and is not empty: name a new folder for the marks")
+
+
+def _require_plausible(options: MarkOptions, beside_masks: bool, percent: float | None) -> None:
+    if percent is not None and options.kind not in USUAL_PERCENT:
+        raise WssegError(
+            f"{percent:g} percent of a region: marks of kind {options.kind} have no such size, "
+            f"only {', '.join(USUAL_PERCENT)} have"
+        )
+    most = 100 * READER_VARIATION
+    if beside_masks and options.ratio_noise > most:
+        raise WssegError(
+            f"ratios that err by up to {options.ratio_noise:g} percent do not pass for those of "
+            f"their masks: leave the masks out, or stay within {most:g} percent"
+        )
+
+
+def _marked(text: TextTable, table: CaseTable, options: MarkOptions) -> frozenset[int]:
+    """Rows to mark: the share of each split on its own, of the splits that the table states."""
+    splits: dict[str, list[Case]] = {}
+    for row, case in zip(text.rows, table.cases, strict=True):
+        if case.mask is not None:
+            splits.setdefault(row.cells.get("split", ""), []).append(case)
+    rows = (marked_rows(cases, options.share, options.seed) for cases in splits.values())
+    return frozenset().union(*rows)
+
+
+def _header(job: _Job) -> tuple[str, ...]:
+    """The columns of the old table, then those that it lacks."""
+    ratios = columns_of("ratio", job.text, job.table)
+    stated = ("split",) if 0 < len(job.keep_masks) < len(SPLITS) else ()
+    names = dict.fromkeys((*job.text.header, *ratios, *stated, *_added(job)))
+    return tuple(name for name in names if job.keep_masks or name != "mask")
+
+
+def _added(job: _Job) -> tuple[str, ...]:
+    """The columns that the kind of mark fills."""
+    if job.options.kind in MARK_KINDS:
+        return ("marks", *columns_of("mark_kind", job.text, job.table))
+    return tuple(name for names in _measured_columns(job) for name in names)
+
+
+def _measured_columns(job: _Job) -> list[tuple[str, ...]]:
+    names, _ = MEASURES[job.options.kind]
+    return [columns_of(name, job.text, job.table) for name in names]
+
+
+def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
+    """Write the row at `place` of the new table, after its marks under `scratch`."""
+    row, case = job.text.rows[place], job.table.cases[place]
+    cells, marked = moved(row.cells, job.table.path.parent, job.out), False
+    drawn = case_mask(case, len(job.table.classes))
+    if case.numbering.stored:
+        kept = drawn if case.split in job.keep_masks else None
+        cells |= _renumbered(job, place, case, kept)
+    if drawn is not None:
+        labels = as_counted(case, drawn)
+        ratios = columns_of("ratio", job.text, job.table)
+        # Beside a mask that judges, a wrong ratio would contradict it.
+        errs = case.split not in job.keep_masks or "train" in job.keep_masks
+        noise = job.options.ratio_noise if errs else 0.0
+        cells |= ratio_cells(ratios, cells, labels, noise, (job.options.seed, case.row))
+        if case.row in job.marked:
+            cells |= _mark(job, place, case, labels)
+            marked = bool(labels.any())
+    cells["split"] = case.split
+    if case.split not in job.keep_masks:
+        cells["mask"] = ""
+    writer.writerow(cells)
+    before = any(row.cells.get(name) for name in _added(job))
+    return Outcome(row.cells.get("split", ""), case.row in job.marked, marked, before)
+
+
+def _renumbered(job: _Job, place: int, case: Case, mask: Labels | None) -> Cells:
+    """The cells of a case's label files that stay, both written as class numbers."""
+    marks = None if case.marks is None else label_slice(case.marks, case)
+    files = (("mask", "masks", mask), ("marks", "marks", marks))
+    return {
+        column: _save(job, f"{folder}/{place + 1:04d}.png", as_counted(case, labels))
+        for column, folder, labels in files
+        if labels is not None
+    }
+
+
+def _save(job: _Job, name: str, labels: Labels) -> str:
+    path = job.scratch / name
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(labels).save(path)
+    return name
+
+
+def _mark(job: _Job, place: int, case: Case, labels: Labels) -> Cells:
+    """The cells of a marked case, its marks written if they are painted."""
+    kind = job.options.kind
+    if kind in MEASURES:
+        return measured_cells(_measured_columns(job), labels, kind)
+    marks = paint_marks(labels, job.percent, job.options, case.row)
+    name = _save(job, f"marks/{place + 1:04d}.png", marks)
+    kinds = columns_of("mark_kind", job.text, job.table)
+    return {"marks": name, **dict.fromkeys(kinds, MARK_KINDS[kind])}

@@ -1,0 +1,154 @@
+"""Targets of cases on the network's grid, and what their images say of how marks are grown."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.imaging.definitions import Denominator
+from wsseg.train.cases.schema import Box, Case, Region
+from wsseg.train.data.area_resize import HALF, area_mean, keep_one, shrink_marks
+from wsseg.train.targets.evidence import BorderEvidence, Evidence, Growth, Target
+from wsseg.train.targets.growing import evidence_of_borders, first_target
+from wsseg.train.targets.localise import Guess
+
+LONGEST_SIDE = 256
+"""Of the grid that targets are grown on. A finer one costs time, and errs less by a pixel where
+growing errs by many."""
+LOOKED_AT = 64
+"""Cases at least, evenly spread, whose borders are looked at to choose how marks are grown."""
+FULL = 255
+
+
+def grid_shape(shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the grid that a picture of this shape is grown on."""
+    scale = min(1.0, LONGEST_SIDE / max(shape))
+    rows, columns = (max(1, round(side * scale)) for side in shape)
+    return rows, columns
+
+
+def case_evidence(
+    case: Case,
+    image: NDArray[np.floating],
+    marks: NDArray[np.uint8],
+    denominators: tuple[Denominator, ...],
+    guesses: tuple[Guess | None, ...] = (),
+) -> Evidence:
+    """What is known of a case, on the grid of its growth. image: 0..1, at its own resolution.
+
+    Only a ratio of the whole image says how many pixels a class has; another one does not count.
+    """
+    original, shape = (image.shape[1], image.shape[2]), grid_shape(image.shape[1:])
+    return Evidence(
+        image=area_mean(image.mean(0), shape),
+        marks=shrink_marks(marks, shape),
+        areas=case_areas(case, denominators),
+        boxes=tuple(_box(region.box, original, shape) for region in case.regions),
+        located=tuple(_located(case, marks, place) for place in range(len(case.ratios))),
+        kinds=tuple(region.mark_kind for region in case.regions),
+        guesses=guesses,
+    )
+
+
+def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.floating]:
+    """Bounds of each class's share of the image, equal where it is known exactly, NaN if unknown.
+
+    Of a single bound only an upper one counts. A class that is tagged as absent, or that is nothing
+    of anything, has no area.
+    """
+    return np.array(
+        [
+            _area(ratio, region, below)
+            for ratio, region, below in zip(case.ratios, case.regions, denominators, strict=True)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A `Target` on the network's grid: inside and weight in 255ths, final and guessed (k)."""
+
+    inside: NDArray[np.uint8]
+    weight: NDArray[np.uint8]
+    final: NDArray[np.bool_]
+    guessed: NDArray[np.bool_]
+
+
+def lesson(target: Target, size: int) -> Lesson:
+    """A target on the network's grid.
+
+    A cell is taught the mean of its taught pixels, each by its weight: what is not taught must not
+    count as background there. A region that is less than half of every cell is taught as its
+    best-covered one, so that it is not taught as absent.
+    """
+    weight = _shrunk(target.weight, size)
+    sure = _shrunk(target.weight * target.inside, size)
+    inside = np.divide(sure, weight, out=np.zeros_like(sure), where=weight > 0)
+    for layer, share in zip(inside, sure, strict=True):
+        if layer.max() < HALF:
+            layer[keep_one(share)] = 1.0
+    return Lesson(_in_255ths(inside), _in_255ths(weight), target.final, target.guessed)
+
+
+def mask_lesson(mask: NDArray[np.bool_], size: int) -> Lesson:
+    """A full mask as a target that is sure everywhere."""
+    every = np.ones(len(mask), bool)
+    return lesson(Target(mask, np.ones(mask.shape, np.float32), every, ~every), size)
+
+
+def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[BorderEvidence]:
+    """What the images say of the shape-bearing marks of a data set, for `kind.choose_growth`.
+
+    marked: positions of the cases with marks. read: gives their evidence. Empty where no mark
+    that was looked at bears a shape.
+    """
+    looked_at = marked[:: max(1, len(marked) // LOOKED_AT)]
+    return [border for position in looked_at for border in evidence_of_borders(read(position))]
+
+
+def grown(evidence: Evidence, growth: Growth, size: int) -> Lesson:
+    """First target of a case on the network's grid."""
+    return lesson(first_target(evidence, growth), size)
+
+
+def _area(ratio: float | None, region: Region, below: Denominator) -> tuple[float, float]:
+    if region.present is False or ratio == 0 or region.high == 0:
+        return 0.0, 0.0
+    if below != "image":
+        return math.nan, math.nan
+    if ratio is not None:
+        return ratio, ratio
+    return (math.nan, math.nan) if region.high is None else (region.low or 0.0, region.high)
+
+
+def _located(case: Case, marks: NDArray[np.uint8], place: int) -> bool:
+    """Whether a class is marked by more than its extreme points."""
+    own = marks == place + 1
+    for row, column in case.regions[place].extremes:
+        own[row, column] = False
+    return bool(own.any())
+
+
+def _shrunk(layers: NDArray[np.floating], size: int) -> NDArray[np.float32]:
+    return np.stack([area_mean(layer.astype(np.float32), (size, size)) for layer in layers])
+
+
+def _box(
+    box: Box | None, original: tuple[int, int], shape: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    if box is None:
+        return None
+    rows, columns = (new / old for new, old in zip(shape, original, strict=True))
+    inside = np.zeros(shape, bool)
+    inside[
+        math.floor(box.top * rows) : math.ceil(box.bottom * rows),
+        math.floor(box.left * columns) : math.ceil(box.right * columns),
+    ] = True
+    return inside
+
+
+def _in_255ths(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    steps: NDArray[np.uint8] = np.rint(values.clip(0, 1) * FULL).astype(np.uint8)
+    return steps

@@ -1,0 +1,364 @@
+"""The first target of a case: what its marks, areas, boxes and tags say of each pixel."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.graph import MCP_Geometric
+
+from wsseg.train.targets.evidence import (
+    BorderEvidence,
+    Evidence,
+    Growth,
+    Target,
+    border_evidence,
+    mark_kind,
+)
+
+# How far each pixel is from a weak mark: in a straight line, or along paths that avoid edges.
+
+EDGE_COST = 10.0
+"""Cost of a step over a strong edge, next to 1 on even ground. Of 3, 10 and 30 the best for discs
+and points on lesions in ultrasound, and for kidneys in CT (see docs/method.md)."""
+UNLIKE_COST = 2.0
+"""Cost of a step where the image is one standard deviation from what the mark covers."""
+SMOOTHING_PIXELS = 1.5
+LIKENESS_PIXELS = 1.0
+"""Smoothing of the image before it is compared with the mark."""
+NEAR_RADII = 1.5
+"""How far around a mark the image tells what a large deviation is, in radii of the region."""
+LEAST_NEAR_PIXELS = 3.0
+MOST_UNLIKE = 10.0
+"""Standard deviations; a wall would otherwise rise where the surroundings are all but even."""
+STRONG_EDGE_PERCENTILE = 95
+ROUNDS = 10
+"""Of matching areas between classes; more change nothing."""
+CONTEST = 2.3
+"""How much farther a class is followed where another may take its ground."""
+
+
+def straight_cost(mark: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.floating]:
+    """Euclidean distance to the mark, pixels; infinite where the class is not allowed."""
+    distance: NDArray[np.float64] = ndimage.distance_transform_edt(~mark)
+    return np.where(allowed | mark, distance, math.inf)
+
+
+def step_cost(
+    image: NDArray[np.floating],
+    edges: NDArray[np.floating],
+    mark: NDArray[np.bool_],
+    area: float,
+    *,
+    edge_cost: float = EDGE_COST,
+    unlike_cost: float = UNLIKE_COST,
+) -> NDArray[np.floating]:
+    """What a step on each pixel costs a growth from the mark: 1 on even ground like the mark's.
+
+    1 + edge_cost e + unlike_cost min(|I - m| / s, MOST_UNLIKE) for the edge strength e
+    (`edge_strength`), the smoothed image I (row, column), its median m over the mark and its
+    standard deviation s around the mark. area: of the region, pixels.
+    """
+    smooth = ndimage.gaussian_filter(image.astype(np.float32), LIKENESS_PIXELS)
+    reach = max(NEAR_RADII * math.sqrt(area / math.pi), LEAST_NEAR_PIXELS)
+    spread = float(smooth[straight_cost(mark, np.ones_like(mark)) < reach].std())
+    unlike = np.abs(smooth - np.median(smooth[mark])) / (spread if spread > 0 else 1.0)
+    cost: NDArray[np.floating] = (
+        1 + edge_cost * edges + unlike_cost * np.minimum(unlike, MOST_UNLIKE)
+    )
+    return cost
+
+
+def geodesic_cost(
+    steps: NDArray[np.floating],
+    mark: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
+    area: float,
+) -> NDArray[np.floating]:
+    """Cost of the cheapest path from the mark.
+
+    steps: cost of a step on each pixel, see `step_cost`. area: pixels that are reached before the
+    search stops; what lies beyond, and what is not allowed, is infinite. Source: geodesic distance
+    on image gradients, Criminisi et al., "GeoS", ECCV 2008, cut at a known area.
+    """
+    # A negative cost is what the search takes for a wall.
+    costs = np.where(allowed | mark, steps, -1.0)
+    share = min(1.0, (area + 1) / mark.size)
+    paths = MCP_Geometric(costs)
+    # Paths begin at the rim: the search looks at each start in turn, and the inside costs nothing.
+    rim = mark & ~ndimage.binary_erosion(mark)
+    cumulative, _ = paths.find_costs(np.argwhere(rim), max_coverage=share)
+    return np.where(mark, 0.0, np.asarray(cumulative, np.float64))
+
+
+def edge_strength(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Gradient magnitude of the smoothed image over its own 95th percentile; 0 on a flat image."""
+    gradient: NDArray[np.float32] = ndimage.gaussian_gradient_magnitude(
+        image.astype(np.float32), SMOOTHING_PIXELS
+    )
+    strong = float(np.percentile(gradient, STRONG_EDGE_PERCENTILE)) or float(gradient.max())
+    strength: NDArray[np.floating] = gradient / (strong if strong > 0 else 1.0)
+    return strength
+
+
+def rank(cost: NDArray[np.floating], most: int) -> NDArray[np.floating]:
+    """Place of each of the `most` cheapest pixels, 0 the cheapest; infinite for the others.
+
+    Ties are broken in reading order, so that the pixels of rank below n are exactly n.
+    """
+    flat = cost.ravel()
+    places = np.flatnonzero(np.isfinite(flat))
+    if places.size > most:
+        limit = np.partition(flat[places], most - 1)[most - 1]
+        places = places[flat[places] <= limit]
+    ranked = np.full(flat.size, math.inf)
+    ordered = places[np.argsort(flat[places], kind="stable")][:most]
+    ranked[ordered] = np.arange(ordered.size)
+    return ranked.reshape(cost.shape)
+
+
+def shares(
+    costs: NDArray[np.floating], areas: NDArray[np.floating], reach: float
+) -> NDArray[np.floating]:
+    """Rank over the known area, per class: below 1 within the region, 1 at its border.
+
+    areas: pixels, > 0. Ranks go up to `reach` times the area, infinite beyond; to CONTEST times as
+    far where there are several classes. Where several reach a pixel, it belongs to the one with the
+    lowest rank; the others grow on elsewhere, until every class has its area as nearly as the
+    ground allows, and have infinity there.
+    """
+    farthest = reach if len(areas) == 1 else CONTEST * reach
+    ranks = [rank(c, math.ceil(farthest * a)) for c, a in zip(costs, areas, strict=True)]
+    stack, stretch = np.stack(ranks), np.ones(len(areas))
+    if len(ranks) == 1:
+        alone: NDArray[np.floating] = stack / areas[0]
+        return alone
+    for _ in range(ROUNDS):
+        relative = stack / (areas * stretch)[:, None, None]
+        best = relative.argmin(0)
+        own = np.arange(len(areas))[:, None, None] == best
+        covered = (own & (relative < 1)).sum((1, 2))
+        # The root keeps two classes that want the same ground from overshooting in turn.
+        factor = np.sqrt(areas / np.maximum(covered, 1))
+        stretch = np.clip(stretch * factor, 1 / farthest, farthest)
+    relative = stack / (areas * stretch)[:, None, None]
+    own = np.arange(len(areas))[:, None, None] == relative.argmin(0)
+    apart: NDArray[np.floating] = np.where(own, relative, math.inf)
+    return apart
+
+
+# Where each class of a case grows from, by which growth, and how far.
+
+BOX_SHARE = 0.7
+"""Share of its box that a region covers: pi / 4 for an ellipse, less for most others."""
+BOX_CORE = 0.08
+"""Share of a box, around its centre, that stands for a mark where there is none."""
+DOUBT: dict[Growth, float] = {"straight": 0.0, "geodesic": 0.4}
+"""Half width of the border's band of doubt, as a share of the area. A border that the shape of a
+mark tells errs to both sides alike, and is taught as it is."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Where a class grows from, how, and to which share of the image: lower and upper bound."""
+
+    mark: NDArray[np.bool_]
+    growth: Growth
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        """The share of the image that is taught as inside."""
+        return (self.low + self.high) / 2
+
+    @property
+    def doubtful(self) -> tuple[float, float]:
+        """Where the band of doubt begins and ends, in units of `middle`."""
+        doubt = DOUBT[self.growth]
+        return self.low / self.middle * (1 - doubt), self.high / self.middle * (1 + doubt)
+
+
+def seeds(evidence: Evidence, shape_bearing: Growth) -> dict[int, Seed]:
+    """The classes that can be grown, by their place: with a mark and an area, or with a box.
+
+    shape_bearing: how eroded marks are grown; all others, boxes and extreme points too, grow along
+    edges.
+    """
+    found = {}
+    for number, (low, high) in enumerate(evidence.areas):
+        mark, box = evidence.marks == number + 1, evidence.boxes[number]
+        if high == 0 or not (mark.any() or box is not None):
+            continue
+        if box is not None and math.isnan(high):
+            low = high = BOX_SHARE * float(box.mean())
+        if math.isnan(high):
+            continue
+        kind = evidence.kinds[number]
+        if box is not None and not evidence.located[number]:
+            mark, kind = mark | _core(box, allowed(evidence, number)), kind or "disc"
+            if not mark.any():
+                continue
+        growth: Growth = shape_bearing if (kind or mark_kind(mark)) == "eroded" else "geodesic"
+        # The mark itself is part of the region, whatever the ratio says.
+        least = float(mark.mean())
+        found[number] = Seed(mark, growth, max(low, least), max(high, least))
+    return found
+
+
+def allowed(evidence: Evidence, number: int) -> NDArray[np.bool_]:
+    """Where a class may grow: in its box, and not over what is marked as something else."""
+    other = (evidence.marks != 0) & (evidence.marks != number + 1)
+    box = evidence.boxes[number]
+    free: NDArray[np.bool_] = ~other if box is None else ~other & box
+    return free
+
+
+def _core(box: NDArray[np.bool_], free: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The free pixels in the middle of a box, BOX_CORE of its area and at least a pixel, in the
+    box's own shape; where none is free there, the free pixel of the box that is nearest to it."""
+    rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
+    core = np.zeros_like(box)
+    share = math.sqrt(BOX_CORE)
+    core[_middle(rows, share)[:, None], _middle(columns, share)] = True
+    core &= free
+    places = np.argwhere(box & free)
+    if not core.any() and len(places):
+        away = ((places - [rows.mean(), columns.mean()]) ** 2).sum(1)
+        core[tuple(places[away.argmin()])] = True
+    return core
+
+
+def _middle(places: NDArray[np.intp], share: float) -> NDArray[np.intp]:
+    count = max(1, round(share * len(places)))
+    first = (len(places) - count) // 2
+    return places[first : first + count]
+
+
+SAFE_RADII = 1.5
+"""Farther from an eroded mark than this many radii of a disc of the region's area, 0.2 % of the
+pixels of lesions in ultrasound belong to the region."""
+DOUBTFUL = 0.5
+"""Weight within the band of doubt."""
+KEPT = 0.6
+"""Least share of a guessed blob that other classes leave."""
+
+
+def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
+    """Grow every marked class of a case to its known area, and say what is surely outside.
+
+    shape_bearing: how eroded marks are grown (see `kind.choose_growth`); other marks always grow
+    along edges. Marks are taught as they stand. A class that nothing locates is taught its guess,
+    if there is one. A class of unknown area is taught its marks only,
+    a class that is absent, that it is nowhere; outside its box, a class is taught background.
+    """
+    target = _stated(evidence)
+    found = seeds(evidence, shape_bearing)
+    relative = _grown(evidence, found) if found else ()
+    for (number, seed), ranks in zip(found.items(), relative, strict=True):
+        inside, weight = _taught(ranks, seed)
+        stated = target.weight[number] > 0
+        target.inside[number] = np.where(stated, target.inside[number], inside)
+        target.weight[number] = np.where(stated, 1.0, weight)
+        target.final[number] = seed.growth == "straight"
+    _guess(target, evidence, set(found))
+    return target
+
+
+def evidence_of_borders(evidence: Evidence) -> list[BorderEvidence]:
+    """What the borders of this case's eroded marks say, for `kind.choose_growth`."""
+    edges, found = edge_strength(evidence.image), []
+    for number, seed in seeds(evidence, "straight").items():
+        if seed.growth != "straight":
+            continue
+        free, area = allowed(evidence, number), _pixels(seed)
+        steps = step_cost(evidence.image, edges, seed.mark, area)
+        costs = (straight_cost(seed.mark, free), geodesic_cost(steps, seed.mark, free, area))
+        straight, geodesic = (shares(cost[None], np.array([area]), 1.0)[0] < 1 for cost in costs)
+        case = border_evidence(edges, seed.mark, straight, geodesic)
+        found += [case] if case is not None else []
+    return found
+
+
+def _stated(evidence: Evidence) -> Target:
+    """What marks, boxes and tags say of pixels, before anything is grown."""
+    classes, shape = len(evidence.areas), evidence.marks.shape
+    target = Target(
+        np.zeros((classes, *shape), bool),
+        np.zeros((classes, *shape), np.float32),
+        evidence.areas[:, 1] == 0,
+        np.zeros(classes, bool),
+    )
+    for number, box in enumerate(evidence.boxes):
+        mark = evidence.marks == number + 1
+        target.inside[number] = mark
+        target.weight[number] = evidence.marks != 0
+        if box is not None:
+            target.weight[number][~box & ~mark] = 1
+        if target.final[number]:
+            target.weight[number] = 1
+    return target
+
+
+def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
+    """Teach classes that nothing locates where they may lie, each pixel by the guess's certainty.
+
+    What has grown from marks, and what two guesses want, is left out; a guess that loses more than
+    it may is dropped.
+    """
+    taken = target.inside[sorted(grown)].any(0)
+    drawn = {
+        number: guess.blob.draw(evidence.marks.shape)
+        for number, guess in enumerate(evidence.guesses)
+        if guess is not None and number not in grown and not target.final[number]
+    }
+    wanted = sum(blob.astype(int) for blob in drawn.values())
+    for number, blob in drawn.items():
+        guess = evidence.guesses[number]
+        free = allowed(evidence, number) & (target.weight[number] == 0)
+        own = blob & free & ~taken & (wanted == 1)
+        if guess is None or own.sum() < KEPT * blob.sum():
+            continue
+        target.inside[number] |= own
+        sure = np.where(free & ~(blob & (wanted > 1)), 1.0, target.weight[number])
+        # The largest weight tells how much a class counts: stated pixels must not raise it.
+        target.weight[number] = np.minimum(sure, guess.certainty)
+        target.guessed[number] = True
+
+
+def _pixels(seed: Seed) -> float:
+    """Pixels that a seed's class is grown to, at least one."""
+    return float(max(round(seed.middle * seed.mark.size), 1))
+
+
+def _grown(evidence: Evidence, found: dict[int, Seed]) -> Iterable[NDArray[np.floating]]:
+    """Relative ranks (see `shares`) of the growing classes, up to the ends of their doubt."""
+    reach = max(seed.doubtful[1] for seed in found.values())
+    farthest = reach if len(found) == 1 else CONTEST * reach
+    along_edges = any(seed.growth == "geodesic" for seed in found.values())
+    edges = edge_strength(evidence.image) if along_edges else evidence.image
+    costs = []
+    for number, seed in found.items():
+        free = allowed(evidence, number)
+        if seed.growth == "straight":
+            costs.append(straight_cost(seed.mark, free))
+        else:
+            area = _pixels(seed)
+            steps = step_cost(evidence.image, edges, seed.mark, area)
+            costs.append(geodesic_cost(steps, seed.mark, free, farthest * area))
+    return shares(np.stack(costs), np.array([_pixels(seed) for seed in found.values()]), reach)
+
+
+def _taught(
+    relative: NDArray[np.floating], seed: Seed
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Inside and weight of a grown class."""
+    inner, outer = seed.doubtful
+    doubtful = (relative >= inner) & (relative < outer)
+    if seed.growth == "geodesic":
+        radius = math.sqrt(_pixels(seed) / math.pi)
+        away = ndimage.distance_transform_edt(~seed.mark)
+        doubtful |= (relative >= outer) & (away < SAFE_RADII * radius)
+    return relative < 1, np.where(doubtful, DOUBTFUL, 1.0).astype(np.float32)

@@ -1,0 +1,141 @@
+"""Where classes may lie in the training cases that do not locate them, for first targets."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsseg.train.cases.files import case_marks, class_masks
+from wsseg.train.cases.schema import Case
+from wsseg.train.data.area_resize import area_mean
+from wsseg.train.data.dataset import READERS, CaseDataset
+from wsseg.train.targets.case_targets import case_areas
+from wsseg.train.targets.evidence import Evidence
+from wsseg.train.targets.localise import LEAST_CASES, Guess, Guesses, Refusal, guesses, small
+
+log = logging.getLogger(__name__)
+
+WORDS = {-1: "darker", 1: "brighter"}
+WHY: dict[Refusal, str] = {
+    "few": f"a guess from areas needs {LEAST_CASES} cases with one, and does better with 100",
+    "unexplained": "its areas explain no blobs in the images",
+    "missed": "the blobs of its areas miss the marks",
+}
+
+
+def guess_places(cases: CaseDataset) -> dict[int, tuple[Guess | None, ...]]:
+    """For the classes that some case does not locate: where each may lie, by position of the case.
+
+    Empty where every case with an area locates its classes. What is guessed is logged, and of which
+    class nothing could be.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        places = list(pool.map(lambda case: _places(case, cases), cases.cases))
+        _warn_of_unplaced(cases, places)
+        if not any(each.wanted.any() for each in places):
+            return {}
+        seen = list(pool.map(lambda at: _seen(cases, at), range(len(cases))))
+    found = {}
+    for number in range(len(cases.classes)):
+        if any(each.wanted[number] for each in places):
+            found[number] = _of_class(cases.classes[number], number, places, seen)
+    return _by_case(found, len(cases.classes))
+
+
+class _Places(NamedTuple):
+    """Of each class (k): whether a case locates it, and whether it needs to be guessed there."""
+
+    located: NDArray[np.bool_]
+    wanted: NDArray[np.bool_]
+
+
+class _Seen(NamedTuple):
+    """A case on the grid of blobs: image, exact areas, and by class how far pixels are inside."""
+
+    image: NDArray[np.float32]
+    areas: NDArray[np.floating]
+    marks: dict[int, NDArray[np.float32]]
+
+
+def _warn_of_unplaced(cases: CaseDataset, places: Sequence[_Places]) -> None:
+    """Name the classes with sizes that no case locates, and no place can be guessed by.
+
+    Such sizes are bounds, or ratios to something else than the image.
+    """
+    for number, name in enumerate(cases.classes):
+        sized = any(c.ratios[number] or c.regions[number].high for c in cases.cases)
+        if sized and not any(each.located[number] or each.wanted[number] for each in places):
+            log.warning(
+                "no case says where %s is, and none has its exact ratio to the image to guess its "
+                "place by: mark it in a few, or its place may not be learnt",
+                name,
+            )
+
+
+def _of_class(
+    name: str, number: int, places: Sequence[_Places], seen: Sequence[_Seen]
+) -> dict[int, Guess]:
+    marks = {at: each.marks[number] for at, each in enumerate(seen) if number in each.marks}
+    answer = guesses([s.image for s in seen], [float(s.areas[number]) for s in seen], marks)
+    located = any(each.located[number] for each in places)
+    if isinstance(answer, Guesses):
+        wanted = {at: one for at, one in answer.places.items() if places[at].wanted[number]}
+        text = (
+            "%d cases that do not say where %s is begin with the blob of its area, %s than around"
+        )
+        log.info(text, len(wanted), name, WORDS[answer.polarity])
+        if not marks:
+            text = "no mark confirms that these blobs are %s: look at wsseg cases check --picture"
+            log.warning(text, name)
+        return wanted
+    if not located:
+        text = "no case says where %s is, and %s: mark it in a few, or its place may not be learnt"
+        log.warning(text, name, WHY[answer])
+    else:
+        log.info("cases that do not say where %s is begin without a target: %s", name, WHY[answer])
+    return {}
+
+
+def _places(case: Case, cases: CaseDataset) -> _Places:
+    located = np.array([region.box is not None for region in case.regions])
+    located |= case.mask is not None
+    marks = case_marks(case) if case.marks is not None or case.points else None
+    if marks is not None:
+        located |= np.bincount(marks.ravel(), minlength=256)[1 : len(located) + 1] > 0
+    low, high = case_areas(case, cases.denominators).T
+    unknown_place = ~located & (high > 0) & (low == high)
+    return _Places(located, unknown_place)
+
+
+def _seen(cases: CaseDataset, index: int) -> _Seen:
+    known, case = cases.evidence(index), cases.cases[index]
+    image = small(known.image)
+    masks = class_masks(case, len(cases.classes))
+    if masks is None:
+        marks = _marks(known)
+    else:
+        marks = {
+            at: area_mean(mask.astype(np.float32), image.shape) for at, mask in enumerate(masks)
+        }
+    low, high = known.areas.T
+    there = {at: mark for at, mark in marks.items() if mark.any()}
+    return _Seen(image, np.where(low == high, low, np.nan), there)
+
+
+def _marks(known: Evidence) -> dict[int, NDArray[np.float32]]:
+    # Extreme points lie on the border: a good blob need not cover them.
+    marked = [place for place, located in enumerate(known.located) if located]
+    return {place: small((known.marks == place + 1).astype(np.float32)) for place in marked}
+
+
+def _by_case(
+    found: dict[int, dict[int, Guess]], classes: int
+) -> dict[int, tuple[Guess | None, ...]]:
+    positions = {index for guessed in found.values() for index in guessed}
+    return {
+        index: tuple(found.get(place, {}).get(index) for place in range(classes))
+        for index in sorted(positions)
+    }

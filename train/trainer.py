@@ -1,0 +1,360 @@
+"""Training from a table of cases to a run folder: `train`, the room's front door."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from numpy.typing import NDArray
+
+from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.imaging.errors import WssegError
+from wsseg.imaging.files import held
+from wsseg.train.cases.evidence import known_fields, small_regions
+from wsseg.train.cases.fingerprint import fingerprints, require_unchanged
+from wsseg.train.cases.folding import cases_for
+from wsseg.train.cases.images import (
+    choose_input,
+    look_at,
+    mixed_origins,
+    mixed_planes,
+    odd_ones,
+    see,
+    spread,
+    suspects,
+)
+from wsseg.train.cases.schema import Case, CaseTable, class_denominators
+from wsseg.train.config import TrainConfig
+from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.data.preprocess import Front
+from wsseg.train.data.sampler import steps_per_epoch, stream
+from wsseg.train.distillation import find_teacher, recognise, teach
+from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
+from wsseg.train.learner import Learner, Plan, build_learner
+from wsseg.train.loop import Data, fit
+from wsseg.train.networks import Network, build_network, set_prior
+from wsseg.train.objective import Objective, build_objective
+from wsseg.train.pretrained import load_weights
+from wsseg.train.progress import Course, EpochReport, Journal, StepReport
+from wsseg.train.report import describe, finish
+from wsseg.train.run_folder import RunRecord, check_start, complete, keep_config, started, sweep
+from wsseg.train.self_training import Renewals, remove_cuts
+from wsseg.train.targets.case_targets import borders_of
+from wsseg.train.targets.evidence import Growth, choose_growth
+from wsseg.train.targets.localise_cases import guess_places
+from wsseg.train.validation import SPLITS, choose_rule, weakly_labelled, write_splits
+
+# From a checked table and settings to data and a network that is ready to learn.
+
+log = logging.getLogger(__name__)
+
+MOST_LOOKED_AT = 512
+"""Validation cases, evenly spread, whose range is looked at before the first step."""
+
+
+def choose_given(table: CaseTable, config: TrainConfig) -> dict[str, Any]:
+    """What holds for a whole run besides its settings, as plain values: kept for resuming.
+
+    cases_sha256: of the table. window, channels: of the settings, else chosen from the images.
+    seen: what the training images are, see `Seen`.
+    growth: how shape-bearing marks become targets, likewise; None if no term learns targets.
+    """
+    cases = table.part("train")
+    window, channels = choose_input(cases, window=config.window, channels=config.channels)
+    given = {
+        "cases_sha256": table.sha256,
+        "window": window.model_dump(mode="json"),
+        "channels": channels,
+        "seen": see(cases, config.modality).model_dump(mode="json"),
+    }
+    return {**given, "growth": growth_of(table, config, given)}
+
+
+def growth_of(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Growth | None:
+    """How shape-bearing marks are grown: as the settings say, or as the images' borders do."""
+    if not config.learns_targets:
+        return None
+    if config.growth != "auto":
+        return config.growth
+    cases = table.part("train")
+    marked = [place for place, case in enumerate(cases) if case.marks is not None]
+    data = CaseDataset(cases, table.classes, config.ratios, build_front(config, given))
+    borders = borders_of(data.evidence, marked)
+    growth = choose_growth(borders)
+    if borders:
+        log.info("marks that bear a region's shape grow %s", WAYS[growth])
+    return growth
+
+
+WAYS = {"straight": "in straight lines", "geodesic": "along the edges of the image"}
+
+
+def build_front(config: TrainConfig, given: dict[str, Any]) -> Front:
+    """The front of a run's network, on the CPU."""
+    return Front(Window.model_validate(given["window"]), config.size, given["channels"])
+
+
+def teaching_cases(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> CaseDataset:
+    """The training cases, with the targets that they begin with."""
+    front = build_front(config, given)
+    cases = table.part("train")
+    data = CaseDataset(cases, table.classes, config.ratios, front, growth=given["growth"])
+    if data.growth is not None and config.guess:
+        data.guesses = guess_places(data)
+    return data
+
+
+def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Data:
+    """The cases to train on, in memory where they fit, and those to judge by."""
+    train, val = table.part("train"), table.part("val")
+    front = build_front(config, given)
+    data = Data(
+        train=teaching_cases(table, config, given),
+        val=CaseDataset(val, table.classes, config.ratios, front),
+        test=CaseDataset(table.part("test"), table.classes, config.ratios, front),
+        denominators=class_denominators(table.classes, config.ratios),
+        rule=choose_rule(
+            config.select,
+            cases=len(val),
+            masks=sum(case.mask is not None for case in val),
+            weak=weakly_labelled(val),
+        ),
+    )
+    for doubt in small_regions(train, table.classes, data.denominators, config.size):
+        log.warning("%s", doubt)
+    data.train.fill()
+    warn_of_odd(data, front.window)
+    for doubt in (*mixed_planes((*train, *val)), *mixed_origins((*train, *val))):
+        log.warning("%s", doubt)
+    reason = {
+        "mask": "the highest mean IoU on validation masks",
+        "weak": "the best agreement with validation ratios and marks",
+        "last": "the last one",
+    }
+    log.info(
+        "%d training and %d validation cases; epoch kept: %s",
+        len(train),
+        len(val),
+        reason[data.rule],
+    )
+    return data
+
+
+def warn_of_odd(data: Data, window: Window) -> None:
+    """Say which images lie outside the range of the others, training and validation cases alike.
+
+    All that training keeps in memory; where they do not fit, some of each way of storing values.
+    """
+    if window.kind == "image":
+        return
+    train, val = data.train, data.val.cases
+    looks = list(train.looks.values()) or look_at(suspects(train.cases))
+    looks += look_at(spread(val, MOST_LOOKED_AT))
+    for doubt in odd_ones(looks, (*train.cases, *val), window):
+        log.warning("%s", doubt)
+
+
+def prepare_learner(
+    fabric: Fabric, data: Data, config: TrainConfig, given: dict[str, Any]
+) -> Learner:
+    """The network with its first weights, drawn from the run's seed, ready for the first step."""
+    train = data.train
+    steps = config.epochs * steps_per_epoch(train, config)
+    objective = build_objective(
+        config, train.classes, config.ratios, steps=steps, prior=mean_ratios(data)
+    )
+    corrected = config.self_training.rounds > 0
+    require_evidence(objective, train.cases, train.classes, corrected=corrected)
+    network = first_network(data, config, given["channels"])
+    if "ratio" in objective.needs:
+        # A run that is not told the ratios must not start from them either.
+        set_prior(network, image_shares(data))
+    load_weights(network, config.weights, train.classes)
+    plan = Plan(config, objective, rows=tuple(case.row for case in train.cases), steps=steps)
+    return build_learner(fabric, network, build_front(config, given), plan)
+
+
+def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
+    """Fresh weights by the seed. The caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        return build_network(
+            config.network,
+            classes=len(data.train.classes),
+            channels=channels,
+            dropout=config.dropout,
+        )
+
+
+def mean_ratios(data: Data) -> tuple[float, ...]:
+    """Mean known ratio per class in training, by its definition; NaN where none is known."""
+    means = []
+    for place in range(len(data.denominators)):
+        ratios = [case.ratios[place] for case in data.train.cases]
+        known = [ratio for ratio in ratios if ratio is not None]
+        means.append(float(np.mean(known)) if known else float("nan"))
+    return tuple(means)
+
+
+def image_shares(data: Data) -> tuple[float, ...]:
+    """The mean ratios of classes that are measured over the image; NaN for the others."""
+    means = zip(mean_ratios(data), data.denominators, strict=True)
+    return tuple(mean if below == "image" else float("nan") for mean, below in means)
+
+
+def require_evidence(
+    objective: Objective, cases: Sequence[Case], classes: Sequence[str], *, corrected: bool
+) -> None:
+    """Warn of loss terms that no training case has labels for, and where no term wants any.
+
+    corrected: self-training makes targets of known areas. WssegError if no term is left that learns
+    from labels, nor from a teacher, of all classes or of one: nothing would teach it, and it would
+    be found anywhere.
+    """
+    known = {
+        name: known_fields(cases, number, corrected=corrected)
+        for number, name in enumerate(classes, 1)
+    }
+    labelled = [term for term in objective.terms if term.part.labels]
+    some = frozenset[str]().union(*known.values())
+    idle = [term for term in labelled if not term.part.labels & some]
+    if not labelled and "soft" not in objective.needs:
+        log.warning(
+            "no term learns from the labels of the cases: only first weights, or what is common to "
+            "all pictures, can say what to segment"
+        )
+    if labelled and "soft" not in objective.needs:
+        for name, fields in known.items():
+            if not any(term.part.labels & fields for term in labelled):
+                whom = "" if len(idle) == len(labelled) else f" for {name}"
+                needs = "; ".join(
+                    f"{term.name}: {' or '.join(sorted(term.part.labels))}" for term in labelled
+                )
+                raise WssegError(
+                    f"no training case has what the terms learn from{whom} ({needs}): add a column "
+                    "that says it, or choose another preset"
+                )
+    if idle:
+        names = ", ".join(term.name for term in idle)
+        log.warning("no training case has labels for the terms: %s", names)
+
+
+# The targets that a training on a table would begin with, for a person to look at.
+
+SIDE = 256
+
+
+def target_preview(
+    table: CaseTable, ratios: tuple[RatioDefinition, ...]
+) -> Callable[[Case], NDArray[np.float32]]:
+    """A function from a training case to its first target (k, SIDE, SIDE), 0..1.
+
+    A guess is as strong as it is certain. NaN where nothing is taught. How marks grow, and where
+    unmarked classes may lie, is chosen from the table, as a training would.
+    """
+    config = TrainConfig(preset="wsseg", size=SIDE, ratios=ratios)
+    given = choose_given(table, config)
+    data = teaching_cases(table, config, given)
+    places = {case.row: place for place, case in enumerate(data.cases)}
+
+    def target(case: Case) -> NDArray[np.float32]:
+        sample = data.item(places[case.row])
+        weight = sample.target_weight.numpy()
+        strength = np.where(sample.guessed.numpy()[:, None, None], weight, 1.0)
+        shown = np.where(weight > 0, sample.target.numpy() * strength, np.nan)
+        return shown.astype(np.float32)
+
+    return target
+
+
+@dataclass(frozen=True)
+class _Watchers:
+    on_step: Callable[[StepReport], None] | None
+    on_epoch: Callable[[EpochReport], None] | None
+
+
+def train(
+    cases: Path,
+    out: Path,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    on_step: Callable[[StepReport], None] | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> RunRecord:
+    """Train on the table `cases` and leave the run in the folder `out`; returns its record.
+
+    resume: go on after the last whole epoch of a run in `out`, to the very curve and weights it
+    would have had; a complete run is said to be so and left alone. on_step, on_epoch: called in
+    this process. With `devices` > 1 further processes are started, unless torchrun did it.
+    Raises WssegError for what the user can fix, another run at work in `out` among it.
+    """
+    if config.folds is not None and config.fold is None:
+        raise WssegError("several folds are trained by `train_folds`: call that")
+    refuse_tasks()
+    busy = f"another training is at work in {out}: wait for it, or give another --out"
+    with held(out, busy) if is_first_process() else nullcontext():
+        return _started(cases, out, config, resume, _Watchers(on_step, on_epoch))
+
+
+def _started(
+    cases: Path, out: Path, config: TrainConfig, resume: bool, watchers: _Watchers
+) -> RunRecord:
+    if is_first_process():
+        check_start(out, config, resume=resume)
+        sweep(out)
+    if resume:
+        record = complete(out, cases, _sha256(cases))
+        if record is not None:
+            return record
+    task = Task(cases, out, config, resume)
+    with launched(task) as fabric:
+        return _train(fabric, task, watchers)
+
+
+def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
+    """The part of a run that every process runs."""
+    config = task.config
+    table = cases_for(task.cases, config)
+    for doubt in table.doubts:
+        log.warning("%s", doubt)
+    teacher = find_teacher(config, table.classes, fabric.device)
+    state = started(task.out, task.cases, table.sha256) if task.resume else None
+    course = Course(choose_given(table, config)) if state is None else Course.restored(state)
+    require_unchanged(course.given.get("files", {}), table.cases)
+    data = prepare_data(table, config, course.given)
+    if teacher is not None:
+        recognise(teacher, course.given)
+        teach(fabric, teacher, data.train, config)
+    learner = prepare_learner(fabric, data, config, course.given)
+    if state is not None:
+        learner.restore(state)
+    first = len(course.history) + 1
+    renewals = Renewals(data.train, config, task.out, first)
+    batches = partial(stream, data.train, config, rank=fabric.global_rank, world=fabric.world_size)
+    if not fabric.is_global_zero:
+        fit(learner, data, renewals, batches, course, None)
+        return describe(learner, table, course)
+    write_splits(table, task.out / SPLITS)
+    if state is None:
+        course.given["files"] = fingerprints(table.cases)
+        keep_config(config, task.out)
+    journal = Journal(task.out, first=first, on_step=watchers.on_step, on_epoch=watchers.on_epoch)
+    with closing(journal):
+        fit(learner, data, renewals, batches, course, journal)
+    remove_cuts(task.out)
+    return finish(learner, data, table, course, task.out, teacher=teacher)
+
+
+def _sha256(cases: Path) -> str:
+    try:
+        return hashlib.sha256(cases.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WssegError(f"{cases} cannot be read ({error.strerror}): give a cases file") from error

@@ -1,0 +1,299 @@
+"""Which rows judge a network, and what it makes of each: splits.csv and predictions.csv."""
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios, iou, known
+from wsseg.imaging.errors import WssegError
+from wsseg.imaging.files import atomic
+from wsseg.train.cases.schema import Case, CaseTable
+from wsseg.train.config import TrainConfig
+from wsseg.train.data.dataset import CaseDataset, Native
+from wsseg.train.metrics import CaseCounts, mark_masks, pixels
+
+# Which epoch's weights are kept.
+#
+# `mask`: the highest mean IoU on validation masks. `weak`: without masks, the highest weak score,
+# see `weak_score`. `last`: the last epoch, whose averaged weights need no validation case.
+
+Rule = Literal["mask", "weak", "last"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The epoch (from 1) that is kept so far, by which rule, and its score (None for `last`)."""
+
+    epoch: int
+    rule: Rule
+    score: float | None = None
+
+
+def choose_rule(
+    wanted: Literal["auto", "mask", "weak", "last"], *, cases: int, masks: int, weak: int
+) -> Rule:
+    """The rule to use, given how many validation cases there are, have a mask, or a weak label.
+
+    `auto` takes the strongest evidence there is. Asking for evidence that no validation case
+    carries raises WssegError.
+    """
+    have = {"mask": masks > 0, "weak": weak > 0, "last": True}
+    if wanted == "auto":
+        return "mask" if have["mask"] else "weak" if have["weak"] else "last"
+    if not have[wanted]:
+        need = "a mask" if wanted == "mask" else "a ratio or marks"
+        raise WssegError(
+            f"select = {wanted}: none of the {cases} validation cases has {need}; "
+            "give some rows of the cases file split = val, or choose select = auto"
+        )
+    return wanted
+
+
+def weak_score(figures: Mapping[str, float]) -> float:
+    """How well predictions agree with ratios and marks alone, from -1 to 1; 1 is full agreement.
+
+    Mean mark recall minus mean relative ratio error, both in 0..1 (see `metrics.summarise`). Recall
+    rises when everything is predicted, and the ratio error then rises with it, so neither the full
+    nor the empty mask scores well. Evidence that no case carries counts 0.
+    """
+    return figures.get("mark_recall", 0.0) - figures.get("relative_ratio_error", 0.0)
+
+
+def score(rule: Rule, figures: Mapping[str, float]) -> float | None:
+    """The number to maximise; None for `last` and for an epoch that was not validated."""
+    if rule == "last" or not figures:
+        return None
+    return figures["iou"] if rule == "mask" else weak_score(figures)
+
+
+def update(best: Choice | None, epoch: int, rule: Rule, figures: Mapping[str, float]) -> Choice:
+    """The choice after `epoch`: the best score, the later epoch on a tie.
+
+    An epoch without validation replaces only an epoch without validation.
+    """
+    value = score(rule, figures)
+    if best is None or best.score is None:
+        return Choice(epoch, rule, value)
+    if value is None or value < best.score:
+        return best
+    return Choice(epoch, rule, value)
+
+
+# Validation: predictions at each image's own resolution, counted against what is known.
+
+THRESHOLD = 0.5
+
+Predict = Callable[[Tensor], Tensor]
+"""Raw pixels (1, c, row, column) to probabilities (1, k, row, column), as a `Predictor` does."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One case at its own resolution: what was read, what is predicted, how they agree.
+
+    thresholds: from which probability on a pixel counts, one a class.
+    """
+
+    native: Native
+    probability: Float[Tensor, "k rows columns"]
+    counts: CaseCounts
+    thresholds: tuple[float, ...]
+
+
+@torch.no_grad()
+def predict(
+    predictor: Predict,
+    cases: CaseDataset,
+    position: int,
+    denominators: tuple[Denominator, ...],
+    device: torch.device,
+    thresholds: tuple[float, ...] | None = None,
+) -> Prediction:
+    """The case at `position`; `predictor` must be on `device` and in `eval()`.
+
+    thresholds: as in `count`.
+    """
+    native = cases.native(position)
+    probability = predictor(native.image[None].to(device))[0].cpu()
+    limits = thresholds or (THRESHOLD,) * len(probability)
+    counts = count(cases.cases[position], native, probability, denominators, limits)
+    return Prediction(native, probability, counts, limits)
+
+
+def count(
+    case: Case,
+    native: Native,
+    probability: Float[Tensor, "k rows columns"],
+    denominators: tuple[Denominator, ...],
+    thresholds: tuple[float, ...] | None = None,
+) -> CaseCounts:
+    """Pixel counts of a prediction.
+
+    thresholds: the probability from which on a pixel belongs to a class, one a class; 0.5 for
+    all, by which an epoch is chosen, without them.
+    """
+    limits = thresholds or (THRESHOLD,) * len(probability)
+    predicted = probability >= torch.tensor(limits)[:, None, None]
+    marked = mark_masks(native.marks, len(predicted))
+    return CaseCounts(
+        row=case.row,
+        predicted=pixels(predicted),
+        marked=pixels(marked),
+        found=pixels(marked & predicted),
+        ratio=area_ratios(PixelCounts.of_masks(predicted.numpy()), denominators),
+        known=np.array([np.nan if ratio is None else ratio for ratio in case.ratios]),
+        true=None if native.mask is None else pixels(native.mask),
+        overlap=None if native.mask is None else pixels(native.mask & predicted),
+    )
+
+
+def evaluate(
+    predictor: Predict,
+    cases: CaseDataset,
+    positions: Iterable[int],
+    denominators: tuple[Denominator, ...],
+    device: torch.device,
+    thresholds: tuple[float, ...] | None = None,
+) -> list[CaseCounts]:
+    """Pixel counts of the cases at these positions, in their order; thresholds as in `count`."""
+    return [
+        predict(predictor, cases, position, denominators, device, thresholds).counts
+        for position in positions
+    ]
+
+
+def validation_interval(validated: int, trained: int) -> int:
+    """Epochs from one validation to the next.
+
+    Every epoch, unless one validation would look at more than twice the cases an epoch trains on:
+    a case costs about a third of what it costs in training.
+    """
+    return max(1, round(validated / (2 * trained)))
+
+
+def is_due(epoch: int, interval: int, config: TrainConfig) -> bool:
+    """Whether `epoch` (from 1) is validated: every `interval`-th, and the last."""
+    return epoch % interval == 0 or epoch == config.epochs
+
+
+def weakly_labelled(cases: Sequence[Case]) -> int:
+    """Number of cases with a ratio or a mark."""
+    return sum(
+        case.marks is not None or bool(case.points) or any(r is not None for r in case.ratios)
+        for case in cases
+    )
+
+
+SPLITS = "splits.csv"
+PREDICTIONS = "predictions.csv"
+DIGITS = 6
+"""Significant digits of figures in tables."""
+
+
+@dataclass(frozen=True)
+class JudgedCase:
+    """Which case: row is its line of the table, image and group as the table writes them."""
+
+    row: int
+    image: str
+    slice: str
+    group: str
+    split: str
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class JudgedClass:
+    """A class of a case, as known and as found at the model's threshold; None where unknown.
+
+    known_ratio: of the table. mask_ratio, iou: of its mask. All ratios by the class's definition.
+    """
+
+    class_name: str
+    known_ratio: float | None
+    mask_ratio: float | None
+    predicted_ratio: float | None
+    iou: float | None
+
+
+def write_splits(table: CaseTable, path: Path) -> None:
+    """Write one line a case: which split it is in, and in which fold it judges."""
+    _write(path, [field.name for field in fields(JudgedCase)], map(astuple, _cases(table).values()))
+
+
+def write_predictions(
+    counts: Sequence[CaseCounts],
+    table: CaseTable,
+    denominators: tuple[Denominator, ...],
+    path: Path,
+) -> None:
+    """Write one line for each case that was judged and each class.
+
+    counts: by the model's own thresholds.
+    """
+    named, cases = _cases(table), {case.row: case for case in table.cases}
+    rows = (
+        (*astuple(named[case.row]), *astuple(judged))
+        for case in sorted(counts, key=lambda case: case.row)
+        for judged in judge(case, cases[case.row], table.classes, denominators)
+    )
+    _write(path, [field.name for kind in (JudgedCase, JudgedClass) for field in fields(kind)], rows)
+
+
+def judge(
+    counts: CaseCounts,
+    case: Case,
+    classes: Sequence[str],
+    denominators: tuple[Denominator, ...],
+) -> list[JudgedClass]:
+    """What is known of each class of a case beside what was found."""
+    drawn: list[float | None] = [None] * len(classes)
+    if case.contents.drawn is not None:
+        areas = np.array(case.contents.drawn)
+        pixels = PixelCounts(areas, areas.sum(), math.prod(case.contents.shape))
+        drawn = [known(ratio) for ratio in area_ratios(pixels, denominators)]
+    overlaps = [None] * len(classes)
+    if counts.true is not None and counts.overlap is not None:
+        overlaps = iou(counts.overlap, counts.predicted, counts.true).tolist()
+    return [
+        JudgedClass(name, case.ratios[place], drawn[place], known(counts.ratio[place]), overlap)
+        for place, (name, overlap) in enumerate(zip(classes, overlaps, strict=True))
+    ]
+
+
+def _cases(table: CaseTable) -> dict[int, JudgedCase]:
+    """The cases by their line."""
+    cells = {row.line: row.cells for row in table.text.rows}
+    return {
+        case.row: JudgedCase(
+            case.row,
+            cells[case.row].get("image", ""),
+            cells[case.row].get("slice", ""),
+            case.group,
+            case.split,
+            case.fold or None,
+        )
+        for case in table.cases
+    }
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow([_text(value) for value in row])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
