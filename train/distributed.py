@@ -39,7 +39,11 @@ def gathered(local: list[T]) -> list[T]:
 
 
 class _ProcessMean(torch.autograd.Function):
-    """Mean of a tensor over all processes; its gradient is again the mean of the gradients."""
+    """Mean of a tensor over all processes; its gradient is again the mean of the gradients.
+
+    As the differentiable `all_reduce` of torch.distributed.nn, which torch 2.14 deprecates for one
+    in a private module.
+    """
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class GlobalBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of the batch over all processes.
 
     Same parameters, buffers and names as BatchNorm2d, so checkpoints are the same. On a GPU,
-    torch's own SyncBatchNorm does this; that one refuses CPU tensors.
+    torch's own SyncBatchNorm does this; that one refuses CPU tensors (still in torch 2.14).
     """
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:

@@ -1,6 +1,11 @@
-"""Devices and processes: one process an accelerator, started the way torchrun starts them."""
+"""Devices and processes: one process an accelerator, started the way torchrun starts them.
 
-import json
+Fabric can start processes too, but "ddp" runs the user's script again from its first line and
+cannot from a notebook or standard input, and "ddp_spawn" imports `__main__` again. torchrun's
+launcher asks a name server, listens on all interfaces, and leaves its workers running if it is
+killed. So the processes are started here, and Fabric does the rest.
+"""
+
 import logging
 import os
 import socket
@@ -9,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +24,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 
+from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
 
@@ -56,36 +61,13 @@ FAREWELL_SECONDS = 60
 """How long a worker may take to end once the work is done."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """What every process of a run is told."""
+class Task(Frozen):
+    """What every process of a run is told, as a line of JSON."""
 
     cases: Path
     out: Path
     config: TrainConfig
     resume: bool
-
-    def to_json(self) -> str:
-        """One line, for `from_json` in another process."""
-        return json.dumps(
-            {
-                "cases": str(self.cases.absolute()),
-                "out": str(self.out.absolute()),
-                "config": self.config.model_dump(mode="json"),
-                "resume": self.resume,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, line: str) -> "Task":
-        """The task that `to_json` wrote."""
-        told = json.loads(line)
-        return cls(
-            Path(told["cases"]),
-            Path(told["out"]),
-            TrainConfig.model_validate(told["config"]),
-            told["resume"],
-        )
 
 
 @contextmanager
@@ -268,7 +250,7 @@ def _start(task: Task, environment: Mapping[str, str]) -> "subprocess.Popen[str]
     if worker.stdin is None:
         raise AssertionError("a pipe was asked for")
     with suppress(BrokenPipeError):  # a worker that is gone is told of by `_await_ready`
-        worker.stdin.write(task.to_json() + "\n")
+        worker.stdin.write(task.model_dump_json() + "\n")
         worker.stdin.flush()
     return worker
 

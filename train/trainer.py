@@ -314,7 +314,7 @@ def _started(
         record = complete(out, cases, _sha256(cases))
         if record is not None:
             return record
-    task = Task(cases, out, config, resume)
+    task = Task(cases=cases, out=out, config=config, resume=resume)
     with launched(task) as fabric:
         return _train(fabric, task, watchers)
 

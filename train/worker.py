@@ -13,7 +13,7 @@ def main() -> None:
     from wsseg.train.launch import READY, Task
     from wsseg.train.trainer import train
 
-    task = Task.from_json(sys.stdin.readline())
+    task = Task.model_validate_json(sys.stdin.readline())
     sys.stdout.write(READY + "\n")
     sys.stdout.flush()
     threading.Thread(target=_leave_with_first, daemon=True).start()

@@ -14,14 +14,18 @@ from wsseg.train.trainer import train
 CPU = torch.device("cpu")
 
 
-def _launch(tmp_path, **settings):
+def _task(tmp_path, **settings):
     config = TrainConfig(**{"accelerator": "cpu", **settings})
-    return launched(Task(tmp_path / "cases.csv", tmp_path / "run", config, False))
+    return Task(cases=tmp_path / "cases.csv", out=tmp_path / "run", config=config, resume=False)
+
+
+def _launch(tmp_path, **settings):
+    return launched(_task(tmp_path, **settings))
 
 
 def test_a_task_reaches_another_process_as_it_was(tmp_path):
-    task = Task(tmp_path / "cases.csv", tmp_path / "run", TrainConfig(seed=7), True)
-    assert Task.from_json(task.to_json()) == task
+    task = _task(tmp_path, seed=7).model_copy(update={"resume": True})
+    assert Task.model_validate_json(task.model_dump_json()) == task
 
 
 def test_one_process_trains_where_it_was_told_to(tmp_path):
@@ -55,10 +59,9 @@ def test_a_process_that_fails_leaves_both_messages(tmp_path, monkeypatch):
     (tmp_path / "failing_worker.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(launch, "WORKER", "failing_worker")
-    config = TrainConfig(accelerator="cpu", devices=2)
     with (
         pytest.raises(WssegError, match=r"process failed: .* stands above; here: closed by peer"),
-        launch._workers(Task(tmp_path / "cases.csv", tmp_path / "run", config, False)),
+        launch._workers(_task(tmp_path, devices=2)),
     ):
         raise RuntimeError("closed by peer\nand a trace")
 
