@@ -1,11 +1,13 @@
-"""What a reader of the code meets, in an older checkout beside a newer one.
+"""The structure of the code in several checkouts: sizes, imports, and the files that jobs use.
 
-    git worktree add /tmp/old COMMIT
-    python -m bench.structure /tmp/old [NEW_CHECKOUT] [--names] [--tests PAIRS]
+    git worktree add --detach /tmp/old COMMIT
+    python -m bench.structure /tmp/old [CHECKOUT ...] [--names] [--tests ROUNDS]
 
-Prints a table; `--names` lists what the newer checkout's figures stand for, `--tests` adds the
-processor time of the whole test suite, in turns. The four rows of files "at work" come from real
-jobs on made data: `structure_trace.py` says what counts there. How the other rows count:
+Prints a table with a column for each checkout; a single one is compared with this one. `--names`
+lists what the figures of the last checkout stand for, `--tests` adds the processor time of the
+whole test suites, which take turns. The four rows of files at work come from real jobs on generated
+data, and the docstring of `structure_trace.py` says what counts there. The other rows are counted
+like this:
 
 - Lines of a file are all its lines. Files that hold only a docstring have a row of their own, and
   are left out of "under 60 lines" and "a single importer".
@@ -358,12 +360,12 @@ def report_time(report: Report, turns: Sequence[tuple[float, str]]) -> None:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path, nargs="?", default=HERE)
-    parser.add_argument("--names", action="store_true", help="list what the new figures stand for")
-    parser.add_argument("--tests", type=int, default=0, metavar="PAIRS", help="time the tests too")
+    parser.add_argument("checkouts", type=Path, nargs="+", metavar="CHECKOUT")
+    parser.add_argument("--names", action="store_true", help="list what the last column counts")
+    parser.add_argument("--tests", type=int, default=0, metavar="ROUNDS", help="time the tests")
     asked = parser.parse_args()
-    reports = {checkout.resolve(): Report() for checkout in (asked.old, asked.new)}
+    checkouts = asked.checkouts if len(asked.checkouts) > 1 else [*asked.checkouts, HERE]
+    reports = {checkout.resolve(): Report() for checkout in checkouts}
     with tempfile.TemporaryDirectory() as data:
         write_data(Path(data))
         for checkout, report in reports.items():
