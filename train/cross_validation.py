@@ -12,7 +12,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic, held
 from wsseg.train.cases.folding import cases_for, fold_of
 from wsseg.train.config import TrainConfig
-from wsseg.train.launch import is_told_its_rank, refuse_tasks
+from wsseg.train.launch import has_assigned_rank, refuse_tasks
 from wsseg.train.progress import StepReport
 from wsseg.train.run_folder import CONFIG, RECORD, STATE, RunRecord, check_start, keep_config
 from wsseg.train.trainer import train
@@ -39,7 +39,7 @@ def train_folds(
     folds are left alone, an unfinished one goes on. Raises WssegError for what the user can fix.
     """
     refuse_tasks()
-    if is_told_its_rank():
+    if has_assigned_rank():
         raise WssegError(
             "folds are trained one after another, not under torchrun: start wsseg-train once, with "
             "--devices for several processes"

@@ -1,11 +1,11 @@
-"""The same step whatever the number of processes: batch norm and dropout of the global batch.
+"""The same training step for any number of processes: batch norm and dropout of the global batch.
 
-The same but for rounding, which grows from step to step: in float64 whole runs agree, in float32
-only their first steps.
+The steps are equal up to rounding errors, which grow from step to step: in float64 whole runs
+agree, in float32 only their first steps.
 
-The global batch is cut contiguously: process r of w holds the samples r * n to (r + 1) * n.
-Every process must hold the same number of samples, and the loss of a process must be the mean over
-its samples, so that averaging gradients over processes gives the gradient of the global mean.
+The global batch is split contiguously: process r holds the samples r * n to (r + 1) * n. Every
+process must hold the same number of samples, and its loss must be the mean over its samples, so
+that averaging the gradients over the processes gives the gradient of the global mean.
 """
 
 from typing import Any, TypeVar
@@ -25,12 +25,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process, 0 outside of distributed training."""
+    """Rank of this process, 0 outside of distributed training."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def gathered(local: list[T]) -> list[T]:
-    """The lists of all processes, joined in the order of the processes."""
+    """The lists of all processes, concatenated in the order of their ranks."""
     if world_size() == 1:
         return local
     parts: list[list[T]] = [[] for _ in range(world_size())]
@@ -41,8 +41,8 @@ def gathered(local: list[T]) -> list[T]:
 class _ProcessMean(torch.autograd.Function):
     """Mean of a tensor over all processes; its gradient is again the mean of the gradients.
 
-    As the differentiable `all_reduce` of torch.distributed.nn, which torch 2.14 deprecates for one
-    in a private module.
+    torch 2.14 deprecates its own differentiable reduction, `torch.distributed.nn.all_reduce`, in
+    favour of a private module.
     """
 
     @staticmethod
@@ -59,17 +59,17 @@ class _ProcessMean(torch.autograd.Function):
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are those of the batch over all processes.
+    """BatchNorm2d with the training statistics of the global batch, for CPUs.
 
-    Same parameters, buffers and names as BatchNorm2d, so checkpoints are the same. On a GPU,
-    torch's own SyncBatchNorm does this; that one refuses CPU tensors (still in torch 2.14).
+    Parameters, buffers and names are those of BatchNorm2d, and so are checkpoints. torch 2.14's
+    SyncBatchNorm does the same on GPUs, but refuses CPU tensors.
     """
 
     def forward(self, features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Features normalised per channel, with running statistics moved as BatchNorm2d does."""
+        """Normalise per channel and update the running statistics as BatchNorm2d does."""
         if not self.training or world_size() == 1:
             return super().forward(features)
-        # Statistics at the weights' precision also where autocast made the features bfloat16.
+        # Statistics in the weights' precision, also if autocast made the features bfloat16.
         wide = features.to(self.weight.dtype)
         mean = _mean_over_processes(wide.mean((0, 2, 3), keepdim=True))
         centred = wide - mean
@@ -96,10 +96,10 @@ def _mean_over_processes(local: Tensor) -> Tensor:
 
 
 def convert(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with batch norms that see the global batch; unchanged for one process.
+    """The network with batch norms over the global batch; unchanged for one process.
 
-    Call it after the process group exists and before the optimiser is made. On a CPU our own
-    layer is used, elsewhere torch's SyncBatchNorm.
+    Call it after the process group exists and before the optimiser is created. On CPUs it uses
+    GlobalBatchNorm, elsewhere torch's SyncBatchNorm.
     """
     if world_size() == 1:
         return network
@@ -110,17 +110,17 @@ def convert(network: nn.Module, device: torch.device) -> nn.Module:
         if type(module) is nn.BatchNorm2d:
             twin = GlobalBatchNorm(module.num_features, module.eps, module.momentum)
             twin.to(module.weight).load_state_dict(module.state_dict())
-            # DDP waits for the gradient of every parameter that asks for one.
+            # DDP waits for the gradient of every parameter that requires one.
             twin.requires_grad_(module.weight.requires_grad)
             network.set_submodule(name, twin.train(module.training))
     return network
 
 
 class SeededDropout(nn.Module):
-    """Dropout whose masks depend on seed, step and place in the global batch, on nothing else.
+    """Dropout whose masks depend only on seed, step, layer and index in the global batch.
 
-    So one and two processes, and a run resumed at a step, drop the same values. The first step's
-    masks are used until `set_step` names another step.
+    So one and two processes, and a resumed run, drop the same values. The masks are those of
+    step 0 until `set_step` chooses another step.
     """
 
     def __init__(self, probability: float) -> None:
@@ -129,7 +129,7 @@ class SeededDropout(nn.Module):
         self.key: tuple[int, int, int] = (0, 0, 0)
 
     def forward(self, features: Float[Tensor, "n *rest"]) -> Float[Tensor, "n *rest"]:
-        """Features with a share of `probability` set to 0 and the others scaled up."""
+        """Set a fraction of `probability` of the features to 0 and scale the others up."""
         if not self.training or self.probability == 0:
             return features
         keep = 1 - self.probability
@@ -138,14 +138,14 @@ class SeededDropout(nn.Module):
     def _draws(self, features: Tensor) -> Tensor:
         first = rank() * len(features)
         draws = torch.empty(features.shape, device=features.device)
-        for place, sample in enumerate(draws, start=first):
-            seed = np.random.SeedSequence((*self.key, place)).generate_state(1, np.uint64)[0]
+        for index, sample in enumerate(draws, start=first):
+            seed = np.random.SeedSequence((*self.key, index)).generate_state(1, np.uint64)[0]
             sample.uniform_(generator=torch.Generator(features.device).manual_seed(int(seed)))
         return draws
 
 
 def set_step(network: nn.Module, step: int, *, seed: int = 0) -> None:
-    """Choose the dropout masks of one training step, for every dropout layer of the network."""
+    """Choose the dropout masks of a training step for every SeededDropout of the network."""
     layers = (module for module in network.modules() if isinstance(module, SeededDropout))
     for number, layer in enumerate(layers):
         layer.key = (seed, step, number)

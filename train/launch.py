@@ -29,15 +29,15 @@ from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
 
 WORKER = "wsseg.train.worker"
-MEETING = "WSSEG_MEETING"
-"""Variable of the environment: the file by which the processes of one machine find each other."""
+RENDEZVOUS = "WSSEG_RENDEZVOUS"
+"""Environment variable: the file through which the processes of one machine find each other."""
 READY = "ready"
-FAREWELL_SECONDS = 60
-"""How long a worker may take to end once the work is done."""
+EXIT_SECONDS = 60
+"""How long a worker process may take to exit after the run."""
 
 
 class Task(Frozen):
-    """What every process of a run is told, as a line of JSON."""
+    """What every process of a run needs to know. Workers receive it as a line of JSON."""
 
     cases: Path
     out: Path
@@ -49,14 +49,13 @@ class Task(Frozen):
 def launched(task: Task) -> Iterator[Fabric]:
     """A Fabric with all processes of the run connected; they are gone when the block ends.
 
-    Inside torchrun, its processes are used. Otherwise this process is the first, and for
-    `devices` > 1 the others are started as interpreters of their own, so that it works from a
-    script, a console command, a notebook and a test alike. Raises WssegError for devices that are
-    not there.
+    Under torchrun, its processes are used. Otherwise this process has rank 0, and for `devices` > 1
+    the others are started as new interpreters, which works from a script, a console command, a
+    notebook and a test alike. Raises WssegError for devices that do not exist.
     """
     device = _device(task.config)
     with ExitStack() as stack:
-        if not is_told_its_rank() and task.config.devices > 1:
+        if not has_assigned_rank() and task.config.devices > 1:
             stack.enter_context(_workers(task))
         fabric = _fabric(task.config, device)
         stack.enter_context(_connected(fabric))
@@ -64,13 +63,13 @@ def launched(task: Task) -> Iterator[Fabric]:
 
 
 def refuse_tasks() -> None:
-    """Raise WssegError where srun started this command several times, each for a run of its own.
+    """Raise WssegError if srun started this command several times, each for its own run.
 
-    A batch script that merely asks for several tasks runs its commands once: SLURM_NTASKS alone,
-    which is set there too, says nothing.
+    SLURM_NTASKS alone is no evidence: a batch script that requests several tasks sets it too, but
+    runs its commands once.
     """
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
-    if tasks.isdecimal() and int(tasks) > 1 and not is_told_its_rank():
+    if tasks.isdecimal() and int(tasks) > 1 and not has_assigned_rank():
         raise WssegError(
             f"srun started this command {tasks} times, and each would train by itself: start it "
             f"once (srun --ntasks=1) with --devices {tasks}, or under torchrun"
@@ -78,17 +77,17 @@ def refuse_tasks() -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that checks and writes; before and after `launched`."""
+    """Whether this process checks and writes files; valid before, inside and after `launched`."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def is_told_its_rank() -> bool:
-    """Whether torchrun, or `_workers`, has said which of several processes this one is."""
+def has_assigned_rank() -> bool:
+    """Whether torchrun or `_workers` has assigned a rank to this process."""
     return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= os.environ.keys()
 
 
 def _device(config: TrainConfig) -> torch.device:
-    """The kind of device to train on, after checking that it is there."""
+    """The type of device to train on, after checking that it exists."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     kind = ("cuda" if available else "cpu") if config.accelerator == "auto" else config.accelerator
     local = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
@@ -108,8 +107,8 @@ def _device(config: TrainConfig) -> torch.device:
 
 def _fabric(config: TrainConfig, device: torch.device) -> Fabric:
     precision = fabric_precision(config.precision, device)
-    if not is_told_its_rank():
-        # Named, for Fabric would take the variables of a cluster's job for processes of its own.
+    if not has_assigned_rank():
+        # Explicit, because Fabric would otherwise take the variables of a Slurm job for its own.
         return Fabric(
             accelerator=device.type,
             devices=1,
@@ -131,10 +130,10 @@ def _fabric(config: TrainConfig, device: torch.device) -> Fabric:
 def _connected(fabric: Fabric) -> Iterator[None]:
     disabled = logging.root.manager.disable
     try:
-        # Lightning announces its ranks at level INFO, from several loggers.
+        # Lightning logs its ranks at level INFO, from several loggers.
         logging.disable(logging.INFO)
-        if MEETING in os.environ:
-            _meet(fabric.device.type, Path(os.environ[MEETING]))
+        if RENDEZVOUS in os.environ:
+            _join_process_group(fabric.device.type, Path(os.environ[RENDEZVOUS]))
         fabric.launch()
         logging.disable(disabled)
         yield
@@ -144,48 +143,48 @@ def _connected(fabric: Fabric) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _meet(kind: str, file: Path) -> None:
-    """Connect the processes that `_workers` started, without asking a name server for 127.0.0.1.
+def _join_process_group(device: str, file: Path) -> None:
+    """Connect the processes that `_workers` started through a file, which Fabric then uses.
 
-    That is what torch's own way does, by an address and a port. Lightning takes up what is
-    connected.
+    Torch's default, an address and a port, asks a name server for 127.0.0.1.
     """
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
+        "nccl" if device == "cuda" else "gloo",
         store=dist.FileStore(str(file), world),  # type: ignore[attr-defined]
         rank=rank,
         world_size=world,
-        device_id=torch.device(kind, rank) if kind == "cuda" else None,
+        device_id=torch.device(device, rank) if device == "cuda" else None,
     )
 
 
 @contextmanager
 def _workers(task: Task) -> Iterator[None]:
-    """Start the processes 1.. of this machine; this one becomes process 0 in the block."""
+    """Start the processes of rank 1 and above; this process has rank 0 inside the block."""
     count = task.config.devices
     threads = torch.get_num_threads()
-    meeting = tempfile.TemporaryDirectory(prefix="wsseg-")
-    shared = _shared(count, max(1, threads // count), Path(meeting.name) / "meeting")
-    workers = [_start(task, shared | _rank(rank)) for rank in range(1, count)]
-    torch.set_num_threads(max(1, threads // count))
+    share = max(1, threads // count)
+    scratch = tempfile.TemporaryDirectory(prefix="wsseg-")
+    shared = _shared_variables(count, share, Path(scratch.name) / "rendezvous")
+    workers = [_start(task, shared | _rank_variables(rank)) for rank in range(1, count)]
+    torch.set_num_threads(share)
     try:
         _await_ready(workers)
-        with _environment(shared | _rank(0)):
+        with _environment(shared | _rank_variables(0)):
             yield
         for worker in workers:
-            worker.wait(FAREWELL_SECONDS)
+            worker.wait(EXIT_SECONDS)
     except RuntimeError as error:
-        codes = [_code(worker) for worker in workers]
-        if any(code < 0 for code in codes):  # Popen's way to tell a signal
+        codes = [_exit_code(worker) for worker in workers]
+        if any(code < 0 for code in codes):  # ended by a signal
             raise WssegError(
                 "a training process was killed, perhaps for want of memory; go on with --resume, "
                 "and a smaller batch or fewer workers if it happens again"
             ) from error
         if any(codes):
-            told = (str(error) or type(error).__name__).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise WssegError(
-                f"a training process failed: its own message stands above; here: {told}"
+                f"a training process failed: its own message stands above; here: {reason}"
             ) from error
         raise
     finally:
@@ -193,13 +192,13 @@ def _workers(task: Task) -> Iterator[None]:
         for worker in workers:
             worker.kill()
             worker.communicate()
-        meeting.cleanup()
+        scratch.cleanup()
 
 
-def _shared(count: int, threads: int, meeting: Path) -> dict[str, str]:
-    """What torchrun, too, would tell each of `count` processes on one machine, and where to meet.
+def _shared_variables(count: int, threads: int, rendezvous: Path) -> dict[str, str]:
+    """The variables that torchrun would set for each of `count` processes, and the rendezvous.
 
-    They speak over the loopback interface: gloo would look up the machine's own name.
+    The processes use the loopback interface: gloo would look up the host name.
     """
     loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
     return {
@@ -207,7 +206,7 @@ def _shared(count: int, threads: int, meeting: Path) -> dict[str, str]:
         "GROUP_RANK": "0",
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
-        MEETING: str(meeting),
+        RENDEZVOUS: str(rendezvous),
         "OMP_NUM_THREADS": str(threads),
     }
 
@@ -219,19 +218,19 @@ def _start(task: Task, environment: Mapping[str, str]) -> "subprocess.Popen[str]
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
-        # Ctrl-C reaches this process alone, which then ends the workers.
+        # Ctrl-C then reaches this process alone, which ends the workers.
         start_new_session=True,
     )
     if worker.stdin is None:
         raise AssertionError("a pipe was asked for")
-    with suppress(BrokenPipeError):  # a worker that is gone is told of by `_await_ready`
+    with suppress(BrokenPipeError):  # `_await_ready` reports a worker that has exited
         worker.stdin.write(task.model_dump_json() + "\n")
         worker.stdin.flush()
     return worker
 
 
 def _await_ready(workers: Sequence["subprocess.Popen[str]"]) -> None:
-    """Wait until every worker has imported what it needs: connecting to a dead one takes long."""
+    """Wait until every worker has imported its modules: connecting to a dead one takes long."""
     for rank, worker in enumerate(workers, start=1):
         if worker.stdout is None or worker.stdout.readline().strip() != READY:
             raise WssegError(
@@ -240,34 +239,32 @@ def _await_ready(workers: Sequence["subprocess.Popen[str]"]) -> None:
             )
 
 
-def _code(worker: "subprocess.Popen[str]") -> int:
-    """What a process ended with; 0 for one that is still at work."""
+def _exit_code(worker: "subprocess.Popen[str]") -> int:
+    """The exit code of a process, or 0 if it is still running."""
     try:
         return worker.wait(1)
     except subprocess.TimeoutExpired:
         return 0
 
 
-def _rank(rank: int) -> dict[str, str]:
+def _rank_variables(rank: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    before = {name: os.environ[name] for name in values.keys() & os.environ.keys()}
+    os.environ |= values
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in values:
+            os.environ.pop(name, None)
+        os.environ |= before
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the hardware itself multiplies bfloat16; where it is emulated, it is slower."""
+    """Whether the hardware multiplies bfloat16; emulation is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -276,9 +273,9 @@ def has_bf16(device: torch.device) -> bool:
 def fabric_precision(
     wanted: Literal["auto", "fp32", "bf16"], device: torch.device
 ) -> Literal["32-true", "bf16-mixed"]:
-    """Fabric's name of the precision: `auto` is bfloat16 where the hardware has it.
+    """Fabric's name for the precision; `auto` is bfloat16 if the hardware supports it.
 
-    bfloat16 on a CUDA device without it raises WssegError; on a CPU it merely is slow.
+    Raises WssegError for bfloat16 on a CUDA device without it; on a CPU it is only slow.
     """
     if wanted == "fp32" or (wanted == "auto" and not has_bf16(device)):
         return "32-true"

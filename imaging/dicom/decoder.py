@@ -1,11 +1,12 @@
-"""Stored pixels, decoded: compressed ones in a process of their own.
+"""Decoding of stored pixels; compressed pixels are decoded in a separate process.
 
-On damaged files some decoders throw C++ exceptions that nobody catches, and pydicom's search for
-the start of a codestream may never end. A process apart may crash or hang; the run goes on.
+On damaged files some decoders throw uncaught C++ exceptions, and pydicom's search for the start of
+a codestream may never end. If a separate process crashes or hangs, the run continues.
 
-`concurrent.futures.ProcessPoolExecutor` would be less code, but its processes import the caller's
-`__main__` again, so a script without a guard breaks, as does one that comes from standard input;
-they outlive a caller that is killed; and before Python 3.14 one that hangs cannot be ended.
+`concurrent.futures.ProcessPoolExecutor` would be less code. But its processes (spawn or forkserver)
+import the caller's `__main__` again, which breaks scripts without a guard and scripts from standard
+input; they outlive a caller that is killed; and before Python 3.14 a process that hangs cannot be
+ended.
 """
 
 import json
@@ -31,12 +32,12 @@ from pydicom.pixels.utils import iter_pixels
 from wsseg.imaging.dicom.file import can_decode, is_compressed
 from wsseg.imaging.dicom.values import integer, value_of
 
-# A decoder that needs longer than this for a file, and as long for each of its frames, hangs.
-PATIENCE_SECONDS = 60.0
+# A decoder hangs if it needs longer than this for a file plus so many seconds a frame.
+FILE_SECONDS = 60.0
 FRAME_SECONDS = 2.0
 _BYTE = 8
 _PIXEL_GROUP = 0x0028
-# Bits allocated to the first overlay: 1, or those of a pixel in which it is kept as well.
+# Bits allocated to the first overlay: 1, or those of a pixel if it is stored in the pixels' bits.
 OVERLAY_BITS = 0x60000100
 _MODULE = "wsseg.imaging.dicom.decoder_worker"
 
@@ -46,7 +47,7 @@ _own = threading.local()
 
 
 class DecoderCrashedError(RuntimeError):
-    """The decoding process died or had to be killed."""
+    """The decoding process crashed or had to be killed."""
 
 
 class DecoderRefusedError(RuntimeError):
@@ -54,17 +55,17 @@ class DecoderRefusedError(RuntimeError):
 
 
 class _Worker:
-    """A running child process that decodes files on request; one for each thread."""
+    """A child process that decodes files on request; each thread has its own."""
 
     def __init__(self) -> None:
-        its_requests, self._requests = Pipe(duplex=False)
-        self._answers, its_answers = Pipe(duplex=False)
-        with its_requests, its_answers:
-            # -P: a folder of the user's that is called like a library must not be imported.
+        child_requests, self._requests = Pipe(duplex=False)
+        self._answers, child_answers = Pipe(duplex=False)
+        with child_requests, child_answers:
+            # -P: a folder in the working directory may be named like a library.
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", _MODULE],
-                stdin=its_requests.fileno(),
-                stdout=its_answers.fileno(),
+                stdin=child_requests.fileno(),
+                stdout=child_answers.fileno(),
             )
         self.parent = os.getpid()
         self.stop = weakref.finalize(
@@ -72,7 +73,7 @@ class _Worker:
         )
 
     def decode(self, path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:
-        deadline = time.monotonic() + PATIENCE_SECONDS + FRAME_SECONDS * count
+        deadline = time.monotonic() + FILE_SECONDS + FRAME_SECONDS * count
         request = {"path": str(path.absolute()), "count": count, "frames": frames}
         try:
             self._requests.send_bytes(json.dumps(request).encode())
@@ -87,52 +88,52 @@ class _Worker:
 def decode_frames(
     dataset: FileDataset, path: Path, count: int, frames: Sequence[int]
 ) -> Iterator[Stored]:
-    """The `frames` of `count`, ascending, as stored: (row, column[, 3]); YBR becomes RGB.
+    """The stored values of `frames`, ascending indices below `count`: (row, column[, 3]).
 
-    `dataset` was read from the file `path`; its pixels may have been left there. Raises
-    DecoderRefusedError, or DecoderCrashedError if the decoder dies or hangs, neither of which harms
-    what is decoded next; NotImplementedError for a compression that no installed decoder knows;
-    what pydicom raises for damaged uncompressed pixels.
+    YBR colours are converted to RGB. `dataset` was read from the file `path`, perhaps without its
+    pixels. Raises DecoderRefusedError, or DecoderCrashedError if the decoder crashes or hangs;
+    neither affects files decoded later. Raises NotImplementedError for a compression that no
+    installed decoder supports, and what pydicom raises for damaged uncompressed pixels.
     """
-    some = None if len(frames) == count else list(frames)
+    selected = None if len(frames) == count else list(frames)
     syntax = dataset.file_meta.TransferSyntaxUID
     if is_compressed(syntax):
         if not can_decode(syntax):
             raise NotImplementedError(syntax)
-        return _decode_apart(path, some, len(frames))
+        return _decode_in_process(path, selected, len(frames))
     stored = _uncompressed(dataset, path, frames)
     shift = _shift(dataset)
     return (_aligned(frame, dataset, shift) for frame in stored) if shift else stored
 
 
 def _uncompressed(dataset: FileDataset, path: Path, frames: Sequence[int]) -> Iterator[Stored]:
-    left = left_in_file(dataset, "PixelData")
+    deferred = deferred_element(dataset, "PixelData")
     little_endian = dataset.file_meta.TransferSyntaxUID.is_little_endian
-    if left and little_endian and dataset.BitsAllocated >= _BYTE:
-        return _from_file(dataset, left, path, frames)
+    if deferred and little_endian and dataset.BitsAllocated >= _BYTE:
+        return _from_file(dataset, deferred, path, frames)
     if dataset.BitsAllocated == 1 and dataset.Rows * dataset.Columns % _BYTE:
-        return _of_bits(dataset, frames)
+        return _unpacked(dataset, frames)
     if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
-        # pydicom 3.0.2 takes every frame after the first of such a run for one of full chroma.
+        # pydicom 3.0.2 reads frames after the first as if their chroma were not subsampled.
         return (plane for index in frames for plane in iter_pixels(dataset, indices=[index]))
     return iter_pixels(dataset, indices=frames, correct_unused_bits=not _shift(dataset))
 
 
-def _of_bits(dataset: FileDataset, frames: Sequence[int]) -> Iterator[Stored]:
-    """Frames of one bit a pixel, which follow each other bit by bit (PS3.5, 8.1.1).
+def _unpacked(dataset: FileDataset, frames: Sequence[int]) -> Iterator[Stored]:
+    """Frames with one bit per pixel, which are not padded to whole bytes (PS3.5, 8.1.1).
 
-    pydicom 3.0.2 takes a byte too few of a frame that begins and ends within one.
+    pydicom 3.0.2 reads a byte too few of a frame that begins and ends within a byte.
     """
     rows, columns = dataset.Rows, dataset.Columns
     for index in frames:
-        first, beyond = index * rows * columns, (index + 1) * rows * columns
-        held = dataset.PixelData[first // _BYTE : math.ceil(beyond / _BYTE)]
-        pixels = np.unpackbits(np.frombuffer(held, np.uint8), bitorder="little")
-        yield pixels[first % _BYTE :][: rows * columns].reshape(rows, columns)
+        start, stop = index * rows * columns, (index + 1) * rows * columns
+        packed = dataset.PixelData[start // _BYTE : math.ceil(stop / _BYTE)]
+        pixels = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+        yield pixels[start % _BYTE :][: rows * columns].reshape(rows, columns)
 
 
 def _shift(dataset: FileDataset) -> int:
-    """How many bits the header leaves free below a value: none by the standard of today."""
+    """Number of unused bits below a value; the current standard allows none."""
     high, bits, allocated = (
         integer(dataset, keyword) for keyword in ("HighBit", "BitsStored", "BitsAllocated")
     )
@@ -143,24 +144,24 @@ def _shift(dataset: FileDataset) -> int:
 
 
 def _aligned(stored: Stored, dataset: FileDataset, shift: int) -> Stored:
-    """Values of a frame whose header places them `shift` bits up, if that is where they are.
+    """Values of a frame that should be stored `shift` bits up, by its header.
 
-    Careless software writes a high bit that its values do not reach. They are taken from below
-    where no bit above is set and bits are set below, in which no overlay is kept.
+    Some software writes a high bit that its values do not reach. Values are taken from the lowest
+    bits if bits are set there, none is set above them, and no overlay is stored in the pixels.
     """
     bits = int(dataset.BitsStored)
     plain = stored.view(f"u{stored.dtype.itemsize}").astype(np.int64)
     overlay = value_of(dataset, OVERLAY_BITS) not in (None, 1)
     low = bool((plain & ((1 << shift) - 1)).any())
-    from_below = low and not overlay and not (plain >> bits).any()
-    values = (plain if from_below else plain >> shift) & ((1 << bits) - 1)
+    at_bottom = low and not overlay and not (plain >> bits).any()
+    values = (plain if at_bottom else plain >> shift) & ((1 << bits) - 1)
     sign = 1 << (bits - 1) if stored.dtype.kind == "i" else 0
     aligned: Stored = ((values ^ sign) - sign).astype(stored.dtype)
     return aligned
 
 
-def left_in_file(dataset: FileDataset, keyword: str) -> RawDataElement | None:
-    """The head of an element whose value was too large to be read with the others."""
+def deferred_element(dataset: FileDataset, keyword: str) -> RawDataElement | None:
+    """The element if its value was too large to read with the header and is still in the file."""
     if keyword not in dataset:
         return None
     element: object = dataset.get_item(keyword, keep_deferred=True)
@@ -170,7 +171,7 @@ def left_in_file(dataset: FileDataset, keyword: str) -> RawDataElement | None:
 def _from_file(
     dataset: FileDataset, pixels: RawDataElement, path: Path, frames: Sequence[int]
 ) -> Iterator[Stored]:
-    """Uncompressed frames, each read from its place in the file, so that one is in memory."""
+    """Uncompressed frames, read from the file one at a time."""
     alone = dataset.group_dataset(_PIXEL_GROUP)
     alone.file_meta = dataset.file_meta
     alone.NumberOfFrames = 1
@@ -184,9 +185,9 @@ def _from_file(
             yield from iter_pixels(alone, correct_unused_bits=not _shift(dataset))
 
 
-def _decode_apart(path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:
+def _decode_in_process(path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:
     worker = getattr(_own, "worker", None)
-    if worker is None or worker.parent != os.getpid():  # a forked process shares no pipes
+    if worker is None or worker.parent != os.getpid():  # pipes are not shared with a forked process
         worker = _own.worker = _Worker()
     left = count
     try:
@@ -198,14 +199,14 @@ def _decode_apart(path: Path, frames: Sequence[int] | None, count: int) -> Itera
         raise
     finally:
         if left:
-            # Answers may be left in the pipe, or nobody to give them: the next file starts anew.
+            # The process may be dead, or its pipe still hold frames: the next file gets a new one.
             _own.worker = None
             worker.stop()
 
 
 def _frame(answers: Connection) -> Stored:
-    # Bytes, for to unpickle what a process sends that a damaged file may have taken over is to
-    # run what it wishes.
+    # JSON and bytes, never pickles: a malicious file may control the process that sends them, and
+    # to unpickle is to execute code.
     answer = json.loads(answers.recv_bytes())
     if "error" in answer:
         raise DecoderRefusedError(answer["error"])
@@ -216,10 +217,10 @@ def _frame(answers: Connection) -> Stored:
 def _stop(
     process: subprocess.Popen[bytes], pipes: tuple[Connection, Connection], parent: int
 ) -> None:
-    if parent == os.getpid():  # a forked process must not end the worker it inherited
+    if parent == os.getpid():  # a forked process must not end the worker of its parent
         process.kill()
         process.wait()
     else:
-        process.returncode = 0  # or Popen would warn that a process not its own still runs
+        process.returncode = 0  # else Popen warns of a running process
     for pipe in pipes:
         pipe.close()

@@ -1,10 +1,10 @@
-"""The process in which decoders run, which may crash: paths come in, frames go out.
+"""The process in which decoders run and may crash: it receives paths and sends frames.
 
 Standard input and output are pipes of `multiprocessing.connection`, whose messages are JSON. A
-request is {"path", "count", "frames"}: the first `count` frames, or those whose numbers `frames`
-holds, as many, ascending and from 0. Each is answered by {"dtype", "shape"} and a message of its
-bytes; a file that cannot give them by {"error"}, the kind of the exception. The process ends when
-its input does.
+request is {"path", "count", "frames"}: the first `count` frames, or the `count` frames whose
+ascending indices, from 0, are in `frames`. The answer for each frame is {"dtype", "shape"}, then a
+message with its bytes; if the file cannot be decoded it is {"error"}, the type of the exception.
+The process exits when its input is closed.
 """
 
 import json
@@ -46,25 +46,25 @@ _TAGS = tags_of(
     )
 )
 
-# The fast ones first; GDCM last, because it ends the process on some damaged files. It is the
-# only permissively licensed decoder of JPEG Lossless.
+# In order of speed, but GDCM last, because some damaged files crash it. It is the only
+# permissively licensed decoder of JPEG Lossless.
 _PREFERENCE = ("pylibjpeg", "pyjpegls", "pillow", "pydicom", "gdcm")
 
 
 def main() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the input is closed."""
     requests = Connection(os.dup(sys.stdin.fileno()), writable=False)
     answers = Connection(os.dup(sys.stdout.fileno()), readable=False)
-    # Decoders write to the terminal past Python; here nobody may hear them.
-    silence = os.open(os.devnull, os.O_WRONLY)
+    # Decoders write to the file descriptors directly; discard what they print.
+    discard = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(silence, stream.fileno())
+        os.dup2(discard, stream.fileno())
     with quiet, suppress(EOFError, BrokenPipeError):
         while True:
             request = json.loads(requests.recv_bytes())
             try:
                 _answer(request, answers)
-            except Exception as error:  # decoders raise many kinds on damaged files
+            except Exception as error:  # decoders raise many types on damaged files
                 answers.send_bytes(json.dumps({"error": type(error).__name__}).encode())
 
 
@@ -79,33 +79,33 @@ def _answer(request: dict[str, Any], answers: Connection) -> None:
         raise EOFError
 
 
-# A long file is asked for again and again, a few frames at a time.
+# A few frames of a long file are requested at a time.
 @lru_cache(maxsize=1)
 def _opened(path: Path, _version: tuple[int, int]) -> FileDataset:
     return open_dicom(path, path.name, tags=_TAGS)[0]
 
 
-def _frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray[Any]]:
-    """The frames of these numbers, all if None, by the first decoder that can read the first."""
+def _frames(dataset: FileDataset, indices: list[int] | None) -> Iterator[NDArray[Any]]:
+    """The frames at `indices`, or all, from the first decoder that can read the first of them."""
     if dataset.file_meta.TransferSyntaxUID in OWN:
-        return _own_frames(dataset, numbers)
+        return _own_frames(dataset, indices)
     plugins = get_decoder(dataset.file_meta.TransferSyntaxUID).available_plugins
     failure: Exception = NotImplementedError()
     for plugin in sorted(plugins, key=_PREFERENCE.index):
-        frames = iter_pixels(dataset, indices=numbers, decoding_plugin=plugin)
+        frames = iter_pixels(dataset, indices=indices, decoding_plugin=plugin)
         try:
             first = next(frames)
-        except Exception as error:  # decoders raise many kinds, and another one may succeed
+        except Exception as error:  # of many types; another decoder may succeed
             failure = error
         else:
             return chain([first], frames)
     if dataset.file_meta.TransferSyntaxUID == JPEG_EXTENDED:
-        return _own_frames(dataset, numbers)  # of 12 bits, which pydicom's plugins do not read
+        return _own_frames(dataset, indices)  # 12 bits, which no plugin of pydicom reads
     raise failure
 
 
-def _own_frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDArray[Any]]:
-    """Frames of encodings that pydicom 3.0 has no decoder for."""
+def _own_frames(dataset: FileDataset, indices: list[int] | None) -> Iterator[NDArray[Any]]:
+    """Frames in encodings that pydicom 3.0 has no decoder for."""
     syntax = dataset.file_meta.TransferSyntaxUID
     count = int(dataset.get("NumberOfFrames") or 1)
     alone = dataset.group_dataset(0x0028)
@@ -113,7 +113,7 @@ def _own_frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDA
     alone.file_meta = FileMetaDataset()
     alone.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     for index, frame in enumerate(generate_frames(dataset.PixelData, number_of_frames=count)):
-        if numbers is not None and index not in numbers:
+        if indices is not None and index not in indices:
             continue
         alone.PixelData = _plain(frame, syntax, alone)
         alone["PixelData"].VR = "OB"
@@ -121,7 +121,7 @@ def _own_frames(dataset: FileDataset, numbers: list[int] | None) -> Iterator[NDA
 
 
 def _plain(frame: bytes, syntax: str, image: Dataset) -> bytes:
-    """Pixels as they would stand in a file that is not compressed; `image` describes them."""
+    """Pixels as an uncompressed file would store them; `image` describes them."""
     import imagecodecs
 
     if syntax == ENCAPSULATED_UNCOMPRESSED:
@@ -142,7 +142,7 @@ def _plain(frame: bytes, syntax: str, image: Dataset) -> bytes:
 
 
 def _inflated(frame: bytes, image: Dataset) -> bytes:
-    """A frame inflated, to no more bytes than the header promises."""
+    """An inflated frame, of at most as many bytes as the header states."""
     bits = image.Rows * image.Columns * image.SamplesPerPixel * image.BitsAllocated
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, -(-bits // 8))
 

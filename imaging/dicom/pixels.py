@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import UID
 
-from wsseg.imaging.dicom.decoder import Stored, decode_frames, left_in_file
+from wsseg.imaging.dicom.decoder import Stored, decode_frames, deferred_element
 from wsseg.imaging.dicom.file import is_compressed
 from wsseg.imaging.dicom.rescale import Rescale
 from wsseg.imaging.dicom.sop_classes import is_x_ray, measures
@@ -136,7 +136,7 @@ def _check(layout: Layout, dataset: FileDataset, file: FileRef, wanted: int) -> 
 def stored_bytes(dataset: FileDataset, path: Path) -> int:
     """Bytes of pixels that the file has, whether they were read already or left for later."""
     for keyword in PIXEL_KEYWORDS:
-        if left := left_in_file(dataset, keyword):
+        if left := deferred_element(dataset, keyword):
             return min(left.length, path.stat().st_size - left.value_tell)
         if keyword in dataset:
             return len(dataset[keyword].value or b"")

@@ -234,7 +234,7 @@ def test_a_decoder_that_hangs_is_stopped(tmp_path, write_dicom, monkeypatch):
     # pydicom never finds the end of a box that claims to be empty.
     endless = b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(100)
     path = write_dicom(tmp_path / "a", syntax=JPEG2000, PixelData=encapsulate([endless]))
-    monkeypatch.setattr(dicom_decode, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(dicom_decode, "FILE_SECONDS", 0.0)
     assert refusal(path).reason == "decoder_crashed"
 
 

@@ -22,7 +22,7 @@ from wsseg.train.cases.agreement import region_box, region_moments
 from wsseg.train.cases.schema import CaseTable
 from wsseg.train.config import PRESETS, SelfTraining, TrainConfig
 from wsseg.train.data.preprocess import Front
-from wsseg.train.launch import MEETING
+from wsseg.train.launch import RENDEZVOUS
 from wsseg.train.learner import Learner
 from wsseg.train.loop import Data
 from wsseg.train.networks import Network
@@ -240,7 +240,7 @@ def train_in_two_processes_in_float64(cases: Path, out: Path, config: TrainConfi
 def _take_part(rank: int, cases: Path, out: Path, config: TrainConfig) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
     os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ[MEETING] = str(out.with_suffix(".meeting"))
+    os.environ[RENDEZVOUS] = str(out.with_suffix(".rendezvous"))
     seen = train_in_float64(cases, out, config)
     if rank == 0:
         torch.save((seen.totals, seen.states, seen.cuts), out.with_suffix(".seen"))
