@@ -233,14 +233,9 @@ def readers(signal: "Signal") -> tuple[list[str], list[str]]:
     """The loss terms, and the presets with such a term, that this signal alone lets teach."""
     from wsseg.train.cases.evidence import FIELDS
     from wsseg.train.config import PRESETS
-    from wsseg.train.objective import PARTS
-    from wsseg.train.terms.part import Given
+    from wsseg.train.losses import LOSSES
 
-    given = Given(("image",), prior=(0.5,))
-    labels = {
-        str(settings.model_fields["kind"].default): build(settings(), given).labels
-        for settings, build in PARTS.items()
-    }
+    labels = {loss.kind: loss.labels for loss in (kind() for kind in LOSSES)}
     blind = BLIND_TO_BACKGROUND if signal == "background marks" else ()
     terms = [kind for kind, read in labels.items() if read & FIELDS[signal] and kind not in blind]
     presets = [

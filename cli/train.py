@@ -198,7 +198,7 @@ def run_training(
 def with_mark_average(config: "TrainConfig", average: str) -> "TrainConfig":
     """Return the settings with L_ws averaged over the image or the mark."""
     from wsseg.imaging.errors import WssegError
-    from wsseg.train.term_config import WeakMark
+    from wsseg.train.losses import WeakMark
 
     if average not in ("image", "mark"):
         raise WssegError(f"--mark-average {average}: expected image or mark")

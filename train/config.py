@@ -1,5 +1,6 @@
-"""Loss terms by the name of a recipe."""
+"""All settings of a run, and the losses of each preset."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,9 @@ from pydantic import (
 )
 
 from wsseg.imaging.definitions import Frozen, RatioDefinition, Window
-from wsseg.train.term_config import (
+from wsseg.imaging.errors import WssegError
+from wsseg.train.losses import (
+    AnyLoss,
     AreaL2,
     BoxEmptiness,
     BoxSize,
@@ -31,6 +34,7 @@ from wsseg.train.term_config import (
     PartialCrossEntropy,
     RatioPrior,
     Reconstruction,
+    Share,
     Size,
     SizeBarrier,
     SizeBounds,
@@ -41,12 +45,10 @@ from wsseg.train.term_config import (
     TagSuppression,
     TargetCrossEntropy,
     TargetDice,
-    TermConfig,
     WeakMark,
 )
-from wsseg.train.term_settings import Share
 
-PRESETS: dict[str, tuple[TermConfig, ...]] = {
+PRESETS: dict[str, tuple[AnyLoss, ...]] = {
     # Everything that is known of a picture, as targets of its pixels; the size keeps them honest.
     "wsseg": (TargetCrossEntropy(), TargetDice(), SizeKl()),
     # Kulkarni, Raff, Oates: ratios and eroded marks, literally, and its two ablations.
@@ -74,6 +76,16 @@ PRESETS: dict[str, tuple[TermConfig, ...]] = {
     # Full masks, for comparison.
     "full": (CrossEntropy(), Dice()),
 }
+
+
+def preset_losses(preset: str) -> tuple[AnyLoss, ...]:
+    """The losses of this preset; WssegError for an unknown one, which names the nearest."""
+    if preset in PRESETS:
+        return PRESETS[preset]
+    nearest = difflib.get_close_matches(preset, PRESETS, n=1, cutoff=0.0)[0]
+    raise WssegError(
+        f"unknown preset {preset!r}: the presets are {', '.join(PRESETS)}; did you mean {nearest}?"
+    )
 
 
 # Every setting of a training run: frozen, closed and typed; unknown keys are errors.
@@ -144,7 +156,7 @@ class TrainConfig(Frozen):
     """
 
     preset: str = "wsseg"
-    terms: tuple[TermConfig, ...] = ()
+    terms: tuple[AnyLoss, ...] = ()
     network: NetworkName = "resnet50"
     weights: str = "none"
     size: Annotated[int, Field(ge=32)] = 256
@@ -182,18 +194,17 @@ class TrainConfig(Frozen):
     @property
     def learns_targets(self) -> bool:
         """Whether any term is taught what was grown from marks or cut from the network's maps."""
-        return any(term.kind.startswith("target_") for term in self.loss_terms)
+        return any("target" in term.reads for term in self.loss_terms)
 
     @property
     def reads_shapes(self) -> bool:
         """Whether any term reads boxes or spreads, which a free rotation would lose."""
-        kinds = [term.kind for term in self.loss_terms]
-        return "spread" in kinds or any(kind.startswith("box_") for kind in kinds)
+        return any({"box", "spread"} & term.reads for term in self.loss_terms)
 
     @property
-    def loss_terms(self) -> tuple[TermConfig, ...]:
-        """The terms that the run learns from; empty for a preset that does not exist."""
-        terms = self.terms or PRESETS.get(self.preset, ())
+    def loss_terms(self) -> tuple[AnyLoss, ...]:
+        """The losses that the run learns from; WssegError for a preset that does not exist."""
+        terms = self.terms or preset_losses(self.preset)
         return (
             terms if self.distill is None or any(map(_distils, terms)) else (*terms, Distillation())
         )
@@ -220,7 +231,7 @@ class TrainConfig(Frozen):
         return self
 
 
-def _distils(term: TermConfig) -> bool:
+def _distils(term: AnyLoss) -> bool:
     return isinstance(term, Distillation)
 
 

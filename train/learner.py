@@ -19,8 +19,8 @@ from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.data.preprocess import Front
 from wsseg.train.distributed import convert, gathered, rank, set_step, world_size
+from wsseg.train.losses import Objective
 from wsseg.train.networks import Network, Predictor
-from wsseg.train.objective import Objective
 
 # How fast which parameters learn, as functions of the step, so that nothing needs saving.
 
@@ -308,7 +308,7 @@ class Learner:
 
 def build_learner(fabric: Fabric, network: Network, front: Front, plan: Plan) -> Learner:
     """Put a network with its first weights on the device, with optimiser and average."""
-    if all(term.name != "reconstruction" for term in plan.objective.terms):
+    if "reconstruction" not in plan.objective.needs:
         # Nothing teaches this head: weight decay must not move it, DDP must not wait for it.
         network.reconstruction.requires_grad_(False)
     convert(network, fabric.device)

@@ -39,8 +39,8 @@ from wsseg.train.distillation import find_teacher, recognise, teach
 from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
 from wsseg.train.learner import Learner, Plan, build_learner
 from wsseg.train.loop import Data, fit
+from wsseg.train.losses import Objective, build_objective
 from wsseg.train.networks import Network, build_network, set_prior
-from wsseg.train.objective import Objective, build_objective
 from wsseg.train.pretrained import load_weights
 from wsseg.train.progress import Course, EpochReport, Journal, StepReport
 from wsseg.train.report import describe, finish
@@ -168,7 +168,7 @@ def prepare_learner(
     train = data.train
     steps = config.epochs * steps_per_epoch(train, config)
     objective = build_objective(
-        config, train.classes, config.ratios, steps=steps, prior=mean_ratios(data)
+        config.loss_terms, train.classes, config.ratios, steps=steps, prior=mean_ratios(data)
     )
     corrected = config.self_training.rounds > 0
     require_evidence(objective, train.cases, train.classes, corrected=corrected)
@@ -222,9 +222,9 @@ def require_evidence(
         name: known_fields(cases, number, corrected=corrected)
         for number, name in enumerate(classes, 1)
     }
-    labelled = [term for term in objective.terms if term.part.labels]
+    labelled = [term for term in objective.terms if term.loss.labels]
     some = frozenset[str]().union(*known.values())
-    idle = [term for term in labelled if not term.part.labels & some]
+    idle = [term for term in labelled if not term.loss.labels & some]
     if not labelled and "soft" not in objective.needs:
         log.warning(
             "no term learns from the labels of the cases: only first weights, or what is common to "
@@ -232,10 +232,10 @@ def require_evidence(
         )
     if labelled and "soft" not in objective.needs:
         for name, fields in known.items():
-            if not any(term.part.labels & fields for term in labelled):
+            if not any(term.loss.labels & fields for term in labelled):
                 whom = "" if len(idle) == len(labelled) else f" for {name}"
                 needs = "; ".join(
-                    f"{term.name}: {' or '.join(sorted(term.part.labels))}" for term in labelled
+                    f"{term.name}: {' or '.join(sorted(term.loss.labels))}" for term in labelled
                 )
                 raise WssegError(
                     f"no training case has what the terms learn from{whom} ({needs}): add a column "

@@ -1,11 +1,63 @@
-"""Pictures with every kind of label, all true, and random answers to them."""
+"""Pictures with every kind of label, all true, random answers to them, and what these cost."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
+from wsseg.imaging.definitions import Denominator
 from wsseg.train.data.batch import Batch, Outputs
+from wsseg.train.losses import Context, Loss
 
 SIDE = 12
+NAN = float("nan")
+
+
+def any_seed(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test for a few seeds: a random map has many pixels, each of which is an example."""
+    return settings(max_examples=10)(given(seed=st.integers(0, 2**32 - 1))(test))
+
+
+def evaluate(
+    loss: Loss, outputs: Outputs, batch: Batch, denominators: tuple[Denominator, ...] = ()
+) -> Tensor:
+    """The cost in the middle of a run in which nothing has been seen before."""
+    image: Denominator = "image"
+    context = Context(denominators or (image,) * outputs.logits.shape[1])
+    return loss(outputs, batch, replace(loss.begin(context), progress=0.5))
+
+
+def cost_of(
+    loss: Loss, logits: Tensor, denominators: tuple[Denominator, ...] = (), **known: Tensor
+) -> Tensor:
+    """The cost of these logits where only the fields `known` of batch and outputs are known."""
+    count, classes, *shape = logits.shape
+
+    def full(value: float, *sizes: int, dtype: torch.dtype = logits.dtype) -> Tensor:
+        return torch.full((count, *sizes), value, dtype=dtype)
+
+    fields: dict[str, Any] = {
+        name: full(NAN, classes, *sizes)
+        for name, sizes in (
+            *(("ratio", ()), ("present", ()), ("bounds", (2,))),
+            *(("box", (4,)), ("centroid", (2,)), ("spread", (2,))),
+        )
+    }
+    fields |= {name: full(0, classes, *shape) for name in ("target", "target_weight", "soft")}
+    fields |= {
+        "image": full(0, 1, *shape),
+        "marks": full(0, *shape, dtype=torch.long),
+        "mask": full(0, classes, *shape, dtype=torch.bool),
+        "has_mask": full(0, dtype=torch.bool),
+        "index": torch.arange(count),
+    }
+    answers: dict[str, Any] = {"reconstruction": fields["image"]} | known
+    fields |= {name: answers.pop(name) for name in fields if name in answers}
+    return evaluate(loss, Outputs(logits, **answers), Batch(**fields), denominators)
 
 
 def draw_labels(draw: torch.Generator) -> Tensor:

@@ -22,9 +22,9 @@ from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.distillation import compare, find_teacher, teach
 from wsseg.train.loop import Data
+from wsseg.train.losses import Distillation, TargetCrossEntropy
 from wsseg.train.progress import EpochReport
 from wsseg.train.run_folder import RunRecord, load_run
-from wsseg.train.term_config import Distillation, TargetCrossEntropy
 from wsseg.train.trainer import choose_given, prepare_data, train
 
 TEACHER = TrainConfig(

@@ -13,9 +13,8 @@ from wsseg.train.cases.schema import Contents
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.sampler import stream
+from wsseg.train.losses import Entropy, RatioPrior, Size, WeakMark, build_objective
 from wsseg.train.networks import last_layer
-from wsseg.train.objective import build_objective
-from wsseg.train.term_config import Entropy, RatioPrior, Size, WeakMark
 from wsseg.train.trainer import (
     choose_given,
     first_network,
@@ -206,7 +205,7 @@ def test_a_ratio_alone_is_a_target_only_where_self_training_makes_one_of_it(
 
 def test_terms_that_want_no_label_are_allowed_and_told(table, caplog):
     config = CONFIG.model_copy(update={"terms": (RatioPrior(prior=(0.1,)), Entropy())})
-    objective = build_objective(config, table.classes, (), steps=1)
+    objective = build_objective(config.loss_terms, table.classes, (), steps=1)
     bare = [
         replace(case, ratios=(None,), marks=None, mask=None, contents=Contents())
         for case in table.part("train")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,7 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.data.sampler import stream
 from wsseg.train.learner import draw_view
-from wsseg.train.objective import Objective, Term
-from wsseg.train.term_config import Equivariance, Size, Teacher
-from wsseg.train.terms.part import Part
+from wsseg.train.losses import Context, Equivariance, Loss, Objective, Size, Teacher, Term
 
 CONFIG = TrainConfig(
     terms=(Size(),),
@@ -41,21 +40,34 @@ def _prepare(table, config=CONFIG):
     return learner, batch
 
 
+class Watched(Loss):
+    """A loss that reads what it is told to and keeps what it was given."""
+
+    kind: str = "watched"
+    read: frozenset[str]
+    given: list[Any]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        return self.read
+
+    def __call__(self, outputs: Outputs, batch: Batch, context: Context) -> Tensor:
+        self.given.append(outputs)
+        return outputs.logits.mean()
+
+
 @dataclass
 class Watch:
-    """A term that reads what it is told to and keeps what it was given."""
+    """What a loss that reads this is given, and what the networks are shown for it."""
 
     reads: frozenset[str]
     given: list[Outputs] = field(default_factory=list)
     pictures: Counter[str] = field(default_factory=Counter)
 
-    def loss(self, outputs: Outputs, batch: Batch, progress: float) -> Tensor:
-        self.given.append(outputs)
-        return outputs.logits.mean()
-
     def step(self, learner, batch) -> Outputs:
         """One step with this term alone; counts the pictures that each network was shown."""
-        objective = Objective((Term("watch", Part(self.loss, self.reads), lambda p: 1.0),), steps=1)
+        loss = Watched.model_construct(read=self.reads, given=self.given)
+        objective = Objective((Term(loss, Context(("image",))),), steps=1)
         for name, network in (("own", learner.network), ("average", learner.average.module)):
             network.register_forward_hook(
                 lambda module, inputs, outputs, name=name: self.pictures.update(

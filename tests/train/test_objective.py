@@ -11,28 +11,29 @@ from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import PRESETS, TrainConfig
 from wsseg.train.data.batch import Batch, Outputs
-from wsseg.train.objective import Objective, Term, build_objective, schedule
-from wsseg.train.term_config import (
+from wsseg.train.losses import (
     BoxSize,
     Confidence,
+    Context,
     Entropy,
     Equivariance,
     GatedCrf,
+    Loss,
+    Objective,
     RatioPrior,
     Reconstruction,
     Size,
     SizeBarrier,
     SizeBounds,
     Teacher,
+    Term,
     WeakMark,
+    build_objective,
 )
-from wsseg.train.terms.bounds import bounds_barrier_loss, choose_bounds
-from wsseg.train.terms.paper import confidence_loss, weak_mark_loss
-from wsseg.train.terms.part import untaught
-from wsseg.train.terms.size import size_loss
 
 CLASSES = ("lesion", "organ")
 NAN = float("nan")
+CONTEXT = Context(("image", "image"))
 
 
 def step_of(seed: int = 0) -> tuple[Outputs, Batch]:
@@ -63,7 +64,7 @@ def step_of(seed: int = 0) -> tuple[Outputs, Batch]:
 
 def build(*terms, preset="paper", steps=10, prior=(), ratios=()) -> Objective:
     config = TrainConfig(terms=terms, preset=preset)
-    return build_objective(config, CLASSES, ratios, steps=steps, prior=prior)
+    return build_objective(config.loss_terms, CLASSES, ratios, steps=steps, prior=prior)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -82,8 +83,8 @@ def test_the_total_is_the_sum_of_the_weighted_parts():
     outputs, batch = step_of()
     objective = build(Confidence(weight=0.5), WeakMark(weight=3, average="mark"))
     total, parts = objective(outputs, batch, 0)
-    confidence = 0.5 * confidence_loss(outputs.logits)
-    mark = 3 * weak_mark_loss(outputs.logits, batch.marks, average="mark")
+    confidence = 0.5 * Confidence()(outputs, batch, CONTEXT)
+    mark = 3 * WeakMark(average="mark")(outputs, batch, CONTEXT)
     torch.testing.assert_close(total, confidence + mark)
     torch.testing.assert_close(parts["confidence"], confidence.detach())
     torch.testing.assert_close(parts["weak_mark"], mark.detach())
@@ -107,19 +108,22 @@ def test_terms_of_the_settings_replace_those_of_the_preset():
     ],
 )
 def test_the_weight_follows_the_progress_of_the_run(settings, weights):
-    weight = schedule(Size(weight=2, **settings))
-    assert [weight(quarter / 4) for quarter in range(5)] == pytest.approx(weights)
+    loss = Size(weight=2, **settings)
+    assert [loss.weight_at(quarter / 4) for quarter in range(5)] == pytest.approx(weights)
 
 
 def test_progress_is_the_share_of_the_steps_of_the_run():
     outputs, batch = step_of()
     seen = []
 
-    def loss(outputs, batch, progress):
-        seen.append(progress)
-        return outputs.logits.sum() * 0 + 1
+    class Late(Loss):
+        kind: str = "late"
 
-    objective = Objective((Term("late", untaught(loss), schedule(Size(start=0.5))),), steps=4)
+        def __call__(self, outputs, batch, context):
+            seen.append(context.progress)
+            return outputs.logits.sum() * 0 + 1
+
+    objective = Objective((Term(Late(start=0.5), CONTEXT),), steps=4)
     totals = [objective(outputs, batch, step)[0].item() for step in range(4)]
     assert totals == [0, 0, 1, 1]
     assert seen == [0.5, 0.75]  # a resting term is not computed
@@ -134,17 +138,6 @@ def test_a_step_in_which_all_terms_rest_still_has_a_gradient_of_zero():
     assert [part.item() for part in parts.values()] == [0, 0]
 
 
-def test_the_barrier_grows_sharper_from_the_first_step_to_the_last():
-    outputs, batch = step_of()
-    objective = build(SizeBarrier(weight=1, sharpness=2, final_sharpness=32), steps=4)
-    bounds = choose_bounds(batch.bounds, batch.ratio, batch.present, margin=0.1, common=None)
-    for step, sharpness in ((0, 2.0), (2, 8.0), (3, 16.0)):
-        literal = bounds_barrier_loss(
-            outputs.logits, bounds, ("image", "image"), sharpness=sharpness
-        )
-        torch.testing.assert_close(objective(outputs, batch, step)[0], literal)
-
-
 def test_the_objective_says_what_its_terms_read():
     assert build(Confidence()).needs == frozenset()
     assert build(Size(), GatedCrf()).needs == {"ratio", "marks"}
@@ -152,19 +145,11 @@ def test_the_objective_says_what_its_terms_read():
     assert build(preset="paper").needs == {"ratio", "marks", "reconstruction"}
 
 
-def test_bounds_need_one_of_their_labels_unless_all_pictures_share_theirs():
-    labels = {term.name: term.part.labels for term in build(SizeBounds(), SizeBarrier()).terms}
-    assert labels["size_bounds"] == {"bounds", "ratio", "present"}
-    common = build(SizeBounds(margin=None, common=(0.01, 0.2))).terms[0].part
-    assert common.labels == frozenset()
-    assert common.reads == {"bounds", "present"}
-
-
 def test_a_ratio_definition_decides_what_the_size_is_measured_against():
     outputs, batch = step_of()
     ratios = (RatioDefinition(name="share", numerator="lesion", denominator="organ"),)
     total, _ = build(Size(), ratios=ratios)(outputs, batch, 0)
-    torch.testing.assert_close(total, size_loss(outputs.logits, batch.ratio, (1, "image")))
+    torch.testing.assert_close(total, Size()(outputs, batch, Context((1, "image"))))
 
 
 def test_what_the_terms_remember_is_carried_over_exactly():
@@ -211,7 +196,7 @@ def test_class_weights_of_another_number_of_classes_are_an_error():
 
 def test_an_unknown_preset_names_the_known_and_the_nearest():
     with pytest.raises(WssegError, match=r"paper, .*full; did you mean paper-size-only\?"):
-        build(preset="paper_sizeonly")
+        TrainConfig(preset="paper_sizeonly").loss_terms  # noqa: B018
 
 
 def test_two_terms_of_one_kind_are_an_error():

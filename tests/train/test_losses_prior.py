@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.train.scenes import NAN, cost_of
 from wsseg.imaging.errors import WssegError
-from wsseg.train.terms import prior
-from wsseg.train.terms.prior import MovingMean, mean_shares, ratio_prior_loss
-
-NAN = float("nan")
+from wsseg.train.losses import Context, MovingMean, RatioPrior
+from wsseg.train.losses.area import prior_divergence
 
 
 def values(*numbers: float) -> torch.Tensor:
@@ -18,10 +17,10 @@ def values(*numbers: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("mean", "prior"), [(0.3, 0.1), (0.01, 0.4), (0.2, 0.2)])
-def test_the_term_is_its_formula(mean, prior):
+def test_the_loss_is_its_formula(mean, prior):
     literal = prior * math.log(prior / mean)
     literal += (1 - prior) * math.log((1 - prior) / (1 - mean))
-    cost = ratio_prior_loss(values(mean), values(prior))
+    cost = prior_divergence(values(mean), values(prior))
     assert cost.item() == pytest.approx(literal, abs=1e-12)
 
 
@@ -29,7 +28,7 @@ def test_the_term_is_its_formula(mean, prior):
 @pytest.mark.parametrize("prior", [0.0, 0.1, 1.0, NAN])
 def test_cost_and_gradient_are_finite_at_the_ends_and_point_inwards(mean, prior):
     share = torch.tensor([mean], requires_grad=True)
-    cost = ratio_prior_loss(share, torch.tensor([prior]))
+    cost = prior_divergence(share, torch.tensor([prior]))
     (gradient,) = torch.autograd.grad(cost, share)
     assert torch.isfinite(cost)
     assert torch.isfinite(gradient).all()
@@ -38,18 +37,21 @@ def test_cost_and_gradient_are_finite_at_the_ends_and_point_inwards(mean, prior)
 
 
 def test_a_class_without_a_prior_counts_as_zero():
-    alone = ratio_prior_loss(values(0.3), values(0.1))
-    torch.testing.assert_close(ratio_prior_loss(values(0.3, 0.5), values(0.1, NAN)), alone / 2)
-
-
-def test_gradients_are_those_of_the_formula():
-    mean = values(0.3, 0.05).requires_grad_()
-    assert torch.autograd.gradcheck(lambda m: ratio_prior_loss(m, values(0.1, 0.2)), [mean])
+    alone = prior_divergence(values(0.3), values(0.1))
+    torch.testing.assert_close(prior_divergence(values(0.3, 0.5), values(0.1, NAN)), alone / 2)
 
 
 def test_the_mean_share_is_over_all_pictures_of_the_batch():
     logits = torch.stack([torch.full((1, 2, 2), p).logit() for p in (0.1, 0.3)])
-    torch.testing.assert_close(mean_shares(logits, ("image",)), torch.tensor([0.2]))
+    cost = cost_of(RatioPrior(prior=(0.05,)), logits)
+    torch.testing.assert_close(cost, prior_divergence(torch.tensor([0.2]), torch.tensor([0.05])))
+
+
+def test_a_prior_of_which_the_cases_know_nothing_is_not_called_far_from_theirs(caplog):
+    context = RatioPrior(prior=(0.2, 0.1)).begin(Context(("image", "image"), (0.005, NAN)))
+    assert context.prior == (0.2, 0.1)
+    (warning,) = caplog.messages
+    assert "the prior 0.2 of ratio_prior is far from 0.005" in warning
 
 
 def test_the_mean_is_plain_at_first_and_fading_later():
@@ -94,7 +96,7 @@ def test_a_state_of_other_classes_is_refused():
 
 def test_two_processes_follow_one_mean_each_with_its_own_gradient(monkeypatch):
     batches = [values(0.1).requires_grad_(), values(0.5).requires_grad_()]
-    monkeypatch.setattr(prior, "world_size", lambda: 2)
+    monkeypatch.setattr("wsseg.train.losses.base.world_size", lambda: 2)
     for batch, other in (batches, batches[::-1]):
         # What the sum over processes does to this one's tensor.
         monkeypatch.setattr(dist, "all_reduce", lambda t, other=other: t.add_(other.detach()))
