@@ -1,20 +1,26 @@
 """What a file is by its content: names and suffixes are only believed where content is mute."""
 
+import os
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.meta_image import is_meta_image
 from wsseg.imaging.nifti import is_analyze, is_mgh
 from wsseg.imaging.nrrd import NRRD_MAGIC
+from wsseg.imaging.opened import HeldFile, held_file, holding, seen_by
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.volume_header import GZIP_MAGIC
 
 HEAD_BYTES = 2048
+HELD_BYTES = 1 << 26
+"""Of the largest file that is held in memory while several readers look at it."""
 
 Content = Literal["dicom", "volume", "picture", "zip", "tar", "gzip"]
 ARCHIVES = ("zip", "tar", "gzip")
@@ -136,8 +142,38 @@ class Head:
 
 def read_head(file: FileRef) -> Head:
     """What `content_of` judges a file by. Raises OSError."""
+    held = held_file(file.path)
+    if held is not None:
+        return Head(file, held.start, held.version[0])
     with file.path.open("rb") as stream:
         return Head(file, stream.read(HEAD_BYTES), file.path.stat().st_size)
+
+
+@contextmanager
+def opened_once(*paths: Path | None) -> Iterator[None]:
+    """Open each file once for all readers of this thread, as long as the block runs.
+
+    A picture or DICOM object of at most HELD_BYTES is read as a whole, any other file only as far
+    as its content is told by: each slice of a volume is read from its place. A file that cannot be
+    opened is left to its readers, who say what is wrong with it.
+    """
+    files = {path: _read_once(path) for path in paths if path is not None and not held_file(path)}
+    with holding({path: file for path, file in files.items() if file is not None}):
+        yield
+
+
+def _read_once(path: Path) -> HeldFile | None:
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb", buffering=0) as stream:
+            about = os.fstat(stream.fileno())
+            start = stream.read(HEAD_BYTES)
+            whole = about.st_size <= HELD_BYTES and (is_dicom(start) or _is_picture(start))
+            content = start + stream.read() if whole else None
+    except OSError:
+        return None
+    return HeldFile(seen_by(about), start, content)
 
 
 def content_of(head: Head) -> Content | Failure:

@@ -14,7 +14,7 @@ from wsseg.imaging.content import ARCHIVES, Content, content_of, get_content, is
 from wsseg.imaging.dicom.header import Header, read_headers
 from wsseg.imaging.dicom.series import group
 from wsseg.imaging.errors import Failure, ReadError, Status, WssegError
-from wsseg.imaging.files import seen_by
+from wsseg.imaging.opened import seen_by
 from wsseg.imaging.pictures import picture_refs
 from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.volume_header import TEXT_HEADER_BYTES, NoImageError, beside

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from wsseg.imaging.errors import ReadError, WssegError
+from wsseg.imaging.opened import version_of
 from wsseg.imaging.scan import FileRef
 
 # Files and folders that appear whole or not at all.
@@ -156,16 +157,6 @@ def _alike(folder: Path, name: str) -> Iterator[Path]:
         for entry in folder.iterdir():
             if unicodedata.normalize("NFC", entry.name) == wanted:
                 yield entry
-
-
-def seen_by(status: os.stat_result) -> tuple[int, int]:
-    """What tells a file of any format from another one put in its place: size and time."""
-    return status.st_size, status.st_mtime_ns
-
-
-def version_of(path: Path) -> tuple[int, int]:
-    """What `seen_by` tells of a file now; part of the key under which its content is kept."""
-    return seen_by(path.stat())
 
 
 def check_unchanged(file: FileRef, seen: tuple[str | int, ...]) -> None:

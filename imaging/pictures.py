@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from wsseg.imaging.dicom.values import quiet
 from wsseg.imaging.errors import ReadError, reading
 from wsseg.imaging.intensity import fill_nonfinite
+from wsseg.imaging.opened import open_file
 from wsseg.imaging.picture_page import ORIENTED, SIDEWAYS, UPRIGHT, WHITE, Page, Picture, Stored
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 from wsseg.imaging.tiff import MAGICS, open_tiff
@@ -44,11 +45,11 @@ def decoded_page(image: Image.Image, path: Path) -> Page:
     if image.format == "PNG" and _is_deep_png(image):
         from imagecodecs import png_decode
 
-        return _of_samples(png_decode(path.read_bytes()), 16)
+        return _of_samples(png_decode(_content(path)), 16)
     if image.format == "JPEG2000" and _needs_openjpeg(path):
         from imagecodecs import jpeg2k_decode
 
-        return _of_samples(jpeg2k_decode(path.read_bytes()), max(_j2k_depths(path)))
+        return _of_samples(jpeg2k_decode(_content(path)), max(_j2k_depths(path)))
     return _of_pillow(image)
 
 
@@ -100,7 +101,7 @@ def unread_jpeg(path: Path) -> str:
 def late_exif(path: Path) -> bytes:
     """EXIF data that a PNG file has behind its pixels; empty bytes where it has none."""
     # Unbuffered: a few bytes a chunk are wanted, and nothing of the pixels between.
-    with path.open("rb", buffering=0) as file:
+    with open_file(path, buffering=0) as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             length = int.from_bytes(head[:4], "big")
@@ -111,8 +112,13 @@ def late_exif(path: Path) -> bytes:
 
 
 def _head(path: Path, nbytes: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
+    with open_file(path, buffering=0) as file:
         return file.read(nbytes)
+
+
+def _content(path: Path) -> bytes:
+    with open_file(path) as file:
+        return file.read()
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -128,7 +134,7 @@ def _is_deep_png(image: Image.Image) -> bool:
 
 def _netpbm(path: Path, found: re.Match[bytes]) -> Page:
     columns, rows, white = (int(found[group]) for group in (2, 3, 4))
-    content = path.read_bytes()[found.end() :]
+    content = _content(path)[found.end() :]
     samples = 3 if found[1] in _PNM_COLOURS else 1
     count = rows * columns * samples
     if found[1] in _PNM_PLAIN:
@@ -278,7 +284,7 @@ def open_picture(path: Path, source: str) -> Iterator[Picture]:
     Raises ReadError for more pixels than Pillow holds to be safe, and for TIFFs of more than
     pictures, see `open_tiff`.
     """
-    with path.open("rb", buffering=0) as stream:
+    with open_file(path, buffering=0) as stream:
         is_tiff = stream.read(4) in MAGICS
     with quiet:
         if is_tiff:
@@ -317,24 +323,25 @@ def _opened(path: Path, source: str) -> Iterator[Image.Image]:
         "too_large",
         f"{source} has more than {Image.MAX_IMAGE_PIXELS} pixels: crop it or make it smaller",
     )
-    try:
-        image = Image.open(path, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise too_large from error
-    except UnidentifiedImageError as error:
-        known = ", ".join(KNOWN)
-        if found := unread_jpeg(path):
+    with open_file(path) as stream:
+        try:
+            image = Image.open(stream, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise too_large from error
+        except UnidentifiedImageError as error:
+            known = ", ".join(KNOWN)
+            if found := unread_jpeg(path):
+                raise ReadError(
+                    "compression", f"{source} is {found}, which is not read: save it as PNG or TIFF"
+                ) from error
             raise ReadError(
-                "compression", f"{source} is {found}, which is not read: save it as PNG or TIFF"
+                "not_a_picture", f"{source} is none of {known}, or is cut: convert it"
             ) from error
-        raise ReadError(
-            "not_a_picture", f"{source} is none of {known}, or is cut: convert it"
-        ) from error
-    with image:
-        # Pillow itself only warns between its limit and twice that.
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_VALUES):
-            raise too_large
-        yield image
+        with image:
+            # Pillow itself only warns between its limit and twice that.
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_VALUES):
+                raise too_large
+            yield image
 
 
 def _orientation(image: Image.Image, path: Path) -> int:

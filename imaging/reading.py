@@ -18,10 +18,11 @@ from wsseg.imaging.dicom.reader import read_dicom
 from wsseg.imaging.dicom.values import quiet, tags_of, text, value_of
 from wsseg.imaging.discovery import header_beside
 from wsseg.imaging.errors import Failure, ReadError, reading
-from wsseg.imaging.files import unchanged, version_of
+from wsseg.imaging.files import unchanged
 from wsseg.imaging.intensity import fill_nonfinite
 from wsseg.imaging.label_values import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.nrrd import SEGMENTS
+from wsseg.imaging.opened import open_file, version_of
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
 from wsseg.imaging.pictures import grey_if_equal, open_picture, picture_geometry, read_picture
@@ -68,7 +69,7 @@ def _stored_as(path: Path) -> str:
     if header or content_of(head) == "volume":
         layout = open_volume(FileRef(header or path, path.name)).layout
         return f"{layout.dtype.name}, slope {layout.slope:g}, intercept {layout.offset:g}"
-    with quiet, Image.open(path) as picture:
+    with quiet, open_file(path) as stream, Image.open(stream) as picture:
         return _MODES.get(picture.mode, "8-bit")
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.opened import open_file, version_of
 from wsseg.imaging.picture_page import (
     ORIENTED,
     SIDEWAYS,
@@ -173,8 +174,11 @@ def open_tiff(path: Path, source: str) -> Iterator[Picture]:
 
     # Its messages quote descriptions, which may name a patient.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
-    with TiffFile(path, _multifile=False) as file:
-        yield _picture(file, path.stat().st_size, source)
+    with (
+        open_file(path) as stream,
+        TiffFile(stream, name=path.name, _multifile=False) as file,
+    ):
+        yield _picture(file, version_of(path)[0], source)
 
 
 def _picture(file: "TiffFile", size: int, source: str) -> Picture:

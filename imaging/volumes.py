@@ -17,11 +17,11 @@ from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import ReadError, reading
-from wsseg.imaging.files import version_of
 from wsseg.imaging.intensity import fill_nonfinite
 from wsseg.imaging.meta_image import is_meta_image, read_meta_image
 from wsseg.imaging.nifti import HEADER_BYTES, is_mgh, read_mgh, read_nifti
 from wsseg.imaging.nrrd import NRRD_MAGIC, read_nrrd
+from wsseg.imaging.opened import version_of
 from wsseg.imaging.orientation import (
     RAS_TO_LPS,
     Affine,
@@ -161,16 +161,15 @@ def _reader(path: Path) -> Callable[[Path, str], VolumeHeader]:
 
 
 def _voxels(header: VolumeHeader) -> ArrayProxy:
-    layout, data = header.layout, header.data
+    layout = header.layout
     sizes = dict(zip("ijk", layout.shape, strict=True)) | {
         "v": layout.volumes,
         "c": layout.channels,
     }
     start = 0 if header.packing == "voxels" else layout.start
     spec = (tuple(sizes[axis] for axis in layout.order), layout.dtype, start)
-    keep_open = data.suffix.lower() == ".gz"
     # No memory map: a file that shrinks while it is mapped kills the process.
-    return ArrayProxy(_stream(header), spec, mmap=False, keep_file_open=keep_open)
+    return ArrayProxy(_stream(header), spec, mmap=False, keep_file_open=True)
 
 
 def _stream(header: VolumeHeader) -> Any:

@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.opened import open_file
 
 # How the pixels of a DICOM file are encoded, and what to do about what is not decoded here.
 
@@ -192,7 +193,7 @@ def open_dicom(
     from the encoding because the file names none. Raises whatever pydicom raises on damage, and
     ReadError for a deflated file that grows beyond MAX_INFLATED_BYTES.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head = file.read(_META_HEAD_BYTES)
         file.seek(0)
         plain = head[PREAMBLE_BYTES : PREAMBLE_BYTES + len(MAGIC)] == MAGIC

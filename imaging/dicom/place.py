@@ -15,7 +15,7 @@ from wsseg.imaging.dicom.series import group
 from wsseg.imaging.dicom.sop_classes import no_image
 from wsseg.imaging.dicom.values import frame_count, integer, items, quiet, text
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.files import version_of
+from wsseg.imaging.opened import version_of
 from wsseg.imaging.orientation import show_image, turned
 from wsseg.imaging.scan import FileRef, Geometry, PlaneName, ScanRef, Turn
 

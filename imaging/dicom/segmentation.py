@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from wsseg.imaging.content import HEAD_BYTES, is_dicom
+from wsseg.imaging.content import is_dicom, read_head
 from wsseg.imaging.dicom.file import at_pixels, open_dicom
 from wsseg.imaging.dicom.geometry import Plane
 from wsseg.imaging.dicom.object import PLACE_TAGS, read_frames
@@ -27,9 +27,10 @@ from wsseg.imaging.dicom.values import (
     value_of,
 )
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.files import version_of
 from wsseg.imaging.label_values import Label, Labels, Numbering
+from wsseg.imaging.opened import Version, open_file, version_of
 from wsseg.imaging.picture_page import WHITE
+from wsseg.imaging.scan import FileRef
 
 # Corners of a frame and a slice may lie this part of a pixel apart: above the rounding of decimal
 # strings, below what moves a label to another pixel.
@@ -79,14 +80,13 @@ class _Segmentation:
 
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM segmentation, by its SOP class. Raises what opening it raises."""
-    with path.open("rb") as file:
-        if not is_dicom(file.read(HEAD_BYTES)):
-            return False
     return _sop_class(path, version_of(path)) in (_SEGMENTATION, _LABEL_MAP)
 
 
 @lru_cache(maxsize=4096)
-def _sop_class(path: Path, _version: tuple[int, int]) -> str:
+def _sop_class(path: Path, _version: Version) -> str:
+    if not is_dicom(read_head(FileRef(path, path.name)).start):
+        return ""
     with quiet:
         header, _ = open_dicom(
             path, path.name, tags=_IDENTITY_TAGS, stop=lambda tag, _vr, _length: tag > 0x00080020
@@ -186,8 +186,8 @@ def _opened(path: Path) -> _Segmentation:
 def _parsed(path: Path, _version: tuple[int, int]) -> _Segmentation:
     from pydicom import dcmread
 
-    with quiet:
-        dataset = dcmread(path)
+    with quiet, open_file(path) as stream:
+        dataset = dcmread(stream)
         source = path.name
         is_map = text(dataset, "SOPClassUID") == _LABEL_MAP
         how = "LABELMAP" if is_map else text(dataset, "SegmentationType")
