@@ -1,4 +1,4 @@
-"""Calibration slices: read as training reads them, from a table of cases or from any scans."""
+"""Calibration slices for int8, read from a table of cases or from any scans."""
 
 import logging
 import tempfile
@@ -14,7 +14,7 @@ from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.files import named_file
 from wsseg.imaging.reading import read, read_slice
 from wsseg.imaging.scan import ScanRef
-from wsseg.imaging.tables import TABLES, Row, read_table
+from wsseg.imaging.tables import TABLES, read_table
 from wsseg.serve.batching import to_channels
 from wsseg.train.cases.cells import CellError, parse_index
 from wsseg.train.cases.schema import KNOWN
@@ -27,15 +27,16 @@ logger = logging.getLogger(__name__)
 def calibration_slices(
     source: Path, *, channels: int, count: int, held_out: Sequence[Slice]
 ) -> list[Slice]:
-    """At most `count` slices (c, H, W) in physical units, evenly spread over what there is.
+    """Return at most `count` slices (c, H, W) in physical units, evenly spread over the source.
 
-    source: a cases.csv, of which the rows of split val and test are left out and no label is read,
-    or a folder, archive or file of DICOM, NIfTI or pictures. held_out: slices that an engine will
-    be judged on, which must not be calibrated on. The same files give the same slices. Files that
-    cannot be read are passed over with a warning. Raises WssegError where nothing is left.
+    source: a cases.csv, whose rows of the splits val and test are left out and whose labels are not
+    read, or a folder, archive or file of DICOM, NIfTI or pictures. held_out: slices that engines
+    are judged on; they are not used for calibration. The same files give the same slices. Files
+    that cannot be read are skipped with a warning. Raises WssegError where no slice is left.
     """
-    found = _of_table(source, count) if _is_table(source) else _of_scans(source, count)
-    adapted = (np.array(to_channels(plane, channels), np.float32) for plane in found)
+    is_table = source.suffix.lower() in TABLES and not source.is_dir()
+    slices = _from_table(source, count) if is_table else _from_scans(source, count)
+    adapted = (np.array(to_channels(plane, channels), np.float32) for plane in slices)
     own = [raw for raw in adapted if not any(np.array_equal(raw, other) for other in held_out)]
     if not own:
         raise WssegError(
@@ -47,47 +48,39 @@ def calibration_slices(
 
 
 def evenly(count: int, wanted: int) -> list[int]:
-    """At most `wanted` places of 0..count-1, from the middle of equal parts, ascending."""
+    """Return at most `wanted` ascending indices of 0..count-1, from the middle of equal parts."""
     wanted = min(count, wanted)
-    return [(2 * number + 1) * count // (2 * wanted) for number in range(wanted)]
+    return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
 
 
-def _is_table(source: Path) -> bool:
-    return source.suffix.lower() in TABLES and not source.is_dir()
-
-
-def _of_table(path: Path, count: int) -> Iterator[Slice]:
+def _from_table(path: Path, count: int) -> Iterator[Slice]:
     table = read_table(path, KNOWN)
     if "image" not in table.header:
         raise WssegError(f"{path} has no column named image: it holds the path of each picture")
     rows = [row for row in table.rows if row.cells.get("split", "") in ("", "train")]
-    for place in evenly(len(rows), count):
+    for row in (rows[index] for index in evenly(len(rows), count)):
         try:
-            yield _of_row(rows[place], path.parent)
+            yield read_slice(
+                named_file(path.parent, row.cells["image"]),
+                slice_index=parse_index(row.cells.get("slice", "")),
+                volume=parse_index(row.cells.get("volume", "")),
+            )
         except (ReadError, CellError) as error:
-            logger.warning("%s, line %d is passed over: %s", path.name, rows[place].line, error)
+            logger.warning("%s, line %d is skipped: %s", path.name, row.line, error)
 
 
-def _of_row(row: Row, folder: Path) -> Slice:
-    return read_slice(
-        named_file(folder, row.cells["image"]),
-        slice_index=parse_index(row.cells.get("slice", "")),
-        volume=parse_index(row.cells.get("volume", "")),
-    )
-
-
-def _of_scans(source: Path, count: int) -> Iterator[Slice]:
+def _from_scans(source: Path, count: int) -> Iterator[Slice]:
     with tempfile.TemporaryDirectory(prefix="wsseg-") as scratch:
         scans = list(_readable(find([source], scratch=Path(scratch))))
-        chosen = [scans[place] for place in evenly(len(scans), count)]
-        # Most of one scan's slices look alike: every scan gives its share of the slices.
-        bounds = [place * count // max(len(chosen), 1) for place in range(len(chosen) + 1)]
+        chosen = [scans[index] for index in evenly(len(scans), count)]
+        # Most slices of one scan look alike, so every scan contributes an equal share.
+        bounds = [part * count // max(len(chosen), 1) for part in range(len(chosen) + 1)]
         for ref, (first, end) in zip(chosen, pairwise(bounds), strict=True):
             try:
                 planes = read(ref).pixels
-                slices = [planes[place].copy() for place in evenly(len(planes), end - first)]
+                slices = [planes[index].copy() for index in evenly(len(planes), end - first)]
             except ReadError as error:
-                logger.warning("%s is passed over: %s", ref.files[0].source, error)
+                logger.warning("%s is skipped: %s", ref.files[0].source, error)
             else:
                 yield from slices
 
@@ -97,4 +90,4 @@ def _readable(found: Iterable[ScanRef | Failure]) -> Iterator[ScanRef]:
         if isinstance(ref, ScanRef):
             yield ref
         elif ref.status == "failed":
-            logger.warning("%s is passed over: %s", ref.source, ref.message)
+            logger.warning("%s is skipped: %s", ref.source, ref.message)

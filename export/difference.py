@@ -23,7 +23,7 @@ UNKNOWN = 1.0
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch answers for one batch; several references may come from one sample slice.
+    """PyTorch's output for one batch; several references may come from one sample slice.
 
     pixels: (n, c, H, W) raw. probability: (n, k, H, W).
     """
@@ -34,8 +34,8 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Standard:
-    """What every engine is held against: PyTorch's answers, and how masks and ratios follow."""
+class ReferenceOutputs:
+    """PyTorch's outputs, with which every engine is compared, and what masks and ratios need."""
 
     references: tuple[Reference, ...]
     thresholds: NDArray[np.float32]
@@ -44,11 +44,11 @@ class Standard:
 
     @property
     def unseen(self) -> tuple[str, ...]:
-        """Classes of which PyTorch finds no pixel: masks and ratios prove nothing of them."""
-        found = np.any(
+        """Classes of which PyTorch finds no pixel: masks and ratios prove nothing about them."""
+        seen = np.any(
             [(r.probability >= self.thresholds).any((0, 2, 3)) for r in self.references], axis=0
         )
-        return tuple(n for n, there in zip(self.classes, found, strict=True) if not there)
+        return tuple(n for n, shown in zip(self.classes, seen, strict=True) if not shown)
 
     def area_ratios(self, masks: Masks) -> NDArray[np.float64]:
         """Every ratio of every slice (n, r) from masks (n, k, H, W)."""
@@ -73,11 +73,12 @@ class Means:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one batch or of several; `Parity` says what the figures mean.
+    """The difference over one batch or several; `Parity` explains the figures.
 
-    ratios: differences of each ratio where either side is not 0; ious: of each class where either
-    mask has a pixel. Slices where both are empty agree, and say nothing of how well. slices: how
-    many there are. empty: no mask of either side has a pixel.
+    ratios: mean difference of each ratio over the slices where either side is not 0.
+    ious: mean IoU of each class over the slices where either mask has a pixel; two empty masks
+        agree but say nothing about how well outlines agree.
+    slices: number of slices. empty: no mask of either side has a pixel.
     """
 
     agreement: float
@@ -90,36 +91,43 @@ class Difference:
 
     @property
     def ratio_mean(self) -> float:
-        """Of the ratio that differs most; 0 where all of them are 0."""
+        """Mean difference of the ratio that differs most; 0 where all ratios are 0."""
         return float(np.nanmax(np.append(self.ratios.each(), 0.0)))
 
     @property
     def mask_iou(self) -> float:
-        """Of the class that agrees least; 1 where all masks are empty."""
+        """Mean IoU of the class that agrees least; 1 where all masks are empty."""
         return float(np.nanmin(np.append(self.ious.each(), 1.0)))
 
 
 def difference(
-    masks: Masks, reference: Reference, standard: Standard, *, probability: float, border: float
+    masks: Masks,
+    reference: Reference,
+    standard: ReferenceOutputs,
+    *,
+    probability: float,
+    border: float,
 ) -> Difference:
-    """The figures of an engine's masks (n, k, H, W) for one batch.
+    """Return the difference of an engine's masks (n, k, H, W) from PyTorch's for one batch.
 
-    probability: largest difference of a pixel's, as measured. border: pixels whose PyTorch
-    probability is that close to their threshold count as equal.
+    probability: the measured largest difference of a pixel's probability. border: pixels whose
+    PyTorch probability is this close to their threshold count as equal.
     """
     expected = (reference.probability >= standard.thresholds).astype(np.uint8)
-    masks = _settled(masks, reference, standard, border)
-    found, wanted = standard.area_ratios(masks), standard.area_ratios(expected)
-    unknown = np.isnan(found) & np.isnan(wanted)
-    apart = np.nan_to_num(np.where(unknown, 0.0, np.abs(found - wanted)), nan=UNKNOWN)
-    # A NaN is not 0: a ratio that one side lacks counts.
-    told = ~unknown & ((found != 0) | (wanted != 0))
+    undecided = np.abs(reference.probability - standard.thresholds) < border
+    masks = np.where(undecided, expected, masks).astype(np.uint8)
+    ratios, expected_ratios = standard.area_ratios(masks), standard.area_ratios(expected)
+    unknown = np.isnan(ratios) & np.isnan(expected_ratios)
+    errors = np.where(unknown, 0.0, np.abs(ratios - expected_ratios))
+    errors = np.nan_to_num(errors, nan=UNKNOWN)
+    # A NaN is not 0: a ratio that only one side has counts.
+    compared = ~unknown & ((ratios != 0) | (expected_ratios != 0))
     shown = (masks | expected).any((2, 3))
     return Difference(
         agreement=float((masks == expected).mean((1, 2, 3)).min()),
         probability=probability,
-        ratio=float(apart.max()),
-        ratios=Means((apart * told).sum(0), told.sum(0)),
+        ratio=float(errors.max()),
+        ratios=Means((errors * compared).sum(0), compared.sum(0)),
         ious=Means((mask_iou(masks, expected) * shown).sum(0), shown.sum(0)),
         slices=len(masks),
         empty=not shown.any(),
@@ -127,9 +135,9 @@ def difference(
 
 
 def overall(differences: Sequence[Difference]) -> Difference:
-    """The least favourable figures and the means over all slices.
+    """Return the least favourable figures and the means over all slices.
 
-    Those of total disagreement where nothing was compared.
+    Without any difference, the figures are those of total disagreement.
     """
     if not differences:
         inf, one = float("inf"), np.ones(1, np.int64)
@@ -151,10 +159,3 @@ def _summed(means: Sequence[Means]) -> Means:
         np.stack([each.totals for each in means]).sum(0),
         np.stack([each.counts for each in means]).sum(0),
     )
-
-
-def _settled(masks: Masks, reference: Reference, standard: Standard, border: float) -> Masks:
-    """The masks with PyTorch's answer in every pixel that is within `border` of its threshold."""
-    expected = reference.probability >= standard.thresholds
-    unsure = np.abs(reference.probability - standard.thresholds) < border
-    return np.where(unsure, expected, masks).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""All engines of a model folder that agree with PyTorch, and why others are left out."""
+"""The engines of a model folder that agree with PyTorch, and why others are left out."""
 
 import hashlib
 import logging
@@ -12,21 +12,20 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from wsseg.export.difference import Standard
+from wsseg.export.difference import ReferenceOutputs
 from wsseg.export.graph import (
     EXAMPLE,
-    LARGEST,
+    LARGEST_FP16,
     METADATA,
     DeployGraph,
     Precision,
-    largest_value,
+    largest_magnitude,
     open_axes,
     save_onnx,
     to_onnx,
 )
 from wsseg.export.parity import EngineRejectedError, judge_served, require_evidence
 from wsseg.export.quantise import (
-    Found,
     Layer,
     Method,
     measure_ranges,
@@ -46,8 +45,6 @@ from wsseg.serve.engines.torch import open_torch
 from wsseg.serve.manifest import EngineFile, Manifest, Parity, PrecisionName
 from wsseg.train.networks import Predictor
 
-# One ONNX engine of a model folder: made from the predictor, judged, written.
-
 OnnxPrecision = Literal["fp32", "fp16", "int8"]
 
 FILES: dict[OnnxPrecision, str] = {
@@ -55,21 +52,38 @@ FILES: dict[OnnxPrecision, str] = {
     "fp16": "model.fp16.onnx",
     "int8": "model.int8.onnx",
 }
+PROGRAM: Final = "model.pt2"
+"""The PyTorch program: slower than any other engine, and there for comparison."""
+OPENVINO_PRECISIONS: dict[PrecisionName, tuple[PrecisionName, ...]] = {
+    "fp32": ("fp32", "bf16"),
+    "int8": ("int8",),
+}
+"""The precisions in which OpenVINO computes a file. fp16 files are for GPUs: a CPU computes them in
+fp32, after rounding."""
+
+logger = logging.getLogger(__name__)
 
 
 def planned_engine(precision: OnnxPrecision) -> EngineFile:
-    """The manifest's entry of an ONNX file that is still to be made."""
+    """Return the manifest entry of an ONNX file that is still to be made."""
+    import onnxruntime
+
+    quantiser = f", onnxruntime {onnxruntime.__version__}" if precision == "int8" else ""
     return EngineFile(
         file=FILES[precision],
         runtime="onnxruntime",
         precision=precision,
         sha256="",
-        builder=_builder(precision),
+        builder=f"torch {torch.__version__}{quantiser}",
     )
 
 
 def make_onnx_engine(
-    manifest: Manifest, entry: EngineFile, predictor: Predictor, standard: Standard, folder: Path
+    manifest: Manifest,
+    entry: EngineFile,
+    predictor: Predictor,
+    standard: ReferenceOutputs,
+    folder: Path,
 ) -> EngineFile:
     """Write a planned fp32 or fp16 engine and return its entry with checksum and parity.
 
@@ -78,11 +92,17 @@ def make_onnx_engine(
     """
     precision: Precision = "fp16" if entry.precision == "fp16" else "fp32"
     if precision == "fp16":
-        _check_half_range(DeployGraph(predictor, manifest.thresholds, "fp32"), standard)
+        slices = [r.pixels[0] for r in standard.references if len(r.pixels) == 1]
+        exact = DeployGraph(predictor, manifest.thresholds, "fp32")
+        if not (largest := largest_magnitude(exact, slices)) <= LARGEST_FP16:
+            raise EngineRejectedError(
+                f"values of {largest:.3g} inside the network leave no room in half precision "
+                f"(at most {LARGEST_FP16:.0f})"
+            )
     model = traced(manifest, predictor, precision)
     file = folder / entry.file
     save_onnx(model, file)
-    made = entry.model_copy(update={"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+    made = _hashed(entry, file)
     try:
         return made.model_copy(update={"parity": judged(manifest, made, standard, folder)})
     except EngineRejectedError:
@@ -91,13 +111,15 @@ def make_onnx_engine(
 
 
 def traced(manifest: Manifest, predictor: Predictor, precision: Precision) -> onnx.ModelProto:
-    """The model of the manifest as ONNX, see `to_onnx`."""
+    """Return the model of the manifest as ONNX, see `to_onnx`."""
     graph = DeployGraph(predictor, manifest.thresholds, precision)
     return to_onnx(graph, channels=manifest.channels, description=describe(manifest))
 
 
-def judged(manifest: Manifest, entry: EngineFile, standard: Standard, folder: Path) -> Parity:
-    """The figures of an engine file, opened as serving opens it.
+def judged(
+    manifest: Manifest, entry: EngineFile, standard: ReferenceOutputs, folder: Path
+) -> Parity:
+    """Return the figures of an engine file, opened as serving opens it.
 
     Raises EngineRejectedError where it disagrees with PyTorch.
     """
@@ -106,34 +128,17 @@ def judged(manifest: Manifest, entry: EngineFile, standard: Standard, folder: Pa
 
 
 def describe(manifest: Manifest) -> str:
-    """What an ONNX file says of itself (JSON): the manifest without engines and date.
+    """Return the description in an ONNX file (JSON): the manifest without engines and date.
 
     The same run therefore gives the same file, byte for byte.
     """
     return manifest.model_dump_json(exclude={"engines", "created"})
 
 
-def _check_half_range(graph: DeployGraph, standard: Standard) -> None:
-    slices = [r.pixels[0] for r in standard.references if len(r.pixels) == 1]
-    largest = largest_value(graph, slices)
-    if not largest <= LARGEST:
-        raise EngineRejectedError(
-            f"values of {largest:.3g} inside the network leave no room in half precision "
-            f"(at most {LARGEST:.0f})"
-        )
-
-
-def _builder(precision: OnnxPrecision) -> str:
-    import onnxruntime
-
-    quantiser = f", onnxruntime {onnxruntime.__version__}" if precision == "int8" else ""
-    return f"torch {torch.__version__}{quantiser}"
-
-
 def _open(folder: Path, manifest: Manifest) -> Engine:
-    """The folder's only engine, on the device whose arithmetic it is published for.
+    """Open the folder's only engine on the device whose arithmetic it is published for.
 
-    fp16 is judged on the GPU where there is one; all else on the CPU: a GPU's fp32 may be rounded
+    fp16 is judged on the GPU where there is one, everything else on the CPU: a GPU may round fp32
     to TF32, and int8 is for CPUs.
     """
     precision = manifest.engines[0].precision
@@ -142,14 +147,9 @@ def _open(folder: Path, manifest: Manifest) -> Engine:
     return open_engine(folder, manifest, asked)
 
 
-# The int8 engine of a model folder: calibrated, judged, layer by layer put back, written.
-
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Calibration:
-    """Raw slices (c, H, W) that stand for all that the engine will see, and how ranges are set."""
+    """Representative raw slices (c, H, W), and the method by which ranges are set."""
 
     slices: Sequence[NDArray[np.float32]]
     method: Method
@@ -159,58 +159,48 @@ def make_int8_engine(
     manifest: Manifest,
     entry: EngineFile,
     predictor: Predictor,
-    standard: Standard,
+    standard: ReferenceOutputs,
     calibration: Calibration,
     folder: Path,
 ) -> EngineFile:
     """Write the planned int8 engine into the folder and return its entry.
 
-    The network computes in 8 bits, all that goes before and after it in float32; `float_layers`
-    names what had to stay float32. Raises EngineRejectedError, with the layers that hurt most,
-    where none agrees with PyTorch or nothing is there to judge it by; no file is left then.
+    The network computes in 8 bits, everything before and after it in float32; `float_layers` names
+    the layers that had to stay float32. Raises EngineRejectedError, naming the most sensitive
+    layers, where no engine agrees with PyTorch or no sample shows a class; no file is left then.
     """
     require_evidence(entry.precision, standard)
     file = folder / entry.file
-    model = _float_model(manifest, predictor, folder)
-    part, inputs = network_part(model), _network_inputs(predictor, calibration)
+    exact = folder / FILES["fp32"]
+    # Tracing takes as long as all the rest, so a published fp32 file is read back.
+    model = onnx.load(exact) if exact.is_file() else traced(manifest, predictor, "fp32")
+    with torch.inference_mode():
+        inputs = [
+            predictor.front(torch.from_numpy(raw[None])).numpy() for raw in calibration.slices
+        ]
+    part = network_part(model)
     ranges = measure_ranges(part, inputs, calibration.method)
 
-    def attempt(kept: Sequence[Layer]) -> Parity:
-        save_onnx(_described(quantised(model, part, ranges, kept), model), file)
+    def attempt(in_float: Sequence[Layer]) -> Parity:
+        save_onnx(_described(quantised(model, part, ranges, in_float), model), file)
         return judged(manifest, _hashed(entry, file), standard, folder)
 
     try:
-        found = search(attempt, lambda: most_sensitive_first(part, ranges, inputs))
+        passed = search(attempt, lambda: most_sensitive_first(part, ranges, inputs))
     except EngineRejectedError:
         file.unlink()
         raise
-    return _judged_entry(entry, file, found)
-
-
-def _float_model(manifest: Manifest, predictor: Predictor, folder: Path) -> onnx.ModelProto:
-    """The fp32 graph. Tracing takes as long as all the rest: what was published is read back."""
-    exact = folder / FILES["fp32"]
-    return onnx.load(exact) if exact.is_file() else traced(manifest, predictor, "fp32")
-
-
-def _network_inputs(predictor: Predictor, calibration: Calibration) -> list[NDArray[np.float32]]:
-    """What the network itself sees of each slice: after window, resizing and normalising."""
-    with torch.inference_mode():
-        return [predictor.front(torch.from_numpy(raw[None])).numpy() for raw in calibration.slices]
-
-
-def _judged_entry(entry: EngineFile, file: Path, found: Found) -> EngineFile:
     return _hashed(entry, file).model_copy(
         update={
-            "parity": found.parity,
-            "float_layers": tuple(layer.name for layer in found.in_float),
+            "parity": passed.parity,
+            "float_layers": tuple(layer.name for layer in passed.in_float),
             "instructions": judged_with(),
         }
     )
 
 
 def _described(made: onnx.ModelProto, model: onnx.ModelProto) -> onnx.ModelProto:
-    """The quantised model with the float model's own description, and nothing of the quantiser."""
+    """Return the quantised model with the description of the float model alone."""
     texts = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(made, {METADATA: texts[METADATA]})
     onnx.checker.check_model(made, full_check=True)
@@ -221,18 +211,8 @@ def _hashed(entry: EngineFile, file: Path) -> EngineFile:
     return entry.model_copy(update={"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
 
 
-# OpenVINO over the ONNX files of a model folder: judged like every other engine.
-
-# fp16 files are for GPUs: a CPU computes them in fp32, after rounding.
-PRECISIONS: dict[PrecisionName, tuple[PrecisionName, ...]] = {
-    "fp32": ("fp32", "bf16"),
-    "int8": ("int8",),
-}
-"""In what a file of one precision is computed."""
-
-
 def planned_openvino(files: Sequence[EngineFile]) -> tuple[EngineFile, ...]:
-    """The entries that OpenVINO, if it is installed, can have over ONNX files that were made."""
+    """Return the entries that OpenVINO, if installed, can have over the given ONNX files."""
     if no_openvino():
         return ()
     import openvino
@@ -248,26 +228,25 @@ def planned_openvino(files: Sequence[EngineFile]) -> tuple[EngineFile, ...]:
             }
         )
         for entry in files
-        for precision in PRECISIONS.get(entry.precision, ())
+        for precision in OPENVINO_PRECISIONS.get(entry.precision, ())
         if precision != "bf16" or no_bfloat() is None
     )
 
 
 def judge_openvino(
-    entry: EngineFile, manifest: Manifest, standard: Standard, folder: Path
+    entry: EngineFile, manifest: Manifest, standard: ReferenceOutputs, folder: Path
 ) -> EngineFile:
-    """The entry with its parity figures; EngineRejectedError where it disagrees with PyTorch."""
+    """Return the entry with its parity; raise EngineRejectedError where it disagrees."""
     engine = open_openvino(folder, manifest, entry, 0)
     return entry.model_copy(update={"parity": judge_served(engine, entry.precision, standard)})
 
 
-# The graph as a PyTorch program: slower than any other engine, and there to compare them with.
-
-FILE: Final = "model.pt2"
-
-
 def make_torch_engine(
-    manifest: Manifest, predictor: Predictor, standard: Standard, folder: Path, description: str
+    manifest: Manifest,
+    predictor: Predictor,
+    standard: ReferenceOutputs,
+    folder: Path,
+    description: str,
 ) -> EngineFile:
     """Write the fp32 program into the folder; return its entry with checksum and parity.
 
@@ -278,10 +257,10 @@ def make_torch_engine(
     example = torch.zeros(EXAMPLE[0], manifest.channels, *EXAMPLE[1:])
     program = torch.export.export(graph, (example,), dynamic_shapes=open_axes())
     _forget_sources(program)
-    file = folder / FILE
+    file = folder / PROGRAM
     torch.export.save(program, file, extra_files={METADATA: description})
     entry = EngineFile(
-        file=FILE,
+        file=PROGRAM,
         runtime="torch",
         precision="fp32",
         sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -292,7 +271,7 @@ def make_torch_engine(
 
 
 def _forget_sources(program: torch.export.ExportedProgram) -> None:
-    """Drop where each node comes from: folders of this machine, and lines of source."""
+    """Remove each node's origin: folders of this machine and lines of source."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -301,25 +280,32 @@ def _forget_sources(program: torch.export.ExportedProgram) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """What the engines of one export share. calibration: None where int8 is not asked for."""
+    """What the engines of one export share. calibration: None unless int8 is asked for."""
 
     plan: Manifest
     predictor: Predictor
-    standard: Standard
+    standard: ReferenceOutputs
     calibration: Calibration | None
     folder: Path
 
 
 def onnx_engines(job: Job) -> tuple[tuple[EngineFile, ...], WssegError | None]:
-    """The ONNX engines that agree with PyTorch, and why int8, if asked for, is not among them.
+    """Return the ONNX engines that agree with PyTorch, and the error of a rejected int8 engine.
 
-    fp32 must agree; fp16, which nobody had to ask for, may be left out with a warning.
+    Raises AllFailedError where fp32 disagrees. A rejected fp16 engine, which is made by default, is
+    left out with a warning.
     """
     engines: list[EngineFile] = []
     rejected: WssegError | None = None
     for entry in sorted(job.plan.engines, key=lambda entry: list(FILES.values()).index(entry.file)):
         try:
-            engines.append(_made(job, entry))
+            if entry.precision == "int8" and job.calibration:
+                made = make_int8_engine(
+                    job.plan, entry, job.predictor, job.standard, job.calibration, job.folder
+                )
+            else:
+                made = make_onnx_engine(job.plan, entry, job.predictor, job.standard, job.folder)
+            engines.append(made)
         except EngineRejectedError as error:
             if entry.precision == "fp32":
                 raise AllFailedError(f"nothing was exported: {error}") from error
@@ -335,16 +321,8 @@ def onnx_engines(job: Job) -> tuple[tuple[EngineFile, ...], WssegError | None]:
     return tuple(engines), rejected
 
 
-def _made(job: Job, entry: EngineFile) -> EngineFile:
-    if entry.precision == "int8" and job.calibration:
-        return make_int8_engine(
-            job.plan, entry, job.predictor, job.standard, job.calibration, job.folder
-        )
-    return make_onnx_engine(job.plan, entry, job.predictor, job.standard, job.folder)
-
-
 def openvino_engines(job: Job, files: Sequence[EngineFile]) -> tuple[EngineFile, ...]:
-    """OpenVINO's engines over the ONNX files, those that agree with PyTorch."""
+    """Return the entries of OpenVINO over the ONNX files, where it agrees with PyTorch."""
     engines: list[EngineFile] = []
     for entry in planned_openvino(files):
         try:
@@ -357,7 +335,7 @@ def openvino_engines(job: Job, files: Sequence[EngineFile]) -> tuple[EngineFile,
 
 
 def torch_engines(job: Job) -> tuple[EngineFile, ...]:
-    """The PyTorch program, which is no other network than the one it is compared with."""
+    """Return the entry of the PyTorch program; raise AllFailedError where it disagrees."""
     try:
         made = make_torch_engine(
             job.plan, job.predictor, job.standard, job.folder, describe(job.plan)
@@ -370,7 +348,7 @@ def torch_engines(job: Job) -> tuple[EngineFile, ...]:
 def tensorrt_engines(
     job: TensorRTJob, source: EngineFile
 ) -> tuple[tuple[EngineFile, ...], WssegError | None]:
-    """The TensorRT engines that could be built, and what the first other one failed of."""
+    """Return the TensorRT engines that could be built, and the first error otherwise."""
     engines: list[EngineFile] = []
     problem: WssegError | None = None
     for architecture in job.toolkit.architectures:

@@ -1,4 +1,4 @@
-"""Whether a network's numbers fit into half precision, which a CPU run cannot tell."""
+"""The deployed graph: raw pixels in, masks and areas out; its ONNX form and its fp16 range."""
 
 import copy
 import logging
@@ -19,10 +19,26 @@ from wsseg.serve import manifest as contract
 from wsseg.serve.manifest import PROBABILITY
 from wsseg.train.networks import Predictor
 
-# The graph that is deployed: raw pixels in, masks and areas out, with nothing left to a reader.
+INPUT = contract.INPUT
+# In the order in which the graph gives them.
+OUTPUTS = tuple(contract.OUTPUTS)
+# Known to ONNX Runtime and TensorRT for years, and the newest that every node used here needs.
+OPSET = 18
+# Key of the model's description (JSON) in the file's metadata_props.
+METADATA = "wsseg"
+
+# Batch of 2 and an oblong size that is not the network's: the exporter takes a 1, or two equal
+# numbers, for a property of the network rather than of this example.
+EXAMPLE = (2, 72, 88)
+
+# The largest half is 65504. A quarter of it leaves room for slices that are brighter than the few
+# samples, and for partial sums that are larger than their total.
+LARGEST_FP16 = 65504 / 4
 
 Precision = Literal["fp32", "fp16"]
-Answers = tuple[Tensor, Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+
+logger = logging.getLogger(__name__)
 
 
 class DeployGraph(nn.Module):
@@ -48,12 +64,12 @@ class DeployGraph(nn.Module):
         limits = torch.tensor(thresholds, dtype=torch.float32).view(1, -1, 1, 1)
         self.register_buffer("thresholds", limits, persistent=False)
 
-    def forward(self, pixels: Tensor) -> Answers:
+    def forward(self, pixels: Tensor) -> Outputs:
         """Mask, pixel area, soft area and probability of raw pixels (n, c, H, W), float32.
 
         mask: uint8 (n, k, H, W), 0 or 1. pixel_area: int64 (n, k), exact. soft_area: float32
         (n, k), sum of probabilities in pixels. probability: float32 (n, k, H, W), 0..1; the mask is
-        cut from it, so that a reader who knows a better place to cut can do so.
+        its threshold, so that a reader who knows a better threshold can apply it.
 
         Areas are summed along rows, then over the rows. Each sum of n positive float32 terms is
         off by at most (n - 1) * 2**-24 of its value in whatever order it is taken, so soft_area by
@@ -98,28 +114,12 @@ def fold_batch_norm(module: nn.Module) -> None:
         previous = name, child
 
 
-# The deployable graph as an ONNX model that carries its own description.
-
-INPUT = contract.INPUT
-# In the order in which the graph gives them.
-OUTPUTS = tuple(contract.OUTPUTS)
-# Known to ONNX Runtime and TensorRT for years, and the newest that every node used here needs.
-OPSET = 18
-# Key of the model's own description (JSON) in the file's metadata_props.
-METADATA = "wsseg"
-
-# Batch of 2 and an oblong size that is not the network's: the exporter takes a 1, or two equal
-# numbers, for a property of the network rather than of this example.
-EXAMPLE = (2, 72, 88)
-
-logger = logging.getLogger(__name__)
-
-
 def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.ModelProto:
-    """The graph as ONNX, optimised and checked, with batch, height and width left open.
+    """Return the graph as ONNX, optimised and checked, with dynamic batch, height and width.
 
-    channels: of the input. description: JSON, kept in the file's metadata under `wsseg`. Notes that
-    the exporter leaves on every node (source lines, paths of this machine) are removed.
+    channels: number of input channels. description: JSON, kept in the file's metadata under
+    `wsseg`. Notes that the exporter leaves on every node (source lines, paths of this machine) are
+    removed.
     """
     example = torch.zeros(EXAMPLE[0], channels, *EXAMPLE[1:])
     program = torch.onnx.export(
@@ -143,26 +143,21 @@ def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.Mode
 
 
 def open_axes() -> dict[str, dict[int, Dim]]:
-    """The axes of the input whose length only a run tells."""
+    """Return the dynamic axes of the input."""
     return {INPUT: {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}}
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write one file with the weights inside; ValueError past 2 GiB, which none comes near."""
+    """Write the model with its weights as one file; protobuf raises ValueError beyond 2 GiB."""
     path.write_bytes(model.SerializeToString(deterministic=True))
     logger.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)
 
 
-# The largest half is 65504. A quarter of it leaves room for slices that are brighter than the few
-# samples, and for partial sums that are larger than their total.
-LARGEST = 65504 / 4
+def largest_magnitude(graph: DeployGraph, samples: Sequence[NDArray[np.float32]]) -> float:
+    """Return the largest magnitude among the weights and activations of a float32 graph's network.
 
-
-def largest_value(graph: DeployGraph, samples: Sequence[NDArray[np.float32]]) -> float:
-    """Largest magnitude among weights and values between layers of a float32 graph's network.
-
-    samples: raw slices (c, H, W). ONNX Runtime computes half-precision nodes in float32 on most
-    CPUs, so a sum that overflows on a GPU looks sound there; here the size itself is looked at.
+    samples: raw slices (c, H, W). On most CPUs ONNX Runtime computes half-precision nodes in
+    float32, so a run on the CPU does not show a sum that would overflow on a GPU.
     """
     network = graph.predictor.network
     seen = [float(weight.abs().max()) for weight in network.parameters()]

@@ -11,7 +11,7 @@ from wsseg.export.difference import (
     Difference,
     Pixels,
     Reference,
-    Standard,
+    ReferenceOutputs,
     difference,
     overall,
 )
@@ -21,18 +21,18 @@ from wsseg.serve.engines.base import Engine, Prediction
 from wsseg.serve.manifest import Parity, PrecisionName, Profile
 from wsseg.train.networks import Predictor
 
-# How far an engine may be from PyTorch before it is kept back.
-
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an engine may be from PyTorch.
+    """How far an engine may differ from PyTorch and still be published.
 
-    On any slice: probability is the largest difference of any pixel's probability, agreement the
-    smallest fraction of equal mask pixels, ratio the largest difference of an area ratio. On
-    average over the slices that show it: ratio_mean is the largest difference of an area ratio,
-    mask_iou the smallest IoU of a class. border: a pixel whose PyTorch probability is that close to
-    its threshold is left out of all but probability, for its class hangs on rounding alone.
+    probability: largest difference of a pixel's probability on any slice, 0..1.
+    agreement: smallest fraction of equal mask pixels on any slice, 0..1.
+    ratio: largest difference of an area ratio on any slice.
+    border: a pixel whose PyTorch probability is this close to its threshold counts for
+        `probability` alone, because rounding decides its class.
+    ratio_mean: largest mean difference of an area ratio over the slices that show the class.
+    mask_iou: smallest mean IoU of a class over the slices that show it, 0..1.
     """
 
     probability: float
@@ -43,7 +43,7 @@ class Tolerance:
     mask_iou: float = 0.0
 
 
-# What no finite answer exceeds: such engines are held to their averages.
+# No finite output exceeds the limits for single slices: the averages decide.
 _ON_AVERAGE = Tolerance(
     probability=1.0, agreement=0.0, ratio=float("inf"), border=0.0, ratio_mean=0.002, mask_iou=0.98
 )
@@ -62,46 +62,36 @@ TOLERANCES: dict[PrecisionName, Tolerance] = {
     "int8": _ON_AVERAGE,
 }
 
-
-# Whether a slice has the same mask alone, in a batch, and after slices of other sizes.
-
-# As many as serving sends at once, and an odd number, which blocked kernels leave a rest of.
+# As many as serving sends at once, and an odd number, for which blocked kernels have a remainder.
 BATCHES = (8, 3)
-# Float sums around the integer network depend on the batch in their last bits, and a pixel on its
-# very threshold hangs on those: one in 10,000 may.
-STEADY = 0.9999
+# Float sums around the integer network depend on the batch in their last bits, which decide the
+# class of a pixel exactly at its threshold: one pixel in 10,000 may differ.
+EQUAL_IN_BATCH = 0.9999
+# Coarse numbers: the last bit of a sum, taken in another order, may be a whole step of the next.
+ROUNDED: frozenset[PrecisionName] = frozenset(("int8", "bf16"))
 
 
-def unsteadiness(
-    run: Callable[[NDArray[np.float32]], Prediction], standard: Standard
+def batch_dependence(
+    run: Callable[[NDArray[np.float32]], Prediction], standard: ReferenceOutputs
 ) -> str | None:
-    """In words, which slice's mask depends on the slices around it; None where none does.
+    """Describe a slice whose mask depends on the other slices of its batch; None if there is none.
 
-    Every slice of the standard is run alone, then in turned and mirrored company of its size, with
-    the sizes in another order, at the batch's end.
+    Every slice is run alone, then, with the sizes in reverse order, at the end of batches of
+    shifted and mirrored variants of itself.
     """
-    alone = [r.pixels for r in standard.references if len(r.pixels) == 1]
-    masks = [run(pixels).masks[0] for pixels in alone]
-    for place in reversed(range(len(alone))):
+    single = [r.pixels for r in standard.references if len(r.pixels) == 1]
+    masks = [run(pixels).masks[0] for pixels in single]
+    for pixels, mask in zip(reversed(single), reversed(masks), strict=True):
         for count in BATCHES:
-            found = run(_company(alone[place], count)).masks[-1]
-            equal = float((found == masks[place]).mean())
-            if equal < STEADY:
+            variants = [np.roll(pixels[..., ::-1], 7 * shift, axis=-1) for shift in range(1, count)]
+            batched = run(np.concatenate([*variants, pixels])).masks[-1]
+            equal = float((batched == mask).mean())
+            if equal < EQUAL_IN_BATCH:
                 return (
-                    f"the mask of a slice of {found.shape[1:]} agrees with itself in {equal:.5f} "
-                    f"between a batch of 1 and of {count} (at least {STEADY})"
+                    f"the mask of a slice of {mask.shape[1:]} agrees with itself in {equal:.5f} "
+                    f"between a batch of 1 and of {count} (at least {EQUAL_IN_BATCH})"
                 )
     return None
-
-
-def _company(pixels: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-    """A batch that ends in the slice (1, c, H, W), after variants of it that differ."""
-    others = [np.roll(pixels[..., ::-1], 7 * number, axis=-1) for number in range(1, count)]
-    return np.concatenate([*others, pixels])
-
-
-# Coarse numbers: a last bit of a sum, taken in another order, may be a whole step of the next.
-ROUNDED: frozenset[PrecisionName] = frozenset(("int8", "bf16"))
 
 
 class EngineRejectedError(SomeFailedError):
@@ -112,9 +102,9 @@ class EngineRejectedError(SomeFailedError):
 class Candidate:
     """An engine to be judged.
 
-    run: as it will be served. provider: the runtime and device it really runs on. probability:
-    the same nodes with the probability left visible as an output; None where that would need a
-    second build, then the slices' mean probabilities are compared in its place.
+    run: the engine as it will be served. provider: the runtime and device that it really runs on.
+    probability: returns the probabilities (n, k, H, W) of the same nodes; None where that would
+    need a second build. The mean probabilities of the slices are compared then.
     """
 
     run: Callable[[Pixels], Prediction]
@@ -131,27 +121,27 @@ class Verdict:
     failure: str | None
 
 
-def make_standard(
+def reference_outputs(
     predictor: Predictor,
     samples: Sequence[Pixels],
     thresholds: Sequence[float],
     classes: tuple[str, ...],
     ratios: tuple[RatioDefinition, ...],
-) -> Standard:
-    """PyTorch's answers for every sample (c, H, W), alone and in a batch with its mirror image."""
+) -> ReferenceOutputs:
+    """Return PyTorch's outputs for every sample (c, H, W), alone and with its mirror image."""
     references: list[Reference] = []
-    for number, sample in enumerate(samples):
+    for index, sample in enumerate(samples):
         pixels = np.stack([sample, sample[..., ::-1]]).astype(np.float32)
         with torch.inference_mode():
             probability = predictor.eval()(torch.from_numpy(pixels)).numpy()
-        references.append(Reference(number, pixels, probability))
-        references.append(Reference(number, pixels[:1], probability[:1]))
+        references.append(Reference(index, pixels, probability))
+        references.append(Reference(index, pixels[:1], probability[:1]))
     limits = np.asarray(thresholds, np.float32).reshape(1, -1, 1, 1)
-    return Standard(tuple(references), limits, classes, ratios)
+    return ReferenceOutputs(tuple(references), limits, classes, ratios)
 
 
-def within(standard: Standard, profile: Profile) -> Standard:
-    """The standard without the batches that an engine of this profile does not take."""
+def within(standard: ReferenceOutputs, profile: Profile) -> ReferenceOutputs:
+    """Return the reference outputs without the batches that an engine of this profile rejects."""
 
     def fits(reference: Reference) -> bool:
         count, _, height, width = reference.pixels.shape
@@ -162,8 +152,8 @@ def within(standard: Standard, profile: Profile) -> Standard:
     return replace(standard, references=tuple(filter(fits, standard.references)))
 
 
-def check(candidate: Candidate, standard: Standard) -> Verdict:
-    """Run an engine on every reference and hold it to the tolerance of its precision."""
+def check(candidate: Candidate, standard: ReferenceOutputs) -> Verdict:
+    """Run an engine on every reference batch and compare it by the tolerance of its precision."""
     tolerance = TOLERANCES[candidate.precision]
     measured: list[Difference] = []
     judged: list[Difference] = []
@@ -174,19 +164,31 @@ def check(candidate: Candidate, standard: Standard) -> Verdict:
         if flaw:
             break
         probability = _probability_difference(candidate, prediction, reference)
-        for border, kept in ((0.0, measured), (tolerance.border, judged)):
-            masks = prediction.masks
-            kept.append(
-                difference(masks, reference, standard, probability=probability, border=border)
+        for border, differences in ((0.0, measured), (tolerance.border, judged)):
+            differences.append(
+                difference(
+                    prediction.masks, reference, standard, probability=probability, border=border
+                )
             )
     failure = flaw or _shortfall(overall(judged), tolerance)
     if candidate.precision in ROUNDED and not failure:
-        failure = unsteadiness(candidate.run, standard)
-    return Verdict(_parity(overall(measured), candidate, standard), failure)
+        failure = batch_dependence(candidate.run, standard)
+    total = overall(measured)
+    parity = Parity(
+        slices=len({reference.sample for reference in standard.references}),
+        provider=candidate.provider,
+        mask_agreement=total.agreement,
+        probability_difference=total.probability,
+        ratio_difference=total.ratio,
+        ratio_difference_mean=total.ratio_mean,
+        mask_iou=total.mask_iou,
+        masks_empty=total.empty,
+    )
+    return Verdict(parity, failure)
 
 
-def judge(candidate: Candidate, standard: Standard) -> Parity:
-    """The figures of an engine that agrees; raises EngineRejectedError for one that does not."""
+def judge(candidate: Candidate, standard: ReferenceOutputs) -> Parity:
+    """Return the figures of an engine; raise EngineRejectedError where it disagrees."""
     require_evidence(candidate.precision, standard)
     verdict = check(candidate, standard)
     if verdict.failure:
@@ -197,8 +199,8 @@ def judge(candidate: Candidate, standard: Standard) -> Parity:
     return verdict.parity
 
 
-def require_evidence(precision: PrecisionName, standard: Standard) -> None:
-    """Raise EngineRejectedError where nothing could speak for a class of such an engine."""
+def require_evidence(precision: PrecisionName, standard: ReferenceOutputs) -> None:
+    """Raise EngineRejectedError where no sample slice shows a class and the precision needs one."""
     if precision in ROUNDED and standard.unseen:
         raise EngineRejectedError(
             f"the network finds no {' and no '.join(standard.unseen)} in the slices that the run "
@@ -207,7 +209,7 @@ def require_evidence(precision: PrecisionName, standard: Standard) -> None:
         )
 
 
-def judge_served(engine: Engine, precision: PrecisionName, standard: Standard) -> Parity:
+def judge_served(engine: Engine, precision: PrecisionName, standard: ReferenceOutputs) -> Parity:
     """`judge` for an engine that was opened from a file as serving opens it."""
     candidate = Candidate(
         engine, engine.name, precision, lambda pixels: engine.with_probability(pixels)[1]
@@ -216,7 +218,7 @@ def judge_served(engine: Engine, precision: PrecisionName, standard: Standard) -
 
 
 def _flaw(prediction: Prediction, reference: Reference) -> str | None:
-    """What is wrong with an answer in itself."""
+    """Describe what is wrong with a prediction in itself; None if nothing is."""
     masks, areas, soft = prediction.masks, prediction.pixel_areas, prediction.soft_areas
     if masks.shape != reference.probability.shape:
         return f"masks have shape {masks.shape}, not {reference.probability.shape}"
@@ -253,16 +255,3 @@ def _shortfall(worst: Difference, tolerance: Tolerance) -> str | None:
     if worst.mask_iou < tolerance.mask_iou:
         return f"masks have a mean IoU of {worst.mask_iou:.4f} (at least {tolerance.mask_iou})"
     return None
-
-
-def _parity(measured: Difference, candidate: Candidate, standard: Standard) -> Parity:
-    return Parity(
-        slices=len({reference.sample for reference in standard.references}),
-        provider=candidate.provider,
-        mask_agreement=measured.agreement,
-        probability_difference=measured.probability,
-        ratio_difference=measured.ratio,
-        ratio_difference_mean=measured.ratio_mean,
-        mask_iou=measured.mask_iou,
-        masks_empty=measured.empty,
-    )

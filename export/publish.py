@@ -2,8 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from wsseg.export.engines import (
     tensorrt_engines,
     torch_engines,
 )
-from wsseg.export.parity import make_standard
+from wsseg.export.parity import reference_outputs
 from wsseg.export.quantise import Method
 from wsseg.export.stride import coarsened
 from wsseg.export.tensorrt import (
@@ -53,24 +52,26 @@ from wsseg.serve.manifest import (
     Teacher,
     Training,
 )
-from wsseg.train.networks import Predictor
 from wsseg.train.run_folder import RunRecord, TrainedRun, load_run
-
-# What a user asks of an export.
 
 
 class ExportOptions(Frozen):
-    """What to make of a run.
+    """What to export from a run.
 
-    name: of the model, else the output folder's. precisions: of the ONNX files. torch: the graph
-    as a PyTorch program too. trt: build
-    TensorRT engines too; gpu_arch: for these architectures, such as "sm_89" (empty: this machine's
-    GPU if `tensorrt` is installed, else the usual ones of TensorRT-RTX); profile: input shapes they
-    take. ratios: in place of the run's, empty keeps them. thresholds: one a class, else
-    the run's. calibration: cases.csv or folder of images that int8 is calibrated by, on at most
-    `calibration_images` slices, with ranges set by `calibration_method`. output_stride: in
-    place of the network's, see `stride.at_stride_16`. overwrite: a model in the output folder gives
-    way.
+    name: the model's name; empty takes the name of the output folder.
+    precisions: the precisions of the ONNX files.
+    torch: also write the graph as a PyTorch program.
+    trt: also build TensorRT engines.
+    gpu_arch: the GPU architectures to build them for, such as "sm_89"; empty takes this machine's
+        GPU where `tensorrt` is installed, else the usual architectures of TensorRT-RTX.
+    profile: the input shapes that TensorRT engines accept.
+    ratios: ratio definitions that replace those of the run; empty keeps the run's.
+    thresholds: one probability a class, 0..1, which replaces the run's; empty keeps the run's.
+    calibration: the cases.csv or the folder of images that int8 is calibrated on.
+    calibration_images: the largest number of calibration slices.
+    calibration_method: how the range of a tensor follows from its values.
+    output_stride: replaces the network's own, see `stride.at_stride_16`.
+    overwrite: replace a model that is already in the output folder.
     """
 
     name: str = ""
@@ -88,22 +89,22 @@ class ExportOptions(Frozen):
     overwrite: bool = False
 
 
-# How long each engine takes on this CPU, relative to fp32 in ONNX Runtime.
-
 ROUNDS = 3
 ON_CPU = EngineOptions(device="cpu")
 
 Pixels = NDArray[np.float32]
 
+log = logging.getLogger(__name__)
+
 
 def with_times(manifest: Manifest, sample: Pixels, folder: Path) -> tuple[EngineFile, ...]:
-    """The manifest's engines, those that run on this CPU with their `relative_time`.
+    """Return the manifest's engines, with a `relative_time` where they run on this CPU.
 
-    sample: a raw slice (c, H, W), of which a batch is made as large as serving's own: how well an
-    engine fills the cores depends on that. All engines take turns, so that a machine that is busy
-    for a while is busy for all of them; of each, the median over ROUNDS of its time over the
-    reference's in the same round counts. Without an fp32 engine in ONNX Runtime nothing is
-    measured.
+    sample: a raw slice (c, H, W). It is repeated to a batch as large as those of serving, because
+    the size of a batch decides how well an engine fills the cores. All engines take turns, so that
+    a machine that is busy for a while is busy for all of them. The figure is the median over ROUNDS
+    of an engine's time divided by the time of fp32 in ONNX Runtime in the same round. Nothing is
+    measured without that engine.
     """
     able, _ = candidates(manifest, ON_CPU, "cpu")
     entries = [candidate.entry for candidate in able]
@@ -111,7 +112,7 @@ def with_times(manifest: Manifest, sample: Pixels, folder: Path) -> tuple[Engine
     if measure is None:
         return manifest.engines
     opened = {_key(c.entry): c.adapter.open(folder, manifest, c.entry, 0) for c in able}
-    times = relative(opened, _batch(sample), _key(measure))
+    times = relative(opened, serving_batch(sample), _key(measure))
     return tuple(
         entry.model_copy(update={"relative_time": times.get(_key(entry))})
         for entry in manifest.engines
@@ -121,15 +122,16 @@ def with_times(manifest: Manifest, sample: Pixels, folder: Path) -> tuple[Engine
 def relative(
     engines: Mapping[tuple[str, str], Engine], pixels: Pixels, measure: tuple[str, str]
 ) -> dict[tuple[str, str], float]:
-    """Median over rounds of each engine's time over the measure's; the measure has 1."""
+    """Return each engine's median time divided by that of the engine `measure`, which gets 1."""
     for engine in engines.values():
         warm_up(partial(engine, pixels))
-    times = interleaved({key: _turn(engine, pixels) for key, engine in engines.items()}, ROUNDS)
+    turns = {key: partial(seconds, partial(engine, pixels)) for key, engine in engines.items()}
+    times = interleaved(turns, ROUNDS)
     return {key: round(paired_ratio(times[key], times[measure]), 3) for key in engines}
 
 
-def _batch(sample: Pixels) -> Pixels:
-    """The slice as often as serving would put one of its size into a batch."""
+def serving_batch(sample: Pixels) -> Pixels:
+    """Return the slice (c, H, W), repeated to the batch that serving makes of its size."""
     rows, columns = sample.shape[1:]
     count = max(1, min(BATCH, MOST_PIXELS // (rows * columns)))
     return np.ascontiguousarray(np.stack([sample] * count), np.float32)
@@ -139,29 +141,13 @@ def _key(entry: EngineFile) -> tuple[str, str]:
     return entry.runtime, entry.precision
 
 
-def _turn(engine: Engine, pixels: Pixels) -> Callable[[], float]:
-    return lambda: seconds(lambda: engine(pixels))
-
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _TensorRT:
-    """The toolkit to build with, or why there is none; neither where none was asked for."""
-
-    toolkit: Toolkit | None = None
-    missing: TensorRTMissingError | None = None
-
-
 def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
     """Publish a run as the model folder `out`, which appears whole or stays as it was.
 
     Raises AllFailedError where no engine may be published, and WssegError for a request that
-    cannot be met, a folder that holds a model and is not to be overwritten among them; nothing is
-    written then. TensorRTMissingError and EngineBuildError come after
-    the folder was published with the engines that could be made; so does EngineRejectedError for
-    an int8 engine that disagrees with PyTorch.
+    cannot be met, such as a folder that already holds a model. In both cases nothing is written.
+    TensorRTMissingError, EngineBuildError and, for an int8 engine that disagrees with PyTorch,
+    EngineRejectedError are raised after the folder was published with the remaining engines.
     """
     with held(out, f"another export is writing {out}: wait for it, or choose another --out"):
         return _export(run, out, options)
@@ -174,13 +160,18 @@ def _export(run: Path, out: Path, options: ExportOptions) -> Manifest:
         raise WssegError(f"{run} keeps no sample slices to prove an engine on: train again")
     if trained.record.dependence and trained.record.dependence.warning:
         log.warning("%s", trained.record.dependence.warning)
-    predictor, plan = _network(trained, _plan(trained.record, out, options), options)
-    tensorrt = _find_tensorrt(options)
-    calibration = _calibration(trained, options)
-    standard = make_standard(predictor, trained.samples, plan.thresholds, plan.classes, plan.ratios)
+    predictor, plan = trained.predictor, _plan(trained.record, out, options)
+    if options.output_stride is not None:
+        predictor, cost = coarsened(predictor, trained.samples, plan)
+        plan = plan.model_copy(update={"output_stride": cost})
+    toolkit = _toolkit(options) if options.trt else None
+    calibration = _calibration(trained, options) if "int8" in options.precisions else None
+    standard = reference_outputs(
+        predictor, trained.samples, plan.thresholds, plan.classes, plan.ratios
+    )
     with atomic_folder(out) as folder:
         job = Job(plan, predictor, standard, calibration, folder)
-        engines, problem = _engines(job, trained, options, tensorrt)
+        engines, problem = _engines(job, trained, options, toolkit)
         manifest = plan.model_copy(update={"engines": engines})
         (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if problem:
@@ -189,21 +180,24 @@ def _export(run: Path, out: Path, options: ExportOptions) -> Manifest:
 
 
 def _engines(
-    job: Job, trained: TrainedRun, options: ExportOptions, tensorrt: _TensorRT
+    job: Job,
+    trained: TrainedRun,
+    options: ExportOptions,
+    toolkit: Toolkit | TensorRTMissingError | None,
 ) -> tuple[tuple[EngineFile, ...], WssegError | None]:
-    """All engines that could be made, and the first reason why one that was asked for is missing.
+    """Return all engines that could be made, and the first error of a requested one that could not.
 
-    Raises AllFailedError where there is none.
+    Raises AllFailedError where no engine could be made.
     """
     files, rejected = onnx_engines(job)
     on_cpu = job.plan.model_copy(update={"engines": files + openvino_engines(job, files)})
     engines = with_times(on_cpu, trained.samples[0], job.folder)
     if options.torch:
         engines += torch_engines(job)
-    problem = tensorrt.missing or rejected
-    if tensorrt.toolkit:
+    problem = toolkit if isinstance(toolkit, TensorRTMissingError) else rejected
+    if isinstance(toolkit, Toolkit):
         built, failed = tensorrt_engines(
-            TensorRTJob(job.plan, tensorrt.toolkit, options.profile, job.standard, job.folder),
+            TensorRTJob(job.plan, toolkit, options.profile, job.standard, job.folder),
             [file for file in files if file.precision != "int8"][-1],
         )
         engines, problem = engines + built, problem or failed
@@ -225,39 +219,8 @@ def _check_target(out: Path, options: ExportOptions) -> None:
 
 
 def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:
-    """The manifest with the ONNX engines that are to be made."""
-    classes = record.classes
-    try:
-        return Manifest(
-            name=options.name or out.resolve().name,
-            classes=classes,
-            ratios=options.ratios or record.ratios,
-            channels=record.channels,
-            window=record.window,
-            network_size=record.size,
-            thresholds=options.thresholds or record.thresholds,
-            training=_training(record),
-            engines=tuple(planned_engine(p) for p in dict.fromkeys(options.precisions)),
-            wsseg_version=version("wsseg"),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-    except ValidationError as error:
-        reasons = "; ".join(fault_text(problem) for problem in error.errors())
-        raise WssegError(f"this model cannot be exported: {reasons}") from error
-
-
-def _network(
-    trained: TrainedRun, plan: Manifest, options: ExportOptions
-) -> tuple[Predictor, Manifest]:
-    """What is exported, which the engines are then held against, and what it costs if changed."""
-    if options.output_stride is None:
-        return trained.predictor, plan
-    predictor, cost = coarsened(trained.predictor, trained.samples, plan)
-    return predictor, plan.model_copy(update={"output_stride": cost})
-
-
-def _training(record: RunRecord) -> Training:
-    return Training(
+    """Return the manifest with the entries of the ONNX engines that are to be made."""
+    training = Training(
         preset=record.preset,
         network=record.network,
         weights=record.initial_weights,
@@ -267,38 +230,47 @@ def _training(record: RunRecord) -> Training:
         seed=record.seed,
         # JSON has no NaN: a figure that the validation split could not give is left out.
         metrics={name: value for name, value in record.metrics.items() if math.isfinite(value)},
-        teacher=_teacher(record),
+        teacher=None
+        if record.teacher is None
+        else Teacher(
+            run=record.teacher.run,
+            network=record.teacher.network,
+            weights_sha256=record.teacher.weights_sha256,
+        ),
         seen=record.seen,
         dependence=record.dependence,
     )
+    try:
+        return Manifest(
+            name=options.name or out.resolve().name,
+            classes=record.classes,
+            ratios=options.ratios or record.ratios,
+            channels=record.channels,
+            window=record.window,
+            network_size=record.size,
+            thresholds=options.thresholds or record.thresholds,
+            training=training,
+            engines=tuple(planned_engine(p) for p in dict.fromkeys(options.precisions)),
+            wsseg_version=version("wsseg"),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    except ValidationError as error:
+        reasons = "; ".join(fault_text(problem) for problem in error.errors())
+        raise WssegError(f"this model cannot be exported: {reasons}") from error
 
 
-def _teacher(record: RunRecord) -> Teacher | None:
-    taught_by = record.teacher
-    if taught_by is None:
-        return None
-    return Teacher(
-        run=taught_by.run,
-        network=taught_by.network,
-        weights_sha256=taught_by.weights_sha256,
-    )
-
-
-def _find_tensorrt(options: ExportOptions) -> _TensorRT:
-    if not options.trt:
-        return _TensorRT()
+def _toolkit(options: ExportOptions) -> Toolkit | TensorRTMissingError:
+    """Return the TensorRT to build with, or the error that says why there is none."""
     if options.precisions == ("int8",):
         raise WssegError("TensorRT engines are built from fp32 or fp16: ask for one of them too")
     check_profile(options.profile)
     try:
-        return _TensorRT(toolkit=find_toolkit(options.gpu_arch))
+        return find_toolkit(options.gpu_arch)
     except TensorRTMissingError as error:
-        return _TensorRT(missing=error)
+        return error
 
 
-def _calibration(trained: TrainedRun, options: ExportOptions) -> Calibration | None:
-    if "int8" not in options.precisions:
-        return None
+def _calibration(trained: TrainedRun, options: ExportOptions) -> Calibration:
     if options.calibration is None:
         raise WssegError(
             "int8 needs images to set its ranges by, besides the slices it is judged on: give "

@@ -1,4 +1,4 @@
-"""As many layers in integers as the gate allows: the most sensitive ones go back to float."""
+"""The network of an exported graph in 8 bits: calibration, QDQ form, which layers stay float."""
 
 import contextlib
 import io
@@ -20,13 +20,41 @@ from wsseg.export.calibration import evenly
 from wsseg.export.parity import EngineRejectedError
 from wsseg.serve.manifest import Parity
 
-# The network inside an exported graph: what may be quantised, cut out to be looked at alone.
-
 WEIGHTS = "predictor.network."
 # What integer kernels compute in ONNX Runtime and in OpenVINO alike. Resizing is not among them:
 # the one rounds its 8-bit result down, the other computes it in float.
 OPERATORS = ("Conv", "Relu", "Clip", "Add", "Mul", "MaxPool", "Concat")
 ACTIVATIONS = ("Relu", "Clip")
+
+Method = Literal["percentile", "entropy"]
+Inputs = Sequence[NDArray[np.float32]]
+Ranges = Mapping[str, tuple[float, float]]
+"""Lowest and highest value of each tensor that 8 bits must tell apart."""
+
+# Share of the values that lies inside the range: beyond it are single outliers, which would make
+# the steps of all others coarser.
+PERCENTILE = 99.999
+BINS: dict[Method, int] = {"percentile": 2048, "entropy": 1024}
+QUANTISED_BINS = 128
+# Values of one tensor and slice that are counted, evenly spaced: 128 slices then give 4 million,
+# and 40 of them lie beyond the percentile. All of them would take longer than the network.
+COUNTED = 1 << 15
+# Slices whose values are counted at once. The first ones set the width of a bin, so that a single
+# black slice must not be alone.
+TOGETHER = 16
+
+# Inputs on which each layer is run: enough to tell apart errors that differ by a tenth.
+SENSITIVITY_INPUTS = 8
+
+# Of the network's multiplications: with more of them in float, int8 saves too little to be worth
+# an engine that is less exact.
+FLOAT_AT_MOST = 0.5
+# Too few and enough layers in float are close if they differ by this part of them.
+CLOSE = 8
+# How many layers an error names.
+NAMED = 5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +93,8 @@ class NetworkPart:
     def layers(self) -> tuple[Layer, ...]:
         """All convolutions, in the order in which they are computed."""
         shapes = {
-            v.name: _shape(v) for v in (*self.model.graph.value_info, *self.model.graph.output)
+            value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+            for value in (*self.model.graph.value_info, *self.model.graph.output)
         }
         sizes = {w.name: tuple(w.dims) for w in self.model.graph.initializer}
         layers = []
@@ -86,11 +115,11 @@ class NetworkPart:
     @cached_property
     def readers(self) -> dict[str, list[onnx.NodeProto]]:
         """The nodes that read each value."""
-        found: dict[str, list[onnx.NodeProto]] = {}
+        readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self.model.graph.node:
             for name in node.input:
-                found.setdefault(name, []).append(node)
-        return found
+                readers.setdefault(name, []).append(node)
+        return readers
 
     @cached_property
     def quantisable(self) -> frozenset[str]:
@@ -115,30 +144,6 @@ def network_part(model: onnx.ModelProto) -> NetworkPart:
     return NetworkPart(onnx.shape_inference.infer_shapes(part))
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
-    return tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
-
-
-# The range of every value between layers, measured on calibration slices.
-
-Method = Literal["percentile", "entropy"]
-Inputs = Sequence[NDArray[np.float32]]
-Ranges = Mapping[str, tuple[float, float]]
-"""Lowest and highest value of each tensor that 8 bits must tell apart."""
-
-# Share of the values that lies inside the range: beyond it are single outliers, which would make
-# the steps of all others coarser.
-PERCENTILE = 99.999
-BINS: dict[Method, int] = {"percentile": 2048, "entropy": 1024}
-QUANTISED_BINS = 128
-# Values of one tensor and slice that are counted, evenly spaced: 128 slices then give 4 million,
-# and 40 of them lie beyond the percentile. All of them would take longer than the network.
-COUNTED = 1 << 15
-# Slices whose values are counted at once. The first ones set the width of a bin, so that a single
-# black slice must not be alone.
-TOGETHER = 16
-
-
 def measure_ranges(part: NetworkPart, inputs: Inputs, method: Method) -> Ranges:
     """The range of every tensor that quantised nodes read or write.
 
@@ -155,11 +160,11 @@ def measure_ranges(part: NetworkPart, inputs: Inputs, method: Method) -> Ranges:
         percentile=PERCENTILE,
         scenario="same",
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+    with contextlib.redirect_stdout(io.StringIO()):  # the collector prints its progress
         for values in _values(part, inputs):
             collector.collect(values)
-        found = collector.compute_collection_result()
-    ranges = {name: (float(low), float(high)) for name, (low, high, *_) in found.items()}
+        result = collector.compute_collection_result()
+    ranges = {name: (float(low), float(high)) for name, (low, high, *_) in result.items()}
     for node in part.model.graph.node:
         if node.op_type in ACTIVATIONS and len(part.readers[node.input[0]]) == 1:
             ranges[node.input[0]] = ranges[node.output[0]]
@@ -215,9 +220,6 @@ def _session_of(part: NetworkPart, names: Sequence[str]) -> Any:
     )
 
 
-# A float graph with pairs of QuantizeLinear and DequantizeLinear around its integer nodes.
-
-
 def quantised(
     model: onnx.ModelProto, part: NetworkPart, ranges: Ranges, in_float: Collection[Layer]
 ) -> onnx.ModelProto:
@@ -271,7 +273,7 @@ def with_integers(model: onnx.ModelProto, ranges: Ranges, nodes: Iterable[str]) 
 
 
 def _keep_float(model: onnx.ModelProto, kept: Collection[str]) -> None:
-    """Have convolutions that stay in float read through a clip that changes nothing.
+    """Insert a clip that changes nothing before convolutions that stay in float.
 
     ONNX Runtime takes a float convolution between DequantizeLinear and QuantizeLinear for one whose
     weights were forgotten, and rounds them, to one scale for all channels
@@ -282,26 +284,21 @@ def _keep_float(model: onnx.ModelProto, kept: Collection[str]) -> None:
     model.graph.initializer.extend(
         numpy_helper.from_array(np.asarray(value), name) for name, value in bounds.items()
     )
-    for place, node in reversed(list(enumerate(model.graph.node))):
+    for index, node in reversed(list(enumerate(model.graph.node))):
         if node.name in kept and node.op_type == "Conv" and node.input[0] in rounded:
             name = f"{node.name}_input"
             clip = helper.make_node("Clip", [node.input[0], *bounds], [name], name=name)
             node.input[0] = name
-            model.graph.node.insert(place, clip)
-
-
-# Which layers of a network suffer most from 8 bits.
-
-# Enough to tell layers apart whose errors differ by a tenth; each layer is run on all of them.
-LOOKED_AT = 8
+            model.graph.node.insert(index, clip)
 
 
 def most_sensitive_first(part: NetworkPart, ranges: Ranges, inputs: Inputs) -> list[Layer]:
-    """The part's layers, by how far each alone, in integers, moves the coarse logits.
+    """Return the part's layers in descending order of sensitivity to 8 bits.
 
-    Root mean square over a few of the normalised inputs (1, 3, s, s).
+    The sensitivity of a layer is the mean square change of the coarse logits when this layer alone
+    is in integers, over a few of the normalised inputs (1, 3, s, s).
     """
-    shown = [inputs[place] for place in evenly(len(inputs), LOOKED_AT)]
+    shown = [inputs[index] for index in evenly(len(inputs), SENSITIVITY_INPUTS)]
     exact = _logits(part, part.model, shown)
 
     def harm(layer: Layer) -> float:
@@ -320,41 +317,33 @@ def _logits(part: NetworkPart, model: onnx.ModelProto, inputs: Inputs) -> NDArra
     return np.concatenate([session.run([part.exit], {part.entrance: x})[0] for x in inputs])
 
 
-# Of the network's multiplications: with more of them in float, int8 saves too little to be worth
-# an engine that is less exact.
-FLOAT_AT_MOST = 0.5
-# Too few and enough layers in float are close if they differ by this part of them.
-CLOSE = 8
-# How many layers an error names.
-NAMED = 5
-
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
-class Found:
-    """An engine that passed: its figures, and its layers in float, most sensitive first."""
+class QuantisedEngine:
+    """An engine that agrees: its figures, and its layers in float, most sensitive first."""
 
     parity: Parity
     in_float: tuple[Layer, ...]
 
 
-def search(attempt: Callable[[Sequence[Layer]], Parity], rank: Callable[[], list[Layer]]) -> Found:
-    """Attempt the engine with no layer in float, then with 1, 2, 4, 8 ... until one passes.
+def search(
+    attempt: Callable[[Sequence[Layer]], Parity], rank: Callable[[], list[Layer]]
+) -> QuantisedEngine:
+    """Find an engine that agrees with PyTorch with as few layers in float as possible.
 
-    Then with fewer again, half-way between too few and enough, until the two are close. attempt:
-    makes the engine with these layers in float in the place of the last one, and raises
-    EngineRejectedError where it disagrees with PyTorch. rank: all layers, most sensitive first;
-    called if it is needed. Raises EngineRejectedError, naming the layers that hurt most, where more
-    than FLOAT_AT_MOST of the work would have to stay in float.
+    Tries no layer in float, then the 1, 2, 4, 8 ... most sensitive ones until the engine agrees,
+    then bisects between too few and enough until the two are close. attempt: writes the engine with
+    the given layers in float over the last one; raises EngineRejectedError where it disagrees.
+    rank: returns all layers, most sensitive first; called only if needed. Raises
+    EngineRejectedError, naming the most sensitive layers, where more than FLOAT_AT_MOST of the
+    multiplications would have to stay in float.
     """
     last = _tried(attempt, ())
-    if isinstance(last, Found):
+    if isinstance(last, QuantisedEngine):
         return last
     ranked, too_few = rank(), 0
     for count in _doubled(_most_in_float(ranked)):
         last = _tried(attempt, tuple(ranked[:count]))
-        if isinstance(last, Found):
+        if isinstance(last, QuantisedEngine):
             return _fewest(attempt, last, too_few)
         too_few = count
     raise EngineRejectedError(
@@ -368,31 +357,39 @@ def _doubled(most: int) -> list[int]:
     return [2**power for power in range(most.bit_length()) if 2**power < most] + [most] * (most > 0)
 
 
-def _fewest(attempt: Callable[[Sequence[Layer]], Parity], found: Found, too_few: int) -> Found:
-    """The engine with fewer of the found one's layers in float, but more than too few."""
-    last: Found | EngineRejectedError = found
-    while (gap := len(found.in_float) - too_few) > max(1, len(found.in_float) // CLOSE):
-        last = _tried(attempt, found.in_float[: too_few + gap // 2])
-        if isinstance(last, Found):
-            found = last
+def _fewest(
+    attempt: Callable[[Sequence[Layer]], Parity], passed: QuantisedEngine, too_few: int
+) -> QuantisedEngine:
+    """Return an engine with fewer of the passed one's layers in float, but more than too_few."""
+    last: QuantisedEngine | EngineRejectedError = passed
+    while (gap := len(passed.in_float) - too_few) > max(1, len(passed.in_float) // CLOSE):
+        last = _tried(attempt, passed.in_float[: too_few + gap // 2])
+        if isinstance(last, QuantisedEngine):
+            passed = last
         else:
             too_few += gap // 2
-    # The one that failed last has taken the place of the one that is wanted.
-    return found if last is found else Found(attempt(found.in_float), found.in_float)
+    # An attempt that failed has overwritten the engine that passed.
+    if last is not passed:
+        passed = QuantisedEngine(attempt(passed.in_float), passed.in_float)
+    return passed
 
 
 def _tried(
-    attempt: Callable[[Sequence[Layer]], Parity], kept: tuple[Layer, ...]
-) -> Found | EngineRejectedError:
-    """The engine with these layers in float, or why it is none; the log has both."""
-    layers = f"{len(kept)} layers in float ({_names(kept)})" if kept else "all layers in 8 bits"
+    attempt: Callable[[Sequence[Layer]], Parity], in_float: tuple[Layer, ...]
+) -> QuantisedEngine | EngineRejectedError:
+    """Return the engine with these layers in float, or the error that rejects it; log either."""
+    layers = (
+        f"{len(in_float)} layers in float ({_names(in_float)})"
+        if in_float
+        else "all layers in 8 bits"
+    )
     try:
-        found = Found(attempt(kept), kept)
+        passed = QuantisedEngine(attempt(in_float), in_float)
     except EngineRejectedError as error:
         logger.info("%s: %s", layers, error)
         return error
     logger.info("%s: the engine passes", layers)
-    return found
+    return passed
 
 
 def _most_in_float(ranked: Sequence[Layer]) -> int:

@@ -1,4 +1,4 @@
-"""A network at twice its output stride: the same weights, less arithmetic, and what that costs."""
+"""A network at twice its output stride: the same weights, less arithmetic, and the difference."""
 
 import copy
 import math
@@ -11,8 +11,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsseg.export.difference import Difference, Standard, difference, overall
-from wsseg.export.parity import make_standard
+from wsseg.export.difference import difference, overall
+from wsseg.export.parity import reference_outputs
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import Manifest, OutputStride
 from wsseg.train.networks import Network, Predictor
@@ -20,16 +20,16 @@ from wsseg.train.networks import Network, Predictor
 FINE: Final = 8
 """Output stride of torchvision's DeepLabV3 on a ResNet."""
 STAGES = ("layer3", "layer4")
-"""Their stages whose stride was replaced by dilation; the first of them gets its own back."""
+"""Stages whose stride was replaced by dilation; the first one gets its stride back."""
 AT_STRIDE_8 = ("resnet50", "resnet101")
 
 
 class Between(nn.Module):
-    """Features of the even rows and columns, and the means of their neighbours in between.
+    """Insert the mean of neighbouring features between the even rows and columns.
 
-    cells: rows and columns of the whole, of which ceil(cells / 2) are even. At the far edge the
-    last even one is repeated. Written with means and copies alone, because a resize would put the
-    even cells half a cell away from where the network learnt that they lie.
+    cells: number of rows and columns of the result, of which ceil(cells / 2) are even. At the far
+    edge the last even cell is repeated. This uses means and copies alone, because a resize would
+    shift the even cells by half a cell from where they lay in training.
     """
 
     def __init__(self, cells: int) -> None:
@@ -37,12 +37,12 @@ class Between(nn.Module):
         self.cells = cells
 
     def forward(self, even: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n c h w"]:
-        """All cells, the even ones as they are."""
-        return _doubled(_doubled(even, 2), 3)[..., : self.cells, : self.cells]
+        """Return all cells; the even cells are unchanged."""
+        return _double(_double(even, 2), 3)[..., : self.cells, : self.cells]
 
 
 def at_stride_16(predictor: Predictor) -> Predictor:
-    """A copy of a predictor of output stride 8 that computes every other row and column only.
+    """Return a copy of a predictor of output stride 8 that computes every other row and column.
 
     Where a stage's stride of 2 was replaced by dilation, all later convolutions look from even
     cells at even cells. With the stride put back and dilations halved, layer3, layer4 and the
@@ -74,26 +74,17 @@ def at_stride_16(predictor: Predictor) -> Predictor:
 def coarsened(
     predictor: Predictor, samples: Sequence[NDArray[np.float32]], plan: Manifest
 ) -> tuple[Predictor, OutputStride]:
-    """The predictor at output stride 16, and how its masks and ratios differ from the original's.
+    """Return the predictor at output stride 16, and how its masks and ratios differ.
 
-    samples: raw slices (c, H, W); the manifest tells thresholds, classes and ratios.
+    samples: raw slices (c, H, W). plan: gives thresholds, classes and ratios.
     """
     coarser = at_stride_16(predictor)
-    given = samples, plan.thresholds, plan.classes, plan.ratios
-    apart = _apart(make_standard(predictor, *given), make_standard(coarser, *given))
-    return coarser, OutputStride(
-        stride=16,
-        trained_at=FINE,
-        slices=apart.slices,
-        mask_iou=apart.mask_iou,
-        ratio_difference=apart.ratio_mean,
+    fine, coarse = (
+        reference_outputs(network, samples, plan.thresholds, plan.classes, plan.ratios)
+        for network in (predictor, coarser)
     )
-
-
-def _apart(fine: Standard, coarse: Standard) -> Difference:
-    """Over the slices alone; those in a batch with their mirror image tell nothing more."""
-    pairs = zip(coarse.references, fine.references, strict=True)
-    return overall(
+    # Slices alone: batches with the mirror image add nothing.
+    total = overall(
         [
             difference(
                 (after.probability >= coarse.thresholds).astype(np.uint8),
@@ -102,9 +93,16 @@ def _apart(fine: Standard, coarse: Standard) -> Difference:
                 probability=0.0,
                 border=0.0,
             )
-            for after, before in pairs
+            for after, before in zip(coarse.references, fine.references, strict=True)
             if len(before.pixels) == 1
         ]
+    )
+    return coarser, OutputStride(
+        stride=16,
+        trained_at=FINE,
+        slices=total.slices,
+        mask_iou=total.mask_iou,
+        ratio_difference=total.ratio_mean,
     )
 
 
@@ -124,14 +122,14 @@ def _convolution(block: nn.Module, name: str) -> nn.Conv2d:
 
 
 def _halve_dilations(module: nn.Module) -> None:
-    """Of 3 x 3 convolutions, whose padding is their dilation."""
+    """Halve the dilation and the padding, which equals it, of 3 x 3 convolutions."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d) and layer.dilation[0] > 1:
             half = layer.dilation[0] // 2
             layer.dilation = layer.padding = (half, half)
 
 
-def _doubled(even: Tensor, axis: int) -> Tensor:
+def _double(even: Tensor, axis: int) -> Tensor:
     count = even.shape[axis]
     following = torch.cat([even.narrow(axis, 1, count - 1), even.narrow(axis, count - 1, 1)], axis)
     return torch.stack([even, (even + following) / 2], axis + 1).flatten(axis, axis + 1)

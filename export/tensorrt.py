@@ -1,4 +1,4 @@
-"""TensorRT engines from the published ONNX file, for GPUs that need not be here."""
+"""TensorRT engines built from the published ONNX file, also for GPUs that this machine lacks."""
 
 import hashlib
 import logging
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from wsseg.export.difference import Standard
+from wsseg.export.difference import ReferenceOutputs
 from wsseg.export.parity import Candidate, EngineRejectedError, judge, within
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engines.base import UnusableError
@@ -22,10 +22,11 @@ from wsseg.serve.engines.tensorrt import (
 )
 from wsseg.serve.manifest import EngineFile, Manifest, Parity, Profile
 
-# Which TensorRT is here, what it can build for, and its messages in our log.
-
 # Architectures of the GPUs clinics buy: RTX 30 and A-series, RTX 40 and L-series, RTX 50.
 DEFAULT_ARCHITECTURES = ("sm_86", "sm_89", "sm_120")
+
+DEFAULT_PROFILE = Profile(minimum=(1, 64, 64), optimum=(8, 512, 512), maximum=(32, 1024, 1024))
+SHORT_NAMES = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class TensorRTMissingError(WssegError):
 
 @dataclass(frozen=True)
 class Toolkit:
-    """A TensorRT that can build here, and for which architectures it was asked to."""
+    """An installed TensorRT that can build, and the architectures to build for."""
 
     module: Any
     runtime: Literal["tensorrt", "tensorrt_rtx"]
@@ -49,11 +50,12 @@ class Toolkit:
 
 
 def find_toolkit(architectures: tuple[str, ...] = ()) -> Toolkit:
-    """The TensorRT to build with; `architectures` such as "sm_89", empty for the usual ones.
+    """Return the TensorRT to build with.
 
-    `tensorrt` builds only on and for the GPU it finds, so it is taken where there is one and no
-    other was asked for; `tensorrt_rtx` builds for a fixed list without any GPU. Raises
-    TensorRTMissingError where neither is installed, WssegError for an unknown architecture.
+    architectures: such as "sm_89"; empty for the default ones. `tensorrt` builds only on and for
+    the GPU of this machine, so it is used where that GPU is the one asked for; `tensorrt_rtx`
+    builds for a fixed list of architectures without any GPU. Raises TensorRTMissingError where
+    neither is installed, WssegError for an unknown architecture.
     """
     here = this_architecture()
     if here and architectures in ((), (here,)):
@@ -85,25 +87,21 @@ def _installed(name: str) -> ModuleType | None:
         return None
 
 
-DEFAULT_PROFILE = Profile(minimum=(1, 64, 64), optimum=(8, 512, 512), maximum=(32, 1024, 1024))
-SHORT_NAMES = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
-
-
 @dataclass(frozen=True)
 class TensorRTJob:
-    """What all TensorRT engines of one export share. folder: where the ONNX files already lie."""
+    """What all TensorRT engines of one export share. folder: holds the ONNX files already."""
 
     plan: Manifest
     toolkit: Toolkit
     profile: Profile
-    standard: Standard
+    standard: ReferenceOutputs
     folder: Path
 
 
 def make_tensorrt_engine(job: TensorRTJob, architecture: str, source: EngineFile) -> EngineFile:
-    """Build, judge where this machine's GPU allows it, and write one engine beside its ONNX file.
+    """Build one engine beside its ONNX file, and judge it where this machine has the right GPU.
 
-    source: the ONNX file to build from; the engine has its precision, and not its probability.
+    source: the ONNX file to build from; the engine has its precision, but no probability output.
     Raises EngineBuildError, and EngineRejectedError where the engine ran and disagreed with
     PyTorch.
     """
@@ -131,7 +129,7 @@ def make_tensorrt_engine(job: TensorRTJob, architecture: str, source: EngineFile
 
 
 def check_profile(profile: Profile) -> None:
-    """Raises WssegError for shapes that no engine can be built for."""
+    """Raise WssegError for shapes that no engine can be built for."""
     ordered = zip(profile.minimum, profile.optimum, profile.maximum, strict=True)
     if not all(1 <= low <= best <= high for low, best, high in ordered):
         raise WssegError(
@@ -141,7 +139,7 @@ def check_profile(profile: Profile) -> None:
 
 
 def _judged(job: TensorRTJob, entry: EngineFile) -> Parity | None:
-    """Figures of an engine that agrees, as serving runs it; None where no sample slice fits."""
+    """Return the figures of an engine that agrees; None where no sample slice fits the profile."""
     standard = within(job.standard, job.profile)
     if not standard.references:
         logger.warning("no sample slice fits the profile: the TensorRT engine was not compared")

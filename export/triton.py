@@ -27,7 +27,13 @@ from wsseg.serve.manifest import (
     load_model,
 )
 
-# config.pbtxt: what Triton Inference Server is told of a model, in protobuf's text format.
+CONFIG = "config.pbtxt"
+FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+# First line of a configuration of ours. What is tuned by hand lives where no export writes.
+HEADER = (
+    "# Written by wsseg-export, and anew by the next one. Tuned by hand: configs/NAME.pbtxt and\n"
+    "# tritonserver --model-config-name=NAME.\n"
+)
 
 BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}
 DEVICES = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
@@ -54,9 +60,9 @@ Value = str | int | Word | list[int] | tuple[ConfigField, ...]
 class Served:
     """One engine as Triton is to serve it.
 
-    name: of the model in Triton. version: the repository's number of it. entry: the engine in the
-    manifest. outputs: names that its file has. device: a key of DEVICES. max_batch: slices in one
-    batch, and in one request.
+    name: the model's name in Triton. version: its number in the repository. entry: the engine's
+    entry in the manifest. outputs: names of the file's outputs. device: a key of DEVICES.
+    max_batch: largest number of slices in one batch or request.
     """
 
     name: str
@@ -198,15 +204,6 @@ def _parameters(served: Served) -> tuple[ConfigField, ...]:
         ("parameters", (("key", key), ("value", (("string_value", value),))))
         for key, value in values.items()
     )
-
-
-CONFIG = "config.pbtxt"
-FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
-# First line of a configuration of ours. What is tuned by hand lives where no export writes.
-HEADER = (
-    "# Written by wsseg-export, and anew by the next one. Tuned by hand: configs/NAME.pbtxt and\n"
-    "# tritonserver --model-config-name=NAME.\n"
-)
 
 
 class TritonOptions(Frozen):

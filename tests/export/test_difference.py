@@ -5,7 +5,7 @@ import pytest
 
 from wsseg.export.difference import Reference, difference, overall
 from wsseg.export.parity import (
-    make_standard,
+    reference_outputs,
 )
 from wsseg.imaging.definitions import RatioDefinition
 
@@ -19,7 +19,7 @@ THRESHOLDS = (0.5, 0.4)
 
 @pytest.fixture(scope="module")
 def standard(predictor, slices):
-    return make_standard(predictor, slices, THRESHOLDS, CLASSES, RATIOS)
+    return reference_outputs(predictor, slices, THRESHOLDS, CLASSES, RATIOS)
 
 
 def test_averages_are_of_the_worst_class_over_the_slices_that_show_it(standard):

@@ -7,10 +7,10 @@ import pytest
 from tests.export.conftest import CLASSES, RATIOS
 from wsseg.export import tensorrt as engine_tensorrt
 from wsseg.export import tensorrt as tensorrt_toolkit
-from wsseg.export.difference import Reference, Standard
+from wsseg.export.difference import Reference, ReferenceOutputs
 from wsseg.export.engines import planned_engine
 from wsseg.export.graph import save_onnx
-from wsseg.export.parity import make_standard
+from wsseg.export.parity import reference_outputs
 from wsseg.export.tensorrt import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_PROFILE,
@@ -53,7 +53,7 @@ def test_an_engine_is_built_from_the_published_file(
 
     monkeypatch.setattr(engine_tensorrt, "build_engine", building)
     save_onnx(models["fp16"], tmp_path / "model.fp16.onnx")
-    standard = Standard((), np.zeros(2, np.float32), (), ())
+    standard = ReferenceOutputs((), np.zeros(2, np.float32), (), ())
     job = TensorRTJob(exported[0], find_toolkit(("sm_89",)), DEFAULT_PROFILE, standard, tmp_path)
     entry = make_tensorrt_engine(job, "sm_89", planned_engine("fp16"))
     assert (tmp_path / entry.file).read_bytes() == b"plan"
@@ -118,7 +118,9 @@ def test_an_engine_for_this_gpu_that_cannot_be_judged_is_not_left_behind(
     reference = Reference(
         0, np.zeros((1, 1, 64, 64), np.float32), np.zeros((1, 2, 64, 64), np.float32)
     )
-    standard = Standard((reference,), np.full((1, 2, 1, 1), 0.5, np.float32), CLASSES, RATIOS)
+    standard = ReferenceOutputs(
+        (reference,), np.full((1, 2, 1, 1), 0.5, np.float32), CLASSES, RATIOS
+    )
     job = TensorRTJob(exported[0], find_toolkit(("sm_89",)), DEFAULT_PROFILE, standard, tmp_path)
     # The plan is none, so serving's own adapter, which the gate judges through, cannot load it.
     with pytest.raises(EngineBuildError, match="does not load on this GPU"):
@@ -131,7 +133,7 @@ def test_an_engine_for_this_gpu_that_cannot_be_judged_is_not_left_behind(
 def test_an_engine_for_this_gpu_agrees_with_pytorch(models, predictor, slices, tmp_path, exported):
     gpu = this_architecture() or ""
     save_onnx(models["fp32"], tmp_path / "model.onnx")
-    standard = make_standard(predictor, slices, (0.5, 0.4), CLASSES, RATIOS)
+    standard = reference_outputs(predictor, slices, (0.5, 0.4), CLASSES, RATIOS)
     job = TensorRTJob(exported[0], find_toolkit((gpu,)), DEFAULT_PROFILE, standard, tmp_path)
     parity = make_tensorrt_engine(job, gpu, planned_engine("fp32")).parity
     assert parity is not None

@@ -14,7 +14,7 @@ from wsseg.export.parity import (
     EngineRejectedError,
     check,
     judge,
-    make_standard,
+    reference_outputs,
     within,
 )
 from wsseg.export.publish import ExportOptions, export_run
@@ -33,7 +33,7 @@ THRESHOLDS = (0.5, 0.4)
 
 @pytest.fixture(scope="module")
 def standard(predictor, slices):
-    return make_standard(predictor, slices, THRESHOLDS, CLASSES, RATIOS)
+    return reference_outputs(predictor, slices, THRESHOLDS, CLASSES, RATIOS)
 
 
 def engine(predictor):
@@ -127,7 +127,7 @@ def test_pixels_on_the_threshold_itself_do_not_fail_a_float32_engine(predictor, 
     flat = copy.deepcopy(predictor)
     for weight in last_layer(flat.network).parameters():
         nn.init.zeros_(weight)
-    undecided = make_standard(flat, slices, (0.5, 0.5), CLASSES, RATIOS)
+    undecided = reference_outputs(flat, slices, (0.5, 0.5), CLASSES, RATIOS)
 
     def last_bit(found):
         masks = 1 - found.masks
@@ -147,7 +147,7 @@ def test_pixels_on_the_threshold_itself_do_not_fail_a_float32_engine(predictor, 
 def test_figures_tell_where_neither_side_found_anything(
     predictor, slices, thresholds, found, empty
 ):
-    nowhere = make_standard(predictor, slices, thresholds, CLASSES, RATIOS)
+    nowhere = reference_outputs(predictor, slices, thresholds, CLASSES, RATIOS)
 
     def answer(prediction):
         masks = np.full_like(prediction.masks, found)
@@ -160,7 +160,7 @@ def test_figures_tell_where_neither_side_found_anything(
 
 @pytest.mark.parametrize("precision", sorted(TOLERANCES))
 def test_an_engine_is_not_published_on_empty_masks_alone(predictor, slices, precision):
-    nowhere = make_standard(predictor, slices, (1.0, 1.0), CLASSES, RATIOS)
+    nowhere = reference_outputs(predictor, slices, (1.0, 1.0), CLASSES, RATIOS)
 
     def nothing(prediction):
         masks = np.zeros_like(prediction.masks)

@@ -164,7 +164,7 @@ def test_an_fp16_engine_that_disagrees_is_left_out(run, models, tmp_path, serve_
 def test_a_network_too_large_for_half_precision_is_published_as_fp32(
     run, tmp_path, made, monkeypatch, caplog
 ):
-    monkeypatch.setattr(engine_onnx, "largest_value", lambda graph, slices: 1e5)
+    monkeypatch.setattr(engine_onnx, "largest_magnitude", lambda graph, slices: 1e5)
     manifest = export_run(run, tmp_path / "model", OPTIONS)
     assert {engine.file for engine in manifest.engines} == {"model.onnx"}
     assert "no room in half precision" in caplog.text

@@ -9,7 +9,7 @@ from torch import nn
 
 from wsseg.export.engines import Calibration, make_int8_engine, planned_engine
 from wsseg.export.graph import DeployGraph, save_onnx, to_onnx
-from wsseg.export.parity import make_standard
+from wsseg.export.parity import reference_outputs
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
@@ -78,7 +78,7 @@ def small(slices):
 
 @pytest.fixture(scope="module")
 def standard(small, slices):
-    return make_standard(small, slices, THRESHOLDS, CLASSES, RATIOS)
+    return reference_outputs(small, slices, THRESHOLDS, CLASSES, RATIOS)
 
 
 def manifest():

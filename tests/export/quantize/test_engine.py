@@ -20,8 +20,8 @@ from tests.export.quantize.conftest import (
     with_one_loud_channel,
 )
 from wsseg.export import quantise as quantize_search
-from wsseg.export.difference import Standard
-from wsseg.export.parity import EngineRejectedError, unsteadiness
+from wsseg.export.difference import ReferenceOutputs
+from wsseg.export.parity import EngineRejectedError, batch_dependence
 from wsseg.export.quantise import measure_ranges, most_sensitive_first, network_part, quantised
 
 
@@ -78,13 +78,13 @@ def test_entropy_sets_ranges_too(small, standard, model, tmp_path):
 
 def test_a_batch_and_mixed_sizes_give_the_mask_of_the_slice_alone(made, standard):
     _, engine, _ = made
-    assert unsteadiness(engine, standard) is None
+    assert batch_dependence(engine, standard) is None
 
     def leaking(pixels):
         found = engine(pixels)
         return replace(found, masks=np.maximum.accumulate(found.masks, 0))
 
-    assert "between a batch of 1 and of 8" in str(unsteadiness(leaking, standard))
+    assert "between a batch of 1 and of 8" in str(batch_dependence(leaking, standard))
 
 
 def test_layers_are_put_back_until_the_gate_passes(
@@ -100,7 +100,7 @@ def test_layers_are_put_back_until_the_gate_passes(
     assert set(entry.float_layers) == {"backbone.2.wide", "backbone.2.depthwise"}
     assert entry.parity.mask_iou >= 0.98
     assert "all layers in 8 bits: int8 on onnxruntime-cpu disagrees" in caplog.text
-    assert unsteadiness(engine, standard) is None
+    assert batch_dependence(engine, standard) is None
 
 
 def test_a_layer_in_float_is_left_in_float_by_the_runtime(small, model):
@@ -145,7 +145,7 @@ def test_no_engine_is_made_where_nothing_is_found_to_judge_it_by(small, standard
 
 def test_no_file_is_left_of_an_engine_that_was_refused(small, standard, model, tmp_path):
     empty = tuple(replace(r, probability=1 - r.probability) for r in standard.references)
-    other = Standard(empty, standard.thresholds, CLASSES, RATIOS)
+    other = ReferenceOutputs(empty, standard.thresholds, CLASSES, RATIOS)
     with pytest.raises(EngineRejectedError, match="layers in float; those that suffer most"):
         make(small, other, model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
