@@ -94,17 +94,17 @@ def test_slices_that_judge_the_engine_do_not_calibrate_it(folder):
     assert values(read(folder, held_out=held_out)) == [0, 1, 3, 4, 6, 7, 8, 9]
 
 
-def test_an_unreadable_image_is_passed_over_with_a_warning(folder, caplog):
+def test_an_unreadable_image_is_skipped_with_a_warning(folder, caplog):
     (folder / "3.png").write_bytes((folder / "3.png").read_bytes()[:50])
     with caplog.at_level(logging.WARNING, "wsseg.export"):
         assert values(read(folder)) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
-    assert "3.png is passed over" in caplog.text
+    assert "3.png is skipped" in caplog.text
     caplog.clear()
     (folder / "cases.csv").write_text("image\n2.png\n3.png\nmissing.png\n")
     with caplog.at_level(logging.WARNING, "wsseg.export"):
         assert values(read(folder / "cases.csv")) == [2]
-    assert "cases.csv, line 3 is passed over" in caplog.text
-    assert "cases.csv, line 4 is passed over" in caplog.text
+    assert "cases.csv, line 3 is skipped" in caplog.text
+    assert "cases.csv, line 4 is skipped" in caplog.text
 
 
 def test_what_holds_no_image_is_an_error_that_says_what_to_give(tmp_path):
