@@ -2,8 +2,10 @@
 
 import csv
 import json
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +18,9 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from PIL import Image
-from torch.multiprocessing.spawn import spawn
 
+from tests.small_network import small_network
+from wsseg.train import launch
 from wsseg.train.cases.agreement import region_box, region_moments
 from wsseg.train.cases.schema import CaseTable
 from wsseg.train.config import PRESETS, SelfTraining, TrainConfig
@@ -37,6 +40,7 @@ from wsseg.train.trainer import (
     train,
 )
 
+ROOT = Path(__file__).parents[2]
 ROWS, COLUMNS = 10, 8
 
 CONFIG = TrainConfig(
@@ -190,6 +194,16 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def quick_runs() -> Iterator[None]:
+    """Runs take the small network, and draw nothing, which takes longer than their training."""
+    nothing: dict[str, Any] = {
+        name: lambda *arguments: None for name in ("draw_curves", "draw_examples")
+    }
+    with small_network(), patch.multiple("wsseg.train.report", **nothing):
+        yield
+
+
 @dataclass
 class Followed:
     """What was seen of a run: each step's total, and after each epoch the state that `last.pt`
@@ -204,8 +218,8 @@ def train_in_float64(cases: Path, out: Path, config: TrainConfig) -> Followed:
     """Follow a run whose network computes in float64.
 
     So every step is the step of any number of processes. In float32 only the first one is: the
-    gradient of a deep network with batch norm and kinks magnifies rounding some ten thousand times,
-    and Adam's first steps go by its sign.
+    gradient of a network with batch norm and kinks magnifies rounding, a deep one some ten thousand
+    times, and Adam's first steps go by its sign.
     """
     seen = Followed()
 
@@ -220,7 +234,7 @@ def train_in_float64(cases: Path, out: Path, config: TrainConfig) -> Followed:
         return build_front(*given).double()
 
     double = patch.multiple("wsseg.train.trainer", first_network=network, build_front=front)
-    with one_thread(), double:
+    with one_thread(), quick_runs(), double:
         on_step = lambda step: seen.totals.append(step.total)  # noqa: E731
         train(cases, out, config, on_step=on_step, on_epoch=on_epoch)
     return seen
@@ -231,19 +245,69 @@ def _arrays(path: Path) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(file[name]) for name in file}
 
 
-def train_in_two_processes_in_float64(cases: Path, out: Path, config: TrainConfig) -> Followed:
-    """The same in two processes, as the first of them reports it."""
-    spawn(_take_part, (cases, out, config), nprocs=2)
-    return Followed(*torch.load(out.with_suffix(".seen"), weights_only=True))
+class TwoProcesses:
+    """Two processes that live as long as the tests, for what two processes do together."""
+
+    def __init__(self, executor: ProcessPoolExecutor) -> None:
+        self.executor = executor
+
+    def run(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """Call `work(rank, *arguments)` in both, which must wait for each other."""
+        calls = [self.executor.submit(work, rank, *arguments) for rank in (0, 1)]
+        for call in calls:
+            call.result()
+
+    def train(self, cases: Path, out: Path, config: TrainConfig) -> None:
+        """Train in `quick_runs`."""
+        self.run(_train_as_one_of_two, cases, out, config)
+
+    def train_in_float64(self, cases: Path, out: Path, config: TrainConfig) -> Followed:
+        """What `train_in_float64` gives, as the first of the two reports it."""
+        self.run(_train_in_float64_as_one_of_two, cases, out, config)
+        return Followed(*torch.load(out.with_suffix(".seen"), weights_only=True))
 
 
-def _take_part(rank: int, cases: Path, out: Path, config: TrainConfig) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
-    os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ[RENDEZVOUS] = str(out.with_suffix(".rendezvous"))
-    seen = train_in_float64(cases, out, config)
+@contextmanager
+def _one_of_two(rank: int, out: Path) -> Iterator[None]:
+    environment = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        RENDEZVOUS: str(out.with_suffix(".rendezvous")),
+    }
+    with patch.dict(os.environ, environment):
+        yield
+
+
+def _train_as_one_of_two(rank: int, cases: Path, out: Path, config: TrainConfig) -> None:
+    with _one_of_two(rank, out), one_thread(), quick_runs():
+        train(cases, out, config)
+
+
+def _train_in_float64_as_one_of_two(rank: int, cases: Path, out: Path, config: TrainConfig) -> None:
+    with _one_of_two(rank, out):
+        seen = train_in_float64(cases, out, config)
     if rank == 0:
         torch.save((seen.totals, seen.states, seen.cuts), out.with_suffix(".seen"))
+
+
+@pytest.fixture(scope="session")
+def two_processes() -> Iterator[TwoProcesses]:
+    """They start with the first work for them: to import PyTorch takes each some seconds."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawn) as executor:
+        yield TwoProcesses(executor)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`quick_runs`, and the small network in the processes that a training starts too."""
+    monkeypatch.setattr(launch, "WORKER", "tests.small_network")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    with quick_runs():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -257,7 +321,10 @@ def partly_marked(
 
 @pytest.fixture(scope="session")
 def straight(partly_marked: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    """A run from start to end, with what its watchers saw and the caller's random state."""
+    """A run of the small network from start to end, with what its watchers saw.
+
+    And whether it left the caller's random state alone.
+    """
     out = tmp_path_factory.mktemp("straight") / "run"
     steps: list[StepReport] = []
     epochs: list[EpochReport] = []
@@ -268,7 +335,7 @@ def straight(partly_marked: Path, tmp_path_factory: pytest.TempPathFactory) -> S
         files.append({path.name for path in out.glob("cuts-*")})
 
     before = torch.random.get_rng_state()
-    with one_thread():
+    with one_thread(), small_network():
         record = train(partly_marked, out, CONFIG, on_step=steps.append, on_epoch=on_epoch)
     untouched = torch.equal(before, torch.random.get_rng_state())
     return Straight(out, record, steps, epochs, files, untouched)

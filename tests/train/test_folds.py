@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.train.conftest import CONFIG
+from tests.train.conftest import CONFIG, quick_runs
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.tables import TableError
 from wsseg.train.cases.folding import deal, fold_of
@@ -18,6 +18,8 @@ from wsseg.train.cases.table import read_cases
 from wsseg.train.cross_validation import summary, train_folds
 from wsseg.train.run_folder import read_record
 from wsseg.train.trainer import train
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 SHORT = CONFIG.model_copy(update={"epochs": 1})
 
@@ -105,7 +107,8 @@ def crossed(make_blobs: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("folds")
     table = make_blobs(folder, 7, 1)
     table.write_text(table.read_text().replace("i0.png,val", "i0.png,test"))
-    train_folds(table, folder / "out", SHORT.model_copy(update={"folds": 3}))
+    with quick_runs():
+        train_folds(table, folder / "out", SHORT.model_copy(update={"folds": 3}))
     return folder
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.train.conftest import CONFIG, one_thread, prepared
+from tests.train.conftest import CONFIG, one_thread, prepared, quick_runs
 from wsseg.train import report as outputs
 from wsseg.train.calibration import choose_normalisation, with_statistics_anew
 from wsseg.train.cases.table import read_cases
@@ -19,6 +19,8 @@ from wsseg.train.report import finish
 from wsseg.train.run_folder import WEIGHTS, load_run, save_weights
 from wsseg.train.trainer import train
 from wsseg.train.validation import Choice, evaluate
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 SHORT = CONFIG.model_copy(update={"terms": PRESETS["full"], "learning_rate": 1e-3, "epochs": 6})
 
@@ -32,7 +34,7 @@ def blobs(make_blobs, tmp_path_factory):
 def short(blobs, tmp_path_factory):
     """A run of 24 steps, and its record."""
     out = tmp_path_factory.mktemp("short") / "run"
-    with one_thread():
+    with one_thread(), quick_runs():
         return out, train(blobs, out, SHORT)
 
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
 
 from wsseg.train.distributed import GlobalBatchNorm, SeededDropout, convert, set_step
 
@@ -67,9 +66,9 @@ def work(rank, folder):
 
 
 @pytest.fixture(scope="module")
-def halves(tmp_path_factory):
+def halves(two_processes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("processes")
-    spawn(work, (str(folder),), nprocs=2)
+    two_processes.run(work, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

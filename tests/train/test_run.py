@@ -19,6 +19,8 @@ from wsseg.train.report import finish, warn_of_missed
 from wsseg.train.run_folder import WEIGHTS, load_run, save_weights
 from wsseg.train.validation import Choice, count
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):
     out, record = straight.out, straight.record

@@ -17,12 +17,13 @@ from tests.train.conftest import (
     curve_of,
     one_thread,
     train_in_float64,
-    train_in_two_processes_in_float64,
 )
 from wsseg.imaging.errors import WssegError
 from wsseg.train.progress import StepReport
 from wsseg.train.run_folder import load_run
 from wsseg.train.trainer import train
+
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +35,15 @@ def _one_thread():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from tests.small_network import small_network
 from wsseg.train.config import TrainConfig
 from wsseg.train.trainer import train
 def on_step(report):
     if (report.epoch, report.step) == (3, 2):
         os.kill(os.getpid(), signal.SIGKILL)
 cases, out, config = sys.argv[1:]
-train(Path(cases), Path(out), TrainConfig.model_validate_json(config), on_step=on_step)
+with small_network():
+    train(Path(cases), Path(out), TrainConfig.model_validate_json(config), on_step=on_step)
 """
 
 
@@ -99,9 +102,11 @@ def test_an_interrupted_run_keeps_its_last_whole_epoch(straight, partly_marked, 
     assert curve_of(tmp_path) == curve_of(straight.out)[:1]
 
 
-def test_two_processes_give_the_curve_and_the_cuts_of_one_in_float64(partly_marked, tmp_path):
+def test_two_processes_give_the_curve_and_the_cuts_of_one_in_float64(
+    two_processes, partly_marked, tmp_path
+):
     alone = train_in_float64(partly_marked, tmp_path / "one", CONFIG)
-    found = train_in_two_processes_in_float64(partly_marked, tmp_path / "two", CONFIG)
+    found = two_processes.train_in_float64(partly_marked, tmp_path / "two", CONFIG)
     assert found.totals == pytest.approx(alone.totals, rel=1e-6)  # reported in float32
     for state, expected in zip(found.states, alone.states, strict=True):
         for part in ("network", "average", "optimizer"):
