@@ -44,7 +44,7 @@ def test_every_preset_is_tried():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_trains_on_a_table_with_its_signals(preset, make_blobs, tmp_path, caplog):
-    cases = make_blobs(tmp_path, 5, 1, SIGNALS[preset])
+    cases = make_blobs(tmp_path, 3, 1, SIGNALS[preset])  # one step
     record = train(cases, tmp_path / "run", CONFIG.model_copy(update={"preset": preset}))
     assert record.preset == preset
     assert "no training case has labels" not in caplog.text
