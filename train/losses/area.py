@@ -1,7 +1,7 @@
-"""Losses on the area of a class: its known ratio, bounds of it, a prior of it, image tags.
+"""Losses on the area of a class: its known ratio, bounds or a prior of the ratio, image tags.
 
-NaN is an unknown ratio, bound or tag, which contributes 0 and still counts. A tag is 1 where the
-class is in the image and 0 where it is not.
+NaN is an unknown ratio, bound or tag, which contributes 0 and still counts. A tag is 1 if the class
+is in the image and 0 if it is not.
 """
 
 import logging
@@ -32,17 +32,17 @@ from wsseg.train.losses.base import (
 )
 
 SMALLEST = 1e-30
-"""Kept inside logarithms of what may be nothing: float32 still holds it, and its inverse."""
+"""The least magnitude inside logarithms; float32 still represents it and its inverse."""
 
 LEAST_UPPER = 0.01
-"""Share that an excess is measured against where the upper bound is smaller: an excess over 0, of
-a class that is absent, has no relative size."""
+"""The least upper bound that an excess is divided by: over 0, the upper bound of an absent class,
+an excess has no relative size."""
 
 SMALLEST_SHARE = 1e-6
-"""A mean share below this, or as close to 1, counts as this: a fifteenth of a pixel of 256^2."""
+"""A mean share is kept this far from 0 and 1: a fifteenth of a pixel of 256^2."""
 
 FAR = 20.0
-"""A prior so many times the mean ratio of the cases, or so small a part of it, may be in another
+"""A prior that differs by more than this factor from the mean ratio of the cases may be in another
 unit."""
 
 log = logging.getLogger(__name__)
@@ -127,10 +127,10 @@ class Size(Loss):
 class SizeKl(Loss):
     """KL(v || S) = v log(v / S) + (1 - v) log((1 - v) / (1 - S)), in nats; 0 where S = v.
 
-    It avoids zeros: the cost of an empty prediction of a region that is there has no bound, as
-    `Size` would have one. Its gradient in the log-odds of S is S - v. At v = 0 only -log(1 - S) is
-    left, at v = 1 only -log S. v and S are shares: a ratio over another class is compared as the
-    class's share of both, v / (1 + v), see `area_log_odds`.
+    It avoids zeros: unlike `Size`, it has no upper bound for an empty prediction of a region that
+    is present. Its gradient in the log-odds of S is S - v. At v = 0 only -log(1 - S) is left, at
+    v = 1 only -log S. v and S are shares: a ratio over another class is compared as the class's
+    share of both, v / (1 + v), see `area_log_odds`.
 
     Source: the zero-avoiding size target of Fan, Zhang, Boykov, "Approximate Size Targets Are
     Sufficient for Accurate Semantic Segmentation", arXiv 2503.06954.
@@ -148,7 +148,7 @@ class SizeKl(Loss):
 
 
 class AreaL2(Loss):
-    """(S - v)^2 where the class is there, v > 0; an image without it is left to its tag.
+    """(S - v)^2 where the class is present, v > 0; an image without it is left to its tag.
 
     Source: the area constraint of Jia et al., "Constrained Deep Weak Supervision for
     Histopathology Image Segmentation", IEEE TMI 2017.
@@ -277,11 +277,11 @@ def log_barrier(excess: Float[Tensor, "*s"], sharpness: float) -> Float[Tensor, 
 class RatioPrior(Loss):
     """KL(q || m), see `prior_divergence`, of the mean share m over images from a prior q.
 
-    For data sets of which no ratio of any image is known. prior: one ratio a class; empty: the mean
-    of the training cases. decay: of the moving mean, in 0..1. Source: Zhou et al., "Prior-aware
-    Neural Network for Partially-Supervised Multi-Organ Segmentation", ICCV 2019. The mean over a
-    data set is not a mean of batches' costs; there it is followed by dual variables, here by a
-    moving average of the mean share.
+    For data sets in which the ratio of no image is known. prior: one ratio per class; if empty, the
+    mean of the training cases. decay: of the moving mean, in 0..1. Source: Zhou et al.,
+    "Prior-aware Neural Network for Partially-Supervised Multi-Organ Segmentation", ICCV 2019. The
+    mean over a data set is not a mean of the costs of batches; there it is followed by dual
+    variables, here by a moving average of the mean share.
     """
 
     kind: Literal["ratio_prior"] = "ratio_prior"
@@ -289,7 +289,7 @@ class RatioPrior(Loss):
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
     def begin(self, context: Context) -> Context:
-        """With the prior of the settings, if they state one, and a mean to follow."""
+        """Return the context with the prior of the settings, if there is one, and a moving mean."""
         classes = len(context.denominators)
         prior = self.prior or context.prior
         known = sum(not math.isnan(ratio) for ratio in prior)
@@ -302,7 +302,7 @@ class RatioPrior(Loss):
         return replace(context, prior=prior, moving=MovingMean(classes, self.decay))
 
     def _check_unit(self, context: Context) -> None:
-        """WssegError for a prior that is no share; a warning for one far from that of the cases."""
+        """Raise WssegError for a prior above 1; warn of one far from the mean of the cases."""
         pairs = zip(self.prior, context.denominators, strict=bool(self.prior))
         if any(ratio > 1 and isinstance(denominator, str) for ratio, denominator in pairs):
             fractions = ", ".join(f"{ratio / 100:g}" for ratio in self.prior)
@@ -343,7 +343,7 @@ def prior_divergence(mean: Float[Tensor, " k"], prior: Float[Tensor, " k"]) -> F
 class TagSuppression(Loss):
     """Mean of -log(1 - p) over the pixels, in nats, of a class tagged as absent.
 
-    Nothing of it may be seen: the size constraint S <= 0 of Kervadec et al., Medical Image
+    No pixel may belong to it: this is the size constraint S <= 0 of Kervadec et al., Medical Image
     Analysis 2019, as a cross-entropy, whose gradient does not fade where p is near 1.
     """
 
@@ -359,7 +359,7 @@ class TagInclusion(Loss):
     """-log of the image's probability (mean p^r)^(1/r), in nats, of a class tagged as present.
 
     exponent: r. The larger, the fewer pixels it asks for, and the nearer it is to -log max p: a
-    region of share v that is met still costs log(1 / v) / r, and is taught to grow a little.
+    region of share v that is met still costs log(1 / v) / r, and is pushed to grow a little.
     Computed by logsumexp. Source: the generalised mean over a bag of pixels of Jia et al., IEEE TMI
     2017, with r = 4.
     """

@@ -1,10 +1,10 @@
-"""What every loss shares: its settings, what it reads, and how its costs are averaged.
+"""The base of every loss: common settings, inputs, and averages over pixels and images.
 
-Notation of every loss: z logit, p = sigmoid(z), N pixels of an image, S soft ratio, v known ratio.
-A loss is computed per image and class, then averaged over classes and images. What is not known
-contributes 0 and still counts in the average, so that a batch split evenly over processes has the
-same mean as the whole. Half-precision inputs are widened to float32 first; every loss and its
-gradient are finite for |z| up to 1e4.
+The notation of every loss is z for a logit, p = sigmoid(z), N for the number of pixels of an image,
+S for a soft ratio and v for a known ratio. A loss is computed per image and class, then averaged
+over classes and images. An unknown label contributes 0 and still counts in the average, so that a
+batch split evenly over processes has the same mean as the whole. Half-precision inputs are widened
+to float32 first. Every loss and its gradient are finite for |z| up to 1e4.
 """
 
 from abc import ABC, abstractmethod
@@ -36,9 +36,9 @@ Interval = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 
 
 class MovingMean:
-    """The mean share over the last batches: plain at first, then fading by `decay` a batch.
+    """The moving mean of the shares of each class: of all batches at first, then with a `decay`.
 
-    `state` and `restore` carry it over from one process to the next, so that a resumed run goes on
+    `state` and `restore` carry it from one process to the next, so that a resumed run continues
     exactly. All training processes follow the same mean: each must call `follow` at the same steps.
     """
 
@@ -48,27 +48,26 @@ class MovingMean:
         self.updates = torch.zeros((), dtype=torch.int64)
 
     def follow(self, batch: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-        """Take in the mean of one batch; the new moving mean, with the batch's gradient.
+        """Include the mean of one batch, and return the new moving mean with that batch's gradient.
 
-        The gradient is as if the moving mean were this batch's, so that it does not shrink with
-        the decay. With several processes the value is over the batches of all of them.
+        The gradient is as if the moving mean were the mean of this batch, so that it does not
+        shrink with the decay. With several processes the value is over the batches of all of them.
         """
-        seen = batch.detach().to(torch.float64, copy=True)
+        mean = batch.detach().to(torch.float64, copy=True)
         if world_size() > 1:
-            dist.all_reduce(seen)
-            seen /= world_size()
-        seen = seen.cpu()
+            dist.all_reduce(mean)
+            mean /= world_size()
         count = int(self.updates)
-        self.mean = self.mean.lerp(seen, 1 - min(self.decay, count / (count + 1)))
+        self.mean = self.mean.lerp(mean.cpu(), 1 - min(self.decay, count / (count + 1)))
         self.updates = self.updates + 1
         return self.mean.to(batch) + (batch - batch.detach())
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs: tensors on the CPU."""
+        """Return what `restore` needs: tensors on the CPU."""
         return {"mean": self.mean.clone(), "updates": self.updates.clone()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave; WssegError if it is of other classes."""
+        """Continue from what `state` returned; WssegError if it is of other classes."""
         if state["mean"].shape != self.mean.shape:
             raise WssegError(
                 f"the state of ratio_prior is of {len(state['mean'])} classes instead of "
@@ -80,11 +79,11 @@ class MovingMean:
 
 @dataclass(frozen=True)
 class Context:
-    """What a loss knows of its run, besides the outputs and the batch.
+    """What a loss is told about its run, besides the outputs and the batch.
 
     denominators: what the ratio of each class is measured against. prior: the mean known ratio of
-    each class over the training cases, NaN where unknown. progress: of the run, 0 to 1. moving: the
-    mean that the loss follows from step to step, for a loss whose `begin` makes one.
+    each class over the training cases, NaN where unknown. progress: the share of the run that is
+    done, 0 to 1. moving: the mean that the loss follows from step to step, if `begin` makes one.
     """
 
     denominators: tuple[Denominator, ...]
@@ -95,11 +94,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Fields that a loss reads.
+    """The fields that a loss reads.
 
     reads: fields of `Batch` and `Outputs`, besides logits, image and index; `mask` and `target`
-    include `has_mask` and `target_weight`. labels: fields of `Batch` any one of which, known for a
-    case, lets the loss teach; none: it teaches from any image.
+    include `has_mask` and `target_weight`. labels: fields of `Batch`, any one of which must be
+    known for a case to supervise the loss; without any, every image contributes to it.
     """
 
     reads: frozenset[str]
@@ -107,21 +106,21 @@ class Inputs:
 
 
 def supervised(*labels: str) -> Inputs:
-    """The inputs of a loss that reads these labels, and teaches where one of them is known."""
+    """Return the inputs of a loss that these labels supervise wherever one of them is known."""
     return Inputs(frozenset(labels), frozenset(labels))
 
 
 def unsupervised(*reads: str) -> Inputs:
-    """The inputs of a loss that teaches from any image."""
+    """Return the inputs of a loss to which every image contributes."""
     return Inputs(frozenset(reads), frozenset())
 
 
 class Loss(Frozen, ABC):
-    """A loss and its settings: how much it counts, and when, in fractions of the whole run.
+    """A loss with its settings: its weight, and when it counts, in fractions of the whole run.
 
     The weight is 0 before `start`, rises linearly to `weight` over `ramp`, and is 0 from `end` on.
-    A loss is a subclass with a `kind` of its own, further settings, `inputs`, and the formula as
-    its `__call__`; it can be chosen once it stands in the table of `wsseg.train.losses`.
+    A subclass adds its `kind`, further settings, its `inputs`, and the formula as `__call__`. It
+    can be chosen once it is listed in `wsseg.train.losses`.
     """
 
     weight: PositiveFloat = 1.0
@@ -134,16 +133,16 @@ class Loss(Frozen, ABC):
 
     @property
     def reads(self) -> frozenset[str]:
-        """The fields of `Batch` and `Outputs` that it reads with these settings, see `Inputs`."""
+        """The fields of `Batch` and `Outputs` that are read with these settings, see `Inputs`."""
         return self.inputs.reads
 
     @property
     def labels(self) -> frozenset[str]:
-        """The fields of `Batch` that supervise it with these settings, see `Inputs`."""
+        """The fields of `Batch` that supervise with these settings, see `Inputs`."""
         return self.inputs.labels
 
     def weight_at(self, progress: float) -> float:
-        """The weight as a function of the progress of the run, 0 to 1."""
+        """Return the weight at this progress of the run, 0 to 1."""
         over = self.end <= progress and self.end < 1
         if progress < self.start or over:
             return 0.0
@@ -151,12 +150,12 @@ class Loss(Frozen, ABC):
         return self.weight * min(risen, 1.0)
 
     def begin(self, context: Context) -> Context:
-        """The context of a run that begins; WssegError for one that the settings do not fit."""
+        """Return the context for a new run; WssegError if the settings do not fit the run."""
         return context
 
     @abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, context: Context) -> Float[Tensor, ""]:
-        """The unweighted cost of a batch."""
+        """Return the unweighted loss of a batch."""
 
     @model_validator(mode="after")
     def _begins_before_it_ends(self) -> "Loss":
@@ -166,33 +165,33 @@ class Loss(Frozen, ABC):
 
 
 def widened(values: Tensor) -> Tensor:
-    """The same values in float32, or in float64 if that is what they are."""
+    """Return the values in float32, or in float64 if they already are."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 def filled(values: Float[Tensor, "*s"], like: Tensor) -> tuple[Tensor, Bool[Tensor, "*s"]]:
-    """The values in the precision of `like`, 0 in place of NaN, and which of them are known.
+    """Return the values in the precision of `like`, 0 in place of NaN, and which are known.
 
-    The unknown must be gone before any arithmetic: NaN times 0 is still NaN, also in a gradient.
+    NaN must be replaced before any arithmetic: NaN times 0 is still NaN, also in a gradient.
     """
     known = ~torch.isnan(values)
     return torch.where(known, values, torch.zeros_like(values)).to(like.dtype), known
 
 
 def counted_mean(cost: Float[Tensor, "*s"], known: Bool[Tensor, "*s"]) -> Float[Tensor, ""]:
-    """Mean over all entries, the unknown contributing 0."""
+    """Return the mean over all entries, to which the unknown ones contribute 0."""
     return torch.where(known, cost, torch.zeros_like(cost)).mean()
 
 
 def mean_where(
     cost: Float[Tensor, "b k h w"], where: Bool[Tensor, "b k h w"]
 ) -> Float[Tensor, "b k"]:
-    """Mean of each image and class over the chosen pixels; 0 where none is chosen."""
+    """Return the mean of each image and class over the chosen pixels, 0 where none is chosen."""
     total = torch.where(where, cost, torch.zeros_like(cost)).sum((-2, -1))
     return total / where.sum((-2, -1)).clamp(min=1)
 
 
 def marked_as(marks: Int[Tensor, "b h w"], classes: int) -> Bool[Tensor, "b k h w"]:
-    """Where each class, of label 1..k, is marked."""
+    """Return where each class, label 1..k, is marked."""
     labels = torch.arange(1, classes + 1, device=marks.device)
     return marks.unsqueeze(1) == labels.view(1, -1, 1, 1)

@@ -18,9 +18,9 @@ class GatedCrf(Loss):
     """Weighted mean over pairs of neighbours of likeness times p_i (1 - p_j) + (1 - p_i) p_j.
 
     In 0..1: 0 where neighbours that look alike are one class for sure. The weight of a pair is the
-    Gaussian of its distance; the likeness that of the intensities' difference (mean square over
-    the channels), so an image of noise asks for little. The gate: a marked pixel is no source, so
-    that a pair counts once instead of twice where one of the two is marked, and not at all where
+    Gaussian of its distance; the likeness is that of the intensities' difference (mean square over
+    the channels), so that an image of noise asks for little. The gate: a marked pixel is no source,
+    so that a pair counts once instead of twice where one of the two is marked, and not at all where
     both are.
 
     cells: most rows or columns of the grid that images are averaged to. radius: farthest neighbour

@@ -14,7 +14,7 @@ from wsseg.train.losses.base import Context, Loss, widened
 
 @dataclass(frozen=True)
 class Term:
-    """One named term of the objective: a loss, and what it knows of the run."""
+    """A term of the objective: a loss, and what it is told about the run."""
 
     loss: Loss
     context: Context
@@ -38,9 +38,9 @@ class Objective:
     def __call__(
         self, outputs: Outputs, batch: Batch, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum to minimise (a scalar with a gradient), and its parts by name.
+        """Return the sum to minimise (a scalar with a gradient), and its parts by name.
 
-        step: of the optimiser, counted from 0. A loss whose weight is 0 is not computed.
+        step: the step of the optimiser, from 0. A loss whose weight is 0 is not computed.
         """
         progress = min(step / self.steps, 1.0)
         nothing = self._nothing(outputs)
@@ -59,16 +59,16 @@ class Objective:
         return frozenset[str]().union(*(term.loss.reads for term in self.terms))
 
     def state(self) -> dict[str, Tensor]:
-        """What the terms remember from step to step, on the CPU, by term and name."""
+        """Return what the terms carry from step to step, on the CPU, by term and name."""
         return {
             f"{term.name}.{key}": value
             for term in self.terms
-            if term.context.moving
-            for key, value in term.context.moving.state().items()
+            if (moving := term.context.moving)
+            for key, value in moving.state().items()
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave; WssegError if it is of other terms."""
+        """Continue from what `state` returned; WssegError if it is of other terms."""
         own = self.state().keys()
         if own != state.keys():
             raise WssegError(
@@ -76,23 +76,18 @@ class Objective:
                 f" instead of {', '.join(sorted(own)) or 'nothing'}; train again with another --out"
             )
         for term in self.terms:
-            if term.context.moving:
-                start = f"{term.name}."
-                kept = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
-                term.context.moving.restore(kept)
+            if moving := term.context.moving:
+                moving.restore({key: state[f"{term.name}.{key}"] for key in moving.state()})
 
     def _nothing(self, outputs: Outputs) -> Tensor:
-        """0, with a gradient of 0 for all that the losses teach.
+        """Return 0, with a gradient of 0 for every output that the losses train.
 
-        So that a step in which a term rests still gives every parameter a gradient, which
-        distributed training waits for.
+        So a step in which a term rests still gives every parameter a gradient, which distributed
+        training waits for.
         """
-        answers = [outputs.logits]
+        nothing = outputs.logits.new_zeros(()) + widened(outputs.logits).sum() * 0
         if "reconstruction" in self.needs:
-            answers.append(outputs.reconstruction)
-        nothing = outputs.logits.new_zeros(())
-        for answer in answers:
-            nothing = nothing + widened(answer).sum() * 0
+            nothing = nothing + widened(outputs.reconstruction).sum() * 0
         return nothing
 
 
@@ -104,7 +99,7 @@ def build_objective(
     steps: int,
     prior: tuple[float, ...] = (),
 ) -> Objective:
-    """The weighted sum of these losses, for these classes.
+    """Build the weighted sum of these losses for these classes.
 
     steps: optimiser steps of the whole run. prior: mean known ratio of each class in training, NaN
     where unknown. Raises WssegError for two losses of one kind, for a loss that does not fit the

@@ -1,4 +1,4 @@
-"""Losses that look at each pixel by itself: masks, targets, marks, other answers, certainty.
+"""Losses on single pixels: masks, soft targets, marks, other predictions, and confidence.
 
 Confidence, Reconstruction and WeakMark, and `Size` among the losses on areas, are those of
 Kulkarni, Raff, Oates, "Learning to Segment using Summary Statistics and Weak Supervision". Marks
@@ -51,7 +51,7 @@ class Confidence(Loss):
 class Reconstruction(Loss):
     """L_r = ||I - Y||_1, read as a mean: mean absolute difference, in the image's 0..1 scale.
 
-    Y is what the auxiliary head gives back of the image I. The paper's norm is a sum, whose size
+    Y is the auxiliary head's reconstruction of the image I. The paper's norm is a sum, whose size
     would depend on the image's size and the channels.
     """
 
@@ -172,9 +172,9 @@ class PartialDice(Loss):
 class TargetCrossEntropy(Loss):
     """max(w) sum(w c) / sum(w), c = -t log p - (1 - t) log(1 - p) in nats, per image and class.
 
-    t is the soft target that each pixel is taught, made from marks and ratios, and w says how
-    surely; both are in 0..1. The weighted mean over the pixels, times the largest weight: an image
-    of which nothing is sure counts less, one of which little is taught does not; one whose weights
+    t is the soft target of a pixel, made from marks and ratios, and w its weight, both in 0..1. The
+    weighted mean over the pixels is multiplied by the largest weight: an image counts less if all
+    of its targets are uncertain, but not if few of its pixels have a target. An image whose weights
     are all 0 contributes 0. At p = t what is left is the entropy of the target itself, which is 0
     only where t is 0 or 1.
     """
@@ -194,8 +194,8 @@ class TargetCrossEntropy(Loss):
 class TargetDice(Loss):
     """max(w) times `soft_dice` with the targets and weights of `TargetCrossEntropy`; in 0..1.
 
-    0 for a target of zeros and ones that is met. A target between is drawn to the nearer of the
-    two; only the cross-entropy keeps it where it is.
+    It is 0 for a target of zeros and ones that is met. Dice draws a target between them to the
+    nearer of the two; only the cross-entropy keeps it where it is.
     """
 
     kind: Literal["target_dice"] = "target_dice"
@@ -220,7 +220,7 @@ class Entropy(Loss):
     classes: tuple[PositiveFloat, ...] = ()
 
     def begin(self, context: Context) -> Context:
-        """The same context; WssegError if the weights are of another number of classes."""
+        """Return the context; WssegError if the weights are of another number of classes."""
         classes = len(context.denominators)
         if len(self.classes) not in (0, classes):
             raise WssegError(
@@ -241,9 +241,9 @@ class Entropy(Loss):
 
 
 class Equivariance(Loss):
-    """Mean of |p - p'|, in 0..1, with p' the answer to a moved view, moved back to this frame.
+    """Mean of |p - p'|, in 0..1, with p' predicted from a moved view, and moved back to this frame.
 
-    Both answers are taught. Source: the equivariant regularisation of Wang et al.,
+    Both predictions receive gradients. Source: the equivariant regularisation of Wang et al.,
     "Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic Segmentation",
     CVPR 2020.
     """
@@ -258,7 +258,7 @@ class Equivariance(Loss):
 
 
 class Teacher(Loss):
-    """Mean of (p - q)^2, in 0..1, with q the probability by the averaged network, not taught.
+    """Mean of (p - q)^2, in 0..1, with q the probability by the averaged network, without gradient.
 
     Source: Tarvainen, Valpola, "Mean teachers are better role models", NeurIPS 2017.
     """
@@ -279,7 +279,7 @@ class Distillation(Loss):
     names, softened likewise, so that its logit, too, is divided by T > 0. T^2 makes up for
     gradients that shrink as 1 / T^2. Each class is a choice of its own between inside and outside;
     the teacher's entropy, a constant, is taken off the cross-entropy, so that a student that agrees
-    costs nothing. q is not taught. temperature: T; above 1 the less sure pixels count for more.
+    costs nothing. q receives no gradient. temperature: T; above 1 uncertain pixels count for more.
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.
     """
 
