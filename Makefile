@@ -47,10 +47,11 @@ strace:
 	@command -v strace > /dev/null || { apt-get update -qq && apt-get install -y -qq strace; } \
 	  || { echo "make test needs strace: sudo apt-get install strace"; exit 1; }
 
+# The linter of imports finds packages by folders, as type checkers do: through the links.
 lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports
+	PYTHONPATH=.typing $(BIN)/lint-imports
 
 types: $(VENV)/.ready
 	$(BIN)/mypy

@@ -58,8 +58,8 @@ def bench(
     """
     start_logging()
     with guarded():
-        from wsseg.cli.settings import one_of
         from wsseg.serve.engines.base import Device
+        from wsseg.settings import one_of
 
         options = BenchOptions(
             batch, rounds, side, one_of("--device", device, get_args(Device)), threads, torch

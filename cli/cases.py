@@ -70,13 +70,13 @@ def check(
     """
     start_logging()
     with guarded():
-        flags = {
+        given = {
             "ratios": ratio or None,
             "size": size,
             "sheet": sheet,
             "ignore_columns": ignore_columns or None,
         }
-        check_cases(table, picture=picture, config=config, flags=flags)
+        check_cases(table, picture=picture, config=config, given=given)
 
 
 @dataclass(frozen=True)
@@ -88,27 +88,24 @@ class Carried:
 
 
 def check_cases(
-    path: Path, *, picture: Path | None, config: Path | None = None, flags: dict[str, Any]
+    path: Path, *, picture: Path | None, config: Path | None = None, given: dict[str, Any]
 ) -> None:
     """Check a table as a training would; print what it can teach, and draw some cases if asked to.
 
-    config, flags: settings of a training, of which flags win; ratios as on the command line.
+    config, given: settings of a training, as `wsseg.fit` takes them.
     """
     from rich.console import Console
 
     from wsseg.cli.case_picture import draw_cases
-    from wsseg.cli.settings import parse_ratio, settings
+    from wsseg.runs import training_settings
     from wsseg.train.cases.evidence import small_regions
     from wsseg.train.cases.folding import cases_for
     from wsseg.train.cases.schema import class_denominators
-    from wsseg.train.config import TrainConfig
     from wsseg.train.trainer import target_preview
 
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")
-    if flags.get("ratios"):
-        flags["ratios"] = [parse_ratio(text).model_dump() for text in flags["ratios"]]
-    chosen = settings(TrainConfig, config, flags)
+    chosen = training_settings(config, given)
     table = cases_for(path, chosen)
     carried = tuple(carry(case, len(table.classes)) for case in table.cases)
     below = class_denominators(table.classes, chosen.ratios)

@@ -86,14 +86,15 @@ def _clear(out: Path) -> None:
 def _train(cases: Path, run: Path, epochs: int) -> None:
     from wsseg.cli.train import run_training
 
-    flags = {
-        "network": "mobilenet_v2",
-        "size": NETWORK_SIZE,
-        "epochs": epochs,
-        "learning_rate": 1e-3,
-        "accelerator": "cpu",
-    }
-    run_training(cases, run, config=None, flags=flags)
+    run_training(
+        cases,
+        run,
+        network="mobilenet_v2",
+        size=NETWORK_SIZE,
+        epochs=epochs,
+        learning_rate=1e-3,
+        accelerator="cpu",
+    )
 
 
 def _export(run: Path, model: Path) -> None:
@@ -116,8 +117,7 @@ def _infer(out: Path) -> None:
         report=out / "ratios.csv",
         masks=out / "masks",
         overlays=out / "overlays",
-        device="cpu",
-        quiet=False,
+        engine={"device": "cpu"},
     )
     if code:
         raise AllFailedError(f"the demo's inference ended with code {code}: see {out}")

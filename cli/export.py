@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import wsseg
 from wsseg.cli.console import guarded, start_logging
 from wsseg.imaging.errors import SomeFailedError, WssegError
 
@@ -137,20 +138,15 @@ def run_export(
     repository: of Triton, to add the model to, None for none; triton_flags: fields of
     TritonOptions.
     """
-    from wsseg.cli.settings import settings
-    from wsseg.export.publish import ExportOptions, export_run
     from wsseg.export.tensorrt import TensorRTMissingError
+    from wsseg.runs import export_settings
 
-    profile = parse_profile(flags.pop("batch"), flags.pop("image_size"))
-    options = settings(ExportOptions, None, flags | {"profile": profile})
-    if options.gpu_arch and not options.trt:
-        raise WssegError("--gpu-arch is for TensorRT engines: add --trt")
-    if options.calibration and "int8" not in options.precisions:
-        raise WssegError("--calibration is for int8 engines: add --precision int8")
+    given = flags | {"profile": parse_profile(flags.pop("batch"), flags.pop("image_size"))}
+    options = export_settings(given)
     name = options.name or out.resolve().name
     triton = triton_request(repository, triton_flags or {}, name=name, export=options)
     try:
-        export_run(run, out, options)
+        wsseg.export_model(run, out, **given)
     except (TensorRTMissingError, SomeFailedError):
         _finish(out, triton)  # the ONNX files stand
         raise
@@ -158,14 +154,12 @@ def run_export(
 
 
 def _finish(out: Path, triton: "TritonRequest | None") -> None:
-    from wsseg.serve.manifest import load_model
-
-    manifest, folder = load_model(out)
+    manifest = wsseg.load_model(out).manifest
     if manifest.output_stride:
         typer.echo(cost(manifest.output_stride))
     for engine in manifest.engines:
         typer.echo(describe(engine))
-    typer.echo(f"wrote {folder}")
+    typer.echo(f"wrote {out}")
     if triton:
         publish_to_triton(out, triton)
 
@@ -236,8 +230,8 @@ def triton_request(
     flags: fields of TritonOptions, None where not given. name: of the model. export: tells which
     engines there will be, and the largest batch.
     """
-    from wsseg.cli.settings import settings
     from wsseg.export.triton import TritonOptions, check_request
+    from wsseg.settings import settings
 
     if repository is None:
         if any(value is not None for value in flags.values()):
@@ -268,11 +262,9 @@ def _check_engine(file: str, export: "ExportOptions") -> None:
 def publish_to_triton(model: Path, request: TritonRequest) -> None:
     """Add the model folder to the repository and say so."""
     from wsseg.export.triton import add_version
-    from wsseg.serve.manifest import load_model
 
     version = add_version(model, request.repository, request.options)
-    manifest, _ = load_model(version)
-    engine = manifest.engines[0]
+    engine = wsseg.load_model(version).manifest.engines[0]
     typer.echo(
         f"wrote {version}: {engine.runtime} {engine.precision}, for tritonserver "
         f"--model-repository={request.repository}"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import wsseg
 from wsseg.cli.console import IgnoreOption, SheetOption, guarded, progress_bar, start_logging
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def infer(
         Path | None,
         typer.Option(
             help="Table of ratios on file: recover masks of these sizes, beside the report. "
-            "Changes no measured ratio, but passes TensorRT over."
+            "Changes no measured ratio, but rules TensorRT out."
         ),
     ] = None,
     sheet: SheetOption = None,
@@ -105,11 +106,13 @@ def infer(
             known_ratios=known_ratios,
             sheet=sheet,
             ignore_columns=tuple(ignore_columns or ()),
-            engine=engine,
-            device=device,
-            precision=precision,
+            engine={
+                "engine": engine,
+                "device": device,
+                "precision": precision,
+                "threads": threads,
+            },
             batch=batch,
-            threads=threads,
             skip=skip,
             strict=strict,
             pixel_mm=pixel_mm,
@@ -119,15 +122,21 @@ def infer(
     raise typer.Exit(code)
 
 
-def run_inference(inputs: list[Path], *, quiet: bool, **flags: Any) -> int:
-    """Measure `inputs`; print a closing line unless `quiet`; return the exit code."""
+def run_inference(
+    inputs: list[Path],
+    *,
+    model: Path,
+    report: Path,
+    engine: dict[str, Any],
+    quiet: bool = False,
+    **given: Any,
+) -> int:
+    """Measure `inputs`; print a closing line unless `quiet`; return the exit code.
+
+    engine: options of `wsseg.load_model`. given: options of `Model.measure_to`.
+    """
     from rich.progress import TaskProgressColumn
 
-    from wsseg.cli.settings import settings
-    from wsseg.serve.infer import InferOptions
-    from wsseg.serve.infer import infer as measure
-
-    options = settings(InferOptions, None, flags)
     rate_column = "{task.fields[rate]:.1f} slices/s"
     with progress_bar(TaskProgressColumn(), rate_column, shown=not quiet) as progress:
         task = progress.add_task("measuring", total=None, rate=0.0)
@@ -135,7 +144,8 @@ def run_inference(inputs: list[Path], *, quiet: bool, **flags: Any) -> int:
         def show(done: int, known: int, rate: float) -> None:
             progress.update(task, completed=done, total=known, rate=rate)
 
-        summary = measure(inputs, options, on_progress=show)
+        opened = wsseg.load_model(model, **engine)
+        summary = opened.measure_to(report, inputs, on_progress=show, **given)
     if not quiet:
         typer.echo(closing_line(summary), err=True)
     return summary.exit_code

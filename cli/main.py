@@ -2,6 +2,7 @@
 
 import typer
 
+import wsseg
 from wsseg.cli.bench import bench
 from wsseg.cli.cases import cases
 from wsseg.cli.demo import demo
@@ -38,9 +39,7 @@ def _version(
     version: bool = typer.Option(False, "--version", help="Print the version and stop."),
 ) -> None:
     if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"wsseg {installed('wsseg')}")
+        typer.echo(f"wsseg {wsseg.__version__}")
         raise typer.Exit
 
 

@@ -64,8 +64,8 @@ def marks(
     """
     start_logging()
     with guarded():
-        from wsseg.cli.settings import one_of, settings
         from wsseg.imaging.tables import TableOptions
+        from wsseg.settings import one_of, settings
         from wsseg.train.config import TrainConfig
         from wsseg.train.simulate.draw import KINDS, MarkOptions
         from wsseg.train.simulate.table import simulate_marks

@@ -1,11 +1,11 @@
 """`wsseg-train`: cases.csv to a run folder."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import wsseg
 from wsseg.cli.console import (
     IgnoreOption,
     RatioOption,
@@ -16,7 +16,7 @@ from wsseg.cli.console import (
 )
 
 if TYPE_CHECKING:
-    from wsseg.train.config import TrainConfig
+    from wsseg.train.progress import StepReport
 
 
 def train(
@@ -118,8 +118,9 @@ def train(
     splits.csv (which rows judge), predictions.csv (what becomes of them) and TensorBoard events;
     `wsseg-export` takes it from there.
     """
-    flags: dict[str, Any] = {
+    given: dict[str, Any] = {
         "preset": preset,
+        "mark_average": mark_average,
         "network": network,
         "weights": weights,
         "distill": distill,
@@ -141,74 +142,27 @@ def train(
     start_logging(verbose=verbose)
     kept = f"finished epochs are kept in {out}; the same command with --resume goes on from them"
     with guarded(interrupted=kept):
-        run_training(
-            cases, out, config=config, flags=flags, mark_average=mark_average, resume=resume
-        )
+        run_training(cases, out, config=config, resume=resume, **given)
 
 
 def run_training(
-    cases: Path,
-    out: Path,
-    *,
-    config: Path | None,
-    flags: dict[str, Any],
-    mark_average: str | None = None,
-    resume: bool = False,
+    cases: Path, out: Path, *, config: Path | None = None, resume: bool = False, **given: Any
 ) -> None:
-    """Train with settings from file and flags; progress goes to stderr when it is a terminal.
-
-    A run that goes on takes its settings from its folder; those that are given again are compared.
-    """
-    from wsseg.cli.settings import parse_ratio, settings
-    from wsseg.imaging.errors import WssegError
-    from wsseg.train.config import TrainConfig
-    from wsseg.train.cross_validation import train_folds
+    """Train with settings from a file and those given; show the steps on a terminal."""
+    from wsseg.runs import training_settings
     from wsseg.train.run_folder import settings_of
-    from wsseg.train.trainer import train as train_run
 
-    if flags.get("ratios"):
-        flags["ratios"] = [parse_ratio(text).model_dump() for text in flags["ratios"]]
-    begun = settings_of(out) if resume else None
-    chosen = settings(TrainConfig, config, flags, begun=begun)
-    if flags.get("preset") and config is not None and settings(TrainConfig, config, {}).terms:
-        raise WssegError(
-            f"--preset {chosen.preset} and the [[terms]] of {config} are two recipes: leave one out"
-        )
-    if mark_average is not None:
-        chosen = with_mark_average(chosen, mark_average)
+    chosen = training_settings(config, given, begun=settings_of(out) if resume else None)
     with progress_bar("steps", shown=True) as progress:
         task = progress.add_task("training", total=None)
 
-        def show(report: Any) -> None:
+        def show(report: "StepReport") -> None:
             progress.update(task, total=report.steps, completed=report.step)
 
-        if chosen.folds is not None:
-            train_folds(cases, out, chosen, resume=resume, on_step=show)
-            return
-        record = train_run(cases, out, chosen, resume=resume, on_step=show)
-    logging.getLogger("wsseg").info(
-        "finished: epoch %d of %d chosen by %s; %s",
-        record.chosen_epoch,
-        record.epochs,
-        record.chosen_by,
-        ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items()),
-    )
-
-
-def with_mark_average(config: "TrainConfig", average: str) -> "TrainConfig":
-    """Return the settings with L_ws averaged over the image or the mark."""
-    from wsseg.imaging.errors import WssegError
-    from wsseg.train.losses import WeakMark
-
-    if average not in ("image", "mark"):
-        raise WssegError(f"--mark-average {average}: expected image or mark")
-    if not any(isinstance(term, WeakMark) for term in config.loss_terms):
-        raise WssegError(
-            f"--mark-average is for the term weak_mark, which {config.recipe} has not: leave it "
-            "out, or take --preset paper"
-        )
-    changed = tuple(
-        term.model_copy(update={"average": average}) if isinstance(term, WeakMark) else term
-        for term in config.loss_terms
-    )
-    return config.model_copy(update={"terms": changed})
+        if chosen.folds is None:
+            wsseg.fit(cases, out, config=chosen, resume=resume, on_step=show)
+        else:
+            folds = chosen.folds
+            wsseg.cross_validate(
+                cases, out, folds=folds, config=chosen, resume=resume, on_step=show
+            )

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, ValidationError
 
+import wsseg
 from wsseg.export.calibration import calibration_slices
 from wsseg.export.engines import (
     Calibration,
@@ -251,7 +251,7 @@ def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:
             thresholds=options.thresholds or record.thresholds,
             training=training,
             engines=tuple(planned_engine(p) for p in dict.fromkeys(options.precisions)),
-            wsseg_version=version("wsseg"),
+            wsseg_version=wsseg.__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
     except ValidationError as error:

@@ -1,6 +1,6 @@
 """What libraries would tell the world, or leave in the home folder, unless somebody stops them.
 
-The rooms import this before any of these libraries, which decide when they are imported. Seen in
+`wsseg` imports this before any of these libraries, which decide when they are imported. Seen in
 onnxruntime 1.31 and openvino 2026.4: the first keeps a device id and a queue of events and sends
 them, the second a client id, and counts every import at a web analytics service.
 """
@@ -40,8 +40,7 @@ def silence() -> None:
     late = [name for name in reporting() if name in sys.modules]
     if late:
         _log.warning(
-            "%s may report its use, being imported before wsseg: import a package of "
-            "wsseg, such as wsseg.serve, first",
+            "%s may report its use, being imported before wsseg: import wsseg first",
             " and ".join(late),
         )
     os.environ[_OPT_OUT] = "1"

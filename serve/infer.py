@@ -3,14 +3,14 @@
 import logging
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import NonNegativeInt, PositiveInt
 
+import wsseg
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
@@ -186,14 +186,19 @@ class Summary:
 
 
 def infer(
-    inputs: Sequence[Path], options: InferOptions, *, on_progress: OnProgress | None = None
+    inputs: Sequence[Path],
+    options: InferOptions,
+    *,
+    engine: Callable[[], Engine] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Summary:
     """Measure every scan under `inputs` with a model folder and write the report.
 
     Rows come in the order in which `find` meets the scans, whatever the batch size and the
     read-ahead. A scan that cannot be read, computed or written is a row of the failures table and
-    costs no other scan anything. `on_progress` hears (slices done, slices met so far, slices a
-    second).
+    costs no other scan anything. engine: gives that of the model, after the outputs were checked;
+    without it, the one that the options ask for is opened. `on_progress` hears (slices done, slices
+    met so far, slices a second).
 
     Raises WssegError, before any scan is read, for inputs, options and models that cannot be used,
     and AllFailedError if the report cannot be written.
@@ -206,14 +211,28 @@ def infer(
     # What cannot be cleared away is no reason to lose what was measured.
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
         refs = find(inputs, scratch=Path(scratch))
-        engine, manifest = _measure(refs, options, counts)
+        used, manifest = _write_all(refs, options, counts, engine)
     seconds = time.monotonic() - started
     found = (counts.scans, counts.slices, counts.failed, counts.skipped)
     recovered = counts.recovered if options.known_ratios else None
     warning = _warning(manifest)
-    summary = Summary(*found, seconds, engine.name, tables, recovered, warning, counts.unlike)
+    summary = Summary(*found, seconds, used.name, tables, recovered, warning, counts.unlike)
     logger.info("measured scans: %d, slices: %d", *found[:2], extra=_end(summary))
     return summary
+
+
+def measure(
+    inputs: Sequence[Path], options: InferOptions, manifest: Manifest, engine: Engine
+) -> Generator[Outcome, None, None]:
+    """Measure every scan under `inputs`, in the order of `infer`, and keep its label maps.
+
+    Nothing is written; of the options, those of outputs do not count.
+    """
+    with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
+        pipeline = replace(_pipeline(engine, manifest, options, None), keep_labels=True)
+        refs = find(inputs, scratch=Path(scratch))
+        with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
+            yield from outcomes
 
 
 def _warning(manifest: Manifest) -> str:
@@ -221,12 +240,15 @@ def _warning(manifest: Manifest) -> str:
     return dependence.warning if dependence else ""
 
 
-def _measure(
-    refs: Iterable[ScanRef | Failure], options: InferOptions, counts: Counts
+def _write_all(
+    refs: Iterable[ScanRef | Failure],
+    options: InferOptions,
+    counts: Counts,
+    opened: Callable[[], Engine] | None,
 ) -> tuple[Engine, Manifest]:
     """Write the report of all scans; returns the engine that measured them and its model."""
     manifest, folder = load_model(options.model)
-    engine = open_engine(folder, manifest, options.wanted_engine)
+    engine = opened() if opened else open_engine(folder, manifest, options.wanted_engine)
     known = None
     if options.known_ratios:
         rows = _known_rows(options, options.known_ratios, engine, manifest)
@@ -311,7 +333,7 @@ def _pipeline(
 
 def _provenance(manifest: Manifest, engine: Engine) -> Provenance:
     sha256 = next(e.sha256 for e in manifest.engines if e.file == engine.file)
-    return Provenance(manifest.name, sha256, engine.name, engine.precision, version("wsseg"))
+    return Provenance(manifest.name, sha256, engine.name, engine.precision, wsseg.__version__)
 
 
 def _write(outcome: Outcome, report: Report, manifest: Manifest, provenance: Provenance) -> None:

@@ -190,6 +190,7 @@ class Pipeline:
     known: the ratios on file of a scan's slices, to recover masks by. skip: the rule by which
     slices are not run. compare: how a scan differs from the training images; strict: such a scan
     fails, and is not computed. pixel_mm: of pictures that do not know theirs, (row, column).
+    keep_labels: label maps are kept for the caller, also where nothing is drawn of them.
     """
 
     engine: Engine
@@ -203,6 +204,7 @@ class Pipeline:
     compare: Compare = compare_none
     strict: bool = False
     pixel_mm: tuple[float, float] | None = None
+    keep_labels: bool = False
 
     def __call__(
         self, refs: Iterable[ScanRef | Failure], counts: Counts
@@ -213,7 +215,7 @@ class Pipeline:
             classes=len(self.manifest.classes),
             channels=self.manifest.channels,
             limits=self.limits,
-            keep_labels=self.pictures.of_labels,
+            keep_labels=self.keep_labels or self.pictures.of_labels,
             on_slices=counts.done,
             known=self.known,
         )

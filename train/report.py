@@ -4,7 +4,6 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import wsseg
 from wsseg.imaging.definitions import Dependence, RatioDefinition, Seen
 from wsseg.imaging.display import (
     BLACK,
@@ -341,7 +341,7 @@ def describe(
         thresholds=thresholds or (DEFAULT,) * len(table.classes),
         normalisation=normalisation,
         seen=None if seen is None else Seen.model_validate(seen),
-        wsseg_version=version("wsseg"),
+        wsseg_version=wsseg.__version__,
     )
 
 

@@ -20,8 +20,8 @@ from bench.accuracy.results import add_row, write_images
 from bench.accuracy.scores import summarise
 from bench.accuracy.tables import write_table
 from bench.accuracy.task import Task
-from wsseg.cli.train import with_mark_average
 from wsseg.imaging.errors import WssegError
+from wsseg.runs import with_mark_average
 from wsseg.train.config import TrainConfig
 from wsseg.train.run_folder import RECORD, load_run
 from wsseg.train.trainer import train

@@ -6,7 +6,6 @@ Arithmetic takes as long with any weights; only a trained network tells whether 
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from unittest.mock import patch
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+import wsseg
 from bench.speed.setting import Setting
 from bench.speed.slices import series_folder, slices_file
 from wsseg.export import parity
@@ -176,5 +176,5 @@ def _record(name: NetworkName, size: int) -> RunRecord:
         seed=0,
         metrics={},
         thresholds=(0.5,),
-        wsseg_version=version("wsseg"),
+        wsseg_version=wsseg.__version__,
     )

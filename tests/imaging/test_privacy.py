@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-ROOMS = ("imaging", "serve", "train", "export", "cli")
+PACKAGES = ("", ".imaging", ".serve", ".train", ".export", ".cli")
 TELLS = (
     "import os, sys; print(os.environ.get('ORT_DISABLE_TELEMETRY'), "
     "sys.modules.get('openvino_telemetry', 'free'))"
@@ -24,9 +24,9 @@ def said(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_whoever_imports_a_room_is_silent_from_then_on(room):
-    assert said(f"import wsseg.{room}; {TELLS}").stdout == "1 None\n"
+@pytest.mark.parametrize("package", PACKAGES)
+def test_whoever_imports_a_package_is_silent_from_then_on(package):
+    assert said(f"import wsseg{package}; {TELLS}").stdout == "1 None\n"
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", "None free\n"), ("0", "1 None\n")])
@@ -42,8 +42,7 @@ def test_openvino_works_without_its_reporter():
 def test_a_library_that_came_before_is_named_with_what_to_do():
     program = "import sys, types; sys.modules['onnxruntime'] = types.ModuleType('onnxruntime'); "
     late = said(program + "import wsseg.serve").stderr
-    assert "onnxruntime may report its use, being imported before wsseg: import a package" in late
-    assert "wsseg.serve, first" in late
+    assert "onnxruntime may report its use, being imported before wsseg: import wsseg first" in late
     assert said("import wsseg.serve, onnxruntime, wsseg.cli").stderr == ""
 
 

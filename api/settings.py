@@ -1,4 +1,5 @@
-"""Settings from a TOML file and from flags, checked as one: flags win, unknown keys stop."""
+"""Settings from a TOML file and from a caller, checked as one: the caller's win, unknown keys are
+errors."""
 
 import difflib
 import re
@@ -46,6 +47,11 @@ def one_of(name: str, text: str, choices: Sequence[Word]) -> Word:
         if choice == text:
             return choice
     raise WssegError(f"{name}: {_not_among(text, choices)}")
+
+
+def ratio_definitions(ratios: Iterable[str | RatioDefinition]) -> list[RatioDefinition]:
+    """Ratios, of which each may be written as `NAME=CLASS/DENOMINATOR`."""
+    return [parse_ratio(ratio) if isinstance(ratio, str) else ratio for ratio in ratios]
 
 
 def parse_ratio(text: str) -> RatioDefinition:

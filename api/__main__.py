@@ -1,0 +1,6 @@
+"""`python -m wsseg`: the same as the command `wsseg`."""
+
+from wsseg.cli.main import main
+
+if __name__ == "__main__":
+    main()

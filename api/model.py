@@ -1,0 +1,252 @@
+"""A model folder in Python: segment arrays and measure folders of scans, without torch."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wsseg.imaging.definitions import PixelCounts, area_ratios, denominator_of
+from wsseg.imaging.errors import Failure, WssegError
+from wsseg.results import ScanResult, SliceResult
+from wsseg.serve.batching import to_channels
+from wsseg.serve.engines.base import Engine, EngineError, Prediction
+from wsseg.serve.engines.select import open_engine
+from wsseg.serve.infer import InferOptions, Summary, infer, measure
+from wsseg.serve.manifest import Manifest
+from wsseg.serve.manifest import load_model as read_folder
+from wsseg.serve.measure import series_ratio, slice_ratios
+from wsseg.serve.results import Segmented
+from wsseg.settings import settings
+
+Paths = str | Path | Sequence[str | Path]
+Slices = NDArray[np.float32]
+
+log = logging.getLogger(__name__)
+
+
+def load_model(
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+) -> "Model":
+    """Open a model folder that `export_model` or wsseg-export wrote.
+
+    device: auto, cpu or cuda. engine, precision: auto takes the fastest that agreed with PyTorch;
+    the names are those of wsseg-infer. threads: of the network on a CPU, 0 for all cores. Raises
+    WssegError for a folder that is no model and for an unknown name; whether the engine runs here
+    shows when it is first needed.
+    """
+    given = {"device": device, "engine": engine, "precision": precision, "threads": threads}
+    options = settings(InferOptions, None, {"model": Path(folder), **given})
+    return Model(read_folder(options.model)[0], options)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and the engine that computes it, which is opened by the first call that needs it.
+
+    manifest: what `model.json` says. options: the folder and the engine that was asked for.
+    """
+
+    manifest: Manifest
+    options: InferOptions = field(repr=False)
+    _engines: dict[bool, Engine] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the k classes, in the order of masks."""
+        return self.manifest.classes
+
+    @property
+    def engine(self) -> str:
+        """Runtime, device and precision that really compute, such as "onnxruntime-cpu fp32"."""
+        opened = self.open()
+        return f"{opened.name} {opened.precision}"
+
+    def predict(self, pixels: ArrayLike) -> SliceResult:
+        """Segment one slice (H, W), or RGB (H, W, 3), of any size.
+
+        pixels: in the units of the training images: HU for CT, SUV for PET, 0..255 for 8-bit
+        pictures, else values after rescale; rows and columns as a viewer shows them. RGB becomes
+        its luminance for a grey network. Raises WssegError for another shape, for values that are
+        not finite, and where the engine fails.
+        """
+        grid = _float32(pixels)
+        if grid.ndim != 2 and not (grid.ndim == 3 and grid.shape[-1] == 3):
+            raise WssegError(
+                f"predict takes one slice (H, W) or (H, W, 3), found shape {grid.shape}: give a "
+                "stack of slices to predict_batch"
+            )
+        return self._predicted(grid[None])[0]
+
+    def predict_batch(self, slices: ArrayLike, *, batch: int = 8) -> list[SliceResult]:
+        """Segment a stack of slices: (n, H, W), (n, H, W, 3) or (n, c, H, W) with c of 1 or 3.
+
+        Units and errors as in `predict`. batch: slices that the network sees at once.
+        """
+        stack = _float32(slices)
+        if stack.ndim == 4 and stack.shape[-1] != 3 and stack.shape[1] in (1, 3):
+            stack = np.moveaxis(stack, 1, -1)
+            stack = stack[..., 0] if stack.shape[-1] == 1 else stack
+        if stack.ndim != 3 and not (stack.ndim == 4 and stack.shape[-1] == 3):
+            raise WssegError(
+                "predict_batch takes slices (n, H, W), (n, H, W, 3) or (n, c, H, W), found shape "
+                f"{stack.shape}"
+            )
+        starts = range(0, len(stack), batch)
+        return [one for at in starts for one in self._predicted(stack[at : at + batch])]
+
+    def measure(
+        self,
+        paths: Paths,
+        *,
+        batch: int = 8,
+        skip: bool = True,
+        strict: bool = False,
+        pixel_mm: float | tuple[float, float] | None = None,
+    ) -> "Measurement":
+        """Measure every scan under files, folders or archives, one after another as you iterate.
+
+        batch: slices that the network sees at once. skip: leave out slices that cannot show tissue.
+        strict: a scan unlike the training images is a failure; else it is measured and flagged.
+        pixel_mm: size of pixels of pictures that do not know theirs, in mm, one number or (row,
+        column). Raises WssegError for unusable options; a file that cannot be measured is no
+        error, see `Measurement.failures`.
+        """
+        given = {"batch": batch, "skip": skip, "strict": strict, "pixel_mm": pixel_mm}
+        chosen = settings(InferOptions, None, given, begun=self.options)
+        return Measurement(_paths(paths), self, chosen)
+
+    def measure_to(
+        self,
+        report: str | Path,
+        paths: Paths,
+        *,
+        on_progress: Callable[[int, int, float], None] | None = None,
+        **given: Any,
+    ) -> Summary:
+        """Measure as `measure` does and write `report` and the tables beside it, as wsseg-infer.
+
+        report: .csv, .jsonl or .parquet. on_progress: hears slices done, slices found so far, and
+        slices a second. given: other options of wsseg-infer by their names, such as
+        `masks="masks"`, `overlays="overlays"`, `known_ratios="ratios.csv"`, `overwrite=True`.
+        Raises WssegError, before any scan is read, for inputs and options that cannot be used, and
+        AllFailedError if the report cannot be written.
+        """
+        chosen = settings(InferOptions, None, {"report": report, **given}, begun=self.options)
+        return infer(
+            _paths(paths),
+            chosen,
+            engine=lambda: self.open(probability=chosen.known_ratios is not None),
+            on_progress=on_progress,
+        )
+
+    def open(self, *, probability: bool = False) -> Engine:
+        """The engine, which is opened once. probability: it must give the probability of a pixel.
+
+        Raises WssegError where nothing that was asked for runs on this machine.
+        """
+        if probability not in self._engines:
+            wanted = replace(self.options.wanted_engine, probability=probability)
+            self._engines[probability] = open_engine(self.options.model, self.manifest, wanted)
+        return self._engines[probability]
+
+    def _predicted(self, stack: Slices) -> list[SliceResult]:
+        """The results of slices (n, H, W) or (n, H, W, 3)."""
+        if not np.isfinite(stack).all():
+            raise WssegError("the pixels hold NaN or infinity: replace them by a number")
+        channels = np.stack([to_channels(pixels, self.manifest.channels) for pixels in stack])
+        try:
+            prediction = self.open()(channels)
+        except EngineError as error:
+            raise WssegError(f"the engine {self.engine} could not compute: {error}") from error
+        if not np.isfinite(prediction.soft_areas).all():
+            raise WssegError("the network's answer is not a number: check the pixels' units")
+        ratios = self._ratios(prediction)
+        return [
+            SliceResult(
+                classes=self.classes,
+                areas=dict(zip(self.classes, prediction.pixel_areas[at].tolist(), strict=True)),
+                ratios=dict(zip((r.name for r in self.manifest.ratios), row, strict=True)),
+                pixels=stack[at],
+                masks=prediction.masks[at] > 0,
+                window=self.manifest.window,
+            )
+            for at, row in enumerate(ratios.tolist())
+        ]
+
+    def _ratios(self, prediction: Prediction) -> NDArray[np.float64]:
+        """The ratios (n, r) that the model defines."""
+        definitions = self.manifest.ratios
+        return area_ratios(
+            PixelCounts.of_masks(prediction.masks),
+            [denominator_of(ratio, self.classes) for ratio in definitions],
+            [self.classes.index(ratio.numerator) for ratio in definitions],
+        )
+
+
+@dataclass
+class Measurement:
+    """The scans under some paths; iterating measures them, in the order in which they are found.
+
+    Only what is read ahead is in memory besides the results that you keep. failures: the files that
+    have given no result so far, each with its reason; `status` is "skipped" for one that is no
+    image, such as a report. Iterating again measures again.
+    """
+
+    paths: list[Path]
+    model: Model
+    options: InferOptions
+    failures: list[Failure] = field(default_factory=list, init=False)
+
+    def __iter__(self) -> Iterator[ScanResult]:
+        """Measure the scans one after another."""
+        self.failures.clear()
+        manifest, engine = self.model.manifest, self.model.open()
+        with closing(measure(self.paths, self.options, manifest, engine)) as outcomes:
+            for outcome in outcomes:
+                self.failures += outcome.failures
+                if outcome.found:
+                    yield _scan_result(outcome.found, manifest, outcome.failures)
+        failed = sum(failure.status == "failed" for failure in self.failures)
+        if failed:
+            log.warning("%d files gave no result: `failures` of the measurement says why", failed)
+
+
+def _scan_result(found: Segmented, manifest: Manifest, failures: tuple[Failure, ...]) -> ScanResult:
+    if found.labels is None:
+        raise AssertionError("label maps were asked for")
+    series = tuple(series_ratio(found, manifest, ratio) for ratio in manifest.ratios)
+    by_ratio = [slice_ratios(found, manifest, ratio) for ratio in manifest.ratios]
+    nan = float("nan")
+    return ScanResult(
+        source=found.scan.ref.files[0].source,
+        classes=manifest.classes,
+        ratios={
+            row.ratio_name: nan if row.volume_ratio is None else row.volume_ratio for row in series
+        },
+        areas=found.areas.pixel,
+        labels=found.labels,
+        series=series,
+        slices=tuple(chain.from_iterable(zip(*by_ratio, strict=True))),
+        scan=found.scan,
+        window=manifest.window,
+        failures=failures,
+    )
+
+
+def _float32(pixels: ArrayLike) -> Slices:
+    return np.asarray(pixels, np.float32)
+
+
+def _paths(paths: Paths) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
