@@ -12,8 +12,7 @@ from wsseg.imaging.files import atomic
 from wsseg.imaging.reading import read_slice
 from wsseg.train.cases.evidence import FIELDS, Signal
 from wsseg.train.cases.files import case_marks, case_mask
-from wsseg.train.cases.schema import Case, Region
-from wsseg.train.data.batch import MARKED_BACKGROUND
+from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Region
 
 MOST = 12
 COLUMNS = 4

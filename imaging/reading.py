@@ -132,18 +132,19 @@ def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[
     time volumes of a 4-D NIfTI file, or the scans that `find` sees in a DICOM file. Raises
     ReadError.
     """
+    return read_slice_and_origin(path, slice_index=slice_index, volume=volume)[0]
+
+
+def read_slice_and_origin(
+    path: Path, *, slice_index: int = 0, volume: int = 0
+) -> tuple[NDArray[np.float32], Origin]:
+    """One slice as `read_slice` gives it, and what its header says besides its values."""
     with reading(path.name):
         kind, file = _opened(path)
-        plane = np.require(_PLANES[kind](file, slice_index, volume), requirements="W")
+        stored, origin = _PLANES[kind](file, slice_index, volume)
+        plane = np.require(stored, requirements="W")
         fill_nonfinite(plane[np.newaxis], path.name)
-        return grey_if_equal(plane, axes=2)
-
-
-def slice_origin(path: Path, *, slice_index: int = 0, volume: int = 0) -> Origin:
-    """What the header of an image says of a slice besides its values. Raises ReadError."""
-    with reading(path.name):
-        kind, file = _opened(path)
-        return scan_origin(_dicom_slice(file, slice_index, volume)) if kind == "dicom" else Origin()
+        return grey_if_equal(plane, axes=2), origin
 
 
 def read_label_slice(
@@ -280,11 +281,11 @@ def _open(path: Path) -> VolumeFile:
     return open_volume(FileRef(header_beside(path) or path, path.name))
 
 
-def _volume_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+def _volume_plane(path: Path, slice_index: int, volume: int) -> tuple[NDArray[np.float32], Origin]:
     opened = _open(path)
     _check_index(path, slice_index, opened.layout.shape[2], "slice")
     _check_index(path, volume, opened.layout.volumes, "volume")
-    return opened.plane(slice_index, volume)
+    return opened.plane(slice_index, volume), Origin()
 
 
 def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
@@ -296,7 +297,7 @@ def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.floa
             f"{path.name} holds segments in {layout.volumes} layers, because they overlap: save "
             "them as one label map, or one file each",
         )
-    plane = _volume_plane(path, slice_index, volume if layout.volumes > 1 else 0)
+    plane, _ = _volume_plane(path, slice_index, volume if layout.volumes > 1 else 0)
     scaled = layout.slope != 1.0 and layout.dtype.kind in "iu"
     return _requantised(plane, abs(layout.slope)) if scaled else plane
 
@@ -325,16 +326,11 @@ def _volume_grid(path: Path, _volume: int) -> Grid:
     )
 
 
-def _dicom_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
-    plane: NDArray[np.float32] = _dicom_slice(path, slice_index, volume).pixels[0]
-    return plane
-
-
-def _dicom_slice(path: Path, slice_index: int, volume: int) -> Scan:
-    """A slice alone, with the flags of its scan."""
+def _dicom_plane(path: Path, slice_index: int, volume: int) -> tuple[NDArray[np.float32], Origin]:
     place = _dicom_volume(path, volume)
     _check_index(path, slice_index, len(place.frames), "slice")
-    return read_dicom(frames_ref(path, (place.frames[slice_index],)))
+    alone = read_dicom(frames_ref(path, (place.frames[slice_index],)))
+    return alone.pixels[0], scan_origin(alone)
 
 
 def _dicom_volume(path: Path, volume: int) -> DicomPlace:
@@ -358,10 +354,10 @@ def _check_picture(picture: Picture, path: Path, slice_index: int, volume: int) 
     _check_index(path, volume, picture.volumes, "volume")
 
 
-def _picture_plane(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
+def _picture_plane(path: Path, slice_index: int, volume: int) -> tuple[NDArray[np.float32], Origin]:
     with open_picture(path, path.name) as picture:
         _check_picture(picture, path, slice_index, volume)
-        return picture.page(slice_index, volume).shown()
+        return picture.page(slice_index, volume).shown(), Origin()
 
 
 def _picture_labels(path: Path, slice_index: int, volume: int) -> Page:
@@ -395,10 +391,10 @@ def _volume_label_page(path: Path, slice_index: int, volume: int) -> Page:
 
 
 def _dicom_label_page(path: Path, slice_index: int, volume: int) -> Page:
-    return Page(_dicom_plane(path, slice_index, volume))
+    return Page(_dicom_plane(path, slice_index, volume)[0])
 
 
-_Planes = Callable[[Path, int, int], NDArray[np.float32]]
+_Planes = Callable[[Path, int, int], tuple[NDArray[np.float32], Origin]]
 
 _PLANES: dict[Kind, _Planes] = {
     "volume": _volume_plane,

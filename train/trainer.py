@@ -22,7 +22,7 @@ from wsseg.train.cases.fingerprint import fingerprints, require_unchanged
 from wsseg.train.cases.folding import cases_for
 from wsseg.train.cases.images import (
     choose_input,
-    look_at,
+    looks_by_row,
     mixed_origins,
     mixed_planes,
     odd_ones,
@@ -155,8 +155,8 @@ def warn_of_odd(data: Data, window: Window) -> None:
     if window.kind == "image":
         return
     train, val = data.train, data.val.cases
-    looks = list(train.looks.values()) or look_at(suspects(train.cases))
-    looks += look_at(spread(val, MOST_LOOKED_AT))
+    looks = train.looks or looks_by_row(suspects(train.cases))
+    looks = looks | looks_by_row(spread(val, MOST_LOOKED_AT))
     for doubt in odd_ones(looks, (*train.cases, *val), window):
         log.warning("%s", doubt)
 

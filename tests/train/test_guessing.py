@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.definitions import Window
-from wsseg.train.cases.schema import Case, Region
+from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Region
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.data.batch import MARKED_BACKGROUND
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Front
 from wsseg.train.targets.localise_cases import guess_places

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.definitions import Window
-from wsseg.imaging.reading import read_slice
+from wsseg.imaging.reading import read_slice_and_origin
 from wsseg.train.cases.images import IMAGES, choose_input
 from wsseg.train.cases.schema import Case
 
@@ -89,8 +89,8 @@ def test_only_a_spread_sample_of_a_large_table_is_read(tmp_path, monkeypatch):
 
     def counted(path, **place):
         read.append(path)
-        return read_slice(path, **place)
+        return read_slice_and_origin(path, **place)
 
-    monkeypatch.setattr("wsseg.train.cases.images.read_slice", counted)
+    monkeypatch.setattr("wsseg.train.cases.facts.read_slice_and_origin", counted)
     choose_input(table)
     assert len(read) == IMAGES

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import Denominator
 from wsseg.train.cases.cells import enclosing
-from wsseg.train.cases.schema import Box, Case, Place, Region
-from wsseg.train.data.batch import MARKED_BACKGROUND
+from wsseg.train.cases.schema import MARKED_BACKGROUND, Box, Case, Place, Region
 
 HALF_PIXEL = 0.5
 """Centres of pixels are counted from 0 or from a half, and counts are rounded."""

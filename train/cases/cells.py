@@ -15,6 +15,7 @@ from wsseg.imaging.reading import pixel_mm2, slice_shape
 from wsseg.imaging.tables import Fault, Row, TextTable
 from wsseg.train.cases.schema import (
     AREAS,
+    MARKED_BACKGROUND,
     RATIOS,
     Box,
     Columns,
@@ -25,7 +26,6 @@ from wsseg.train.cases.schema import (
     Split,
     percent_name,
 )
-from wsseg.train.data.batch import MARKED_BACKGROUND
 
 # The text of a cell as a value; what cannot be read says so in one line.
 

@@ -1,12 +1,9 @@
-"""Checks of a whole table: rows against each other, and every row against its files."""
+"""Checks of one case against its files: the image's header, the pixels of marks and mask."""
 
 import hashlib
-import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios, known
-from wsseg.imaging.dicom.values import quiet
 from wsseg.imaging.discovery import missing
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.label_alignment import label_grid_difference
-from wsseg.imaging.reading import is_turned, read_grid, read_slice, slice_count, slice_shape
-from wsseg.imaging.tables import Fault
+from wsseg.imaging.reading import Grid, is_turned, read_grid, read_slice_and_origin, slice_shape
 from wsseg.train.cases.agreement import (
     Statement,
     against_image,
@@ -29,6 +24,7 @@ from wsseg.train.cases.agreement import (
     marks_against_mask,
     statements,
 )
+from wsseg.train.cases.facts import digest_of, look_of, read_image_facts
 from wsseg.train.cases.files import (
     WHITE,
     as_counted,
@@ -38,10 +34,7 @@ from wsseg.train.cases.files import (
     scaled,
     unnamed_labels,
 )
-from wsseg.train.cases.schema import Case, Contents, group_key
-from wsseg.train.data.batch import MARKED_BACKGROUND
-
-# Checks of one case against its files: the image's header, the pixels of marks and mask.
+from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Contents, Look
 
 VALUES_SHOWN = 5
 NAME_SHOWN = 120
@@ -60,45 +53,45 @@ class _FileError(Exception):
 
 
 @dataclass(frozen=True)
+class CaseRow:
+    """How the row of a case is to be checked.
+
+    named: which of `slice` and `volume` it fills in. first: no earlier case is of the same file;
+    then it is decoded, of a volume the first, the middle and the last slice, so that a file that
+    was cut is found. sampled: whether an intensity window will be chosen by it.
+    """
+
+    named: frozenset[str]
+    first: bool
+    sampled: bool
+
+
+@dataclass(frozen=True)
 class _Files:
     """What could be read of a case's files; None where there is none or it is at fault.
 
     Rows and columns as the table counts them, so that what is told of them can be found there.
-    marked: the numbers in the marks file.
     """
 
     shape: tuple[int, int] | None
     marks: Labels | None
     mask: Labels | None
-    fingerprint: bytes
-    marked: frozenset[int]
 
 
 def check_case(
     case: Case,
-    named: frozenset[str],
-    first: bool,
+    row: CaseRow,
     *,
     classes: tuple[str, ...],
     denominators: tuple[Denominator, ...],
 ) -> tuple[Contents, list[str]]:
     """What a case's files hold, and what is wrong with it and them, one line each.
 
-    named: which of `slice` and `volume` its row fills in. first: no earlier case is of the same
-    file; then it is decoded, of a volume the first, the middle and the last slice, so that a file
-    that was cut is found.
-
     A file that is at fault is left out of the comparisons with others, and so is a class that its
     row contradicts itself about.
     """
     messages: list[str] = []
-    files = _read(messages, case, named, first, classes)
-    contents = Contents(
-        files.shape or (1, 1),
-        files.marked,
-        None if files.mask is None else tuple(_counts(files.mask)[1 : len(classes) + 1].tolist()),
-        files.fingerprint,
-    )
+    contents, files = _read(messages, case, row, classes)
     if files.marks is not None and files.mask is not None:
         messages += marks_against_mask(files.marks, files.mask)
     drawn: list[float | None] = [None] * len(classes)
@@ -116,6 +109,10 @@ def _counts(labels: Labels) -> NDArray[np.intp]:
     return np.bincount(labels.ravel(), minlength=WHITE + 1)
 
 
+def _numbers(labels: Labels) -> frozenset[int]:
+    return frozenset(np.flatnonzero(_counts(labels)).tolist())
+
+
 def _against_files(statement: Statement, files: _Files, drawn: float | None) -> list[str]:
     messages: list[str] = []
     if files.shape is not None:
@@ -128,18 +125,39 @@ def _against_files(statement: Statement, files: _Files, drawn: float | None) -> 
 
 
 def _read(
-    messages: list[str], case: Case, named: frozenset[str], first: bool, classes: tuple[str, ...]
-) -> _Files:
-    grid = _attempt(messages, "image", case.image, lambda path: _image_grid(path, case, named))
-    shape, slices = grid or (None, 0)
-    decode = None if grid is None or not first else case.image
-    fingerprint = _attempt(messages, "image", decode, lambda path: _fingerprint(path, case, slices))
+    messages: list[str], case: Case, row: CaseRow, classes: tuple[str, ...]
+) -> tuple[Contents, _Files]:
+    grid = _attempt(messages, "image", case.image, lambda path: _image_grid(path, case, row.named))
+    decode = None if grid is None or not row.first else case.image
+    decoded = _attempt(messages, "image", decode, lambda path: _decoded(path, case, row.sampled))
+    fingerprint, look = decoded or (b"", None)
+    shape = None if grid is None else grid.counted
     mask = _attempt(messages, "mask", case.mask, lambda path: _mask(path, case, shape, classes))
     drawn = _attempt(messages, "marks", case.marks, lambda path: _marks(path, case, shape, classes))
     marks, marked = drawn or (None, frozenset[int]())
     if shape is not None and case.points:
         marks = _with_points(messages, case, shape, marks)
-    return _Files(shape, marks, mask, fingerprint or b"", marked)
+    contents = Contents(
+        image=None if grid is None else read_image_facts(case, look),
+        marked=marked,
+        labelled=_numbers(marks) - {0} if case.points and marks is not None else marked - {0},
+        drawn=None if mask is None else tuple(_counts(mask)[1 : len(classes) + 1].tolist()),
+        fingerprint=fingerprint,
+        unnamed=frozenset() if messages else frozenset(unnamed_labels(case)),
+        turned_alone=grid is not None and grid.tagged and not messages and _drawn_upright(case),
+        digests={
+            column: digest
+            for column, path in case.files.items()
+            if (digest := digest_of(path)) is not None
+        },
+    )
+    return contents, _Files(shape, marks, mask)
+
+
+def _drawn_upright(case: Case) -> bool:
+    """Whether what is drawn on a case's picture lacks the orientation tag that turns it."""
+    labels = [path for column, path in case.files.items() if column != "image"]
+    return case.counts_pixels or not all(map(is_turned, labels))
 
 
 def _attempt(
@@ -178,34 +196,36 @@ def _missing(path: Path) -> str:
     return f"there is no file {path}: paths are relative to the folder of the table"
 
 
-def _image_grid(path: Path, case: Case, named: frozenset[str]) -> tuple[tuple[int, int], int]:
-    """Rows and columns, and how many slices the file has."""
+def _image_grid(path: Path, case: Case, named: frozenset[str]) -> Grid:
+    """How the picture lies in its file."""
     grid = read_grid(path)
     if grid.kind == "dicom" and grid.volumes > 1 and "volume" not in named:
         raise _FileError(
             f"{path.name} holds {grid.volumes} scans (of several stacks, times, echoes or the "
             "like): give one, from 0, in a column named volume; slice counts within it"
         )
-    count = slice_count(path, case.volume)
-    if count > 1 and "slice" not in named:
+    own = read_grid(path, case.volume)
+    if own.slices > 1 and "slice" not in named:
         raise _FileError(
-            f"{path.name} has {count} slices: give one, from 0, in a column named slice"
+            f"{path.name} has {own.slices} slices: give one, from 0, in a column named slice"
         )
     slice_shape(path, slice_index=case.slice_index, volume=case.volume)
-    return read_grid(path, case.volume).counted, count
+    return own
 
 
-def _fingerprint(path: Path, case: Case, slices: int) -> bytes:
-    """What pictures of equal pixels, but for their scale, have in common; of a volume its middle
-    slice's."""
-    ends = {0, slices - 1} if slices > 1 else set[int]()
-    for index in ends:
-        read_slice(path, slice_index=index, volume=case.volume)
-    pixels = read_slice(path, slice_index=slices // 2, volume=case.volume)
+def _decoded(path: Path, case: Case, sampled: bool) -> tuple[bytes, Look | None]:
+    """What pictures of equal pixels, but for their scale, have in common, of a volume its middle
+    slice's; and the look of the case's own slice, if it was read for that."""
+    slices = read_grid(path, case.volume).slices
+    look = None
+    for index in dict.fromkeys((0, slices - 1, slices // 2)):
+        pixels, origin = read_slice_and_origin(path, slice_index=index, volume=case.volume)
+        if index == case.slice_index:
+            look = look_of(pixels, origin, sampled=sampled)
     rows, columns = (max(1, side // LOOKED_AT) for side in pixels.shape[:2])
     digest = hashlib.blake2b(repr((pixels.shape, slices)).encode(), digest_size=16)
     digest.update(scaled(pixels[::rows, ::columns]).tobytes())
-    return digest.digest()
+    return digest.digest(), look
 
 
 def _mask(
@@ -255,7 +275,7 @@ def _check_inverted(labels: Labels, classes: int) -> None:
 
 def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> frozenset[int]:
     """The numbers that occur, all of which are allowed."""
-    values = frozenset(np.flatnonzero(_counts(labels)).tolist())
+    values = _numbers(labels)
     wrong = sorted(values.difference(range(classes + 1), further))
     if wrong:
         shown = ", ".join(map(str, wrong[:VALUES_SHOWN]))
@@ -310,183 +330,3 @@ def _with_points(
         )
         return marks
     return draw_points(np.zeros(shape, np.uint8) if marks is None else marks, case.points)
-
-
-READERS = min(32, 4 + (os.cpu_count() or 1))
-"""Threads that read files: more than cores, because most of the time is spent waiting for disks
-and network shares."""
-PAIRS_SHOWN = 5
-NUMBERS_SHOWN = 8
-
-
-def check_table(
-    cases: Sequence[Case], *, faulty: Collection[int], unlabelled: bool = False
-) -> Iterator[Fault]:
-    """Faults between rows. Lines in `faulty` have cells that could not be read, and are left out
-    where such a cell would give a fault that is none. `unlabelled`: training cases may say nothing.
-    """
-    if not cases and not faulty:
-        yield Fault(0, "no case in the table: expected one row for each picture")
-    elif cases and not any(case.split == "train" for case in cases):
-        yield Fault(0, "no training case: put train into the split column of some rows")
-    sound = [case for case in cases if case.row not in faulty]
-    yield from _repeated(sound)
-    yield from _crossing(sound)
-    if not unlabelled:
-        yield from _unsupervised(sound)
-
-
-def check_files(
-    cases: Sequence[Case],
-    classes: tuple[str, ...],
-    denominators: tuple[Denominator, ...],
-    *,
-    placed: Mapping[int, frozenset[str]],
-) -> tuple[tuple[Case, ...], list[Fault]]:
-    """The cases with what was seen in their files, and the faults of these.
-
-    placed: of each line, which of `slice` and `volume` it fills in.
-    """
-    check = partial(check_case, classes=classes, denominators=denominators)
-    # Once for all files: to silence a library anew for each takes as long as to open one.
-    with quiet, ThreadPoolExecutor(READERS) as pool:
-        named = [placed[case.row] for case in cases]
-        looked = list(zip(cases, pool.map(check, cases, named, _firsts(cases)), strict=True))
-    return (
-        tuple(replace(case, contents=contents) for case, (contents, _) in looked),
-        [Fault(case.row, message) for case, (_, messages) in looked for message in messages],
-    )
-
-
-def _firsts(cases: Sequence[Case]) -> list[bool]:
-    """Of each case, whether none before it is of the same file."""
-    first = {os.path.normpath(case.image): case.row for case in reversed(cases)}
-    return [first[os.path.normpath(case.image)] == case.row for case in cases]
-
-
-def label_notes(cases: Sequence[Case]) -> Iterator[str]:
-    """What label files hold that is allowed, but may not be meant. Checked cases only."""
-    labelled = [case for case in cases if _draws(case)]
-    with ThreadPoolExecutor(READERS) as pool:
-        turned = list(pool.map(_turned_alone, labelled))
-        found = pool.map(unnamed_labels, labelled)
-        unnamed = sorted({number for each in found for number in each})
-    if any(turned):
-        first = labelled[turned.index(True)].row
-        yield (
-            f"{sum(turned)} images have an orientation tag (EXIF) that their labels lack, the "
-            f"first in line {first}: label files, points and boxes count as drawn on the picture "
-            f"as it is shown"
-        )
-    if unnamed:
-        shown = ", ".join(map(str, unnamed[:NUMBERS_SHOWN]))
-        more = ", ..." if len(unnamed) > NUMBERS_SHOWN else ""
-        yield (
-            f"label numbers {shown}{more} stand for no class in [labels]: they count as background"
-        )
-
-
-def _draws(case: Case) -> bool:
-    """Whether a case says anything that counts rows and columns."""
-    files = case.marks is not None or case.mask is not None
-    return files or _lists_places(case)
-
-
-def _lists_places(case: Case) -> bool:
-    return bool(case.points) or not all(region.placeless for region in case.regions)
-
-
-def _turned_alone(case: Case) -> bool:
-    files = [path for path in (case.marks, case.mask) if path is not None]
-    return is_turned(case.image) and (_lists_places(case) or not all(map(is_turned, files)))
-
-
-def _repeated(cases: Sequence[Case]) -> Iterator[Fault]:
-    first: dict[tuple[str, int, int], int] = {}
-    for case in cases:
-        key = (os.path.normpath(case.image), case.slice_index, case.volume)
-        line = first.setdefault(key, case.row)
-        if line != case.row:
-            yield Fault(case.row, f"the same image and slice as line {line}: remove one of them")
-
-
-def _crossing(cases: Sequence[Case]) -> Iterator[Fault]:
-    # The group's name stays out of the message: it often is the patient's.
-    first: dict[tuple[str, str], Case] = {}
-    for case in cases:
-        other = first.setdefault(group_key(case), case)
-        if case.group and other.split != case.split:
-            spelt = "" if other.group == case.group else ", spelt otherwise"
-            yield Fault(
-                case.row,
-                f"its group is in {case.split} here and in {other.split} in line {other.row}"
-                f"{spelt}: keep all cases of a patient in one split",
-            )
-
-
-def _unsupervised(cases: Sequence[Case]) -> Iterator[Fault]:
-    for case in cases:
-        shown = case.marks or case.points or case.mask
-        told = any(ratio is not None for ratio in case.ratios)
-        told = told or not all(region.empty for region in case.regions)
-        if case.split == "train" and not shown and not told:
-            yield Fault(
-                case.row,
-                "nothing to learn from: give a ratio, its bounds, a tag, marks, points, extremes, "
-                "a box, a centroid, a spread or a mask, or drop it",
-            )
-
-
-def copies(cases: Sequence[Case]) -> Iterator[str]:
-    """What to say of pictures that are in the table twice, by their lines."""
-    pairs = repeated_pictures(cases)
-    apart = [(first, later) for first, later in pairs if first.split != later.split]
-    if apart:
-        yield (
-            f"{_count(apart)} of pictures in another split, so that what judges the network is "
-            f"what taught it: {_lines(apart)}"
-        )
-    within = [pair for pair in pairs if pair not in apart]
-    if within:
-        yield f"{_count(within)} of others in the same split: {_lines(within)}"
-
-
-def _count(pairs: Sequence[object]) -> str:
-    return f"{len(pairs)} {'picture is a copy' if len(pairs) == 1 else 'pictures are copies'}"
-
-
-def _lines(pairs: Sequence[tuple[Case, Case]]) -> str:
-    shown = ", ".join(
-        f"line {later.row} copies line {one.row}" for one, later in pairs[:PAIRS_SHOWN]
-    )
-    return f"{shown}{', ...' if len(pairs) > PAIRS_SHOWN else ''}"
-
-
-def repeated_pictures(cases: Sequence[Case]) -> tuple[tuple[Case, Case], ...]:
-    """Cases whose file has, in whatever format and scale, the pixels of an earlier case's.
-
-    Each after that case.
-
-    Of volumes the middle slice is compared. Each file counts once.
-    """
-    pairs = _same([case for case in cases if case.contents.fingerprint])
-    return tuple(sorted(pairs, key=lambda pair: pair[1].row))
-
-
-def _same(cases: Sequence[Case]) -> Iterator[tuple[Case, Case]]:
-    alike: dict[bytes, list[Case]] = {}
-    for case in cases:
-        alike.setdefault(case.contents.fingerprint, []).append(case)
-    for several in (each for each in alike.values() if len(each) > 1):
-        seen: dict[str, Case] = {}
-        for case in several:
-            earlier = seen.setdefault(_pixels(case), case)
-            if earlier is not case:
-                yield earlier, case
-
-
-def _pixels(case: Case) -> str:
-    """A digest of the pixels that a case is compared by."""
-    middle = slice_count(case.image, case.volume) // 2
-    pixels = read_slice(case.image, slice_index=middle, volume=case.volume)
-    return hashlib.sha256(scaled(pixels).tobytes()).hexdigest()

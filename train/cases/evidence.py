@@ -5,8 +5,7 @@ from typing import Literal
 
 from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.tables import Fault
-from wsseg.train.cases.schema import Case
-from wsseg.train.data.batch import MARKED_BACKGROUND
+from wsseg.train.cases.schema import MARKED_BACKGROUND, Case
 
 # The kinds of weak signal, which of them a case carries, and what of a batch each one fills.
 

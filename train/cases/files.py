@@ -12,8 +12,7 @@ from wsseg.imaging.dicom.segmentation import is_segmentation, unnamed_segments
 from wsseg.imaging.label_alignment import read_labels_for
 from wsseg.imaging.reading import read_grid, read_slice, slice_count, slice_shape, unnamed_numbers
 from wsseg.imaging.scan import AS_STORED, Turn
-from wsseg.train.cases.schema import Box, Case, Point, Region
-from wsseg.train.data.batch import NOT_MARKED
+from wsseg.train.cases.schema import NOT_MARKED, Box, Case, Point, Region
 
 # The label maps of a case as arrays: one meaning for the checks, the data and the marks.
 
@@ -163,7 +162,7 @@ def shown(case: Case) -> Case:
 
     Raises ReadError for an image whose header cannot be read.
     """
-    if not case.points and all(region.placeless for region in case.regions):
+    if not case.counts_pixels:
         return case
     grid = read_grid(case.image, case.volume)
     if grid.turn == AS_STORED:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.opened import seen_by
 from wsseg.train.cases.schema import Case
 
 READERS = 4
@@ -19,12 +20,29 @@ Prints = dict[str, list[int | str]]
 
 
 def fingerprints(cases: Sequence[Case]) -> Prints:
-    """Of every file that is trained on or judged by; each file is read once."""
+    """Of every file that is trained on or judged by.
+
+    A file is read only where the check of the table did not read it as a whole, and once for all
+    cases of it.
+    """
     places = _places(cases)
+    known = {
+        path: case.contents.digests[column]
+        for case in cases
+        for column, path in case.files.items()
+        if column in case.contents.digests
+    }
+
+    def found(path: Path) -> list[int | str]:
+        digest = known.get(path)
+        if digest is not None and digest.version == seen_by(path.stat()):
+            return [*digest.version, digest.sha256.hex()]
+        return _print(path)
+
     paths = list(dict.fromkeys(places.values()))
     with ThreadPoolExecutor(READERS) as pool:
-        found = dict(zip(paths, pool.map(_print, paths), strict=True))
-    return {place: found[path] for place, path in places.items()}
+        prints = dict(zip(paths, pool.map(found, paths), strict=True))
+    return {place: prints[path] for place, path in places.items()}
 
 
 def require_unchanged(before: Mapping[str, Any], cases: Sequence[Case]) -> None:
@@ -51,9 +69,8 @@ def _places(cases: Sequence[Case]) -> dict[str, Path]:
     for case in cases:
         if case.split == "test":
             continue
-        for column in ("image", "marks", "mask"):
-            path: Path | None = getattr(case, column)
-            for number, file in enumerate(_files(path) if path else ()):
+        for column, path in case.files.items():
+            for number, file in enumerate(_files(path)):
                 places[f"{column} of line {case.row}{' (pixels)' if number else ''}"] = file
     return places
 

@@ -4,10 +4,9 @@ cases that are unlike the others.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -16,25 +15,22 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import Range, Seen, Window
 from wsseg.imaging.intensity import (
     Ends,
-    ends_of,
     is_beyond,
     is_flat,
     range_of,
-    thinned,
     usual_window,
     without_odd,
 )
-from wsseg.imaging.reading import read_grid, read_slice, slice_origin, stored_as
-from wsseg.imaging.scan import NO_UNIT, Colours, Origin, PlaneName, colours_of
-from wsseg.train.cases.schema import Case
+from wsseg.imaging.scan import NO_UNIT, Origin, PlaneName
+from wsseg.train.cases.facts import image_facts, look_at
+from wsseg.train.cases.schema import Case, Look
 
 # How raw intensities become 0..1, chosen from the training images.
 
 logger = logging.getLogger(__name__)
 
-# Images that are looked at, evenly spread over the table, and pixels of each.
 IMAGES = 64
-PIXELS = 1 << 16
+"""Training images, evenly spread over the table, by which the window is chosen."""
 READERS = 4
 
 BYTE = Window(kind="fixed", low=0.0, high=255.0)
@@ -59,12 +55,10 @@ def choose_input(
     the others do not count. If they share none, each image's own window. 3 channels only if an
     image has colours. At most IMAGES images are looked at.
     """
-    places = np.linspace(0, len(cases) - 1, min(IMAGES, len(cases))).round().astype(int)
-    chosen = [cases[place] for place in places]
-    with ThreadPoolExecutor(READERS) as pool:
-        slices = list(pool.map(_read, chosen))
-    seen_channels = 3 if any(pixels.ndim == 3 for pixels in slices) else 1
-    seen_window, reason = _choose_window([_thinned(pixels) for pixels in slices])
+    chosen = spread(cases, IMAGES)
+    looks = _looks(chosen, sampled=True)
+    seen_channels = 3 if any(look.rgb for look in looks) else 1
+    seen_window, reason = _choose_window([look.sample for look in looks if look.sample is not None])
     used, used_channels = window or seen_window, channels or seen_channels
     logger.info(
         "input: %d channel%s, window %s (%s)",
@@ -95,16 +89,6 @@ def _agree(bright: Sequence[float]) -> bool:
     return bool(0 < brightest <= GAIN * dimmest)
 
 
-def _read(case: Case) -> NDArray[np.float32]:
-    return read_slice(case.image, slice_index=case.slice_index, volume=case.volume)
-
-
-def _thinned(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Evenly spaced values, so that large images cost no more than small ones."""
-    values = pixels.ravel()
-    return values[:: max(1, len(values) // PIXELS)]
-
-
 def _choose_window(samples: Sequence[NDArray[np.float32]]) -> tuple[Window, str]:
     # A few images in another unit or bit depth would stretch the window of all.
     values = np.concatenate(without_odd(samples, odd=MANY_ODD))
@@ -125,7 +109,7 @@ ROWS_SHOWN = 8
 def planes_of(cases: Sequence[Case]) -> list[PlaneName]:
     """The plane of each case's image, "" where its file does not say. Raises ReadError."""
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda case: read_grid(case.image, case.volume).plane, cases))
+        return [facts.grid.plane for facts in pool.map(image_facts, cases)]
 
 
 def counted_planes(cases: Sequence[Case]) -> str:
@@ -170,35 +154,20 @@ SUSPECTS = 24
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Look:
-    """The values of a case's image: ends and a part of them, and whether it has colours."""
-
-    row: int
-    ends: Ends | None
-    colours: Colours
-
-
 def spread(items: Sequence[Item], count: int) -> list[Item]:
     """At most `count` items, evenly spread, first and last among them."""
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in places]
 
 
-def look_at(cases: Sequence[Case]) -> list[Look]:
-    """The images of these cases, read. Raises ReadError."""
+def looks_by_row(cases: Sequence[Case]) -> dict[int, Look]:
+    """The looks of these cases' images by their rows. Raises ReadError."""
+    return dict(zip((case.row for case in cases), _looks(cases), strict=True))
+
+
+def _looks(cases: Sequence[Case], *, sampled: bool = False) -> list[Look]:
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(_look, cases))
-
-
-def _look(case: Case) -> Look:
-    pixels = read_slice(case.image, slice_index=case.slice_index, volume=case.volume)
-    return look_of(case.row, pixels)
-
-
-def look_of(row: int, pixels: NDArray[np.float32]) -> Look:
-    """Where the values of a case's image (row, column[, channel]) lie."""
-    return Look(row, ends_of(thinned(pixels)), colours_of(pixels))
+        return list(pool.map(partial(look_at, sampled=sampled), cases))
 
 
 def see(cases: Sequence[Case], modality: str | None) -> Seen:
@@ -207,24 +176,14 @@ def see(cases: Sequence[Case], modality: str | None) -> Seen:
     modality: of those whose files name none.
     """
     chosen = spread(cases, LOOKED_AT)
-    origins, looks = origins_of(chosen), look_at(chosen)
+    looks = _looks(chosen)
     return Seen(
         planes=Counter(planes_of(cases)),
-        modalities=Counter(origin.modality or modality or "" for origin in origins),
-        units=Counter(origin.unit for origin in origins),
+        modalities=Counter(look.origin.modality or modality or "" for look in looks),
+        units=Counter(look.origin.unit for look in looks),
         colours=Counter(look.colours for look in looks),
         intensities=range_of([look.ends for look in looks if look.ends]),
     )
-
-
-def origins_of(cases: Sequence[Case]) -> list[Origin]:
-    """What the headers of these images say. Raises ReadError."""
-
-    def origin(case: Case) -> Origin:
-        return slice_origin(case.image, slice_index=case.slice_index, volume=case.volume)
-
-    with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(origin, cases))
 
 
 def mixed_origins(cases: Sequence[Case]) -> Iterator[str]:
@@ -233,7 +192,7 @@ def mixed_origins(cases: Sequence[Case]) -> Iterator[str]:
     Images whose files do not say are of neither.
     """
     chosen = spread(cases, SUSPECTS)
-    named = [(case.row, origin) for case, origin in zip(chosen, origins_of(chosen), strict=True)]
+    named = [(row, look.origin) for row, look in looks_by_row(chosen).items()]
     known = [(row, origin) for row, origin in named if origin.modality]
     (usual, _), *others = Counter(origin for _, origin in known).most_common() or [(Origin(), 0)]
     for other, _ in others:
@@ -249,37 +208,42 @@ def _named(origin: Origin) -> str:
     return f"{origin.modality}{unit}"
 
 
-def odd_ones(looks: Sequence[Look], cases: Sequence[Case], window: Window) -> Iterator[str]:
+def odd_ones(looks: Mapping[int, Look], cases: Sequence[Case], window: Window) -> Iterator[str]:
     """What lies outside the range of all others, in a sentence with its rows; mostly nothing.
 
-    looks: of some or all of the cases. window: of the network; where it is each image's own, no
-    scale is odd. An image of little contrast is odd only if it is also stored in another way.
+    looks: of some or all of the cases, by row. window: of the network; where it is each image's
+    own, no scale is odd. An image of little contrast is odd only if it is also stored in another
+    way.
     """
-    usual = range_of([look.ends for look in looks if look.ends], odd=MANY_ODD)
+    usual = range_of([look.ends for look in looks.values() if look.ends], odd=MANY_ODD)
     if usual is None or window.kind == "image":
         return
     met = usual_window(usual)
-    paths = {case.row: case.image for case in cases}
-    most = Counter(stored_as(paths[look.row]) for look in spread(looks, LOOKED_AT)).most_common(1)
-    odd = [look for look in looks if _is_odd(look, usual, met, paths[look.row], most[0][0])]
-    odd.sort(key=lambda look: look.row)
+    by_row = {case.row: case for case in cases}
+    spread_rows = spread(list(looks), LOOKED_AT)
+    ((most, _),) = Counter(_storage(by_row[row]) for row in spread_rows).most_common(1)
+    odd = [row for row in sorted(looks) if _is_odd(looks[row], usual, met, by_row[row], most)]
     if odd:
-        lows, highs = zip(*(look.ends for look in odd if look.ends), strict=True)
-        stored = sorted({stored_as(paths[look.row]) for look in odd} - {most[0][0]})
-        rows = _rows([look.row for look in odd])
-        how = f" (stored as {', '.join(stored)}, most as {most[0][0]})" if stored else ""
+        lows, highs = zip(*(ends for row in odd if (ends := looks[row].ends)), strict=True)
+        stored = sorted({_storage(by_row[row]) for row in odd} - {most})
+        rows = _rows(odd)
+        how = f" (stored as {', '.join(stored)}, most as {most})" if stored else ""
         yield (
             f"{len(odd)} images have values of {min(lows):g} to {max(highs):g}, the others of "
             f"{usual.low:g} to {usual.high:g}{how}: {rows}; save them on one scale"
         )
 
 
-def _is_odd(look: Look, usual: Range, met: Window, path: Path, most: str) -> bool:
+def _storage(case: Case) -> str:
+    return image_facts(case).storage
+
+
+def _is_odd(look: Look, usual: Range, met: Window, case: Case, most: str) -> bool:
     if look.ends is None:
         return False
     if is_beyond(look.ends, usual, met):
         return True
-    return is_flat(look.ends, usual, met) and stored_as(path) != most
+    return is_flat(look.ends, usual, met) and _storage(case) != most
 
 
 def _rows(lines: Sequence[int]) -> str:
@@ -293,14 +257,13 @@ def suspects(cases: Sequence[Case]) -> list[Case]:
     SUSPECTS over the table at most, and LOOKED_AT of each way of storing values that less than half
     of the files have.
     """
-    paths = {case.image: None for case in cases}
+    stored: dict[str, list[Case]] = {}
     with ThreadPoolExecutor(READERS) as pool:
-        stored = dict(zip(paths, pool.map(stored_as, paths), strict=True))
-    counts = Counter(stored[case.image] for case in cases)
+        for case, storage in zip(cases, pool.map(_storage, cases), strict=True):
+            stored.setdefault(storage, []).append(case)
     chosen = {case.row: case for case in spread(cases, SUSPECTS)}
-    for way, count in counts.items():
-        if count <= len(cases) / 2:
-            alike = [case for case in cases if stored[case.image] == way]
+    for alike in stored.values():
+        if len(alike) <= len(cases) / 2:
             chosen |= {case.row: case for case in spread(alike, LOOKED_AT)}
     return [chosen[row] for row in sorted(chosen)]
 
@@ -308,8 +271,8 @@ def suspects(cases: Sequence[Case]) -> list[Case]:
 def doubts(cases: Sequence[Case]) -> Iterator[str]:
     """What of a table's images is unlike the rest, in sentences, by the suspects among them."""
     chosen = suspects(cases)
-    looks = look_at(chosen)
-    ends = [look.ends for look in looks if look.ends]
+    looks = looks_by_row(chosen)
+    ends = [look.ends for look in looks.values() if look.ends]
     window = Window() if share_scale(ends) else Window(kind="image")
     yield from odd_ones(looks, chosen, window)
     yield from mixed_planes(cases)

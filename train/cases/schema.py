@@ -1,22 +1,27 @@
-"""Which cases belong to one patient: groups, however they are spelt."""
+"""The columns of a table of cases, and a case: what its row says and its files hold."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wsseg.imaging.definitions import (
     FOREGROUND,
     IMAGE,
+    Denominator,
     RatioDefinition,
     denominator_of,
 )
-from wsseg.imaging.definitions import (
-    Denominator as Denominator,
-)
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.intensity import Ends
 from wsseg.imaging.label_values import PLAIN, Numbering
+from wsseg.imaging.opened import Version
+from wsseg.imaging.reading import Grid
+from wsseg.imaging.scan import Colours, Origin
 from wsseg.imaging.tables import Fault, Row, TextTable, is_known, plain_text
 
 # Which ratio each class is trained on.
@@ -269,20 +274,74 @@ class Region:
         return replace(self, mark_kind=None) == Region()
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What the files of a case were seen to hold.
+NOT_MARKED = 0
+MARKED_BACKGROUND = 255
+"""In weak marks; all other numbers are those of classes, from 1."""
 
-    shape: rows and columns of its picture. marked: the numbers in its marks file. drawn: pixels of
-    each class in its mask, None without one. fingerprint: equal for files with equal pixels, of
-    volumes in their middle slice, and for hardly any others; empty where an earlier case is of the
-    same file.
+
+@dataclass(frozen=True)
+class Look:
+    """The values of a slice: their ends, and whether they are colours worth the name.
+
+    rgb: whether it has three channels. origin: what the header says besides. sample: evenly spaced
+    values, kept of those slices alone that an intensity window is chosen by.
     """
 
-    shape: tuple[int, int] = (1, 1)
+    ends: Ends | None
+    colours: Colours
+    rgb: bool = False
+    origin: Origin = field(default=Origin())
+    sample: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What the file of a picture says, besides its pixels.
+
+    version: of the file that said it. storage: how values are stored, in words. look: None where
+    the slice was not decoded.
+    """
+
+    version: Version
+    grid: Grid
+    storage: str
+    look: Look | None = None
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """The content of a file, told by its sha256, and the version that had it."""
+
+    version: Version
+    sha256: bytes
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the files of a case were seen to hold: about a kilobyte, so that none need be opened
+    for it again.
+
+    image: None for a case that was not checked. marked: the numbers in its marks file. labelled:
+    those and the points' together. drawn: pixels of each class in its mask, None without one.
+    fingerprint: equal for files with equal pixels, of volumes in their middle slice, and for hardly
+    any others; empty where an earlier case is of the same file. unnamed: numbers in label files
+    that stand for no class. turned_alone: an orientation tag turns the picture, but not what is
+    drawn on it. digests: by column, of the files that were read as a whole.
+    """
+
+    image: ImageFacts | None = None
     marked: frozenset[int] = frozenset()
+    labelled: frozenset[int] = frozenset()
     drawn: tuple[int, ...] | None = None
     fingerprint: bytes = b""
+    unnamed: frozenset[int] = frozenset()
+    turned_alone: bool = False
+    digests: Mapping[str, FileDigest] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the picture, as the table counts them."""
+        return (1, 1) if self.image is None else self.image.grid.counted
 
 
 @dataclass(frozen=True)
@@ -314,6 +373,17 @@ class Case:
     numbering: Numbering = PLAIN
     fold: int = 0
     contents: Contents = field(default=Contents(), compare=False)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Its files by their column."""
+        named = {"image": self.image, "marks": self.marks, "mask": self.mask}
+        return {column: path for column, path in named.items() if path is not None}
+
+    @property
+    def counts_pixels(self) -> bool:
+        """Whether its row names pixels by their rows and columns."""
+        return bool(self.points) or not all(region.placeless for region in self.regions)
 
     @property
     def locates(self) -> bool:

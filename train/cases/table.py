@@ -34,9 +34,9 @@ from wsseg.train.cases.cells import (
     parse_split,
     with_fractions,
 )
-from wsseg.train.cases.checks import check_files, check_table, copies, label_notes
 from wsseg.train.cases.evidence import doubtful_classes, untaught_classes
 from wsseg.train.cases.files import shown
+from wsseg.train.cases.images import IMAGES, spread
 from wsseg.train.cases.schema import (
     KNOWN,
     Case,
@@ -50,6 +50,7 @@ from wsseg.train.cases.schema import (
     read_columns,
     without_percent,
 )
+from wsseg.train.cases.table_checks import check_files, check_table, copies, label_notes
 
 T = TypeVar("T")
 
@@ -99,7 +100,10 @@ def read_cases(
     faulty = {fault.line for fault in faults} | table.unsized
     faults += check_table(cases, faulty=faulty, unlabelled=unlabelled)
     placed = {row.line: _places_named(row.cells) for row in table.table.rows}
-    cases, wrong = check_files(cases, columns.classes, denominators, placed=placed)
+    training = [case for case in cases if case.split == "train"]
+    cases, wrong = check_files(
+        cases, columns.classes, denominators, placed=placed, sampled=spread(training, IMAGES)
+    )
     faults += wrong
     if not faults:
         faults += untaught_classes(cases, columns.classes, unlabelled=unlabelled)

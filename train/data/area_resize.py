@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from wsseg.train.data.batch import NOT_MARKED
+from wsseg.train.cases.schema import NOT_MARKED
 
 # A cell belongs to what covers at least this share of it.
 HALF = 0.5

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from wsseg.train.cases.schema import NOT_MARKED
 from wsseg.train.config import Augmentation
-from wsseg.train.data.batch import NOT_MARKED
 from wsseg.train.data.dataset import Sample
 from wsseg.train.data.region_labels import Change, draw
 

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-NOT_MARKED = 0
-MARKED_BACKGROUND = 255
-
 
 @dataclass(frozen=True)
 class Batch:

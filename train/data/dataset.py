@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsseg.imaging.definitions import RatioDefinition
+from wsseg.train.cases.facts import look_of
 from wsseg.train.cases.files import class_masks, read_image, read_marks
-from wsseg.train.cases.images import Look, look_of
-from wsseg.train.cases.schema import Case, class_denominators
+from wsseg.train.cases.schema import Case, Look, class_denominators
 from wsseg.train.data.area_resize import shrink_marks, shrink_mask
 from wsseg.train.data.batch import Batch
 from wsseg.train.data.preprocess import Front
@@ -77,7 +77,7 @@ class CaseDataset:
     marks become targets; None: no target has weight. cuts: by position, what self-training found,
     see `targets.selftrain`. guesses: by position, where classes may lie that no case locates, to be
     set before a case is read. soft: by position, the map of the run's teacher in 255ths, see
-    `teacher.teach`. looks: by position, where the values of the images that were read lie. A set
+    `teacher.teach`. looks: by row, where the values of the images that were read lie. A set
     above `cache_bytes` is read from disk each time instead.
     """
 
@@ -186,7 +186,7 @@ class CaseDataset:
     def _read(self, index: int) -> Sample:
         case, size, classes = self.cases[index], self._front.size, len(self.classes)
         raw = read_image(case, self._front.channels)
-        self.looks[index] = look_of(case.row, raw.transpose(1, 2, 0))
+        self.looks[case.row] = look_of(raw[0] if len(raw) == 1 else raw.transpose(1, 2, 0))
         with torch.no_grad():
             image = self._front.prepare(torch.from_numpy(raw)[None])[0]
         full = class_masks(case, classes)

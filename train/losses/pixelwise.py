@@ -15,7 +15,8 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.data.batch import NOT_MARKED, Batch, Outputs
+from wsseg.train.cases.schema import NOT_MARKED
+from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.losses.base import (
     Context,
     Inputs,

@@ -11,8 +11,15 @@ from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.cases.schema import Box, Case, MarkKind, Pixel, Place, one_spelling
-from wsseg.train.data.batch import MARKED_BACKGROUND
+from wsseg.train.cases.schema import (
+    MARKED_BACKGROUND,
+    Box,
+    Case,
+    MarkKind,
+    Pixel,
+    Place,
+    one_spelling,
+)
 
 # What kind of marks to simulate, and on which cases.
 
