@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.distributed import gathered, rank, world_size
 from wsseg.train.metrics import summarise
 from wsseg.train.networks import Network, Predictor
-from wsseg.train.run_folder import WEIGHTS, Comparison, load_run
+from wsseg.train.run_folder import WEIGHTS, Comparison, RunFacts, load_run
 from wsseg.train.targets.case_targets import FULL
 from wsseg.train.validation import count
 
@@ -70,17 +69,18 @@ def find_teacher(
     return Teacher(config.distill.resolve().name, sha256, predictor, trained.record.thresholds)
 
 
-def recognise(teacher: Teacher, given: dict[str, Any]) -> None:
-    """Note the teacher in what holds for a whole run.
+def with_teacher(facts: RunFacts, teacher: Teacher) -> RunFacts:
+    """Return the facts of a run with its teacher's hash.
 
-    Raises WssegError if the run goes on and began with other weights of its teacher.
+    Raises WssegError if the run is resumed and began with other weights of its teacher.
     """
-    before = given.setdefault("teacher", teacher.sha256)
-    if before != teacher.sha256:
+    before = facts.teacher
+    if before is not None and before != teacher.sha256:
         raise WssegError(
             f"the weights of the teacher {teacher.run} have changed since the run began (sha256 "
             f"{before[:12]}, now {teacher.sha256[:12]}): restore them, or train with another --out"
         )
+    return facts.model_copy(update={"teacher": teacher.sha256})
 
 
 def teach(fabric: Fabric, teacher: Teacher, cases: CaseDataset, config: TrainConfig) -> None:

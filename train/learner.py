@@ -95,7 +95,7 @@ def _trained(parameters: Iterable[nn.Parameter]) -> Iterable[nn.Parameter]:
     return (parameter for parameter in parameters if parameter.requires_grad)
 
 
-def renewals(settings: SelfTraining, epochs: int) -> set[int]:
+def self_training_epochs(settings: SelfTraining, epochs: int) -> set[int]:
     """The epochs (from 1) before which the targets are renewed; never before the first."""
     places = np.linspace(settings.start, settings.end, settings.rounds)
     return {max(2, 1 + round(float(place) * epochs)) for place in places}

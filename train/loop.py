@@ -11,8 +11,8 @@ from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.distributed import gathered, rank, world_size
 from wsseg.train.learner import TOTAL, Learner
 from wsseg.train.metrics import summarise
-from wsseg.train.progress import Course, EpochReport, Journal, StepReport, row
-from wsseg.train.self_training import Renewals
+from wsseg.train.progress import EpochReport, RunLogger, StepReport, TrainingState, row
+from wsseg.train.self_training import SelfTrainer
 from wsseg.train.validation import Rule, evaluate, is_due, update, validation_interval
 
 
@@ -30,39 +30,39 @@ class Data:
 def fit(
     learner: Learner,
     data: Data,
-    renewals: Renewals,
+    self_trainer: SelfTrainer,
     stream: Callable[[int], Iterator[Batch]],
-    course: Course,
-    journal: Journal | None,
+    training: TrainingState,
+    run_logger: RunLogger | None,
 ) -> None:
-    """Train from the epoch after `course` to the last one, and carry `course` along.
+    """Train from the epoch after `training` to the last one, and carry `training` along.
 
-    renewals: when the targets change. stream: gives this process's shares, beginning with an
-    epoch. journal: writes every finished epoch to disk before it is told; None in all processes
+    self_trainer: when the targets change. stream: gives this process's shares, beginning with an
+    epoch. run_logger: writes every finished epoch to disk before it is told; None in all processes
     but the first.
     """
-    epochs, first = learner.plan.config.epochs, len(course.history) + 1
+    epochs, first = learner.plan.config.epochs, len(training.history) + 1
     steps = learner.plan.steps // epochs
     batches = stream(first)
     for epoch in range(first, epochs + 1):
         began = time.perf_counter()
-        if renewals.due(epoch):
-            renewals.renew(learner, epoch)
+        if self_trainer.due(epoch):
+            self_trainer.renew(learner, epoch)
             # Reading processes hold the targets as they were.
             batches = stream(epoch)
-        parts = _train_epoch(learner, batches, epoch, journal)
+        parts = _train_epoch(learner, batches, epoch, run_logger)
         figures = validate(learner, data, epoch)
-        course.choice = update(course.choice, epoch, data.rule, figures)
+        training.choice = update(training.choice, epoch, data.rule, figures)
         rate = learner.plan.config.learning_rate * learner.rate(epoch * steps - 1)
         seconds = time.perf_counter() - began
-        report = EpochReport(epoch, epochs, parts, figures, rate, seconds, course.choice)
-        course.history.append(row(report))
-        if journal is not None:
-            journal.epoch(learner, course, report)
+        report = EpochReport(epoch, epochs, parts, figures, rate, seconds, training.choice)
+        training.history.append(row(report))
+        if run_logger is not None:
+            run_logger.epoch(learner, training, report)
 
 
 def _train_epoch(
-    learner: Learner, batches: Iterator[Batch], epoch: int, journal: Journal | None
+    learner: Learner, batches: Iterator[Batch], epoch: int, run_logger: RunLogger | None
 ) -> dict[str, float]:
     """Take the steps of one epoch; the mean of every part of the objective over them."""
     epochs = learner.plan.config.epochs
@@ -72,8 +72,8 @@ def _train_epoch(
     for step in range(steps):
         values = learner.step(next(batches), (epoch - 1) * steps + step)
         sums.update(values)
-        if journal is not None:
-            journal.step(StepReport(epoch, epochs, step + 1, steps, values[TOTAL]))
+        if run_logger is not None:
+            run_logger.step(StepReport(epoch, epochs, step + 1, steps, values[TOTAL]))
     return {name: total / steps for name, total in sums.items()}
 
 

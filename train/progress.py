@@ -1,4 +1,4 @@
-"""What the first process of a run writes and tells after every step and every epoch."""
+"""Progress of a run: reports to callbacks, metrics.csv, TensorBoard events and checkpoints."""
 
 import csv
 import logging
@@ -10,15 +10,21 @@ from typing import Any
 
 from wsseg.imaging.files import atomic
 from wsseg.train.learner import TOTAL, Learner
-from wsseg.train.run_folder import EVENTS, METRICS, STATE, WEIGHTS, save_state, save_weights
+from wsseg.train.run_folder import (
+    EVENTS,
+    METRICS,
+    STATE,
+    WEIGHTS,
+    RunFacts,
+    save_state,
+    save_weights,
+)
 from wsseg.train.validation import Choice
-
-# What a running training tells whoever watches it.
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimiser step is done. epoch and step count from 1; total is the objective's value."""
+    """A finished optimiser step. epoch and step count from 1; total is the objective's value."""
 
     epoch: int
     epochs: int
@@ -29,11 +35,12 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch is done. epoch counts from 1.
+    """A finished epoch. epoch counts from 1.
 
     parts: every weighted part of the objective and their sum `total`, means over the epoch's
-    batches. figures: of the validation cases, empty where this epoch was not validated.
-    seconds: training and validation together. choice: the epoch whose weights are kept so far.
+    batches. figures: metrics of the validation cases, empty where this epoch was not validated.
+    seconds: duration of training and validation together. choice: the epoch whose weights are kept
+    so far.
     """
 
     epoch: int
@@ -45,8 +52,6 @@ class EpochReport:
     choice: Choice
 
 
-# The curves of a run as a CSV table and as TensorBoard events.
-
 EPOCH = "epoch"
 RATE = "learning_rate"
 SECONDS = "seconds"
@@ -55,6 +60,8 @@ VALIDATION = "val_"
 
 Row = Mapping[str, float | int]
 
+log = logging.getLogger(__name__)
+
 
 def write_metrics(history: Sequence[Row], path: Path) -> None:
     """Write one line an epoch, whole or not at all; a figure that an epoch lacks is empty.
@@ -62,22 +69,22 @@ def write_metrics(history: Sequence[Row], path: Path) -> None:
     Columns: epoch, learning_rate, the parts of the objective and their total, validation figures
     as val_<figure>, seconds.
     """
-    named = dict.fromkeys(name for row in history for name in row)
-    first, last = [EPOCH, RATE], [SECONDS]
-    parts = [name for name in named if not name.startswith(VALIDATION)]
-    figures = [name for name in named if name.startswith(VALIDATION)]
-    between = [name for name in parts + figures if name not in first + last]
+    names = dict.fromkeys(name for row in history for name in row)
+    between = [name for name in names if name not in (EPOCH, RATE, SECONDS)]
+    between.sort(key=lambda name: name.startswith(VALIDATION))
     with atomic(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, first + between + last, lineterminator="\n")
+        columns = [EPOCH, RATE, *between, SECONDS]
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
 
 
 class Events:
-    """TensorBoard events, one point an epoch; `first`: the epoch (from 1) that is written next.
+    """TensorBoard events, one point an epoch.
 
-    Points of that epoch and later ones, left by a run that was killed, are dropped from view. The
-    file is not named after the machine, as torch's writer would have it.
+    first: the epoch (from 1) that is written next. Points of that epoch and of later ones, left by
+    a run that was killed, are dropped from view. Unlike with torch's writer, the name of the file
+    does not tell the machine's name.
     """
 
     def __init__(self, folder: Path, *, first: int) -> None:
@@ -103,7 +110,7 @@ class Events:
         self._records.flush()
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write what is buffered and close the file."""
         self._records.close()
 
     def _write(self, **fields: Any) -> None:
@@ -117,36 +124,31 @@ def _tag(name: str) -> str:
     return f"run/{name}" if name in (RATE, SECONDS) else f"train/{name}"
 
 
-log = logging.getLogger(__name__)
-
-
 @dataclass
-class Course:
-    """What a run has come to: one row an epoch, as in metrics.csv, and the epoch that is kept.
+class TrainingState:
+    """How far a run has come: one row an epoch, as in metrics.csv, and the epoch that is kept."""
 
-    given: numbers and text that a resumed run must find as they were, such as the window.
-    """
-
-    given: dict[str, Any]
+    facts: RunFacts
     history: list[dict[str, float | int]] = field(default_factory=list)
     choice: Choice | None = None
 
     @classmethod
-    def restored(cls, state: dict[str, Any]) -> "Course":
-        """The course that `Journal` wrote into a state."""
+    def restored(cls, state: dict[str, Any]) -> "TrainingState":
+        """Return what `RunLogger` wrote into the state of an unfinished run."""
         choice = Choice(**state["choice"]) if state["choice"] else None
-        return cls(state["given"], state["history"], choice)
+        return cls(RunFacts.model_validate(state["given"]), state["history"], choice)
 
     def state(self) -> dict[str, Any]:
-        """The course as plain values, for `restored`."""
+        """Return plain values, for `restored`."""
         choice = asdict(self.choice) if self.choice else None
-        return {"given": self.given, "history": self.history, "choice": choice}
+        facts = self.facts.model_dump(mode="json")
+        return {"given": facts, "history": self.history, "choice": choice}
 
 
-class Journal:
-    """Writes checkpoints and curves into the run folder `out`, and calls the watchers.
+class RunLogger:
+    """Writes checkpoints and curves into the run folder `out`, and calls the callbacks.
 
-    first: epoch (from 1) that is trained next.
+    first: the epoch (from 1) that is trained next.
     """
 
     def __init__(
@@ -167,29 +169,38 @@ class Journal:
         self._events.close()
 
     def step(self, report: StepReport) -> None:
-        """Tell of a step."""
+        """Report a step."""
         if self._on_step is not None:
             self._on_step(report)
 
-    def epoch(self, learner: Learner, course: Course, report: EpochReport) -> None:
-        """Keep an epoch, the last of `course`, then tell of it.
+    def epoch(self, learner: Learner, training: TrainingState, report: EpochReport) -> None:
+        """Save the last epoch of `training`, then report it.
 
-        The weights come before the state: a run killed between the two repeats the epoch and
-        writes the same weights again.
+        The weights are saved before the state: a run that is killed between the two repeats the
+        epoch and writes the same weights again.
         """
         chosen = report.choice.epoch == report.epoch
         if chosen and (report.choice.rule != "last" or report.epoch == report.epochs):
             save_weights(learner.average.module, self._out / WEIGHTS)
-        save_state({**course.state(), **learner.state()}, self._out / STATE)
-        write_metrics(course.history, self._out / METRICS)
-        self._events.add(course.history[-1])
-        log.info("%s", _line(report))
+        save_state({**training.state(), **learner.state()}, self._out / STATE)
+        write_metrics(training.history, self._out / METRICS)
+        self._events.add(training.history[-1])
+        shown = [name for name in ("iou", "ratio_error", "mark_recall") if name in report.figures]
+        log.info(
+            "epoch %d/%d: objective %.4f%s, %.1f s, kept: epoch %d",
+            report.epoch,
+            report.epochs,
+            report.parts[TOTAL],
+            "".join(f", {name} {report.figures[name]:.3f}" for name in shown),
+            report.seconds,
+            report.choice.epoch,
+        )
         if self._on_epoch is not None:
             self._on_epoch(report)
 
 
 def row(report: EpochReport) -> dict[str, float | int]:
-    """The line of metrics.csv for an epoch."""
+    """Return the row of metrics.csv for an epoch."""
     figures = {VALIDATION + name: figure for name, figure in report.figures.items()}
     numbers: dict[str, float | int] = {
         EPOCH: report.epoch,
@@ -197,12 +208,3 @@ def row(report: EpochReport) -> dict[str, float | int]:
         SECONDS: report.seconds,
     }
     return {**numbers, **report.parts, **figures}
-
-
-def _line(report: EpochReport) -> str:
-    shown = [name for name in ("iou", "ratio_error", "mark_recall") if name in report.figures]
-    figures = "".join(f", {name} {report.figures[name]:.3f}" for name in shown)
-    return (
-        f"epoch {report.epoch}/{report.epochs}: objective {report.parts[TOTAL]:.4f}{figures}, "
-        f"{report.seconds:.1f} s, kept: epoch {report.choice.epoch}"
-    )

@@ -1,4 +1,4 @@
-"""What a run leaves behind when its last epoch is done: pictures, samples and its record."""
+"""What a run leaves behind after its last epoch: its record, tables, pictures and samples."""
 
 import logging
 import shutil
@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 import wsseg
-from wsseg.imaging.definitions import Dependence, RatioDefinition, Seen
+from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.display import (
     BLACK,
     BLUE,
@@ -26,9 +25,9 @@ from wsseg.imaging.display import (
 )
 from wsseg.imaging.files import atomic
 from wsseg.train.calibration import DEFAULT, choose_normalisation, fit_thresholds
+from wsseg.train.cases.images import spread
 from wsseg.train.cases.schema import CaseTable
 from wsseg.train.config import TrainConfig
-from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.distillation import Teacher, compare, described
 from wsseg.train.image_dependence import MOST_CASES, dependence_of
 from wsseg.train.learner import TOTAL, Learner
@@ -41,8 +40,7 @@ from wsseg.train.metrics import (
     relative_ratio_error,
     summarise,
 )
-from wsseg.train.networks import Predictor
-from wsseg.train.progress import EPOCH, RATE, SECONDS, VALIDATION, Course, Row, write_metrics
+from wsseg.train.progress import EPOCH, RATE, SECONDS, VALIDATION, Row, TrainingState, write_metrics
 from wsseg.train.run_folder import (
     AVERAGED,
     CURVES,
@@ -60,13 +58,22 @@ from wsseg.train.run_folder import (
 )
 from wsseg.train.validation import PREDICTIONS, Prediction, evaluate, predict, write_predictions
 
-# Pictures of a run: its curves, and where its predictions succeed and fail.
-
 LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
 FEW_EPOCHS = 30
 """Up to here every epoch gets a marker; beyond, markers hide the line."""
 DPI = 110
+SAMPLE_COUNT = 8
+"""Fewer only where there are fewer cases, more where there are more than 8 classes."""
+JUDGED = 256
+"""Number of cases, evenly spread over the table, from which examples are chosen and on which a
+student is compared with its teacher."""
+FEWEST_JUDGED = 6
+"""With fewer validation cases, training cases decide whether masks depend on the image."""
+PER_KIND = 3
+"""Examples of each kind: worst, median, best."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,11 @@ def draw_examples(examples: Sequence[Example], path: Path) -> None:
     for number, example in enumerate(examples):
         place = 2 * columns * (number // columns) + 2 * (number % columns) + 1
         _draw_outlines(figure.add_subplot(rows, 2 * columns, place), example)
-        _draw_probability(figure.add_subplot(rows, 2 * columns, place + 1), example)
+        beside = figure.add_subplot(rows, 2 * columns, place + 1)
+        highest = example.prediction.probability.numpy().max(0)
+        beside.imshow(highest, cmap="cividis", vmin=0, vmax=1)
+        beside.set_title(_verdict(example.prediction.counts), fontsize=8)
+        beside.set_axis_off()
     if not examples:
         figure.text(0.5, 0.5, "no case has a mask, a ratio or marks", ha="center")
     _add_key(figure)
@@ -168,13 +179,6 @@ def _draw_outlines(axes: Any, example: Example) -> None:
     axes.set_axis_off()
 
 
-def _draw_probability(axes: Any, example: Example) -> None:
-    highest = example.prediction.probability.numpy().max(0)
-    axes.imshow(highest, cmap="cividis", vmin=0, vmax=1)
-    axes.set_title(_verdict(example.prediction.counts), fontsize=8)
-    axes.set_axis_off()
-
-
 def _outline(axes: Any, mask: NDArray[np.bool_], colour: str, style: str) -> None:
     if mask.any():
         # A border of background, so that a mask that touches the edge is closed there.
@@ -209,114 +213,102 @@ def _add_key(figure: Any) -> None:
     )
 
 
-log = logging.getLogger(__name__)
-
-SAMPLE_COUNT = 8
-"""Fewer only where there are fewer cases, more where there are more than 8 classes."""
-JUDGED = 256
-"""Cases, evenly spread over the table, among which examples are chosen, and by which a student is
-compared with its teacher."""
-FEWEST_JUDGED = 6
-"""Validation cases, below which training cases tell whether masks depend on the image."""
-PER_KIND = 3
-
-
 def finish(
     learner: Learner,
     data: Data,
     table: CaseTable,
-    course: Course,
+    training: TrainingState,
     out: Path,
     *,
     teacher: Teacher | None = None,
 ) -> RunRecord:
     """Write everything but the weights, the record last, from the weights that were kept.
 
-    teacher: that the learner is compared with on the cases that it is judged by.
+    teacher: compared with the learner on the cases that judge it.
     """
-    source = out / AVERAGED if (out / AVERAGED).exists() else out / WEIGHTS
+    averaged = out / AVERAGED
     last = {name: t.clone() for name, t in learner.average.module.state_dict().items()}
-    read_weights(learner.average.module, source)
-    normalisation = choose_normalisation(learner, data, course, last)
+    read_weights(learner.average.module, averaged if averaged.exists() else out / WEIGHTS)
+    normalisation = choose_normalisation(learner, data, training, last)
     if normalisation.kept == "anew":
-        _replace_weights(learner, out)
+        # The averaged weights stay until the record is written: a killed end begins again.
+        if not averaged.exists():
+            with atomic(averaged) as partial:
+                shutil.copyfile(out / WEIGHTS, partial)
+        save_weights(learner.average.module, out / WEIGHTS)
     thresholds = fit_thresholds(learner, data.train)
-    record = describe(learner, table, course, thresholds, normalisation)
-    shown = data.val if len(data.val) else data.train
-    write_metrics(course.history, out / METRICS)
-    draw_curves(course.history, record.chosen_epoch, out / CURVES)
-    counts = _counts(learner, data, shown, thresholds)
+    record = describe(learner, table, training, thresholds, normalisation)
+    write_metrics(training.history, out / METRICS)
+    draw_curves(training.history, record.chosen_epoch, out / CURVES)
+
+    predictor, device = learner.predictor(), learner.fabric.device
+    cases = data.val if len(data.val) else data.train
+    judged = spread(range(len(cases)), JUDGED)
+    counts = evaluate(predictor, cases, judged, data.denominators, device, thresholds)
     warn_of_missed(counts, record)
-    draw_examples(_examples(learner, data, shown, counts, thresholds), out / EXAMPLES)
-    places = spread(len(shown), JUDGED)
-    kept = [places[position] for position in choose_samples(counts)]
-    save_samples([shown.native(place).image.numpy() for place in kept], out / SAMPLES)
-    if teacher is not None:
-        beside = _beside(learner.predictor(), teacher, shown, thresholds)
-        record = record.model_copy(update={"teacher": beside})
-    counted = _judged(learner, data, record)
-    write_predictions(counted, table, data.denominators, out / PREDICTIONS)
-    metrics = summarise(counted[: len(data.val)]) if len(data.val) else {}
-    dependence = _dependence(learner, data, thresholds)
-    record = record.model_copy(update={"metrics": metrics, "dependence": dependence})
-    keep_record(record, out)
-    (out / AVERAGED).unlink(missing_ok=True)
-    return record
-
-
-def _judged(learner: Learner, data: Data, record: RunRecord) -> list[CaseCounts]:
-    """All validation cases, then all test cases, at the thresholds of the model."""
-    counts = []
-    for part in (data.val, data.test):
-        counts += evaluate(
-            learner.predictor(),
-            part,
-            range(len(part)),
-            data.denominators,
-            learner.fabric.device,
-            record.thresholds,
+    examples = [
+        Example(
+            kind,
+            predict(predictor, cases, judged[at], data.denominators, device, thresholds),
         )
-    return counts
+        for kind, at in choose_examples(counts)
+    ]
+    draw_examples(examples, out / EXAMPLES)
+    samples = [judged[at] for at in choose_samples(counts)]
+    save_samples([cases.native(index).image.numpy() for index in samples], out / SAMPLES)
+    if teacher is not None:
+        comparison = compare(
+            predictor, teacher.predictor, cases, judged, (thresholds, teacher.thresholds)
+        )
+        log.info("%s", described(teacher.run, comparison))
+        taught_by = TeacherRecord(
+            run=teacher.run,
+            network=teacher.network.name,
+            weights_sha256=teacher.sha256,
+            comparison=comparison,
+        )
+        record = record.model_copy(update={"teacher": taught_by})
 
-
-def _replace_weights(learner: Learner, out: Path) -> None:
-    """Keep the weights as they were until the record is there: a killed end begins again."""
-    if not (out / AVERAGED).exists():
-        with atomic(out / AVERAGED) as partial:
-            shutil.copyfile(out / WEIGHTS, partial)
-    save_weights(learner.average.module, out / WEIGHTS)
-
-
-def _dependence(learner: Learner, data: Data, thresholds: tuple[float, ...]) -> Dependence:
-    """Whether masks depend on the image; said where they do not."""
+    counts = [
+        counts
+        for part in (data.val, data.test)
+        for counts in evaluate(
+            predictor, part, range(len(part)), data.denominators, device, thresholds
+        )
+    ]
+    write_predictions(counts, table, data.denominators, out / PREDICTIONS)
+    metrics = summarise(counts[: len(data.val)]) if len(data.val) else {}
     shown = data.val if len(data.val) >= FEWEST_JUDGED else data.train
-    places = spread(len(shown), MOST_CASES)
-    device: torch.device = learner.fabric.device
-    found = dependence_of(learner.predictor(), shown, places, thresholds, device)
-    if found.warning:
+    dependence = dependence_of(
+        predictor, shown, spread(range(len(shown)), MOST_CASES), thresholds, device
+    )
+    if dependence.warning:
         log.warning(
             "%s: see wsseg cases check --picture for what it was taught, and train it with more "
             "steps, more marks or another preset",
-            found.warning,
+            dependence.warning,
         )
-    return found
+    record = record.model_copy(update={"metrics": metrics, "dependence": dependence})
+    keep_record(record, out)
+    averaged.unlink(missing_ok=True)
+    return record
 
 
 def describe(
     learner: Learner,
     table: CaseTable,
-    course: Course,
+    training: TrainingState,
     thresholds: tuple[float, ...] = (),
     normalisation: Normalisation | None = None,
 ) -> RunRecord:
-    """The record of a run whose last epoch is done; only the first process judges its network.
+    """Return the record of a run after its last epoch, with the metrics of the chosen epoch.
 
-    metrics: of the chosen epoch, at a threshold of 0.5.
+    Those metrics are at a threshold of 0.5; the first process replaces them by `finish`.
     """
-    config, front, choice = learner.plan.config, learner.front, course.choice
+    config, front, choice = learner.plan.config, learner.front, training.choice
     if choice is None:
         raise AssertionError("a run has at least one epoch")
-    chosen, seen = course.history[choice.epoch - 1], course.given.get("seen")
+    chosen = training.history[choice.epoch - 1]
     return RunRecord(
         classes=table.classes,
         ratios=reported_ratios(config, table.classes),
@@ -340,72 +332,45 @@ def describe(
         },
         thresholds=thresholds or (DEFAULT,) * len(table.classes),
         normalisation=normalisation,
-        seen=None if seen is None else Seen.model_validate(seen),
+        seen=training.facts.seen,
         wsseg_version=wsseg.__version__,
     )
 
 
-def _beside(
-    student: Predictor, teacher: Teacher, shown: CaseDataset, thresholds: tuple[float, ...]
-) -> TeacherRecord:
-    compared = compare(
-        student,
-        teacher.predictor,
-        shown,
-        spread(len(shown), JUDGED),
-        (thresholds, teacher.thresholds),
-    )
-    log.info("%s", described(teacher.run, compared))
-    return TeacherRecord(
-        run=teacher.run,
-        network=teacher.network.name,
-        weights_sha256=teacher.sha256,
-        comparison=compared,
-    )
-
-
 def reported_ratios(config: TrainConfig, classes: tuple[str, ...]) -> tuple[RatioDefinition, ...]:
-    """The ratios that the model reports: those of the settings, or each class over the image."""
+    """Return the ratios that the model reports: the settings', else each class over the image."""
     return config.ratios or tuple(RatioDefinition(name=name, numerator=name) for name in classes)
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` places of 0..count-1, evenly spread, first and last among them."""
-    places: list[int] = np.linspace(0, count - 1, min(count, wanted)).round().astype(int).tolist()
-    return places
-
-
 def choose_samples(counts: Sequence[CaseCounts]) -> list[int]:
-    """Positions of at most SAMPLE_COUNT cases that exports are proved on.
+    """Return the indices of at most SAMPLE_COUNT cases on which exports are judged.
 
-    Half of them show a class, as many for each, so that no engine is published that loses a rare
-    one; the rest are evenly spread.
+    Half of them show a class, equally many for each class, so that no engine is published that
+    loses a rare one. The rest are evenly spread.
     """
     classes = len(counts[0].predicted)
     chosen: set[int] = set()
-    for place in range(classes):
-        showing = [number for number, case in enumerate(counts) if case.predicted[place] > 0]
-        wanted = max(1, SAMPLE_COUNT // (2 * classes))
-        chosen.update(showing[at] for at in spread(len(showing), wanted))
-    others = [number for number in range(len(counts)) if number not in chosen]
-    free = max(0, SAMPLE_COUNT - len(chosen))
-    return sorted(chosen.union(others[at] for at in spread(len(others), free)))
+    for class_index in range(classes):
+        showing = [at for at, case in enumerate(counts) if case.predicted[class_index] > 0]
+        chosen.update(spread(showing, max(1, SAMPLE_COUNT // (2 * classes))))
+    others = [at for at in range(len(counts)) if at not in chosen]
+    return sorted(chosen.union(spread(others, max(0, SAMPLE_COUNT - len(chosen)))))
 
 
 def agreement(case: CaseCounts) -> float:
-    """0..1, how good a prediction is by the best evidence there is: mask, then ratio, then marks.
+    """Return how good a prediction is, 0..1, by the best evidence: mask, then ratio, then marks.
 
-    NaN for a case without any.
+    NaN for a case without any evidence.
     """
     known = (case_iou(case), 1 - relative_ratio_error(case), mark_recall(case))
     return next((value for value in known if not np.isnan(value)), float("nan"))
 
 
 def choose_examples(counts: list[CaseCounts]) -> list[tuple[str, int]]:
-    """Kind (worst, median, best) and place of up to three cases each, every case at most once."""
+    """Return kind (worst, median, best) and index of up to three cases of each kind, none twice."""
+    scores = [agreement(case) for case in counts]
     ranked = sorted(
-        (place for place in range(len(counts)) if not np.isnan(agreement(counts[place]))),
-        key=lambda place: agreement(counts[place]),
+        (at for at, value in enumerate(scores) if value == value), key=scores.__getitem__
     )
     if len(ranked) <= 3 * PER_KIND:
         low = (len(ranked) + 1) // 3
@@ -414,42 +379,17 @@ def choose_examples(counts: list[CaseCounts]) -> list[tuple[str, int]]:
         middle = (len(ranked) - PER_KIND) // 2
         parts = ranked[:PER_KIND], ranked[middle : middle + PER_KIND], ranked[-PER_KIND:]
     kinds = zip(("worst", "median", "best"), parts, strict=True)
-    return [(kind, place) for kind, part in kinds for place in part[:PER_KIND]]
+    return [(kind, at) for kind, part in kinds for at in part[:PER_KIND]]
 
 
 def warn_of_missed(counts: Sequence[CaseCounts], record: RunRecord) -> None:
-    """Say which classes the network finds nowhere; counts: at the record's thresholds."""
-    for place, cases in missed(counts):
+    """Log the classes that the network finds in no case; counts: at the record's thresholds."""
+    for class_index, cases in missed(counts):
         log.warning(
             "the network finds no pixel of %s in any of %d images that have some (at a probability "
             "of %g): train it with more steps (--epochs, a smaller --batch) or a higher "
             "--learning-rate, and see wsseg cases check --picture for what it was taught",
-            record.classes[place],
+            record.classes[class_index],
             cases,
-            record.thresholds[place],
+            record.thresholds[class_index],
         )
-
-
-def _counts(
-    learner: Learner, data: Data, shown: CaseDataset, thresholds: tuple[float, ...]
-) -> list[CaseCounts]:
-    places = spread(len(shown), JUDGED)
-    device: torch.device = learner.fabric.device
-    return evaluate(learner.predictor(), shown, places, data.denominators, device, thresholds)
-
-
-def _examples(
-    learner: Learner,
-    data: Data,
-    shown: CaseDataset,
-    counts: list[CaseCounts],
-    thresholds: tuple[float, ...],
-) -> list[Example]:
-    """counts: of the cases at `spread(len(shown), JUDGED)`."""
-    predictor = learner.predictor()
-    device: torch.device = learner.fabric.device
-    places = spread(len(shown), JUDGED)
-    return [
-        Example(kind, predict(predictor, shown, places[at], data.denominators, device, thresholds))
-        for kind, at in choose_examples(counts)
-    ]

@@ -24,12 +24,31 @@ from wsseg.imaging.files import atomic
 from wsseg.train.config import NetworkName, TrainConfig, write_config
 from wsseg.train.data.preprocess import Front
 from wsseg.train.networks import Network, Predictor, build_network
+from wsseg.train.targets.evidence import Growth
 
 # run.json: what a finished run says of its network, so that export needs nothing else.
 
 RECORD = "run.json"
 WEIGHTS = "weights.safetensors"
 SAMPLES = "samples.npz"
+
+
+class RunFacts(Frozen):
+    """What holds for a whole run besides its settings; a resumed run must find it unchanged.
+
+    cases_sha256: hash of the table of cases. window, channels: the network's input, from the
+    settings or chosen from the images. seen: what the training images are. growth: how marks that
+    bear a region's shape become targets; None if no loss learns targets. files: fingerprints of the
+    files of the table. teacher: hash of the weights of the run that is distilled, if any.
+    """
+
+    cases_sha256: str
+    window: Window
+    channels: int
+    seen: Seen | None = None
+    growth: Growth | None = None
+    files: dict[str, list[int | str]] = Field(default_factory=dict)
+    teacher: str | None = None
 
 
 class Comparison(Frozen):

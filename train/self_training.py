@@ -16,7 +16,7 @@ from wsseg.imaging.files import atomic
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, collate
 from wsseg.train.distributed import gathered, rank, world_size
-from wsseg.train.learner import Learner, renewals
+from wsseg.train.learner import Learner, self_training_epochs
 from wsseg.train.targets.pseudo_labels import NO_CUT, Cut, agreement, boxes_allow, certainty, cut
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ SETTLED = 0.98
 Cuts = dict[int, Cut]
 
 
-class Renewals:
+class SelfTrainer:
     """When the targets of a run's cases are renewed, and what is kept of it in the run folder.
 
     The last renewed targets before epoch `first`, which is trained next, are taken up again.
@@ -40,7 +40,9 @@ class Renewals:
         self._cases = cases
         self._out = out
         wanted = config.learns_targets and cases.growth is not None
-        self._rounds = renewals(config.self_training, config.epochs) if wanted else set()
+        self._rounds = (
+            self_training_epochs(config.self_training, config.epochs) if wanted else set()
+        )
         cases.cuts, self._agreement = _load(out, first) if wanted else ({}, math.nan)
 
     def due(self, epoch: int) -> bool:

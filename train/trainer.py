@@ -7,7 +7,6 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,17 +34,25 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Front
 from wsseg.train.data.sampler import steps_per_epoch, stream
-from wsseg.train.distillation import find_teacher, recognise, teach
+from wsseg.train.distillation import find_teacher, teach, with_teacher
 from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
 from wsseg.train.learner import Learner, Plan, build_learner
 from wsseg.train.loop import Data, fit
 from wsseg.train.losses import Objective, build_objective
 from wsseg.train.networks import Network, build_network, set_prior
 from wsseg.train.pretrained import load_weights
-from wsseg.train.progress import Course, EpochReport, Journal, StepReport
+from wsseg.train.progress import EpochReport, RunLogger, StepReport, TrainingState
 from wsseg.train.report import describe, finish
-from wsseg.train.run_folder import RunRecord, check_start, complete, keep_config, started, sweep
-from wsseg.train.self_training import Renewals, remove_cuts
+from wsseg.train.run_folder import (
+    RunFacts,
+    RunRecord,
+    check_start,
+    complete,
+    keep_config,
+    started,
+    sweep,
+)
+from wsseg.train.self_training import SelfTrainer, remove_cuts
 from wsseg.train.targets.case_targets import borders_of
 from wsseg.train.targets.evidence import Growth, choose_growth
 from wsseg.train.targets.localise_cases import guess_places
@@ -59,33 +66,31 @@ MOST_LOOKED_AT = 512
 """Validation cases, evenly spread, whose range is looked at before the first step."""
 
 
-def choose_given(table: CaseTable, config: TrainConfig) -> dict[str, Any]:
-    """What holds for a whole run besides its settings, as plain values: kept for resuming.
-
-    cases_sha256: of the table. window, channels: of the settings, else chosen from the images.
-    seen: what the training images are, see `Seen`.
-    growth: how shape-bearing marks become targets, likewise; None if no term learns targets.
-    """
+def choose_facts(table: CaseTable, config: TrainConfig) -> RunFacts:
+    """Return the facts of a run that begins, chosen from its training images and its settings."""
     cases = table.part("train")
     window, channels = choose_input(cases, window=config.window, channels=config.channels)
-    given = {
-        "cases_sha256": table.sha256,
-        "window": window.model_dump(mode="json"),
-        "channels": channels,
-        "seen": see(cases, config.modality).model_dump(mode="json"),
-    }
-    return {**given, "growth": growth_of(table, config, given)}
+    facts = RunFacts(
+        cases_sha256=table.sha256,
+        window=window,
+        channels=channels,
+        seen=see(cases, config.modality),
+    )
+    return facts.model_copy(update={"growth": growth_of(table, config, facts)})
 
 
-def growth_of(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Growth | None:
-    """How shape-bearing marks are grown: as the settings say, or as the images' borders do."""
+def growth_of(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Growth | None:
+    """Return how marks that bear a shape are grown, by the settings or by the images' borders.
+
+    None if no loss learns targets.
+    """
     if not config.learns_targets:
         return None
     if config.growth != "auto":
         return config.growth
     cases = table.part("train")
     marked = [place for place, case in enumerate(cases) if case.marks is not None]
-    data = CaseDataset(cases, table.classes, config.ratios, build_front(config, given))
+    data = CaseDataset(cases, table.classes, config.ratios, build_front(config, facts))
     borders = borders_of(data.evidence, marked)
     growth = choose_growth(borders)
     if borders:
@@ -96,27 +101,27 @@ def growth_of(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> G
 WAYS = {"straight": "in straight lines", "geodesic": "along the edges of the image"}
 
 
-def build_front(config: TrainConfig, given: dict[str, Any]) -> Front:
+def build_front(config: TrainConfig, facts: RunFacts) -> Front:
     """The front of a run's network, on the CPU."""
-    return Front(Window.model_validate(given["window"]), config.size, given["channels"])
+    return Front(facts.window, config.size, facts.channels)
 
 
-def teaching_cases(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> CaseDataset:
+def teaching_cases(table: CaseTable, config: TrainConfig, facts: RunFacts) -> CaseDataset:
     """The training cases, with the targets that they begin with."""
-    front = build_front(config, given)
+    front = build_front(config, facts)
     cases = table.part("train")
-    data = CaseDataset(cases, table.classes, config.ratios, front, growth=given["growth"])
+    data = CaseDataset(cases, table.classes, config.ratios, front, growth=facts.growth)
     if data.growth is not None and config.guess:
         data.guesses = guess_places(data)
     return data
 
 
-def prepare_data(table: CaseTable, config: TrainConfig, given: dict[str, Any]) -> Data:
+def prepare_data(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Data:
     """The cases to train on, in memory where they fit, and those to judge by."""
     train, val = table.part("train"), table.part("val")
-    front = build_front(config, given)
+    front = build_front(config, facts)
     data = Data(
-        train=teaching_cases(table, config, given),
+        train=teaching_cases(table, config, facts),
         val=CaseDataset(val, table.classes, config.ratios, front),
         test=CaseDataset(table.part("test"), table.classes, config.ratios, front),
         denominators=class_denominators(table.classes, config.ratios),
@@ -161,9 +166,7 @@ def warn_of_odd(data: Data, window: Window) -> None:
         log.warning("%s", doubt)
 
 
-def prepare_learner(
-    fabric: Fabric, data: Data, config: TrainConfig, given: dict[str, Any]
-) -> Learner:
+def prepare_learner(fabric: Fabric, data: Data, config: TrainConfig, facts: RunFacts) -> Learner:
     """The network with its first weights, drawn from the run's seed, ready for the first step."""
     train = data.train
     steps = config.epochs * steps_per_epoch(train, config)
@@ -172,13 +175,13 @@ def prepare_learner(
     )
     corrected = config.self_training.rounds > 0
     require_evidence(objective, train.cases, train.classes, corrected=corrected)
-    network = first_network(data, config, given["channels"])
+    network = first_network(data, config, facts.channels)
     if "ratio" in objective.needs:
         # A run that is not told the ratios must not start from them either.
         set_prior(network, image_shares(data))
     load_weights(network, config.weights, train.classes)
     plan = Plan(config, objective, rows=tuple(case.row for case in train.cases), steps=steps)
-    return build_learner(fabric, network, build_front(config, given), plan)
+    return build_learner(fabric, network, build_front(config, facts), plan)
 
 
 def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
@@ -260,8 +263,8 @@ def target_preview(
     unmarked classes may lie, is chosen from the table, as a training would.
     """
     config = TrainConfig(preset="wsseg", size=SIDE, ratios=ratios)
-    given = choose_given(table, config)
-    data = teaching_cases(table, config, given)
+    facts = choose_facts(table, config)
+    data = teaching_cases(table, config, facts)
     places = {case.row: place for place, case in enumerate(data.cases)}
 
     def target(case: Case) -> NDArray[np.float32]:
@@ -327,30 +330,36 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
         log.warning("%s", doubt)
     teacher = find_teacher(config, table.classes, fabric.device)
     state = started(task.out, task.cases, table.sha256) if task.resume else None
-    course = Course(choose_given(table, config)) if state is None else Course.restored(state)
-    require_unchanged(course.given.get("files", {}), table.cases)
-    data = prepare_data(table, config, course.given)
+    training = (
+        TrainingState(choose_facts(table, config))
+        if state is None
+        else TrainingState.restored(state)
+    )
+    require_unchanged(training.facts.files, table.cases)
+    data = prepare_data(table, config, training.facts)
     if teacher is not None:
-        recognise(teacher, course.given)
+        training.facts = with_teacher(training.facts, teacher)
         teach(fabric, teacher, data.train, config)
-    learner = prepare_learner(fabric, data, config, course.given)
+    learner = prepare_learner(fabric, data, config, training.facts)
     if state is not None:
         learner.restore(state)
-    first = len(course.history) + 1
-    renewals = Renewals(data.train, config, task.out, first)
+    first = len(training.history) + 1
+    self_trainer = SelfTrainer(data.train, config, task.out, first)
     batches = partial(stream, data.train, config, rank=fabric.global_rank, world=fabric.world_size)
     if not fabric.is_global_zero:
-        fit(learner, data, renewals, batches, course, None)
-        return describe(learner, table, course)
+        fit(learner, data, self_trainer, batches, training, None)
+        return describe(learner, table, training)
     write_splits(table, task.out / SPLITS)
     if state is None:
-        course.given["files"] = fingerprints(table.cases)
+        training.facts = training.facts.model_copy(update={"files": fingerprints(table.cases)})
         keep_config(config, task.out)
-    journal = Journal(task.out, first=first, on_step=watchers.on_step, on_epoch=watchers.on_epoch)
-    with closing(journal):
-        fit(learner, data, renewals, batches, course, journal)
+    run_logger = RunLogger(
+        task.out, first=first, on_step=watchers.on_step, on_epoch=watchers.on_epoch
+    )
+    with closing(run_logger):
+        fit(learner, data, self_trainer, batches, training, run_logger)
     remove_cuts(task.out)
-    return finish(learner, data, table, course, task.out, teacher=teacher)
+    return finish(learner, data, table, training, task.out, teacher=teacher)
 
 
 def _sha256(cases: Path) -> str:

@@ -1,4 +1,4 @@
-"""Which rows judge a network, and what it makes of each: splits.csv and predictions.csv."""
+"""Validation: predictions against what is known, checkpoint selection, and tables of both."""
 
 import csv
 import math
@@ -20,17 +20,24 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, Native
 from wsseg.train.metrics import CaseCounts, mark_masks, pixels
 
-# Which epoch's weights are kept.
-#
-# `mask`: the highest mean IoU on validation masks. `weak`: without masks, the highest weak score,
-# see `weak_score`. `last`: the last epoch, whose averaged weights need no validation case.
-
 Rule = Literal["mask", "weak", "last"]
+"""The rule of checkpoint selection. `mask`: the highest mean IoU on validation masks. `weak`: the
+highest `weak_score`, without masks. `last`: the last epoch, whose averaged weights need no
+validation."""
+
+SPLITS = "splits.csv"
+PREDICTIONS = "predictions.csv"
+DIGITS = 6
+"""Significant digits of figures in tables."""
+THRESHOLD = 0.5
+
+Predict = Callable[[Tensor], Tensor]
+"""Raw pixels (1, c, row, column) to probabilities (1, k, row, column), as a `Predictor` does."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The epoch (from 1) that is kept so far, by which rule, and its score (None for `last`)."""
+    """The epoch (from 1) that is kept so far, the rule, and the epoch's score (None for `last`)."""
 
     epoch: int
     rule: Rule
@@ -40,10 +47,11 @@ class Choice:
 def choose_rule(
     wanted: Literal["auto", "mask", "weak", "last"], *, cases: int, masks: int, weak: int
 ) -> Rule:
-    """The rule to use, given how many validation cases there are, have a mask, or a weak label.
+    """Return the rule to use.
 
-    `auto` takes the strongest evidence there is. Asking for evidence that no validation case
-    carries raises WssegError.
+    cases, masks, weak: the number of validation cases, of those with a mask, and of those with a
+    weak label. `auto` takes the strongest evidence. Raises WssegError where the wanted evidence is
+    in no validation case.
     """
     have = {"mask": masks > 0, "weak": weak > 0, "last": True}
     if wanted == "auto":
@@ -58,7 +66,7 @@ def choose_rule(
 
 
 def weak_score(figures: Mapping[str, float]) -> float:
-    """How well predictions agree with ratios and marks alone, from -1 to 1; 1 is full agreement.
+    """Return how well predictions agree with ratios and marks, from -1 to 1 (full agreement).
 
     Mean mark recall minus mean relative ratio error, both in 0..1 (see `metrics.summarise`). Recall
     rises when everything is predicted, and the ratio error then rises with it, so neither the full
@@ -68,14 +76,14 @@ def weak_score(figures: Mapping[str, float]) -> float:
 
 
 def score(rule: Rule, figures: Mapping[str, float]) -> float | None:
-    """The number to maximise; None for `last` and for an epoch that was not validated."""
+    """Return the score to maximise; None for `last` and for an epoch that was not validated."""
     if rule == "last" or not figures:
         return None
     return figures["iou"] if rule == "mask" else weak_score(figures)
 
 
 def update(best: Choice | None, epoch: int, rule: Rule, figures: Mapping[str, float]) -> Choice:
-    """The choice after `epoch`: the best score, the later epoch on a tie.
+    """Return the choice after `epoch`: the best score, the later epoch on a tie.
 
     An epoch without validation replaces only an epoch without validation.
     """
@@ -87,19 +95,11 @@ def update(best: Choice | None, epoch: int, rule: Rule, figures: Mapping[str, fl
     return Choice(epoch, rule, value)
 
 
-# Validation: predictions at each image's own resolution, counted against what is known.
-
-THRESHOLD = 0.5
-
-Predict = Callable[[Tensor], Tensor]
-"""Raw pixels (1, c, row, column) to probabilities (1, k, row, column), as a `Predictor` does."""
-
-
 @dataclass(frozen=True)
 class Prediction:
-    """One case at its own resolution: what was read, what is predicted, how they agree.
+    """One case at its own resolution: what was read, what is predicted, and their agreement.
 
-    thresholds: from which probability on a pixel counts, one a class.
+    thresholds: for each class the probability at or above which a pixel belongs to it.
     """
 
     native: Native
@@ -117,7 +117,7 @@ def predict(
     device: torch.device,
     thresholds: tuple[float, ...] | None = None,
 ) -> Prediction:
-    """The case at `position`; `predictor` must be on `device` and in `eval()`.
+    """Predict the case at `position`; `predictor` must be on `device` and in `eval()`.
 
     thresholds: as in `count`.
     """
@@ -135,10 +135,10 @@ def count(
     denominators: tuple[Denominator, ...],
     thresholds: tuple[float, ...] | None = None,
 ) -> CaseCounts:
-    """Pixel counts of a prediction.
+    """Count the pixels of a prediction.
 
-    thresholds: the probability from which on a pixel belongs to a class, one a class; 0.5 for
-    all, by which an epoch is chosen, without them.
+    thresholds: for each class the probability at or above which a pixel belongs to it; by default
+    0.5, the threshold of checkpoint selection.
     """
     limits = thresholds or (THRESHOLD,) * len(probability)
     predicted = probability >= torch.tensor(limits)[:, None, None]
@@ -163,7 +163,7 @@ def evaluate(
     device: torch.device,
     thresholds: tuple[float, ...] | None = None,
 ) -> list[CaseCounts]:
-    """Pixel counts of the cases at these positions, in their order; thresholds as in `count`."""
+    """Count the pixels of the cases at these positions, in order; thresholds as in `count`."""
     return [
         predict(predictor, cases, position, denominators, device, thresholds).counts
         for position in positions
@@ -171,36 +171,30 @@ def evaluate(
 
 
 def validation_interval(validated: int, trained: int) -> int:
-    """Epochs from one validation to the next.
+    """Return the number of epochs from one validation to the next.
 
-    Every epoch, unless one validation would look at more than twice the cases an epoch trains on:
-    a case costs about a third of what it costs in training.
+    It is 1 unless a validation would predict more than twice the cases that an epoch trains on: a
+    case costs about a third of what it costs in training.
     """
     return max(1, round(validated / (2 * trained)))
 
 
 def is_due(epoch: int, interval: int, config: TrainConfig) -> bool:
-    """Whether `epoch` (from 1) is validated: every `interval`-th, and the last."""
+    """Return whether `epoch` (from 1) is validated: every `interval`-th one and the last one."""
     return epoch % interval == 0 or epoch == config.epochs
 
 
 def weakly_labelled(cases: Sequence[Case]) -> int:
-    """Number of cases with a ratio or a mark."""
+    """Return the number of cases with a ratio or a mark."""
     return sum(
         case.marks is not None or bool(case.points) or any(r is not None for r in case.ratios)
         for case in cases
     )
 
 
-SPLITS = "splits.csv"
-PREDICTIONS = "predictions.csv"
-DIGITS = 6
-"""Significant digits of figures in tables."""
-
-
 @dataclass(frozen=True)
 class JudgedCase:
-    """Which case: row is its line of the table, image and group as the table writes them."""
+    """A case by its line in the table (row); image and group are as the table writes them."""
 
     row: int
     image: str
@@ -212,9 +206,10 @@ class JudgedCase:
 
 @dataclass(frozen=True)
 class JudgedClass:
-    """A class of a case, as known and as found at the model's threshold; None where unknown.
+    """A class of a case, as known and as predicted at the model's threshold; None where unknown.
 
-    known_ratio: of the table. mask_ratio, iou: of its mask. All ratios by the class's definition.
+    known_ratio: the table's ratio. mask_ratio, iou: from the case's mask. All ratios are by the
+    definition of the class's ratio.
     """
 
     class_name: str
@@ -225,7 +220,7 @@ class JudgedClass:
 
 
 def write_splits(table: CaseTable, path: Path) -> None:
-    """Write one line a case: which split it is in, and in which fold it judges."""
+    """Write one line a case, with its split and the fold that it judges."""
     _write(path, [field.name for field in fields(JudgedCase)], map(astuple, _cases(table).values()))
 
 
@@ -235,10 +230,7 @@ def write_predictions(
     denominators: tuple[Denominator, ...],
     path: Path,
 ) -> None:
-    """Write one line for each case that was judged and each class.
-
-    counts: by the model's own thresholds.
-    """
+    """Write one line for each evaluated case and class; counts: at the model's thresholds."""
     named, cases = _cases(table), {case.row: case for case in table.cases}
     rows = (
         (*astuple(named[case.row]), *astuple(judged))
@@ -254,7 +246,7 @@ def judge(
     classes: Sequence[str],
     denominators: tuple[Denominator, ...],
 ) -> list[JudgedClass]:
-    """What is known of each class of a case beside what was found."""
+    """Return what is known of each class of a case beside what is predicted."""
     drawn: list[float | None] = [None] * len(classes)
     if case.contents.drawn is not None:
         areas = np.array(case.contents.drawn)
@@ -264,13 +256,13 @@ def judge(
     if counts.true is not None and counts.overlap is not None:
         overlaps = iou(counts.overlap, counts.predicted, counts.true).tolist()
     return [
-        JudgedClass(name, case.ratios[place], drawn[place], known(counts.ratio[place]), overlap)
-        for place, (name, overlap) in enumerate(zip(classes, overlaps, strict=True))
+        JudgedClass(name, case.ratios[index], drawn[index], known(counts.ratio[index]), overlap)
+        for index, (name, overlap) in enumerate(zip(classes, overlaps, strict=True))
     ]
 
 
 def _cases(table: CaseTable) -> dict[int, JudgedCase]:
-    """The cases by their line."""
+    """Return the cases by their line."""
     cells = {row.line: row.cells for row in table.text.rows}
     return {
         case.row: JudgedCase(
@@ -290,10 +282,6 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         for row in rows:
-            writer.writerow([_text(value) for value in row])
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+            writer.writerow(
+                [f"{value:.{DIGITS}g}" if isinstance(value, float) else value for value in row]
+            )

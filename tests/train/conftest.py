@@ -33,7 +33,7 @@ from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.run_folder import RunRecord
 from wsseg.train.trainer import (
     build_front,
-    choose_given,
+    choose_facts,
     first_network,
     prepare_data,
     prepare_learner,
@@ -177,10 +177,10 @@ def prepared(
     table: CaseTable, config: TrainConfig, precision: Literal["32-true", "bf16-mixed"] = "32-true"
 ) -> tuple[Data, Learner]:
     """Data and a network that is ready for its first step."""
-    given = choose_given(table, config)
-    data = prepare_data(table, config, given)
+    facts = choose_facts(table, config)
+    data = prepare_data(table, config, facts)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    return data, prepare_learner(fabric, data, config, given)
+    return data, prepare_learner(fabric, data, config, facts)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from wsseg.train.loop import Data
 from wsseg.train.losses import Distillation, TargetCrossEntropy
 from wsseg.train.progress import EpochReport
 from wsseg.train.run_folder import RunRecord, load_run
-from wsseg.train.trainer import choose_given, prepare_data, train
+from wsseg.train.trainer import choose_facts, prepare_data, train
 
 TEACHER = TrainConfig(
     network="mobilenet_v2",
@@ -83,7 +83,7 @@ def taught(make_blobs: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
 
 def _data(taught: Taught) -> Data:
     table = read_cases(taught.cases, unlabelled=True)
-    return prepare_data(table, STUDENT, choose_given(table, STUDENT))
+    return prepare_data(table, STUDENT, choose_facts(table, STUDENT))
 
 
 def test_the_record_names_the_teacher_and_sets_the_student_beside_it(taught):

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.train.cases.images import spread
 from wsseg.train.cases.schema import Case
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, Native
 from wsseg.train.data.preprocess import Front
 from wsseg.train.metrics import CaseCounts, case_iou
-from wsseg.train.report import agreement, choose_examples, reported_ratios, spread
+from wsseg.train.report import agreement, choose_examples, reported_ratios
 from wsseg.train.validation import (
     count,
     evaluate,
@@ -76,7 +77,7 @@ def test_a_case_is_weakly_labelled_by_a_ratio_marks_or_points():
 
 @given(count=st.integers(1, 50), wanted=st.integers(1, 12))
 def test_samples_are_different_cases_spread_over_the_table(count, wanted):
-    places = spread(count, wanted)
+    places = spread(range(count), wanted)
     assert len(set(places)) == len(places) == min(count, wanted)
     assert places[0] == 0
     assert wanted == 1 or places[-1] == count - 1

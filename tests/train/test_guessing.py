@@ -16,7 +16,7 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Front
 from wsseg.train.targets.localise_cases import guess_places
-from wsseg.train.trainer import choose_given, teaching_cases
+from wsseg.train.trainer import choose_facts, teaching_cases
 
 ROWS, COLUMNS = 60, 80
 SIZE = 32
@@ -230,7 +230,7 @@ def test_masks_that_lie_beside_the_blobs_take_the_guesses_back(tmp_path: Path) -
 def test_guesses_can_be_switched_off(make_blobs: Callable[..., Path], tmp_path: Path) -> None:
     table = read_cases(make_blobs(tmp_path, 30, 1, known=["ratio"] * 30))
     config = TrainConfig(size=SIZE, guess=False)
-    assert not teaching_cases(table, config, choose_given(table, config)).guesses
+    assert not teaching_cases(table, config, choose_facts(table, config)).guesses
 
 
 def test_a_class_that_nobody_places_and_no_area_can_is_told(tmp_path, caplog):

@@ -16,7 +16,7 @@ from wsseg.train.data.sampler import stream
 from wsseg.train.losses import Entropy, RatioPrior, Size, WeakMark, build_objective
 from wsseg.train.networks import last_layer
 from wsseg.train.trainer import (
-    choose_given,
+    choose_facts,
     first_network,
     image_shares,
     mean_ratios,
@@ -164,8 +164,8 @@ def test_training_starts_at_the_mean_ratio_where_ratios_are_taught_and_only_ther
 
 
 def test_window_and_channels_come_from_the_settings_before_the_images(table):
-    assert choose_given(table, CONFIG)["channels"] == 1
-    assert choose_given(table, CONFIG.model_copy(update={"channels": 3}))["channels"] == 3
+    assert choose_facts(table, CONFIG).channels == 1
+    assert choose_facts(table, CONFIG.model_copy(update={"channels": 3})).channels == 3
 
 
 def test_terms_without_labels_are_told_and_refused_if_no_other_is_left(

@@ -8,15 +8,16 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.train.conftest import CONFIG, one_thread, prepared, quick_runs
+from wsseg.imaging.definitions import Window
 from wsseg.train import report as outputs
 from wsseg.train.calibration import choose_normalisation, with_statistics_anew
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import PRESETS
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.metrics import summarise
-from wsseg.train.progress import Course
+from wsseg.train.progress import TrainingState
 from wsseg.train.report import finish
-from wsseg.train.run_folder import WEIGHTS, load_run, save_weights
+from wsseg.train.run_folder import WEIGHTS, RunFacts, load_run, save_weights
 from wsseg.train.trainer import train
 from wsseg.train.validation import Choice, evaluate
 
@@ -109,8 +110,10 @@ def test_better_averages_stay(learner, short):
     _, data, own = learner
     own.average.module.load_state_dict(load_file(short[0] / WEIGHTS))
     before = {n: t.clone() for n, t in own.average.module.state_dict().items()}
-    course = Course({}, [], Choice(6, "mask"))
-    found = choose_normalisation(own, data, course, before)
+    training = TrainingState(
+        RunFacts(cases_sha256="", window=Window(), channels=1), [], Choice(6, "mask")
+    )
+    found = choose_normalisation(own, data, training, before)
     assert found.kept == "averaged"
     assert found.anew_score == pytest.approx(found.averaged_score)
     after = own.average.module.state_dict()
@@ -123,7 +126,15 @@ def test_without_validation_cases_training_cases_decide(learner, tmp_path):
     bare = replace(data, val=none, rule="last")
     save_weights(own.average.module, tmp_path / WEIGHTS)
     row = {"epoch": 1, "learning_rate": 0.1, "total": 1.0, "seconds": 1.0}
-    record = finish(own, bare, table, Course({}, [row], Choice(1, "last")), tmp_path)
+    record = finish(
+        own,
+        bare,
+        table,
+        TrainingState(
+            RunFacts(cases_sha256="", window=Window(), channels=1), [row], Choice(1, "last")
+        ),
+        tmp_path,
+    )
     assert record.normalisation is not None
     assert (record.normalisation.split, record.normalisation.cases) == ("train", 16)
     assert record.metrics == {}

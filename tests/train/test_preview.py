@@ -5,7 +5,7 @@ import pytest
 
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.trainer import SIDE, choose_given, prepare_data, target_preview
+from wsseg.train.trainer import SIDE, choose_facts, prepare_data, target_preview
 
 
 def test_the_first_targets_are_shown_and_what_is_not_taught_is_unknown(make_blobs, tmp_path):
@@ -13,7 +13,7 @@ def test_the_first_targets_are_shown_and_what_is_not_taught_is_unknown(make_blob
     table = read_cases(make_blobs(tmp_path, 6, 1, known=known))
     shown = target_preview(table, ())
     config = TrainConfig(preset="wsseg", size=SIDE)
-    data = prepare_data(table, config, choose_given(table, config)).train
+    data = prepare_data(table, config, choose_facts(table, config)).train
     for place, case in enumerate(table.part("train")):
         sample, target = data.item(place), shown(case)
         taught = sample.target_weight.numpy() > 0

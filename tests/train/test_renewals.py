@@ -13,10 +13,10 @@ from wsseg.train import self_training as room
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.dataset import CaseDataset
-from wsseg.train.learner import renewals
-from wsseg.train.self_training import SETTLED, Renewals, remove_cuts
+from wsseg.train.learner import self_training_epochs
+from wsseg.train.self_training import SETTLED, SelfTrainer, remove_cuts
 from wsseg.train.targets.pseudo_labels import NO_CUT, Cut
-from wsseg.train.trainer import build_front, choose_given
+from wsseg.train.trainer import build_front, choose_facts
 
 CONFIG = TrainConfig(
     preset="wsseg",
@@ -47,7 +47,7 @@ def cases(table):
 
 
 def _cases(table, growth="straight"):
-    front = build_front(CONFIG, choose_given(table, CONFIG))
+    front = build_front(CONFIG, choose_facts(table, CONFIG))
     return CaseDataset(table.part("train"), table.classes, (), front, growth=growth)
 
 
@@ -62,17 +62,17 @@ def _due(rounds, first=1):
 
 
 def test_rounds_are_due_at_the_epochs_of_the_schedule(cases, tmp_path):
-    assert sorted(renewals(CONFIG.self_training, CONFIG.epochs)) == ROUNDS
-    assert _due(Renewals(cases, CONFIG, tmp_path, 1)) == ROUNDS
+    assert sorted(self_training_epochs(CONFIG.self_training, CONFIG.epochs)) == ROUNDS
+    assert _due(SelfTrainer(cases, CONFIG, tmp_path, 1)) == ROUNDS
 
 
 def test_nothing_is_renewed_where_no_target_is_learnt(table, cases, tmp_path):
     for preset in ("paper", "full"):
         config = CONFIG.model_copy(update={"preset": preset})
-        assert not _due(Renewals(cases, config, tmp_path, 1))
-    assert not _due(Renewals(_cases(table, growth=None), CONFIG, tmp_path, 1))
+        assert not _due(SelfTrainer(cases, config, tmp_path, 1))
+    assert not _due(SelfTrainer(_cases(table, growth=None), CONFIG, tmp_path, 1))
     none = CONFIG.model_copy(update={"self_training": SelfTraining(rounds=0)})
-    assert not _due(Renewals(cases, none, tmp_path, 1))
+    assert not _due(SelfTrainer(cases, none, tmp_path, 1))
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,15 @@ def test_nothing_is_renewed_where_no_target_is_learnt(table, cases, tmp_path):
 )
 def test_rounds_stop_once_two_agree(learner, cases, tmp_path, monkeypatch, second, later):
     monkeypatch.setattr(room, "retarget", _found(math.nan, second))
-    rounds = Renewals(cases, CONFIG, tmp_path, 1)
+    rounds = SelfTrainer(cases, CONFIG, tmp_path, 1)
     rounds.renew(learner, 4)
     assert _due(rounds, 5) == [6, 8]
     rounds.renew(learner, 6)
     assert _due(rounds, 7) == later
     # A run that is resumed knows it as well.
-    assert _due(Renewals(cases, CONFIG, tmp_path, 7), 7) == later
+    assert _due(SelfTrainer(cases, CONFIG, tmp_path, 7), 7) == later
     # One that trains the sixth epoch again does not know of the round before it.
-    assert _due(Renewals(cases, CONFIG, tmp_path, 6), 6) == [6, 8]
+    assert _due(SelfTrainer(cases, CONFIG, tmp_path, 6), 6) == [6, 8]
 
 
 def _random_cuts(seed, count, classes, shape):
@@ -120,7 +120,7 @@ def test_cuts_are_read_back_as_they_were_kept(
 ):
     folder, cuts = tmp_path_factory.mktemp("run"), _random_cuts(seed, count, classes, shape)
     cases, later = _cases(table), _cases(table)
-    rounds = Renewals(cases, CONFIG, folder, 1)
+    rounds = SelfTrainer(cases, CONFIG, folder, 1)
 
     def found(learner, cases):
         cases.cuts = cuts
@@ -130,15 +130,15 @@ def test_cuts_are_read_back_as_they_were_kept(
         patch.setattr(room, "retarget", found)
         rounds.renew(learner, 4)
     assert [path.name for path in folder.iterdir()] == ["cuts-4.npz"]
-    Renewals(later, CONFIG, folder, 5)
+    SelfTrainer(later, CONFIG, folder, 5)
     _same(later.cuts, cuts)
     # The fourth epoch, trained again, begins with the targets before it.
-    Renewals(later, CONFIG, folder, 4)
+    SelfTrainer(later, CONFIG, folder, 4)
     assert later.cuts == {}
 
 
 def test_the_newest_cuts_before_an_epoch_are_taken_up_again(learner, cases, tmp_path, monkeypatch):
-    rounds, kept = Renewals(cases, CONFIG, tmp_path, 1), {}
+    rounds, kept = SelfTrainer(cases, CONFIG, tmp_path, 1), {}
     for epoch in (4, 6, 10):
         kept[epoch] = _random_cuts(epoch, 2, 1, (4, 4))
 
@@ -149,15 +149,15 @@ def test_the_newest_cuts_before_an_epoch_are_taken_up_again(learner, cases, tmp_
         monkeypatch.setattr(room, "retarget", found)
         rounds.renew(learner, epoch)
     for first, newest in ((5, 4), (6, 4), (7, 6), (10, 6), (11, 10)):
-        Renewals(cases, CONFIG, tmp_path, first)
+        SelfTrainer(cases, CONFIG, tmp_path, first)
         _same(cases.cuts, kept[newest])
 
 
 def test_a_run_that_learns_no_targets_takes_up_no_cuts(learner, cases, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "retarget", _found(math.nan))
-    Renewals(cases, CONFIG, tmp_path, 1).renew(learner, 4)
+    SelfTrainer(cases, CONFIG, tmp_path, 1).renew(learner, 4)
     cases.cuts = _random_cuts(0, 2, 1, (4, 4))
-    Renewals(cases, CONFIG.model_copy(update={"preset": "paper"}), tmp_path, 5)
+    SelfTrainer(cases, CONFIG.model_copy(update={"preset": "paper"}), tmp_path, 5)
     assert cases.cuts == {}
 
 
@@ -171,8 +171,8 @@ def test_nothing_but_the_cuts_is_removed(tmp_path):
 @pytest.mark.parametrize("column", ["present", "marks", "mask"])
 def test_without_anything_to_cut_a_first_round_is_the_last(learner, make_blobs, tmp_path, column):
     nothing = _cases(read_cases(make_blobs(tmp_path, 3, 1, column)))
-    rounds = Renewals(nothing, CONFIG, tmp_path, 1)
+    rounds = SelfTrainer(nothing, CONFIG, tmp_path, 1)
     rounds.renew(learner, 4)
     assert nothing.cuts == {}
     assert not _due(rounds, 5)
-    assert not _due(Renewals(nothing, CONFIG, tmp_path, 5), 5)
+    assert not _due(SelfTrainer(nothing, CONFIG, tmp_path, 5), 5)

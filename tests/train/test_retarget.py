@@ -16,9 +16,10 @@ from wsseg.train.cases.table import read_cases
 from wsseg.train.config import Augmentation, TrainConfig
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.networks import last_layer
+from wsseg.train.run_folder import RunFacts
 from wsseg.train.self_training import retarget
 from wsseg.train.targets.pseudo_labels import agreement
-from wsseg.train.trainer import build_front, choose_given
+from wsseg.train.trainer import build_front, choose_facts
 
 SIZE = 32
 CONFIG = TrainConfig(
@@ -59,7 +60,7 @@ def cases(table):
 
 
 def _cases(table):
-    front = build_front(CONFIG, choose_given(table, CONFIG))
+    front = build_front(CONFIG, choose_facts(table, CONFIG))
     return CaseDataset(table.part("train"), table.classes, (), front, growth="straight")
 
 
@@ -111,7 +112,7 @@ def mirrored(table, tmp_path):
     case = table.part("train")[1]
     Image.open(case.image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "b.png")
     both = (case, replace(case, image=tmp_path / "b.png"))
-    front = build_front(CONFIG, choose_given(table, CONFIG))
+    front = build_front(CONFIG, choose_facts(table, CONFIG))
     return CaseDataset(both, table.classes, (), front, growth="straight")
 
 
@@ -136,7 +137,7 @@ def _bare(cases, region):
         replace(case, ratios=(None,), marks=None, mask=None, regions=(region,))
         for case in cases.cases
     ]
-    front = build_front(CONFIG, {"window": Window().model_dump(), "channels": 1})
+    front = build_front(CONFIG, RunFacts(cases_sha256="", window=Window(), channels=1))
     return CaseDataset(bare, cases.classes, (), front, growth="straight")
 
 

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from tests.train.conftest import CONFIG, curve_of, prepared
+from wsseg.imaging.definitions import Window
 from wsseg.train.cases.schema import Case
 from wsseg.train.cases.table import read_cases
 from wsseg.train.data.dataset import Native
 from wsseg.train.networks import last_layer
-from wsseg.train.progress import Course
+from wsseg.train.progress import TrainingState
 from wsseg.train.report import finish, warn_of_missed
-from wsseg.train.run_folder import WEIGHTS, load_run, save_weights
+from wsseg.train.run_folder import WEIGHTS, RunFacts, load_run, save_weights
 from wsseg.train.validation import Choice, count
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -109,10 +110,12 @@ def test_a_run_that_finds_nothing_of_a_class_says_so(
         layer.bias.fill_(bias)
     save_weights(learner.average.module, tmp_path / WEIGHTS)
     history = [{"epoch": 1, "learning_rate": 0.1, "total": 1.0, "seconds": 1.0}]
-    course = Course({}, history, Choice(1, "last"))
+    training = TrainingState(
+        RunFacts(cases_sha256="", window=Window(), channels=1), history, Choice(1, "last")
+    )
     caplog.clear()
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        finish(learner, data, table, course, tmp_path)
+        finish(learner, data, table, training, tmp_path)
     said = "the network finds no pixel of roi in any of 2 images that have some"
     assert (said in caplog.text) == told
 

@@ -12,7 +12,7 @@ from wsseg.train.learner import (
     ema_decay,
     parameter_groups,
     rate_factor,
-    renewals,
+    self_training_epochs,
     set_rate,
 )
 
@@ -84,7 +84,7 @@ def test_targets_are_renewed_between_start_and_end_but_never_before_the_first_ep
     rounds, ends, epochs
 ):
     start, end = ends
-    found = renewals(SelfTraining(rounds=rounds, start=start, end=end), epochs)
+    found = self_training_epochs(SelfTraining(rounds=rounds, start=start, end=end), epochs)
     assert len(found) <= rounds
     assert bool(found) == bool(rounds)
     assert all(max(2, 1 + round(start * epochs)) <= epoch for epoch in found)
@@ -95,4 +95,4 @@ def test_targets_are_renewed_between_start_and_end_but_never_before_the_first_ep
     ("epochs", "expected"), [(10, {4, 6, 8}), (60, {19, 31, 43}), (2, {2}), (1, {2})]
 )
 def test_the_rounds_of_the_default_settings(epochs, expected):
-    assert renewals(SelfTraining(), epochs) == expected
+    assert self_training_epochs(SelfTraining(), epochs) == expected

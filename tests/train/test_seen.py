@@ -15,7 +15,7 @@ from wsseg.imaging.tables import TextTable
 from wsseg.train.cases.images import choose_input, doubts, mixed_origins, see
 from wsseg.train.cases.schema import Case, CaseTable
 from wsseg.train.config import TrainConfig
-from wsseg.train.trainer import choose_given, prepare_data
+from wsseg.train.trainer import choose_facts, prepare_data
 
 NO_TEXT = TextTable(Path("cases.csv"), "", 1, (), ())
 
@@ -85,8 +85,8 @@ def test_a_training_names_them_too_validation_cases_among_them(tmp_path, caplog)
     val = cases(tmp_path, [bytes_of(1), words_of(2)], "val")
     table = CaseTable(tmp_path / "cases.csv", "", ("roi",), (*train, *val), NO_TEXT)
     config = TrainConfig(size=32)
-    given = choose_given(table, config)
-    prepare_data(table, config, given)
+    facts = choose_facts(table, config)
+    prepare_data(table, config, facts)
     (told,) = (m for m in caplog.messages if "save them on one scale" in m)
     assert "line 3, 9;" in told
 
@@ -119,7 +119,7 @@ def test_a_window_of_the_settings_is_the_one_that_the_log_names(tmp_path, caplog
     table = cases(tmp_path, [words_of(n) for n in range(3)])
     config = TrainConfig(window=Window(low=-160, high=240))
     with caplog.at_level("INFO", "wsseg.train"):
-        choose_given(CaseTable(tmp_path / "c.csv", "", ("roi",), tuple(table), NO_TEXT), config)
+        choose_facts(CaseTable(tmp_path / "c.csv", "", ("roi",), tuple(table), NO_TEXT), config)
     assert any("window -160..240 (as the settings say)" in line for line in caplog.messages)
 
 

@@ -12,7 +12,7 @@ from wsseg.train.data.augment import augment
 from wsseg.train.data.batch import Batch
 from wsseg.train.data.sampler import steps_per_epoch, stream
 from wsseg.train.targets.pseudo_labels import Cut
-from wsseg.train.trainer import choose_given, prepare_data
+from wsseg.train.trainer import choose_facts, prepare_data
 
 CONFIG = TrainConfig(
     network="mobilenet_v2",
@@ -33,7 +33,7 @@ def table(make_blobs, tmp_path_factory):
 
 @pytest.fixture
 def cases(table):
-    return prepare_data(table, CONFIG, choose_given(table, CONFIG)).train
+    return prepare_data(table, CONFIG, choose_facts(table, CONFIG)).train
 
 
 def _same(one, other):
@@ -120,7 +120,7 @@ def test_a_box_or_a_spread_keeps_a_picture_upright_only_where_a_term_reads_it(
 ):
     table = read_cases(make_blobs(tmp_path, 5, 1, column))
     config = CONFIG.model_copy(update={"preset": preset})
-    cases = prepare_data(table, config, choose_given(table, config)).train
+    cases = prepare_data(table, config, choose_facts(table, config)).train
     seen: list[bool] = []
 
     def spy(sample, *settings, **place):

@@ -14,7 +14,7 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.data.augment import augment
 from wsseg.train.data.batch import Batch
 from wsseg.train.data.dataset import CaseDataset, Sample, collate
-from wsseg.train.learner import renewals
+from wsseg.train.learner import self_training_epochs
 
 # In which order, and in which process, the cases of an epoch are seen.
 
@@ -134,6 +134,6 @@ def _order(cases: CaseDataset, config: TrainConfig, epoch: int) -> list[int]:
     if not config.learns_targets:
         return epoch_order(len(cases), config.seed, epoch)
     settings = config.self_training
-    first = min(renewals(settings, config.epochs), default=config.epochs + 1)
+    first = min(self_training_epochs(settings, config.epochs), default=config.epochs + 1)
     least = settings.located if epoch < first else settings.located_later
     return epoch_order(len(cases), config.seed, epoch, located=cases.located, least=least)
