@@ -138,10 +138,10 @@ def fit_thresholds(learner: Learner, cases: CaseDataset) -> tuple[float, ...]:
     training cases with an exact ratio of the whole image; DEFAULT without such a case. Masks are
     not used. Call it with the weights that are kept.
     """
-    indices = np.linspace(0, len(cases) - 1, min(len(cases), MOST_FITTED)).round().astype(int)
+    indices = spread(range(len(cases)), MOST_FITTED)
     areas, known = [], []
     for first in range(0, len(indices), AT_ONCE):
-        batch = collate([cases.item(int(index)) for index in indices[first : first + AT_ONCE]])
+        batch = collate([cases.item(index) for index in indices[first : first + AT_ONCE]])
         areas.append(_areas(learner, batch.image))
         known.append(torch.where(cases.of_image, batch.ratio, torch.nan).numpy())
     return best_thresholds(np.concatenate(areas), np.concatenate(known))

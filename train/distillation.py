@@ -1,4 +1,4 @@
-"""A student beside its teacher on the same cases: what each gets right, and in what time."""
+"""Distillation: a finished run as the teacher of another network, and how the two compare."""
 
 import hashlib
 import logging
@@ -25,16 +25,20 @@ from wsseg.train.run_folder import WEIGHTS, Comparison, RunFacts, load_run
 from wsseg.train.targets.case_targets import FULL
 from wsseg.train.validation import count
 
-# A finished run as the teacher of another network: its maps of the cases, made once.
+TIMED = 5
+"""Slices that are timed, evenly spread over the cases."""
+REPEATS = 3
+"""How often each slice is timed, after one run that is not timed."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A run's predictor, frozen and in `eval()`, and what tells the run from any other.
+    """A finished run that teaches: its predictor, frozen and in `eval()`.
 
-    run: name of its folder. sha256: of its weights. thresholds: its own, one a class.
+    run: name of the run's folder. sha256: hash of its weights. thresholds: its thresholds, one a
+    class.
     """
 
     run: str
@@ -44,14 +48,14 @@ class Teacher:
 
     @property
     def network(self) -> Network:
-        """Its network, which need not be of the student's kind, size or channels."""
+        """The teacher's network, whose kind, size and channels may differ from the student's."""
         return self.predictor.network
 
 
 def find_teacher(
     config: TrainConfig, classes: tuple[str, ...], device: torch.device
 ) -> Teacher | None:
-    """The run that the setting `distill` names, on the device; None where it names none.
+    """Return the run that the setting `distill` names, on the device; None where it names none.
 
     Raises WssegError for a folder that holds no finished run, and for a run of other classes.
     """
@@ -119,18 +123,12 @@ def _map(
 def soft_map(
     network: Network, image: Float[Tensor, "n 3 h w"], size: int
 ) -> Float[Tensor, "n k s s"]:
-    """Probability 0..1 of every class on a square grid, of a square image of any other size.
+    """Return the probability 0..1 of every class on a square grid of `size`.
 
-    The coarse logits are resized straight to it, as `Predictor` does.
+    The coarse logits of the square image are resized directly to it, as in `Predictor`.
     """
     coarse = network.coarse_logits(image)
     return F.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False).sigmoid()
-
-
-TIMED = 5
-"""Slices that are timed, evenly spread over the cases."""
-REPEATS = 3
-"""Times that each of them is timed, after one that is not."""
 
 
 @torch.no_grad()
@@ -138,53 +136,51 @@ def compare(
     student: Predictor,
     teacher: Predictor,
     cases: CaseDataset,
-    places: Sequence[int],
+    indices: Sequence[int],
     thresholds: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Comparison:
-    """Both predictors, in `eval()` and on one device, on the cases at these places, of which there
-    is at least one.
+    """Compare both predictors, in `eval()` and on one device, on the cases at these indices.
 
-    thresholds: of the student and of the teacher, from which probability on a pixel belongs to each
-    class.
+    There is at least one index. thresholds: the student's and the teacher's, one a class.
     """
     limits = [torch.tensor(own)[:, None, None] for own in thresholds]
     of_student, of_teacher, agreed = [], [], []
-    for place in places:
-        native, case = cases.native(place), cases.cases[place]
-        maps = [_answer(model, cases, place).cpu() for model in (student, teacher)]
+    for index in indices:
+        native, case = cases.native(index), cases.cases[index]
+        maps = [model(_raw(model, cases, index))[0].cpu() for model in (student, teacher)]
         of_student.append(count(case, native, maps[0], cases.denominators, thresholds[0]))
         of_teacher.append(count(case, native, maps[1], cases.denominators, thresholds[1]))
         masks = [(own >= limit).numpy() for own, limit in zip(maps, limits, strict=True)]
         agreed.append(float(mask_iou(*masks).mean()))
     return Comparison(
-        cases=len(places),
+        cases=len(indices),
         student=summarise(of_student),
         teacher=summarise(of_teacher),
         agreement=float(np.mean(agreed)),
-        relative_time=relative_time(student, teacher, cases, places),
+        relative_time=relative_time(student, teacher, cases, indices),
     )
 
 
 def relative_time(
-    student: Predictor, teacher: Predictor, cases: CaseDataset, places: Sequence[int]
+    student: Predictor, teacher: Predictor, cases: CaseDataset, indices: Sequence[int]
 ) -> float:
-    """Median time of a slice by the student over that by the teacher, both in PyTorch.
+    """Return the student's median time for a slice divided by the teacher's, in PyTorch.
 
-    One slice at a time, by turns, so that whatever else the machine does slows down both.
+    The two take turns, one slice at a time, so that other load on the machine slows down both.
     """
-    timed = places[:: max(1, len(places) // TIMED)][:TIMED]
+    timed = indices[:: max(1, len(indices) // TIMED)][:TIMED]
     seconds: tuple[list[float], list[float]] = ([], [])
-    for place in timed:
+    for index in timed:
         for repeat in range(REPEATS + 1):
             for model, taken in zip((student, teacher), seconds, strict=True):
-                took = _seconds(model, cases, place)
+                took = _seconds(model, cases, index)
                 if repeat:  # the first is slowed by memory that has to be found
                     taken.append(took)
     return float(np.median(seconds[0]) / np.median(seconds[1]))
 
 
 def described(run: str, compared: Comparison) -> str:
-    """One line on a comparison, with what the cases have evidence for."""
+    """Return one line on a comparison, with the figures that the cases have evidence for."""
     shown = [name for name in ("iou", "ratio_error") if name in compared.student]
     figures = [
         f"{name} {compared.student[name]:.3f} (teacher {compared.teacher[name]:.3f})"
@@ -197,19 +193,14 @@ def described(run: str, compared: Comparison) -> str:
     )
 
 
-def _answer(model: Predictor, cases: CaseDataset, place: int) -> Tensor:
-    probability: Tensor = model(_raw(model, cases, place))[0]
-    return probability
-
-
-def _raw(model: Predictor, cases: CaseDataset, place: int) -> Tensor:
-    image = read_image(cases.cases[place], model.front.channels)
+def _raw(model: Predictor, cases: CaseDataset, index: int) -> Tensor:
+    image = read_image(cases.cases[index], model.front.channels)
     return torch.from_numpy(image)[None].to(next(model.parameters()).device)
 
 
 @torch.no_grad()
-def _seconds(model: Predictor, cases: CaseDataset, place: int) -> float:
-    raw = _raw(model, cases, place)
+def _seconds(model: Predictor, cases: CaseDataset, index: int) -> float:
+    raw = _raw(model, cases, index)
     _wait(raw.device)
     began = time.perf_counter()
     model(raw)
@@ -218,6 +209,6 @@ def _seconds(model: Predictor, cases: CaseDataset, place: int) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """Until the device has done what it was given: it does not answer before it is asked."""
+    """Wait until the device has finished: CUDA computes asynchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

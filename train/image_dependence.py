@@ -1,4 +1,4 @@
-"""Whether a network's masks depend on the image, or are those of a network that ignores it."""
+"""Whether a network's masks depend on the image, or whether it ignores the image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,23 +50,23 @@ class _Case:
 def dependence_of(
     predictor: Predict,
     cases: CaseDataset,
-    places: Sequence[int],
+    indices: Sequence[int],
     thresholds: tuple[float, ...],
     device: torch.device,
 ) -> Dependence:
-    """Judge the masks of these cases against each other and against what is known of the cases.
+    """Compare the masks of these cases with each other and with what is known of the cases.
 
-    A class counts as ignored if the masks of different images are alike (ALIKE) and nothing that
-    is known speaks for the network: its ratios err as much as a constant's and do not follow the
-    known ones, an image's marks and mask are met no better than by the masks of other images. A
-    class of which nothing is known that differs from image to image is not judged.
+    A class counts as ignored if the masks of different images are alike (ALIKE) and no evidence
+    speaks for the network: its ratios err as much as a constant and do not follow the known ratios,
+    and the masks of other images match an image's marks and mask as well as its own. A class
+    without evidence that differs from image to image is not judged.
     """
-    judged = [_case(predictor, cases, place, thresholds, device) for place in places]
+    judged = [_case(predictor, cases, index, thresholds, device) for index in indices]
     evidence, ignored = {}, []
-    for place, name in enumerate(cases.classes):
+    for class_index, name in enumerate(cases.classes):
         if len(judged) < LEAST_CASES:
             continue
-        figures = _figures(judged, place)
+        figures = _figures(judged, class_index)
         evidence[name] = {what: value for what, value in figures.items() if np.isfinite(value)}
         if _is_ignored(evidence[name]):
             ignored.append(name)
@@ -76,21 +76,21 @@ def dependence_of(
 def _case(
     predictor: Predict,
     cases: CaseDataset,
-    place: int,
+    index: int,
     thresholds: tuple[float, ...],
     device: torch.device,
 ) -> _Case:
-    found = predict(predictor, cases, place, cases.denominators, device, thresholds)
+    prediction = predict(predictor, cases, index, cases.denominators, device, thresholds)
     limits = torch.tensor(thresholds)[:, None, None]
-    native = found.native
+    native = prediction.native
     rows, columns = native.marks.shape
     marked = []
-    for number in range(1, len(thresholds) + 1):
-        row, column = (native.marks == number).nonzero(as_tuple=True)
+    for label in range(1, len(thresholds) + 1):
+        row, column = (native.marks == label).nonzero(as_tuple=True)
         marked.append(np.unique((row * GRID // rows * GRID + column * GRID // columns).numpy()))
     return _Case(
-        counts=found.counts,
-        predicted=_on_grid(found.probability >= limits),
+        counts=prediction.counts,
+        predicted=_on_grid(prediction.probability >= limits),
         true=None if native.mask is None else _on_grid(native.mask),
         marked=tuple(marked),
     )
@@ -102,33 +102,35 @@ def _on_grid(masks: Bool[torch.Tensor, "k rows columns"]) -> NDArray[np.bool_]:
     return grids
 
 
-def _figures(judged: Sequence[_Case], place: int) -> dict[str, float]:
-    """All that is compared for one class; NaN for what the cases do not tell."""
-    masks = np.stack([case.predicted[place] for case in judged]).astype(np.float32)
+def _figures(judged: Sequence[_Case], class_index: int) -> dict[str, float]:
+    """Return all figures of one class; NaN or absent where the cases hold no evidence."""
+    masks = np.stack([case.predicted[class_index] for case in judged]).astype(np.float32)
     others = _overlaps(masks, masks)
     figures = {"masks_alike": float(others[~np.eye(len(masks), dtype=bool)].mean())}
-    figures |= _of_marks(judged, masks, place) | _of_masks(judged, masks, place)
-    return figures | _of_ratios(*zip(*(_ratios(case, place) for case in judged), strict=True))
+    figures |= _of_marks(judged, masks, class_index) | _of_masks(judged, masks, class_index)
+    return figures | _of_ratios(*zip(*(_ratios(case, class_index) for case in judged), strict=True))
 
 
-def _ratios(case: _Case, place: int) -> tuple[float, float]:
-    """Measured and known ratio; those of the masks to the image where the table has none."""
-    found, known = case.counts.ratio[place], case.counts.known[place]
+def _ratios(case: _Case, class_index: int) -> tuple[float, float]:
+    """Return the measured and the known ratio, from the masks where the table has no ratio."""
+    measured, known = case.counts.ratio[class_index], case.counts.known[class_index]
     if np.isfinite(known) or case.true is None:
-        return float(found), float(known)
-    return float(case.predicted[place].mean()), float(case.true[place].mean())
+        return float(measured), float(known)
+    return float(case.predicted[class_index].mean()), float(case.true[class_index].mean())
 
 
-def _of_masks(judged: Sequence[_Case], masks: NDArray[np.float32], place: int) -> dict[str, float]:
-    places = [at for at, case in enumerate(judged) if case.true is not None]
-    if len(places) < LEAST_CASES:
+def _of_masks(
+    judged: Sequence[_Case], masks: NDArray[np.float32], class_index: int
+) -> dict[str, float]:
+    indices = [at for at, case in enumerate(judged) if case.true is not None]
+    if len(indices) < LEAST_CASES:
         return {}
-    true = np.stack([case.true[place] for case in judged if case.true is not None])
+    true = np.stack([case.true[class_index] for case in judged if case.true is not None])
     true = true.astype(np.float32)
-    own = np.eye(len(places), dtype=bool)
+    own = np.eye(len(indices), dtype=bool)
     if _overlaps(true, true)[~own].mean() > SAME:
         return {}
-    met = _overlaps(true, masks[places])
+    met = _overlaps(true, masks[indices])
     return {"mask_iou": float(met[own].mean()), "swapped_iou": float(met[~own].mean())}
 
 
@@ -147,16 +149,18 @@ def _of_ratios(measured: Sequence[float], stated: Sequence[float]) -> dict[str, 
     }
 
 
-def _of_marks(judged: Sequence[_Case], masks: NDArray[np.float32], place: int) -> dict[str, float]:
-    marked = [at for at, case in enumerate(judged) if len(case.marked[place])]
+def _of_marks(
+    judged: Sequence[_Case], masks: NDArray[np.float32], class_index: int
+) -> dict[str, float]:
+    marked = [at for at, case in enumerate(judged) if len(case.marked[class_index])]
     if len(marked) < LEAST_CASES:
         return {}
     marks = np.zeros((len(marked), masks.shape[1]), np.float32)
     for number, at in enumerate(marked):
-        marks[number, judged[at].marked[place]] = 1
+        marks[number, judged[at].marked[class_index]] = 1
     within = _shares(marks, marks)
     own = np.eye(len(marked), dtype=bool)
-    # Marks in one place are met by every mask that is anywhere near it.
+    # Marks in one class_index are met by every mask that is anywhere near it.
     if within[~own].mean() > SAME:
         return {}
     met = _shares(marks, masks[marked])
@@ -164,13 +168,13 @@ def _of_marks(judged: Sequence[_Case], masks: NDArray[np.float32], place: int) -
 
 
 def _shares(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much of every mask (n, cells) lies in every other (m, cells): (n, m)."""
+    """Return the share of every mask (n, cells) that lies in every other (m, cells): (n, m)."""
     shares: NDArray[np.float32] = one @ other.T / one.sum(1)[:, None]
     return shares
 
 
 def _overlaps(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.floating]:
-    """IoU of every mask (n, cells) with every other (m, cells): (n, m); 1 where both are empty."""
+    """Return the IoU (n, m) of masks (n, cells) with masks (m, cells); 1 if both are empty."""
     both = one @ other.T
     return iou(both, one.sum(1)[:, None], other.sum(1)[None])
 

@@ -1,7 +1,7 @@
-"""All that changes while a network learns, and the step that changes it."""
+"""A network in training: the optimiser step, its schedules, and the second view of a batch."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -22,13 +22,16 @@ from wsseg.train.distributed import convert, gathered, rank, set_step, world_siz
 from wsseg.train.losses import Objective
 from wsseg.train.networks import Network, Predictor
 
-# How fast which parameters learn, as functions of the step, so that nothing needs saving.
-
 POLY_POWER = 0.9  # the usual power for DeepLab
+STEEPEST_DEGREES = 20.0
+SMALLEST_SCALE = 0.7
+"""Least scale of the image: small regions must stay larger than a cell of the network's output."""
+TOTAL = "total"
+GRADIENT = "gradient"
 
 
 def rate_factor(step: int, steps: int, warmup: float, kind: Literal["poly", "cosine"]) -> float:
-    """Learning rate at `step` (from 0) of `steps` relative to its peak, 0 < factor <= 1.
+    """Return the learning rate at `step` (from 0) of `steps`, relative to its peak (0, 1].
 
     Rises linearly over the first `warmup` fraction of all steps, then falls: by (1 - t) ** 0.9
     (poly) or by half a cosine, where t runs from 0 after warm-up to 1 at the end.
@@ -41,7 +44,7 @@ def rate_factor(step: int, steps: int, warmup: float, kind: Literal["poly", "cos
 
 
 def ema_decay(decay: float, updates: int) -> float:
-    """Decay of the weight average after `updates` of it: rises from 0.1 to `decay`.
+    """Return the decay of the weight average after `updates`: it rises from 0.1 to `decay`.
 
     The average forgets the first, random weights quickly and becomes smooth later.
     """
@@ -49,9 +52,9 @@ def ema_decay(decay: float, updates: int) -> float:
 
 
 def average_with(decay: float) -> Any:
-    """The averaging function that torch's AveragedModel calls with lists of equal type.
+    """Return the averaging function for torch's AveragedModel.
 
-    Whole numbers, such as a normalisation's batch count, are copied.
+    Integers, such as the batch count of a batch norm, are copied.
     """
 
     @torch.no_grad()
@@ -65,10 +68,10 @@ def average_with(decay: float) -> Any:
 
 
 def parameter_groups(network: nn.Module, backbone: nn.Module, config: TrainConfig) -> list[Any]:
-    """Groups for AdamW, each with its peak learning rate under `peak`.
+    """Return the parameter groups for AdamW, each with its peak learning rate under `peak`.
 
     Parameters of `backbone` learn at `backbone_rate` times the rate. Vectors (biases, scales of
-    normalisation) are not decayed: decay shrinks what they set, not what they have learned.
+    normalisation) have no weight decay.
     """
     slow = {id(parameter) for parameter in backbone.parameters()}
     groups = []
@@ -76,8 +79,10 @@ def parameter_groups(network: nn.Module, backbone: nn.Module, config: TrainConfi
         for decayed in (True, False):
             chosen = [
                 parameter
-                for parameter in _trained(network.parameters())
-                if (id(parameter) in slow) == in_backbone and (parameter.ndim > 1) == decayed
+                for parameter in network.parameters()
+                if parameter.requires_grad
+                and (id(parameter) in slow) == in_backbone
+                and (parameter.ndim > 1) == decayed
             ]
             peak = config.learning_rate * (config.backbone_rate if in_backbone else 1.0)
             decay = config.weight_decay if decayed else 0.0
@@ -91,52 +96,41 @@ def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
-def _trained(parameters: Iterable[nn.Parameter]) -> Iterable[nn.Parameter]:
-    return (parameter for parameter in parameters if parameter.requires_grad)
-
-
 def self_training_epochs(settings: SelfTraining, epochs: int) -> set[int]:
-    """The epochs (from 1) before which the targets are renewed; never before the first."""
-    places = np.linspace(settings.start, settings.end, settings.rounds)
-    return {max(2, 1 + round(float(place) * epochs)) for place in places}
-
-
-# A second view of a batch, moved in the plane, and the way back: for terms of consistency.
-
-STEEPEST_DEGREES = 20.0
-SMALLEST_SCALE = 0.7
-"""Least size of the picture in its frame: small regions must stay larger than a network's cell."""
+    """Return the epochs (from 1) before which targets are renewed; never the first."""
+    shares = np.linspace(settings.start, settings.end, settings.rounds)
+    return {max(2, 1 + round(float(share) * epochs)) for share in shares}
 
 
 @dataclass(frozen=True)
 class View:
-    """How each picture of a batch is moved: flipped, turned and made smaller within its frame.
+    """A second view of a batch, for consistency losses: flipped, rotated and scaled images.
 
-    back: for each picture the 2 x 2 matrix from places of the view to those of the original, as
-    (x, y) from the centre, the frame's sides being at -1 and 1. All of the original is in view;
-    what lies beyond it is 0. Frames are square.
+    back: for each image the 2 x 2 matrix from positions in the view to positions in the original,
+    as (x, y) from the centre, with the sides of the square frame at -1 and 1. The whole original is
+    in view; pixels beyond it are 0.
     """
 
     back: Float[Tensor, "b 2 2"]
 
     def apply(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The pictures as the view shows them, bilinear, 0 beyond their edges."""
+        """Return the images as the view shows them: bilinear, 0 beyond their edges."""
         return _sampled(image, self.back, "zeros")
 
     def undo(self, logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
-        """Maps of the view in the frame of the original, so that undo(apply(x)) is nearly x.
+        """Return maps of the view in the frame of the original: undo(apply(x)) is nearly x.
 
-        Differentiable in the maps. At the very edge the nearest value is taken, not a 0.
+        Differentiable in the maps. Beyond the edge the nearest value counts, not 0.
         """
         return _sampled(logits, torch.linalg.inv(self.back), "border")
 
 
 def draw_view(count: int, random: np.random.Generator) -> View:
-    """A view for each of `count` pictures.
+    """Draw a view for each of `count` images.
 
-    Each is flipped with probability 1/2 along either axis, turned by any number of quarters and by
-    up to `STEEPEST_DEGREES` either way, and made smaller: at most by `SMALLEST_SCALE`, at least
-    until its corners are in the frame.
+    Each image is flipped with probability 1/2 along either axis, rotated by any number of quarter
+    turns and by up to `STEEPEST_DEGREES` either way, and scaled down: at least until its corners
+    are in the frame, at most by `SMALLEST_SCALE`.
     """
     flips = random.choice((-1.0, 1.0), (count, 2))
     quarters = random.integers(4, size=count)
@@ -153,7 +147,7 @@ def draw_view(count: int, random: np.random.Generator) -> View:
 def _sampled(
     maps: Float[Tensor, "b n h w"], back: Float[Tensor, "b 2 2"], padding: str
 ) -> Float[Tensor, "b n h w"]:
-    """Maps read at the places that the matrices give for each of their pixels' centres."""
+    """Sample maps at the positions that the matrices give for each pixel centre."""
     height, width = maps.shape[-2:]
     maps = maps if maps.dtype == torch.float64 else maps.float()
     matrices = back.to(maps)
@@ -165,12 +159,8 @@ def _sampled(
     return F.grid_sample(maps, places, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-TOTAL = "total"
-GRADIENT = "gradient"
-
-
 class _AsTuple(nn.Module):
-    """The network with a tuple for an answer: Fabric does not look into frozen dataclasses."""
+    """The network with a tuple as output: Fabric does not look into frozen dataclasses."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -183,9 +173,10 @@ class _AsTuple(nn.Module):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be learnt, and for how long.
+    """What is learnt, and for how long.
 
-    rows: line of the cases file of each training case, for messages. steps: of the whole run.
+    rows: for each training case its line in the table, for messages. steps: number of steps of the
+    whole run.
     """
 
     config: TrainConfig
@@ -196,9 +187,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Learner:
-    """A network in training. `module` runs `network` under Fabric's precision and processes.
+    """A network in training.
 
-    average: the exponential moving average of the network, which is validated and kept.
+    module: `network` under Fabric's precision and processes. average: the exponential moving
+    average of the network, which is validated and kept (the mean teacher).
     """
 
     fabric: Fabric
@@ -210,17 +202,21 @@ class Learner:
     plan: Plan
 
     def step(self, share: Batch, number: int) -> dict[str, float]:
-        """One optimiser step, the `number`-th of the run from 0, on this process's share.
+        """Take step `number` (from 0) of the run on this process's share of the batch.
 
         Returns the weighted parts of the objective and their sum `total`, means over the batch of
         all processes. A value that is not finite raises WssegError in every process.
         """
         set_rate(self.optimizer, self.rate(number))
         set_step(self.network, number, seed=self.plan.config.seed)
-        batch = _moved(share, self.fabric.device)
+        tensors = {f.name: getattr(share, f.name).to(self.fabric.device) for f in fields(share)}
+        batch = Batch(**tensors)
         outputs = self._outputs(batch, number)
         total, parts = self.plan.objective(outputs, batch, number)
-        means = self._means({**parts, TOTAL: total.detach()})
+        values = torch.stack([part.float() for part in (*parts.values(), total.detach())])
+        if world_size() > 1:
+            dist.all_reduce(values)
+        means = dict(zip((*parts, TOTAL), (values / world_size()).tolist(), strict=True))
         self._require_finite(means, outputs, batch, number)
         self.fabric.backward(total)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.plan.config.clip)
@@ -231,7 +227,7 @@ class Learner:
         return means
 
     def _outputs(self, batch: Batch, number: int) -> Outputs:
-        """What the network says of a batch, and what the objective needs besides."""
+        """Return the network's outputs for a batch, and what else the objective reads."""
         needs = self.plan.objective.needs
         image = _laid_out(self.front.normalise(batch.image))
         teacher = None
@@ -257,14 +253,14 @@ class Learner:
         return rate_factor(number, self.plan.steps, config.warmup, config.schedule)
 
     def predictor(self) -> Predictor:
-        """The averaged network, with its front, ready to predict."""
+        """Return the averaged network with its preprocessing, ready to predict."""
         network = self.average.module
         if not isinstance(network, Network):
             raise AssertionError("the average is a copy of the network")
         return Predictor(self.front, network).eval()
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, besides the data and the step's number."""
+        """Return all that the next step depends on besides the data and the step's number."""
         return {
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
@@ -273,17 +269,11 @@ class Learner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from what `state` gave."""
+        """Continue from a state that `state` returned."""
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plan.objective.restore(state["objective"])
-
-    def _means(self, parts: dict[str, Tensor]) -> dict[str, float]:
-        values = torch.stack([part.float() for part in parts.values()])
-        if world_size() > 1:
-            dist.all_reduce(values)
-        return dict(zip(parts, (values / world_size()).tolist(), strict=True))
 
     def _require_finite(
         self, values: Mapping[str, float], outputs: Outputs, batch: Batch, number: int
@@ -291,7 +281,9 @@ class Learner:
         wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
         if not wrong:
             return
-        suspects = gathered(self._suspects(outputs, batch))
+        sound = torch.isfinite(outputs.logits).flatten(1).all(1).cpu()
+        indices = batch.index.cpu() if sound.all() else batch.index.cpu()[~sound]
+        suspects = gathered([self.plan.rows[index] for index in indices.tolist()])
         shown = ", ".join(map(str, sorted(suspects)))
         raise WssegError(
             f"step {number + 1} of {self.plan.steps}: {', '.join(wrong)} is not a finite number, "
@@ -299,15 +291,9 @@ class Learner:
             "learning_rate, or set precision = fp32"
         )
 
-    def _suspects(self, outputs: Outputs, batch: Batch) -> list[int]:
-        """Rows whose logits are not finite; all rows of the batch if the logits are."""
-        sound = torch.isfinite(outputs.logits).flatten(1).all(1).cpu()
-        chosen = batch.index.cpu()[~sound] if not sound.all() else batch.index.cpu()
-        return [self.plan.rows[index] for index in chosen.tolist()]
-
 
 def build_learner(fabric: Fabric, network: Network, front: Front, plan: Plan) -> Learner:
-    """Put a network with its first weights on the device, with optimiser and average."""
+    """Put a network with its first weights on the device; add optimiser and average."""
     if "reconstruction" not in plan.objective.needs:
         # Nothing teaches this head: weight decay must not move it, DDP must not wait for it.
         network.reconstruction.requires_grad_(False)
@@ -325,10 +311,6 @@ def build_learner(fabric: Fabric, network: Network, front: Front, plan: Plan) ->
         front=front.to(fabric.device),
         plan=plan,
     )
-
-
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    return Batch(**{f.name: getattr(batch, f.name).to(device) for f in fields(batch)})
 
 
 def _laid_out(image: Tensor) -> Tensor:

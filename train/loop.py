@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, validation, and the choice of what to keep."""
+"""The training loop: epochs of steps, validation, and checkpoint selection."""
 
 import time
 from collections import Counter
@@ -18,7 +18,7 @@ from wsseg.train.validation import Rule, evaluate, is_due, update, validation_in
 
 @dataclass(frozen=True)
 class Data:
-    """Training and validation cases, how the latter are judged, and cases to judge at the end."""
+    """Training, validation and test cases, and the rule of checkpoint selection."""
 
     train: CaseDataset
     val: CaseDataset
@@ -35,10 +35,10 @@ def fit(
     training: TrainingState,
     run_logger: RunLogger | None,
 ) -> None:
-    """Train from the epoch after `training` to the last one, and carry `training` along.
+    """Train from the epoch after the last one of `training`, and update `training`.
 
-    self_trainer: when the targets change. stream: gives this process's shares, beginning with an
-    epoch. run_logger: writes every finished epoch to disk before it is told; None in all processes
+    self_trainer: renews the targets before some epochs. stream: yields this process's batches from
+    the given epoch on. run_logger: saves and reports every finished epoch; None in all processes
     but the first.
     """
     epochs, first = learner.plan.config.epochs, len(training.history) + 1
@@ -64,7 +64,7 @@ def fit(
 def _train_epoch(
     learner: Learner, batches: Iterator[Batch], epoch: int, run_logger: RunLogger | None
 ) -> dict[str, float]:
-    """Take the steps of one epoch; the mean of every part of the objective over them."""
+    """Take the steps of one epoch; return the mean of every part of the objective."""
     epochs = learner.plan.config.epochs
     steps = learner.plan.steps // epochs
     learner.module.train()
@@ -78,9 +78,9 @@ def _train_epoch(
 
 
 def validate(learner: Learner, data: Data, epoch: int) -> dict[str, float]:
-    """Figures of the averaged network on the validation cases; empty where none is due.
+    """Return the figures of the averaged network on the validation cases; empty if none is due.
 
-    Every process judges a part of the cases; all get the figures of all cases.
+    Every process predicts a part of the cases; all get the figures of all cases.
     """
     interval = validation_interval(len(data.val), len(data.train))
     if not len(data.val) or not is_due(epoch, interval, learner.plan.config):

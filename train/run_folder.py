@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, and whether a run may start or go on there."""
+"""The folder of a run: its record, weights and state, and whether a run may start there."""
 
 import json
 import logging
@@ -26,11 +26,22 @@ from wsseg.train.data.preprocess import Front
 from wsseg.train.networks import Network, Predictor, build_network
 from wsseg.train.targets.evidence import Growth
 
-# run.json: what a finished run says of its network, so that export needs nothing else.
-
 RECORD = "run.json"
 WEIGHTS = "weights.safetensors"
 SAMPLES = "samples.npz"
+CONFIG = "config.json"
+STATE = "last.pt"
+AVERAGED = "averaged.safetensors"
+"""The weights as training averaged them, while a run ends with others."""
+METRICS = "metrics.csv"
+EVENTS = "tb"
+CURVES = "curves.png"
+EXAMPLES = "examples.png"
+
+MAY_CHANGE = {"accelerator", "devices", "workers"}
+"""Settings of where a run is computed, which do not change its result: it may resume elsewhere."""
+
+log = logging.getLogger(__name__)
 
 
 class RunFacts(Frozen):
@@ -52,11 +63,11 @@ class RunFacts(Frozen):
 
 
 class Comparison(Frozen):
-    """A student and its teacher on the same cases, validation cases where there are any.
+    """A student and its teacher on the same cases: validation cases where there are any.
 
-    student, teacher: figures of `metrics.summarise`, each at its own thresholds. agreement: mean
-    IoU of the two masks with each other. relative_time: of a slice, the student's over the
-    teacher's, both in PyTorch on the machine that trained the student.
+    student, teacher: the figures of `metrics.summarise`, each at its own thresholds. agreement:
+    mean IoU of the student's masks with the teacher's. relative_time: the student's time for a
+    slice divided by the teacher's, in PyTorch on the machine that trained the student.
     """
 
     cases: int
@@ -78,10 +89,10 @@ class TeacherRecord(Frozen):
 class Normalisation(Frozen):
     """Which batch-norm statistics were kept: those averaged in training, or taken anew.
 
-    Anew: over training images, with the weights of the chosen epoch or of the last one, see
-    `train.normalisation`. epoch: whose weights are kept. averaged_score, anew_score (of the better
-    epoch): by the rule that chooses epochs, at a threshold of 0.5, on `cases` of the `split`
-    (training cases where none is for validation); None where nothing could be compared.
+    `anew`: over training images, with the weights of the chosen epoch or of the last one, see
+    `calibration.choose_normalisation`. epoch: the epoch whose weights are kept. averaged_score,
+    anew_score (of the better epoch): scores by the rule of checkpoint selection, at a threshold of
+    0.5, on `cases` cases of the `split`; None where nothing could be compared.
     """
 
     kept: Literal["averaged", "anew"]
@@ -93,16 +104,20 @@ class Normalisation(Frozen):
 
 
 class RunRecord(Frozen):
-    """The network's description; weights and sample slices lie beside it.
+    """The description of a run's network; weights and sample slices lie beside it.
 
     `weights.safetensors` holds the chosen weights, `samples.npz` a few raw validation slices,
-    float32 (c, H, W), on which export proves its engines. chosen_by: the rule that chose the epoch,
-    by figures at a threshold of 0.5. thresholds: one probability a class, from which on a pixel
-    counts, fitted to the ratios of training images. metrics: of the kept network on the validation
-    split, at these thresholds. labels: what stood for each class in the label files; empty where
-    class k was number k. normalisation: which batch-norm statistics are kept. dependence: whether
-    masks depend on the image. teacher: None for a run that was taught by its cases alone. seen:
-    what the training images were. None in the record of an earlier version.
+    float32 (c, H, W), on which export judges its engines.
+
+    labels: the values of each class in the label files; empty where class k has label k.
+    chosen_by: the rule that chose the epoch, by figures at a threshold of 0.5.
+    metrics: figures of the kept network on the validation split, at `thresholds`.
+    thresholds: for each class the probability at or above which a pixel belongs to it, fitted to
+        the ratios of training images.
+    normalisation: which batch-norm statistics are kept.
+    dependence: whether masks depend on the image.
+    teacher: the run that taught this one; None for a run that learnt from its cases alone.
+    seen: what the training images were; None in the record of an earlier version.
     """
 
     classes: tuple[str, ...]
@@ -129,9 +144,6 @@ class RunRecord(Frozen):
     wsseg_version: str
 
 
-# Weights and the state of an unfinished run on disk; a finished run read back.
-
-
 @dataclass(frozen=True)
 class TrainedRun:
     """A finished run: its network with the chosen weights, in `eval()`, on the CPU.
@@ -155,7 +167,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
 
 def read_weights(network: nn.Module, path: Path) -> None:
-    """Load weights that `save_weights` wrote; WssegError if they are not this network's."""
+    """Load weights that `save_weights` wrote; raise WssegError if they are not this network's."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -175,7 +187,7 @@ def read_weights(network: nn.Module, path: Path) -> None:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """The name of a tensor that holds NaN or an infinite number; None where none does."""
+    """Return the name of a tensor that holds NaN or infinity; None where none does."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             return name
@@ -183,7 +195,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _fault(own: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
-    """What keeps `found` from being loaded, in words; None if nothing does."""
+    """Describe why `found` cannot be loaded; None if it can."""
     missing, unknown = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
     if missing:
         return f"{len(missing)} tensors are missing, such as {missing[0]}"
@@ -213,7 +225,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_record(run: Path) -> RunRecord:
-    """run.json of a finished run; WssegError, with what to do, for anything else."""
+    """Return the record of a finished run; raise WssegError, with a remedy, for anything else."""
     path = run / RECORD
     if not run.is_dir():
         raise WssegError(f"there is no run folder {run}: give the --out folder of wsseg-train")
@@ -234,7 +246,7 @@ def read_record(run: Path) -> RunRecord:
 
 
 def load_run(run: Path) -> TrainedRun:
-    """Everything a finished run left for export; WssegError says what a folder lacks."""
+    """Return what a finished run left for export; raise WssegError for what the folder lacks."""
     record = read_record(run)
     # A fork, because building draws random weights: the caller's generator stays as it was.
     with torch.random.fork_rng(devices=[]):
@@ -262,28 +274,13 @@ def _read_samples(path: Path) -> list[NDArray[np.float32]]:
         raise WssegError(f"{path} cannot be read ({error}): train again") from error
 
 
-CONFIG = "config.json"
-STATE = "last.pt"
-AVERAGED = "averaged.safetensors"
-"""The weights as training averaged them, while a run ends with others."""
-METRICS = "metrics.csv"
-EVENTS = "tb"
-CURVES = "curves.png"
-EXAMPLES = "examples.png"
-
-MAY_CHANGE = {"accelerator", "devices", "workers"}
-"""Settings that say where a run is computed, not what: it may go on elsewhere."""
-
-log = logging.getLogger(__name__)
-
-
 def check_start(out: Path, config: TrainConfig, *, resume: bool) -> None:
-    """Raise WssegError if a run with these settings may not start or go on in `out`."""
+    """Raise WssegError if a run with these settings may not start or be resumed in `out`."""
     if out.exists() and not out.is_dir():
         raise WssegError(f"--out {out} is a file; give the name of a folder")
     if config.folds is None and any(out.glob("fold-*")):
         raise WssegError(f"{out} holds the folds of a cross-validation: give another --out")
-    # Settings alone are of a run that was stopped within its first epoch: nothing to lose.
+    # A folder with settings alone is of a run that was stopped within its first epoch.
     held = [name for name in (RECORD, STATE) if (out / name).exists()]
     if held and not resume:
         raise WssegError(
@@ -300,15 +297,23 @@ def check_start(out: Path, config: TrainConfig, *, resume: bool) -> None:
 
 
 def settings_of(out: Path) -> TrainConfig | None:
-    """The settings of the run in a folder, None where it has begun none.
+    """Return the settings of the run in a folder; None where no run has begun.
 
     Raises WssegError for settings of another version.
     """
-    return _read_config(out / CONFIG) if (out / CONFIG).exists() else None
+    path = out / CONFIG
+    if not path.exists():
+        return None
+    try:
+        return TrainConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        raise WssegError(
+            f"{path} is not the settings of a run of this version: give another --out"
+        ) from error
 
 
 def complete(out: Path, cases: Path, cases_sha256: str) -> RunRecord | None:
-    """The record of a run that is complete, None for one that is not.
+    """Return the record of a run that is complete; None for one that is not.
 
     Raises WssegError if it was trained on another table than `cases`.
     """
@@ -321,7 +326,7 @@ def complete(out: Path, cases: Path, cases_sha256: str) -> RunRecord | None:
 
 
 def started(out: Path, cases: Path, cases_sha256: str) -> dict[str, Any] | None:
-    """The state after the last whole epoch of an unfinished run, None if there is none.
+    """Return the state after the last whole epoch of an unfinished run; None if there is none.
 
     Raises WssegError if it was trained on another table than `cases`.
     """
@@ -334,7 +339,7 @@ def started(out: Path, cases: Path, cases_sha256: str) -> dict[str, Any] | None:
 
 
 def require_same_cases(before: str, cases: Path, now: str) -> None:
-    """Raise WssegError if a run's table of cases is not, byte for byte, the one given now."""
+    """Raise WssegError if a run's table of cases differs from the one given now."""
     if before != now:
         raise WssegError(
             f"{cases.name} has changed since the run began (sha256 {before[:12]}, now "
@@ -343,7 +348,7 @@ def require_same_cases(before: str, cases: Path, now: str) -> None:
 
 
 def sweep(out: Path) -> None:
-    """Remove what a killed run was writing."""
+    """Remove what a killed run left half-written."""
     for scratch in out.glob(".tmp-*"):
         shutil.rmtree(scratch)
     if (out / RECORD).exists():
@@ -357,18 +362,9 @@ def keep_config(config: TrainConfig, out: Path) -> None:
 
 
 def keep_record(record: RunRecord, out: Path) -> None:
-    """Write run.json, whose presence says that the run is complete."""
+    """Write run.json, whose presence marks the run as complete."""
     with atomic(out / RECORD) as partial:
         partial.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _read_config(path: Path) -> TrainConfig:
-    try:
-        return TrainConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
-        raise WssegError(
-            f"{path} is not the settings of a run of this version: give another --out"
-        ) from error
 
 
 def _require_same(before: TrainConfig, now: TrainConfig, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rounds of self-training within a run: the averaged network teaches the next part of it."""
+"""Self-training: before some epochs the averaged network renews the targets of the cases."""
 
 import logging
 import math
@@ -25,15 +25,15 @@ AT_ONCE = 16
 FILES = "cuts-*.npz"
 """In the run folder, named by the epoch that began with them."""
 SETTLED = 0.98
-"""Mean IoU of two rounds' cuts from which on no further round is worth its time."""
+"""Mean IoU of two rounds' pseudo-labels at or above which further rounds are left out."""
 
 Cuts = dict[int, Cut]
 
 
 class SelfTrainer:
-    """When the targets of a run's cases are renewed, and what is kept of it in the run folder.
+    """Renews the targets of a run's cases, and keeps them in the run folder for resuming.
 
-    The last renewed targets before epoch `first`, which is trained next, are taken up again.
+    first: the epoch that is trained next; the last targets that were renewed before it are loaded.
     """
 
     def __init__(self, cases: CaseDataset, config: TrainConfig, out: Path, first: int) -> None:
@@ -46,11 +46,11 @@ class SelfTrainer:
         cases.cuts, self._agreement = _load(out, first) if wanted else ({}, math.nan)
 
     def due(self, epoch: int) -> bool:
-        """Whether the targets are renewed before `epoch`: not once two rounds agreed."""
+        """Return whether the targets are renewed before `epoch`; not once two rounds agree."""
         return epoch in self._rounds and not self._agreement >= SETTLED
 
     def renew(self, learner: Learner, epoch: int) -> None:
-        """Renew the targets that `epoch` begins with, and keep them for resuming."""
+        """Renew the targets for `epoch`, and keep them for resuming."""
         self._agreement = retarget(learner, self._cases)
         if learner.fabric.is_global_zero:
             _save(self._cases.cuts, self._agreement, self._out / FILES.replace("*", str(epoch)))

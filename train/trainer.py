@@ -1,10 +1,10 @@
-"""Training from a table of cases to a run folder: `train`, the room's front door."""
+"""Training from a table of cases to a run folder: the data, the network and the run itself."""
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -58,12 +58,12 @@ from wsseg.train.targets.evidence import Growth, choose_growth
 from wsseg.train.targets.localise_cases import guess_places
 from wsseg.train.validation import SPLITS, choose_rule, weakly_labelled, write_splits
 
-# From a checked table and settings to data and a network that is ready to learn.
-
 log = logging.getLogger(__name__)
 
 MOST_LOOKED_AT = 512
-"""Validation cases, evenly spread, whose range is looked at before the first step."""
+"""Validation cases, evenly spread, whose intensity range is checked before the first step."""
+PREVIEW_SIZE = 256
+"""Rows and columns of the targets that a person looks at before training."""
 
 
 def choose_facts(table: CaseTable, config: TrainConfig) -> RunFacts:
@@ -89,25 +89,23 @@ def growth_of(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Growth 
     if config.growth != "auto":
         return config.growth
     cases = table.part("train")
-    marked = [place for place, case in enumerate(cases) if case.marks is not None]
+    marked = [index for index, case in enumerate(cases) if case.marks is not None]
     data = CaseDataset(cases, table.classes, config.ratios, build_front(config, facts))
     borders = borders_of(data.evidence, marked)
     growth = choose_growth(borders)
     if borders:
-        log.info("marks that bear a region's shape grow %s", WAYS[growth])
+        ways = {"straight": "in straight lines", "geodesic": "along the edges of the image"}
+        log.info("marks that bear a region's shape grow %s", ways[growth])
     return growth
 
 
-WAYS = {"straight": "in straight lines", "geodesic": "along the edges of the image"}
-
-
 def build_front(config: TrainConfig, facts: RunFacts) -> Front:
-    """The front of a run's network, on the CPU."""
+    """Return the preprocessing of a run's network, on the CPU."""
     return Front(facts.window, config.size, facts.channels)
 
 
 def teaching_cases(table: CaseTable, config: TrainConfig, facts: RunFacts) -> CaseDataset:
-    """The training cases, with the targets that they begin with."""
+    """Return the training cases with their first targets."""
     front = build_front(config, facts)
     cases = table.part("train")
     data = CaseDataset(cases, table.classes, config.ratios, front, growth=facts.growth)
@@ -117,7 +115,7 @@ def teaching_cases(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Ca
 
 
 def prepare_data(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Data:
-    """The cases to train on, in memory where they fit, and those to judge by."""
+    """Return the training cases, in memory where they fit, and the validation and test cases."""
     train, val = table.part("train"), table.part("val")
     front = build_front(config, facts)
     data = Data(
@@ -153,9 +151,10 @@ def prepare_data(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Data
 
 
 def warn_of_odd(data: Data, window: Window) -> None:
-    """Say which images lie outside the range of the others, training and validation cases alike.
+    """Log which training and validation images lie outside the intensity range of the others.
 
-    All that training keeps in memory; where they do not fit, some of each way of storing values.
+    Checks the images that training keeps in memory; where they do not fit, some images of each way
+    of storing values.
     """
     if window.kind == "image":
         return
@@ -167,7 +166,7 @@ def warn_of_odd(data: Data, window: Window) -> None:
 
 
 def prepare_learner(fabric: Fabric, data: Data, config: TrainConfig, facts: RunFacts) -> Learner:
-    """The network with its first weights, drawn from the run's seed, ready for the first step."""
+    """Return the network with first weights drawn from the run's seed, ready for the first step."""
     train = data.train
     steps = config.epochs * steps_per_epoch(train, config)
     objective = build_objective(
@@ -177,7 +176,7 @@ def prepare_learner(fabric: Fabric, data: Data, config: TrainConfig, facts: RunF
     require_evidence(objective, train.cases, train.classes, corrected=corrected)
     network = first_network(data, config, facts.channels)
     if "ratio" in objective.needs:
-        # A run that is not told the ratios must not start from them either.
+        # A run that does not learn from the ratios must not start from them either.
         set_prior(network, image_shares(data))
     load_weights(network, config.weights, train.classes)
     plan = Plan(config, objective, rows=tuple(case.row for case in train.cases), steps=steps)
@@ -185,7 +184,7 @@ def prepare_learner(fabric: Fabric, data: Data, config: TrainConfig, facts: RunF
 
 
 def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
-    """Fresh weights by the seed. The caller's random state is left as it was."""
+    """Return a network with weights drawn from the seed; the caller's random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         return build_network(
@@ -197,29 +196,27 @@ def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
 
 
 def mean_ratios(data: Data) -> tuple[float, ...]:
-    """Mean known ratio per class in training, by its definition; NaN where none is known."""
-    means = []
-    for place in range(len(data.denominators)):
-        ratios = [case.ratios[place] for case in data.train.cases]
-        known = [ratio for ratio in ratios if ratio is not None]
-        means.append(float(np.mean(known)) if known else float("nan"))
-    return tuple(means)
+    """Return the mean known ratio of each class in training; NaN where none is known."""
+    known = (
+        [ratio for ratio in ratios if ratio is not None]
+        for ratios in zip(*(case.ratios for case in data.train.cases), strict=True)
+    )
+    return tuple(float(np.mean(ratios)) if ratios else math.nan for ratios in known)
 
 
 def image_shares(data: Data) -> tuple[float, ...]:
-    """The mean ratios of classes that are measured over the image; NaN for the others."""
+    """Return the mean ratios of classes that are measured over the image; NaN for the others."""
     means = zip(mean_ratios(data), data.denominators, strict=True)
-    return tuple(mean if below == "image" else float("nan") for mean, below in means)
+    return tuple(mean if below == "image" else math.nan for mean, below in means)
 
 
 def require_evidence(
     objective: Objective, cases: Sequence[Case], classes: Sequence[str], *, corrected: bool
 ) -> None:
-    """Warn of loss terms that no training case has labels for, and where no term wants any.
+    """Warn of losses that no training case has labels for, and if no loss reads labels.
 
-    corrected: self-training makes targets of known areas. WssegError if no term is left that learns
-    from labels, nor from a teacher, of all classes or of one: nothing would teach it, and it would
-    be found anywhere.
+    corrected: self-training makes targets from known areas. Raises WssegError if nothing teaches
+    some class, neither a loss that reads labels nor a teacher: it would be found anywhere.
     """
     known = {
         name: known_fields(cases, number, corrected=corrected)
@@ -249,38 +246,27 @@ def require_evidence(
         log.warning("no training case has labels for the terms: %s", names)
 
 
-# The targets that a training on a table would begin with, for a person to look at.
-
-SIDE = 256
-
-
 def target_preview(
     table: CaseTable, ratios: tuple[RatioDefinition, ...]
 ) -> Callable[[Case], NDArray[np.float32]]:
-    """A function from a training case to its first target (k, SIDE, SIDE), 0..1.
+    """Return a function from a training case to its first target (k, s, s), 0..1.
 
-    A guess is as strong as it is certain. NaN where nothing is taught. How marks grow, and where
-    unmarked classes may lie, is chosen from the table, as a training would.
+    s is PREVIEW_SIZE. NaN marks pixels that are not taught; a proposal is as strong as it is
+    certain. How marks grow and where unmarked classes may lie is chosen as in training.
     """
-    config = TrainConfig(preset="wsseg", size=SIDE, ratios=ratios)
+    config = TrainConfig(preset="wsseg", size=PREVIEW_SIZE, ratios=ratios)
     facts = choose_facts(table, config)
     data = teaching_cases(table, config, facts)
-    places = {case.row: place for place, case in enumerate(data.cases)}
+    indices = {case.row: index for index, case in enumerate(data.cases)}
 
     def target(case: Case) -> NDArray[np.float32]:
-        sample = data.item(places[case.row])
+        sample = data.item(indices[case.row])
         weight = sample.target_weight.numpy()
         strength = np.where(sample.guessed.numpy()[:, None, None], weight, 1.0)
         shown = np.where(weight > 0, sample.target.numpy() * strength, np.nan)
         return shown.astype(np.float32)
 
     return target
-
-
-@dataclass(frozen=True)
-class _Watchers:
-    on_step: Callable[[StepReport], None] | None
-    on_epoch: Callable[[EpochReport], None] | None
 
 
 def train(
@@ -294,36 +280,35 @@ def train(
 ) -> RunRecord:
     """Train on the table `cases` and leave the run in the folder `out`; returns its record.
 
-    resume: go on after the last whole epoch of a run in `out`, to the very curve and weights it
-    would have had; a complete run is said to be so and left alone. on_step, on_epoch: called in
-    this process. With `devices` > 1 further processes are started, unless torchrun did it.
-    Raises WssegError for what the user can fix, another run at work in `out` among it.
+    resume: continue after the last whole epoch of a run in `out`, with exactly the curve and the
+    weights of an uninterrupted run; a complete run is left alone. on_step, on_epoch: called in this
+    process. With `devices` > 1 further processes are started, unless torchrun did it.
+    Raises WssegError for what the user can fix, such as another run at work in `out`.
     """
     if config.folds is not None and config.fold is None:
         raise WssegError("several folds are trained by `train_folds`: call that")
     refuse_tasks()
     busy = f"another training is at work in {out}: wait for it, or give another --out"
     with held(out, busy) if is_first_process() else nullcontext():
-        return _started(cases, out, config, resume, _Watchers(on_step, on_epoch))
+        if is_first_process():
+            check_start(out, config, resume=resume)
+            sweep(out)
+        if resume:
+            record = complete(out, cases, _sha256(cases))
+            if record is not None:
+                return record
+        task = Task(cases=cases, out=out, config=config, resume=resume)
+        with launched(task) as fabric:
+            return _train(fabric, task, on_step, on_epoch)
 
 
-def _started(
-    cases: Path, out: Path, config: TrainConfig, resume: bool, watchers: _Watchers
+def _train(
+    fabric: Fabric,
+    task: Task,
+    on_step: Callable[[StepReport], None] | None,
+    on_epoch: Callable[[EpochReport], None] | None,
 ) -> RunRecord:
-    if is_first_process():
-        check_start(out, config, resume=resume)
-        sweep(out)
-    if resume:
-        record = complete(out, cases, _sha256(cases))
-        if record is not None:
-            return record
-    task = Task(cases=cases, out=out, config=config, resume=resume)
-    with launched(task) as fabric:
-        return _train(fabric, task, watchers)
-
-
-def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
-    """The part of a run that every process runs."""
+    """Train as one process of the run."""
     config = task.config
     table = cases_for(task.cases, config)
     for doubt in table.doubts:
@@ -353,9 +338,7 @@ def _train(fabric: Fabric, task: Task, watchers: _Watchers) -> RunRecord:
     if state is None:
         training.facts = training.facts.model_copy(update={"files": fingerprints(table.cases)})
         keep_config(config, task.out)
-    run_logger = RunLogger(
-        task.out, first=first, on_step=watchers.on_step, on_epoch=watchers.on_epoch
-    )
+    run_logger = RunLogger(task.out, first=first, on_step=on_step, on_epoch=on_epoch)
     with closing(run_logger):
         fit(learner, data, self_trainer, batches, training, run_logger)
     remove_cuts(task.out)

@@ -5,19 +5,19 @@ import pytest
 
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.trainer import SIDE, choose_facts, prepare_data, target_preview
+from wsseg.train.trainer import PREVIEW_SIZE, choose_facts, prepare_data, target_preview
 
 
 def test_the_first_targets_are_shown_and_what_is_not_taught_is_unknown(make_blobs, tmp_path):
     known = ["ratio,marks", "ratio,marks", "ratio", "marks", "mask", "ratio,marks"]
     table = read_cases(make_blobs(tmp_path, 6, 1, known=known))
     shown = target_preview(table, ())
-    config = TrainConfig(preset="wsseg", size=SIDE)
+    config = TrainConfig(preset="wsseg", size=PREVIEW_SIZE)
     data = prepare_data(table, config, choose_facts(table, config)).train
     for place, case in enumerate(table.part("train")):
         sample, target = data.item(place), shown(case)
         taught = sample.target_weight.numpy() > 0
-        assert target.shape == (1, SIDE, SIDE)
+        assert target.shape == (1, PREVIEW_SIZE, PREVIEW_SIZE)
         assert np.array_equal(target[taught], sample.target.numpy()[taught])
         assert np.isnan(target[~taught]).all()
     # In order: marks that grew, an area alone, marks alone, a mask.
