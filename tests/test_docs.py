@@ -54,4 +54,4 @@ def test_the_architecture_lists_every_module_and_no_other():
         for path in (ROOT / room).rglob("*.py")
         if path.name != "__init__.py"
     }
-    assert set(listed()) == modules
+    assert {path for path in listed() if not path.endswith("__init__.py")} == modules
