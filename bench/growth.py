@@ -14,7 +14,7 @@ from PIL import Image
 
 from bench.accuracy.datasets import DATASETS, label_map
 from wsseg.imaging.definitions import mask_iou
-from wsseg.train.simulate.draw import (
+from wsseg.train.simulate import (
     components,
     disc_mark,
     erode_mark,

@@ -17,7 +17,7 @@ from skimage.segmentation import random_walker
 from bench.method_picture import phantom
 from bench.timing import ratio, where
 from wsseg.train.cases.schema import Case
-from wsseg.train.simulate.draw import disc_mark, erode_mark
+from wsseg.train.simulate import disc_mark, erode_mark
 from wsseg.train.targets.case_targets import case_evidence, grown
 
 SIDE = 512

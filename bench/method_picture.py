@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from wsseg.imaging.files import atomic
 from wsseg.train.cases.schema import MarkKind
-from wsseg.train.simulate.draw import (
+from wsseg.train.simulate import (
     disc_mark,
     erode_mark,
     point_mark,

@@ -52,7 +52,7 @@ def _run(out: Path, epochs: int) -> None:
     import numpy as np
 
     from wsseg.cli import demo_data
-    from wsseg.train.simulate.table import simulate_marks
+    from wsseg.train.simulate import simulate_marks
 
     _clear(out)
     data = demo_data.load(out / "template")

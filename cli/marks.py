@@ -67,8 +67,7 @@ def marks(
         from wsseg.imaging.tables import TableOptions
         from wsseg.settings import one_of, settings
         from wsseg.train.config import TrainConfig
-        from wsseg.train.simulate.draw import KINDS, MarkOptions
-        from wsseg.train.simulate.table import simulate_marks
+        from wsseg.train.simulate import KINDS, MarkOptions, simulate_marks
 
         chosen = one_of("--kind", kind, KINDS)
         given = settings(

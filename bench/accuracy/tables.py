@@ -13,8 +13,7 @@ from bench.accuracy.arms import Arm
 from bench.accuracy.datasets import Dataset, Picture, label_map, scribble_map
 from bench.accuracy.folds import Part
 from wsseg.imaging.definitions import PixelCounts, area_ratios
-from wsseg.train.simulate.draw import MarkOptions
-from wsseg.train.simulate.table import simulate_marks
+from wsseg.train.simulate import MarkOptions, simulate_marks
 
 
 def write_table(

@@ -26,7 +26,7 @@ from wsseg.imaging.tables import TableError
 from wsseg.train.cases.files import case_marks, case_mask
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.simulate.table import simulate_marks
+from wsseg.train.simulate import simulate_marks
 
 INSIDE = np.zeros((24, 32), bool)
 INSIDE[4:9, 6:20] = True

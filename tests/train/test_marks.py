@@ -8,8 +8,9 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.simulate.draw import (
+from wsseg.train.simulate import (
     KINDS,
+    MEASURES,
     PAINTERS,
     TOUCHING_CORNERS,
     MarkOptions,
@@ -24,7 +25,6 @@ from wsseg.train.simulate.draw import (
     random_disc_mark,
     random_point_mark,
 )
-from wsseg.train.simulate.table import MEASURES
 
 masks = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 regions = masks.filter(np.any)

@@ -13,8 +13,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.train.cases.files import case_marks, case_mask
 from wsseg.train.cases.schema import Case
 from wsseg.train.cases.table import read_cases
-from wsseg.train.simulate.draw import MarkOptions, erode_mark, marked_rows
-from wsseg.train.simulate.table import simulate_marks
+from wsseg.train.simulate import MarkOptions, erode_mark, marked_rows, simulate_marks
 
 
 @pytest.fixture

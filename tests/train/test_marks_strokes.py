@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.train.test_marks import disc, draw, masks, rectangle, regions, seeds
-from wsseg.train.simulate.draw import (
+from wsseg.train.simulate import (
     MarkOptions,
     background_stroke,
     box_of,

@@ -13,8 +13,14 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.tables import TableOptions
 from wsseg.train.cases.files import case_marks, case_mask
 from wsseg.train.cases.table import read_cases
-from wsseg.train.simulate.draw import MarkOptions, box_of, erode_mark, extremes_of, moments_of
-from wsseg.train.simulate.table import simulate_marks
+from wsseg.train.simulate import (
+    MarkOptions,
+    box_of,
+    erode_mark,
+    extremes_of,
+    moments_of,
+    simulate_marks,
+)
 
 
 def disc(radius: float, *, size: int = 32, centre: tuple[int, int] = (15, 15)) -> np.ndarray:

@@ -25,8 +25,7 @@ from wsseg.train.cases.files import case_marks, case_mask
 from wsseg.train.cases.table import read_cases
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Front
-from wsseg.train.simulate.draw import MarkOptions
-from wsseg.train.simulate.table import simulate_marks
+from wsseg.train.simulate import MarkOptions, simulate_marks
 
 __all__ = ["write_dicom"]
 

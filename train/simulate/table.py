@@ -38,8 +38,8 @@ from wsseg.train.simulate.draw import (
     paint_marks,
 )
 
-# Cells of a table that tell of a region: ratios, boxes, extreme points and moments.
-
+TABLE = "cases.csv"
+SPLITS: tuple[Split, ...] = get_args(Split)
 PATH_COLUMNS = ("image", "marks", "mask")
 DECIMALS = 3
 Cells = dict[str, str]
@@ -53,11 +53,13 @@ MEASURES: dict[Kind, tuple[tuple[str, ...], Measure]] = {
         lambda region: np.round(moments_of(region), DECIMALS).tolist(),
     ),
 }
-"""The columns of each kind that is written, and what stands in them, one value a column."""
+"""The columns of each kind that is written as text, and their values, one a column."""
+
+log = logging.getLogger(__name__)
 
 
 def columns_of(name: str, text: TextTable, table: CaseTable) -> tuple[str, ...]:
-    """Each class's column of that name: the one that the table has, or what it would be called."""
+    """Return each class's column of that name: the table's own, or the name that it would have."""
     columns = read_columns(text.header, table.classes)[0].of(name)
     if table.classes == (DEFAULT_CLASS,) and columns[0] not in text.header:
         return (name,)
@@ -65,42 +67,45 @@ def columns_of(name: str, text: TextTable, table: CaseTable) -> tuple[str, ...]:
 
 
 def measured_cells(columns: Sequence[Sequence[str]], labels: Labels, kind: Kind) -> Cells:
-    """What `kind` writes of each class's region; empty where a class has no pixel.
+    """Return the cells that `kind` writes for each class's region; empty for an empty region.
 
     columns: for each of the kind's columns, its name for every class.
     """
     _, measure = MEASURES[kind]
     cells = {name: "" for names in columns for name in names}
-    for place in range(len(columns[0])):
-        region = labels == place + 1
+    for class_index in range(len(columns[0])):
+        region = labels == class_index + 1
         if region.any():
             for names, value in zip(columns, measure(region), strict=True):
-                cells[names[place]] = json.dumps(value)
+                cells[names[class_index]] = json.dumps(value)
     return cells
 
 
 def ratio_cells(
-    columns: Sequence[str], cells: Cells, labels: Labels, noise: float, place: tuple[int, int]
+    columns: Sequence[str],
+    cells: Cells,
+    labels: Labels,
+    noise: float,
+    seed_and_row: tuple[int, int],
 ) -> Cells:
-    """A ratio for each class, which errs by up to `noise` percent. place: the seed and the row.
+    """Return a ratio for each class, with an error of up to `noise` percent.
 
-    A ratio that the table states stays, even where it says that it is unknown.
+    A ratio of the table is kept, also where it is stated as unknown.
     """
-    seed, row = place
     counts = PixelCounts.of_labels(labels, len(columns))
     shown = area_ratios(counts, ["image"] * len(columns)).tolist()
     filled = {}
-    for number, (column, ratio) in enumerate(zip(columns, shown, strict=True), 1):
+    for label, (column, ratio) in enumerate(zip(columns, shown, strict=True), 1):
         text = cells.get(column, str(ratio))
         if text and noise:
-            random = generator(seed, "ratio", row, number)
+            random = generator(seed_and_row[0], "ratio", seed_and_row[1], label)
             text = str(noisy_ratio(float(text), noise, random))
         filled[column] = text
     return filled
 
 
 def moved(cells: Cells, before: Path, after: Path) -> Cells:
-    """The cells with their relative paths, which began in one folder, beginning in another."""
+    """Return the cells with paths relative to the folder `after` in place of `before`."""
     # Links are followed in the folders only: the file's own name may say what kind it is.
     home = after.resolve()
     changed = dict(cells)
@@ -113,15 +118,13 @@ def moved(cells: Cells, before: Path, after: Path) -> Cells:
     return changed
 
 
-# What a simulation came to: marked, replaced and kept cases, in a line and in warnings.
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one row. split: as the table states it, empty where it states none.
+    """The result for one row.
 
-    chosen: it is of the share to mark. marked: there was a region to mark. before: the table held
-    marks of this sort already.
+    split: the table's split, empty where it states none. chosen: whether the row belongs to the
+    share to mark. marked: whether there was a region to mark. before: whether the table already
+    held marks of this kind.
     """
 
     split: str
@@ -131,7 +134,7 @@ class Outcome:
 
 
 def closing(outcomes: Sequence[Outcome], options: MarkOptions) -> str:
-    """One line: how many cases are marked, what became of earlier marks, how far ratios err."""
+    """Return one line on the marked cases, on earlier marks and on the error of ratios."""
     marked = [outcome for outcome in outcomes if outcome.marked]
     splits = Counter(outcome.split for outcome in marked if outcome.split)
     of_each = f" ({', '.join(f'{name} {count}' for name, count in splits.items())})"
@@ -150,7 +153,7 @@ def closing(outcomes: Sequence[Outcome], options: MarkOptions) -> str:
 def doubts(
     outcomes: Sequence[Outcome], options: MarkOptions, percent: float | None
 ) -> Iterator[str]:
-    """What was asked for but may not be meant. percent: of a region, None where not asked for."""
+    """Yield warnings about settings that may not be meant; percent: None where it was not given."""
     asked = {"share": options.share, "ratio noise": options.ratio_noise, "percent": percent}
     for name, value in asked.items():
         if value is not None and 0 < value < 1:
@@ -162,17 +165,12 @@ def doubts(
         yield "no case was marked: none of those chosen has a pixel of a region; raise the share"
 
 
-TABLE = "cases.csv"
-SPLITS: tuple[Split, ...] = get_args(Split)
-
-log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class _Job:
-    """Everything that the rows of the new table are made by. marked: rows of the old table.
+    """What writing the rows of the new table needs.
 
-    scratch: the folder that becomes `out`. keep_masks: the splits whose masks stay.
+    marked: rows of the old table to mark. scratch: the folder that becomes `out`. keep_masks: the
+    splits whose masks are kept.
     """
 
     text: TextTable
@@ -237,10 +235,10 @@ def simulate_marks(
         )
         writer = csv.DictWriter(file, _header(job), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        outcomes = [_write(job, place, writer) for place in range(len(table.cases))]
+        outcomes = [_write(job, index, writer) for index in range(len(table.cases))]
     log.info("%s", closing(outcomes, chosen))
-    for doubt in doubts(outcomes, chosen, percent):
-        log.warning("%s", doubt)
+    for warning in doubts(outcomes, chosen, percent):
+        log.warning("%s", warning)
     return out / TABLE
 
 
@@ -264,7 +262,7 @@ def _require_plausible(options: MarkOptions, beside_masks: bool, percent: float 
 
 
 def _marked(text: TextTable, table: CaseTable, options: MarkOptions) -> frozenset[int]:
-    """Rows to mark: the share of each split on its own, of the splits that the table states."""
+    """Return the rows to mark: the share of each split that the table states."""
     splits: dict[str, list[Case]] = {}
     for row, case in zip(text.rows, table.cases, strict=True):
         if case.mask is not None:
@@ -274,7 +272,7 @@ def _marked(text: TextTable, table: CaseTable, options: MarkOptions) -> frozense
 
 
 def _header(job: _Job) -> tuple[str, ...]:
-    """The columns of the old table, then those that it lacks."""
+    """Return the columns of the old table, then the columns that it lacks."""
     ratios = columns_of("ratio", job.text, job.table)
     stated = ("split",) if 0 < len(job.keep_masks) < len(SPLITS) else ()
     names = dict.fromkeys((*job.text.header, *ratios, *stated, *_added(job)))
@@ -282,7 +280,7 @@ def _header(job: _Job) -> tuple[str, ...]:
 
 
 def _added(job: _Job) -> tuple[str, ...]:
-    """The columns that the kind of mark fills."""
+    """Return the columns that the kind of mark fills."""
     if job.options.kind in MARK_KINDS:
         return ("marks", *columns_of("mark_kind", job.text, job.table))
     return tuple(name for names in _measured_columns(job) for name in names)
@@ -293,14 +291,14 @@ def _measured_columns(job: _Job) -> list[tuple[str, ...]]:
     return [columns_of(name, job.text, job.table) for name in names]
 
 
-def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
-    """Write the row at `place` of the new table, after its marks under `scratch`."""
-    row, case = job.text.rows[place], job.table.cases[place]
+def _write(job: _Job, index: int, writer: "csv.DictWriter[str]") -> Outcome:
+    """Write a row of the new table, after its marks under `scratch`."""
+    row, case = job.text.rows[index], job.table.cases[index]
     cells, marked = moved(row.cells, job.table.path.parent, job.out), False
     drawn = case_mask(case, len(job.table.classes))
     if case.numbering.stored:
         kept = drawn if case.split in job.keep_masks else None
-        cells |= _renumbered(job, place, case, kept)
+        cells |= _renumbered(job, index, case, kept)
     if drawn is not None:
         labels = as_counted(case, drawn)
         ratios = columns_of("ratio", job.text, job.table)
@@ -309,7 +307,7 @@ def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
         noise = job.options.ratio_noise if errs else 0.0
         cells |= ratio_cells(ratios, cells, labels, noise, (job.options.seed, case.row))
         if case.row in job.marked:
-            cells |= _mark(job, place, case, labels)
+            cells |= _mark(job, index, case, labels)
             marked = bool(labels.any())
     cells["split"] = case.split
     if case.split not in job.keep_masks:
@@ -319,12 +317,12 @@ def _write(job: _Job, place: int, writer: "csv.DictWriter[str]") -> Outcome:
     return Outcome(row.cells.get("split", ""), case.row in job.marked, marked, before)
 
 
-def _renumbered(job: _Job, place: int, case: Case, mask: Labels | None) -> Cells:
-    """The cells of a case's label files that stay, both written as class numbers."""
+def _renumbered(job: _Job, index: int, case: Case, mask: Labels | None) -> Cells:
+    """Return the cells of a case's kept label files, rewritten with the labels 1, 2 ..."""
     marks = None if case.marks is None else label_slice(case.marks, case)
     files = (("mask", "masks", mask), ("marks", "marks", marks))
     return {
-        column: _save(job, f"{folder}/{place + 1:04d}.png", as_counted(case, labels))
+        column: _save(job, f"{folder}/{index + 1:04d}.png", as_counted(case, labels))
         for column, folder, labels in files
         if labels is not None
     }
@@ -337,12 +335,12 @@ def _save(job: _Job, name: str, labels: Labels) -> str:
     return name
 
 
-def _mark(job: _Job, place: int, case: Case, labels: Labels) -> Cells:
-    """The cells of a marked case, its marks written if they are painted."""
+def _mark(job: _Job, index: int, case: Case, labels: Labels) -> Cells:
+    """Return the cells of a marked case; write its marks if they are a label map."""
     kind = job.options.kind
     if kind in MEASURES:
         return measured_cells(_measured_columns(job), labels, kind)
     marks = paint_marks(labels, job.percent, job.options, case.row)
-    name = _save(job, f"marks/{place + 1:04d}.png", marks)
+    name = _save(job, f"marks/{index + 1:04d}.png", marks)
     kinds = columns_of("mark_kind", job.text, job.table)
     return {"marks": name, **dict.fromkeys(kinds, MARK_KINDS[kind])}
