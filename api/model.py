@@ -112,15 +112,15 @@ class Model:
         batch: int = 8,
         skip: bool = True,
         strict: bool = False,
-        pixel_mm: float | tuple[float, float] | None = None,
+        pixel_mm: tuple[float, float] | None = None,
     ) -> "Measurement":
         """Measure every scan under files, folders or archives, one after another as you iterate.
 
         batch: slices that the network sees at once. skip: leave out slices that cannot show tissue.
         strict: a scan unlike the training images is a failure; else it is measured and flagged.
-        pixel_mm: size of pixels of pictures that do not know theirs, in mm, one number or (row,
-        column). Raises WssegError for unusable options; a file that cannot be measured is no
-        error, see `Measurement.failures`.
+        pixel_mm: (row, column) size in mm of the pixels of pictures that do not know theirs.
+        Raises WssegError for unusable options and, when the iteration begins, for paths that do not
+        exist; a file that cannot be measured is no error, see `Measurement.failures`.
         """
         given = {"batch": batch, "skip": skip, "strict": strict, "pixel_mm": pixel_mm}
         chosen = settings(InferOptions, None, given, begun=self.options)
@@ -204,8 +204,8 @@ class Measurement:
     """
 
     paths: list[Path]
-    model: Model
-    options: InferOptions
+    model: Model = field(repr=False)
+    options: InferOptions = field(repr=False)
     failures: list[Failure] = field(default_factory=list, init=False)
 
     def __iter__(self) -> Iterator[ScanResult]:

@@ -69,10 +69,10 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Guide:
     folder = tmp_path_factory.mktemp("guide")
     write_cases(folder)
     names: dict[str, Any] = {}
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+    root, log = logging.getLogger(), logging.getLogger("wsseg")
+    handlers, level = root.handlers[:], log.level
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(program, GUIDE.name, "exec"), names)
     root.handlers[:] = handlers
-    root.setLevel(level)
+    log.setLevel(level)
     return Guide(folder, names, printed.getvalue())
