@@ -105,7 +105,7 @@ def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[L
     from wsseg.serve.manifest import load_model
 
     manifest, folder = load_model(model)
-    pixels = _real(scans, manifest, options) if scans else _made(manifest, options)
+    pixels = _slices_of(scans, manifest, options) if scans else _noise(manifest, options)
     asked = EngineOptions(device=options.device, threads=options.threads)
     opened: dict[EngineFile, Engine] = {}
     lines: dict[EngineFile, Line] = {}
@@ -140,7 +140,7 @@ def _timed(
         yield entry, Line(entry.file, engine.name, engine.precision, rate, ratio)
 
 
-def _real(
+def _slices_of(
     scans: Sequence[Path], manifest: "Manifest", options: BenchOptions
 ) -> "NDArray[np.float32]":
     """A batch of slices of one shape from the scans; fewer where there are no more of any shape."""
@@ -173,7 +173,7 @@ def _planes(ref: "ScanRef", channels: int) -> "Iterator[NDArray[np.float32]]":
             yield to_channels(plane, channels)
 
 
-def _made(manifest: "Manifest", options: BenchOptions) -> "NDArray[np.float32]":
+def _noise(manifest: "Manifest", options: BenchOptions) -> "NDArray[np.float32]":
     """Noise within the model's window: the time of a network does not depend on the picture."""
     import numpy as np
 

@@ -108,12 +108,12 @@ def check_cases(
     chosen = training_settings(config, given)
     table = cases_for(path, chosen)
     carried = tuple(carry(case, len(table.classes)) for case in table.cases)
-    below = class_denominators(table.classes, chosen.ratios)
-    small = small_regions(table.part("train"), table.classes, below, chosen.size)
+    denominators = class_denominators(table.classes, chosen.ratios)
+    small = small_regions(table.part("train"), table.classes, denominators, chosen.size)
     show(table, carried, tuple(small))
     if picture is not None:
-        shown = [(each.case, each.signals) for each in carried if each.case.split == "train"]
-        draw_cases(shown, table.classes, picture, target_preview(table, chosen.ratios))
+        training = [(each.case, each.signals) for each in carried if each.case.split == "train"]
+        draw_cases(training, table.classes, picture, target_preview(table, chosen.ratios))
         Console(highlight=False, markup=False).print(f"wrote {picture}", soft_wrap=True)
 
 
@@ -121,7 +121,7 @@ def carry(case: "Case", classes: int) -> Carried:
     """The signals of a checked case."""
     from wsseg.train.cases.evidence import class_signals
 
-    return Carried(case, tuple(class_signals(case, number) for number in range(1, classes + 1)))
+    return Carried(case, tuple(class_signals(case, label) for label in range(1, classes + 1)))
 
 
 def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] = ()) -> None:
@@ -167,19 +167,20 @@ def _counts(classes: Sequence[str], carried: Sequence[Carried]) -> "Table":
     from wsseg.train.cases.evidence import FIELDS
 
     table = _table("class", "signal", *SPLITS)
-    for place, name in enumerate(classes):
+    for class_index, name in enumerate(classes):
         for signal in FIELDS:
-            found = Counter(e.case.split for e in carried if signal in e.signals[place])
-            if found:
-                table.add_row(name, signal, *(str(found[split]) for split in SPLITS.values()))
-    table.add_row("", "all cases", *(_of_split(carried, split) for split in SPLITS))
+            counts = Counter(e.case.split for e in carried if signal in e.signals[class_index])
+            if counts:
+                table.add_row(name, signal, *(str(counts[split]) for split in SPLITS.values()))
+    cases = Counter(each.case.split for each in carried)
+    table.add_row("", "all cases", *(str(cases[split]) for split in SPLITS.values()))
     return table
 
 
 def _sizes(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
     """The ratios of each class: what they are like shows whether they are in the right unit."""
-    for place, name in enumerate(classes):
-        ratios = [each.case.ratios[place] for each in carried]
+    for class_index, name in enumerate(classes):
+        ratios = [each.case.ratios[class_index] for each in carried]
         known = [ratio for ratio in ratios if ratio]
         zeros = sum(ratio == 0 for ratio in ratios)
         if known:
@@ -189,41 +190,39 @@ def _sizes(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
             )
 
 
-def _of_split(carried: Sequence[Carried], split: str) -> str:
-    return str(sum(each.case.split == split for each in carried))
-
-
 def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> "Table":
-    table = _table("class", "signals", "cases")
-    for place, name in enumerate(classes):
-        found = Counter(each.signals[place] for each in training)
-        for signals, count in found.most_common():
-            table.add_row(name, describe(signals), str(count))
-    return table
-
-
-def describe(signals: "frozenset[Signal]") -> str:
-    """A combination of signals in words."""
+    """How many training cases carry each combination of signals, the commonest first."""
     from wsseg.train.cases.evidence import FIELDS
 
-    named = [signal for signal in FIELDS if signal in signals]
-    return f"{named[0]} only" if len(named) == 1 else " + ".join(named) or "nothing"
+    table = _table("class", "signals", "cases")
+    for class_index, name in enumerate(classes):
+        counts = Counter(each.signals[class_index] for each in training)
+        for signals, count in counts.most_common():
+            named = [signal for signal in FIELDS if signal in signals]
+            only = len(named) == 1
+            words = f"{named[0]} only" if only else " + ".join(named) or "nothing"
+            table.add_row(name, words, str(count))
+    return table
 
 
 def _readers(training: Sequence[Carried]) -> "Table":
     """Terms and presets that read the signals of the training cases."""
     from wsseg.train.cases.evidence import FIELDS
 
-    carried = {signal for each in training for signals in each.signals for signal in signals}
-    alike: dict[tuple[str, str], list[str]] = {}
+    carried = _all_signals(training)
+    signals_of: dict[tuple[str, str], list[str]] = {}
     for signal in (signal for signal in FIELDS if signal in carried):
         terms, presets = readers(signal)
-        found = ", ".join(terms) or "none", ", ".join(presets) or "none"
-        alike.setdefault(found, []).append(signal)
+        cells = ", ".join(terms) or "none", ", ".join(presets) or "none"
+        signals_of.setdefault(cells, []).append(signal)
     table = _table("signal", "terms", "presets")
-    for found, signals in alike.items():
-        table.add_row(", ".join(signals), *found)
+    for cells, signals in signals_of.items():
+        table.add_row(", ".join(signals), *cells)
     return table
+
+
+def _all_signals(carried: Sequence[Carried]) -> "set[Signal]":
+    return {signal for each in carried for signals in each.signals for signal in signals}
 
 
 def readers(signal: "Signal") -> tuple[list[str], list[str]]:
@@ -243,6 +242,9 @@ def readers(signal: "Signal") -> tuple[list[str], list[str]]:
 
 def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
     """What a table may hold but its writer may not mean, besides what `read_cases` doubts."""
+    from wsseg.train.cases.evidence import LOCATING
+    from wsseg.train.config import TrainConfig
+
     cases = [each.case for each in carried]
     if not any(case.group for case in cases) and len({case.image for case in cases}) > 1:
         yield "no case has a group: slices of one patient may be in train and in val"
@@ -250,26 +252,14 @@ def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str
     if idle:
         yield f"{len(idle)} cases of val have nothing to judge by, the first in line {idle[0]}"
     training = [each for each in carried if each.case.split == "train"]
-    for place, name in enumerate(classes):
-        yield from _unlocated(name, [each.signals[place] for each in training])
-    yield from _unread(training)
-
-
-def _unlocated(name: str, signals: "Sequence[frozenset[Signal]]") -> Iterator[str]:
-    from wsseg.train.cases.evidence import LOCATING
-
-    if any(signals) and not any(LOCATING & each for each in signals):
-        yield (
-            f"no training case says where {name} is: only a guess from its areas can; "
-            "mark it in a few pictures to be sure"
-        )
-
-
-def _unread(training: Sequence[Carried]) -> Iterator[str]:
-    from wsseg.train.config import TrainConfig
-
-    carried = {signal for each in training for signals in each.signals for signal in signals}
-    passed = [signal for signal in MOMENTS if signal in carried]
-    if passed:
+    for class_index, name in enumerate(classes):
+        signals = [each.signals[class_index] for each in training]
+        if any(signals) and not any(LOCATING & each for each in signals):
+            yield (
+                f"no training case says where {name} is: it will be localised from its areas "
+                "alone; mark it in a few pictures to be sure"
+            )
+    unread = [signal for signal in MOMENTS if signal in _all_signals(training)]
+    if unread:
         preset = TrainConfig().preset
-        yield (f"the preset {preset} does not read {' and '.join(passed)}: --preset moments does")
+        yield f"the preset {preset} does not read {' and '.join(unread)}: --preset moments does"
