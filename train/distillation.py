@@ -88,7 +88,7 @@ def with_teacher(facts: RunFacts, teacher: Teacher) -> RunFacts:
 
 
 def teach(fabric: Fabric, teacher: Teacher, cases: CaseDataset, config: TrainConfig) -> None:
-    """Give every case what the teacher says of it, `CaseDataset.soft`.
+    """Give every case what the teacher says of it, `TargetStore.soft`.
 
     Once, before the first step, also of a run that goes on: the maps move with their pictures as
     masks do, and a step costs no more than without a teacher. Of the image and, if training
@@ -99,7 +99,7 @@ def teach(fabric: Fabric, teacher: Teacher, cases: CaseDataset, config: TrainCon
     mirrored = config.augmentation.flip_horizontal > 0
     mine = range(rank(), len(cases), world_size())
     maps = [(at, _map(fabric, teacher, cases, at, config.size, mirrored)) for at in mine]
-    cases.soft = dict(gathered(maps))
+    cases.targets.soft = dict(gathered(maps))
 
 
 @torch.no_grad()

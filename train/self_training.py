@@ -39,11 +39,11 @@ class SelfTrainer:
     def __init__(self, cases: CaseDataset, config: TrainConfig, out: Path, first: int) -> None:
         self._cases = cases
         self._out = out
-        wanted = config.learns_targets and cases.growth is not None
+        wanted = config.learns_targets and cases.targets.growth is not None
         self._rounds = (
             self_training_epochs(config.self_training, config.epochs) if wanted else set()
         )
-        cases.cuts, self._agreement = _load(out, first) if wanted else ({}, math.nan)
+        cases.targets.cuts, self._agreement = _load(out, first) if wanted else ({}, math.nan)
 
     def due(self, epoch: int) -> bool:
         """Return whether the targets are renewed before `epoch`; not once two rounds agree."""
@@ -52,15 +52,16 @@ class SelfTrainer:
     def renew(self, learner: Learner, epoch: int) -> None:
         """Renew the targets for `epoch`, and keep them for resuming."""
         self._agreement = retarget(learner, self._cases)
+        cuts = self._cases.targets.cuts
         if learner.fabric.is_global_zero:
-            _save(self._cases.cuts, self._agreement, self._out / FILES.replace("*", str(epoch)))
-        if not self._cases.cuts:
+            _save(cuts, self._agreement, self._out / FILES.replace("*", str(epoch)))
+        if not cuts:
             log.info("every target is final: none is renewed")
             return
         log.info(
             "epoch %d begins with targets from the network's own maps of %d cases%s",
             epoch,
-            len(self._cases.cuts),
+            len(cuts),
             "" if math.isnan(self._agreement) else f", IoU {self._agreement:.3f} with the last",
         )
 
@@ -79,12 +80,11 @@ def retarget(learner: Learner, cases: CaseDataset) -> float:
         if not np.isnan(cases.areas(index)).all()
     ]
     found = dict(sorted(gathered(list(_cuts(learner, cases, mine))), key=itemgetter(0)))
+    last = cases.targets.cuts
     agreed = [
-        agreement(cases.cuts[index].inside, new.inside)
-        for index, new in found.items()
-        if index in cases.cuts
+        agreement(last[index].inside, new.inside) for index, new in found.items() if index in last
     ]
-    cases.cuts = found
+    cases.targets.cuts = found
     if not found:
         return 1.0
     # A case whose cuts are empty in both rounds has no agreement.

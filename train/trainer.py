@@ -31,7 +31,7 @@ from wsseg.train.cases.images import (
 )
 from wsseg.train.cases.schema import Case, CaseTable, class_denominators
 from wsseg.train.config import TrainConfig
-from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.data.preprocess import Front
 from wsseg.train.data.sampler import steps_per_epoch, stream
 from wsseg.train.distillation import find_teacher, teach, with_teacher
@@ -67,19 +67,21 @@ PREVIEW_SIZE = 256
 
 
 def choose_facts(table: CaseTable, config: TrainConfig) -> RunFacts:
-    """Return the facts of a run that begins, chosen from its training images and its settings."""
+    """Return the facts of a run that begins, chosen from its training images and its settings.
+
+    How marks grow is added with the training cases, whose files are read for it.
+    """
     cases = table.part("train")
     window, channels = choose_input(cases, window=config.window, channels=config.channels)
-    facts = RunFacts(
+    return RunFacts(
         cases_sha256=table.sha256,
         window=window,
         channels=channels,
         seen=see(cases, config.modality),
     )
-    return facts.model_copy(update={"growth": growth_of(table, config, facts)})
 
 
-def growth_of(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Growth | None:
+def growth_of(data: CaseDataset, config: TrainConfig) -> Growth | None:
     """Return how marks that bear a shape are grown, by the settings or by the images' borders.
 
     None if no loss learns targets.
@@ -88,9 +90,7 @@ def growth_of(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Growth 
         return None
     if config.growth != "auto":
         return config.growth
-    cases = table.part("train")
-    marked = [index for index, case in enumerate(cases) if case.marks is not None]
-    data = CaseDataset(cases, table.classes, config.ratios, build_front(config, facts))
+    marked = [index for index, case in enumerate(data.cases) if case.marks is not None]
     borders = borders_of(data.evidence, marked)
     growth = choose_growth(borders)
     if borders:
@@ -106,11 +106,11 @@ def build_front(config: TrainConfig, facts: RunFacts) -> Front:
 
 def teaching_cases(table: CaseTable, config: TrainConfig, facts: RunFacts) -> CaseDataset:
     """Return the training cases with their first targets."""
-    front = build_front(config, facts)
-    cases = table.part("train")
-    data = CaseDataset(cases, table.classes, config.ratios, front, growth=facts.growth)
-    if data.growth is not None and config.guess:
-        data.guesses = guess_places(data)
+    front, targets = build_front(config, facts), TargetStore()
+    data = CaseDataset(table.part("train"), table.classes, config.ratios, front, targets=targets)
+    targets.growth = facts.growth or growth_of(data, config)
+    if targets.growth is not None and config.guess:
+        targets.guesses = guess_places(data)
     return data
 
 
@@ -322,6 +322,7 @@ def _train(
     )
     require_unchanged(training.facts.files, table.cases)
     data = prepare_data(table, config, training.facts)
+    training.facts = training.facts.model_copy(update={"growth": data.train.targets.growth})
     if teacher is not None:
         training.facts = with_teacher(training.facts, teacher)
         teach(fabric, teacher, data.train, config)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.train.cases.schema import Box, Case, Region
-from wsseg.train.data.dataset import CaseDataset, collate
+from wsseg.train.data.dataset import CaseDataset, TargetStore, collate
 from wsseg.train.data.preprocess import Front
 from wsseg.train.targets.pseudo_labels import BLEND, NO_CUT, Cut
 
@@ -39,7 +39,7 @@ def folder(tmp_path):
 def dataset(folder, growth="straight", **said):
     """One case of one class."""
     case = Case(row=2, image=folder / "image.png", **{"ratios": (None,), **said})
-    return CaseDataset([case], ("roi",), (), FRONT, growth=growth)
+    return CaseDataset([case], ("roi",), (), FRONT, targets=TargetStore(growth))
 
 
 def shares():
@@ -121,7 +121,7 @@ def test_outside_its_box_a_class_is_background(folder):
 def test_only_a_share_of_the_whole_image_tells_how_far_marks_grow(folder):
     of_body = RatioDefinition(name="roi", numerator="roi", denominator="foreground")
     case = Case(row=2, image=folder / "image.png", ratios=(0.2,), marks=folder / "marks.png")
-    cases = CaseDataset([case], ("roi",), (of_body,), FRONT, growth="straight")
+    cases = CaseDataset([case], ("roi",), (of_body,), FRONT, targets=TargetStore("straight"))
     assert np.isnan(cases.areas(0)).all()
     assert cases.item(0).target.mean() < 0.1
 
@@ -176,14 +176,14 @@ def test_a_cut_is_blended_into_the_target_and_can_be_taken_back(folder):
     first = cases.item(0)
     found = torch.zeros(1, SIZE, SIZE)
     found[:, :4] = 1
-    cases.cuts = {0: _cut(found, [0.25])}
+    cases.targets.cuts = {0: _cut(found, [0.25])}
     sample = cases.item(0)
     known = first.target_weight > 0
     expected = BLEND * first.target + (1 - BLEND) * found
     torch.testing.assert_close(sample.target[known], expected[known])
     assert (sample.target_weight[known] == 1).all()
     assert torch.equal(sample.image, first.image)
-    cases.cuts = {}
+    cases.targets.cuts = {}
     assert torch.equal(cases.item(0).target, first.target)
     assert torch.equal(cases.item(0).target_weight, first.target_weight)
 
@@ -192,7 +192,7 @@ def test_a_cut_teaches_a_case_of_which_only_the_area_is_known_by_its_certainty(f
     cases = dataset(folder, ratios=(0.125,))
     found = torch.zeros(1, SIZE, SIZE)
     found[:, :4] = 1
-    cases.cuts = {0: _cut(found, [0.25])}
+    cases.targets.cuts = {0: _cut(found, [0.25])}
     sample = cases.item(0)
     assert torch.equal(sample.target, found)
     assert (sample.target_weight == 0.25).all()
@@ -201,7 +201,7 @@ def test_a_cut_teaches_a_case_of_which_only_the_area_is_known_by_its_certainty(f
 def test_a_class_without_a_cut_keeps_its_target(folder):
     cases = dataset(folder, marks=folder / "marks.png")
     first = cases.item(0)
-    cases.cuts = {0: _cut(torch.full((1, SIZE, SIZE), NO_CUT), [0.0])}
+    cases.targets.cuts = {0: _cut(torch.full((1, SIZE, SIZE), NO_CUT), [0.0])}
     assert torch.equal(cases.item(0).target, first.target)
     assert torch.equal(cases.item(0).target_weight, first.target_weight)
 

@@ -13,7 +13,7 @@ from wsseg.imaging.definitions import Window
 from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Region
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
-from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.data.preprocess import Front
 from wsseg.train.targets.localise_cases import guess_places
 from wsseg.train.trainer import choose_facts, teaching_cases
@@ -61,7 +61,9 @@ def case_list(folder: Path, marked: Sequence[int] = (), sign: int = -1) -> list[
 
 
 def dataset(cases: Sequence[Case], *classes: str) -> CaseDataset:
-    return CaseDataset(cases, classes or ("roi",), (), Front(Window(), SIZE, 1), growth="straight")
+    return CaseDataset(
+        cases, classes or ("roi",), (), Front(Window(), SIZE, 1), targets=TargetStore("straight")
+    )
 
 
 def others(cases: Sequence[Case]) -> list[Case]:
@@ -98,8 +100,8 @@ def test_cases_that_say_no_place_begin_at_their_regions(
 
 def test_a_guess_is_taught_until_the_network_knows_better(tmp_path: Path) -> None:
     cases = dataset(case_list(tmp_path, marked=(2,)))
-    cases.guesses = guess_places(cases)
-    (guess,) = cases.guesses[0]
+    cases.targets.guesses = guess_places(cases)
+    (guess,) = cases.targets.guesses[0]
     assert guess is not None
     taught, marked = cases.item(0), cases.item(2)
     assert taught.guessed.tolist() == [True]
@@ -230,7 +232,7 @@ def test_masks_that_lie_beside_the_blobs_take_the_guesses_back(tmp_path: Path) -
 def test_guesses_can_be_switched_off(make_blobs: Callable[..., Path], tmp_path: Path) -> None:
     table = read_cases(make_blobs(tmp_path, 30, 1, known=["ratio"] * 30))
     config = TrainConfig(size=SIZE, guess=False)
-    assert not teaching_cases(table, config, choose_facts(table, config)).guesses
+    assert not teaching_cases(table, config, choose_facts(table, config)).targets.guesses
 
 
 def test_a_class_that_nobody_places_and_no_area_can_is_told(tmp_path, caplog):

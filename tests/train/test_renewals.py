@@ -12,7 +12,7 @@ from tests.train.conftest import prepared
 from wsseg.train import self_training as room
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
-from wsseg.train.data.dataset import CaseDataset
+from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.learner import self_training_epochs
 from wsseg.train.self_training import SETTLED, SelfTrainer, remove_cuts
 from wsseg.train.targets.pseudo_labels import NO_CUT, Cut
@@ -48,7 +48,7 @@ def cases(table):
 
 def _cases(table, growth="straight"):
     front = build_front(CONFIG, choose_facts(table, CONFIG))
-    return CaseDataset(table.part("train"), table.classes, (), front, growth=growth)
+    return CaseDataset(table.part("train"), table.classes, (), front, targets=TargetStore(growth))
 
 
 def _found(*values):
@@ -123,7 +123,7 @@ def test_cuts_are_read_back_as_they_were_kept(
     rounds = SelfTrainer(cases, CONFIG, folder, 1)
 
     def found(learner, cases):
-        cases.cuts = cuts
+        cases.targets.cuts = cuts
         return 0.5
 
     with pytest.MonkeyPatch.context() as patch:
@@ -131,10 +131,10 @@ def test_cuts_are_read_back_as_they_were_kept(
         rounds.renew(learner, 4)
     assert [path.name for path in folder.iterdir()] == ["cuts-4.npz"]
     SelfTrainer(later, CONFIG, folder, 5)
-    _same(later.cuts, cuts)
+    _same(later.targets.cuts, cuts)
     # The fourth epoch, trained again, begins with the targets before it.
     SelfTrainer(later, CONFIG, folder, 4)
-    assert later.cuts == {}
+    assert later.targets.cuts == {}
 
 
 def test_the_newest_cuts_before_an_epoch_are_taken_up_again(learner, cases, tmp_path, monkeypatch):
@@ -143,22 +143,22 @@ def test_the_newest_cuts_before_an_epoch_are_taken_up_again(learner, cases, tmp_
         kept[epoch] = _random_cuts(epoch, 2, 1, (4, 4))
 
         def found(learner, cases, epoch=epoch):
-            cases.cuts = kept[epoch]
+            cases.targets.cuts = kept[epoch]
             return math.nan
 
         monkeypatch.setattr(room, "retarget", found)
         rounds.renew(learner, epoch)
     for first, newest in ((5, 4), (6, 4), (7, 6), (10, 6), (11, 10)):
         SelfTrainer(cases, CONFIG, tmp_path, first)
-        _same(cases.cuts, kept[newest])
+        _same(cases.targets.cuts, kept[newest])
 
 
 def test_a_run_that_learns_no_targets_takes_up_no_cuts(learner, cases, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "retarget", _found(math.nan))
     SelfTrainer(cases, CONFIG, tmp_path, 1).renew(learner, 4)
-    cases.cuts = _random_cuts(0, 2, 1, (4, 4))
+    cases.targets.cuts = _random_cuts(0, 2, 1, (4, 4))
     SelfTrainer(cases, CONFIG.model_copy(update={"preset": "paper"}), tmp_path, 5)
-    assert cases.cuts == {}
+    assert cases.targets.cuts == {}
 
 
 def test_nothing_but_the_cuts_is_removed(tmp_path):
@@ -173,6 +173,6 @@ def test_without_anything_to_cut_a_first_round_is_the_last(learner, make_blobs, 
     nothing = _cases(read_cases(make_blobs(tmp_path, 3, 1, column)))
     rounds = SelfTrainer(nothing, CONFIG, tmp_path, 1)
     rounds.renew(learner, 4)
-    assert nothing.cuts == {}
+    assert nothing.targets.cuts == {}
     assert not _due(rounds, 5)
     assert not _due(SelfTrainer(nothing, CONFIG, tmp_path, 5), 5)

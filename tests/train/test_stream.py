@@ -45,7 +45,7 @@ def _same(one, other):
 def _cut(cases):
     """Cuts that teach every pixel to be inside."""
     inside = torch.ones(1, 32, 32, dtype=torch.uint8)
-    cases.cuts = {place: Cut(inside, torch.ones(1)) for place in range(len(cases))}
+    cases.targets.cuts = {place: Cut(inside, torch.ones(1)) for place in range(len(cases))}
 
 
 @pytest.mark.parametrize("preset", ["wsseg", "paper"])

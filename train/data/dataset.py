@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.train.cases.facts import look_of
+from wsseg.train.cases.facts import FilesOnce, look_of
 from wsseg.train.cases.files import class_masks, read_image, read_marks
 from wsseg.train.cases.schema import Case, Look, class_denominators
 from wsseg.train.data.area_resize import shrink_marks, shrink_mask
@@ -22,11 +22,15 @@ from wsseg.train.data.preprocess import Front
 from wsseg.train.data.region_labels import Hints, case_hints
 from wsseg.train.targets.case_targets import (
     FULL,
+    Glimpse,
     Lesson,
     case_areas,
     case_evidence,
+    glimpse_of,
     grown,
+    lightened,
     mask_lesson,
+    memory_of,
 )
 from wsseg.train.targets.evidence import Evidence, Growth
 from wsseg.train.targets.localise import Guess
@@ -36,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # Memory that prepared cases may take in one process before they are read again each time.
 CACHE_BYTES = 4 << 30
+# Memory of what targets are grown from, while they wait for what is guessed of the whole set.
+WAITING_BYTES = 1 << 30
 READERS = 4
 
 
@@ -69,16 +75,46 @@ class Native(NamedTuple):
     marks: Int[Tensor, "rows columns"]
 
 
+@dataclass
+class TargetStore:
+    """What the cases of a data set are taught, by their position; a run changes it on its way.
+
+    growth: how shape-bearing marks become targets; None: no target has weight. guesses: where
+    classes may lie that no case locates, to be known before a target is made. cuts: what
+    self-training found, see `targets.pseudo_labels`. soft: the map of the run's teacher in 255ths,
+    see `distillation.teach`.
+    """
+
+    growth: Growth | None = None
+    guesses: dict[int, tuple[Guess | None, ...]] = field(default_factory=dict)
+    cuts: dict[int, Cut] = field(default_factory=dict)
+    soft: dict[int, UInt8[Tensor, "k s s"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """All of a sample but its target, and what that is made of.
+
+    lesson: of a full mask. evidence: what a target grows from; None where none is to be learnt.
+    """
+
+    image: Float[Tensor, "c s s"]
+    hints: Hints
+    marks: Integer[Tensor, "s s"]
+    mask: Bool[Tensor, "k s s"] | None
+    lesson: Lesson | None = None
+    evidence: Evidence | None = None
+    glimpse: Glimpse | None = None
+
+
 class CaseDataset:
-    """The checked cases of a split; each is read once and kept at the network's size.
+    """The checked cases of a split; the files of each are read once, and it is kept at the
+    network's size.
 
     ratios: tell which ratios are shares of the whole image (`of_image`, one per class): only those
-    change when the picture shrinks. front: channels, window and size. growth: how shape-bearing
-    marks become targets; None: no target has weight. cuts: by position, what self-training found,
-    see `targets.selftrain`. guesses: by position, where classes may lie that no case locates, to be
-    set before a case is read. soft: by position, the map of the run's teacher in 255ths, see
-    `teacher.teach`. looks: by row, where the values of the images that were read lie. A set
-    above `cache_bytes` is read from disk each time instead.
+    change when the picture shrinks. front: channels, window and size. targets: what is taught.
+    looks: by row, where the values of the images that are kept lie. A set above `cache_bytes` is
+    read from disk each time instead.
     """
 
     def __init__(
@@ -88,20 +124,20 @@ class CaseDataset:
         ratios: tuple[RatioDefinition, ...],
         front: Front,
         *,
-        growth: Growth | None = None,
+        targets: TargetStore | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.cases = tuple(cases)
         self.classes = classes
-        self.growth = growth
-        self.cuts: dict[int, Cut] = {}
-        self.guesses: dict[int, tuple[Guess | None, ...]] = {}
-        self.soft: dict[int, UInt8[Tensor, "k s s"]] = {}
+        self.targets = TargetStore() if targets is None else targets
         self.denominators = class_denominators(classes, ratios)
         self.of_image = torch.tensor([below == "image" for below in self.denominators])
-        self._front = front
         self.looks: dict[int, Look] = {}
+        self._front = front
+        self._files = FilesOnce(self.cases)
         self._kept: dict[int, Sample] = {}
+        self._drafts: dict[int, _Draft] = {}
+        self._waiting_bytes = 0
         # Two bytes an intensity, one a mark; one a class's mask, its target and its weight.
         per_pixel = 2 * front.channels + 1 + 3 * len(classes)
         self._keeps = len(self.cases) * per_pixel * front.size**2 <= cache_bytes
@@ -122,15 +158,16 @@ class CaseDataset:
         """One case at the network's size, without augmentation."""
         kept = self._compact(index)
         target, weight = kept.target.float() / FULL, kept.target_weight.float() / FULL
-        if index in self.cuts:
-            target, weight = blend(target, weight, kept.guessed, self.cuts[index])
+        targets = self.targets
+        if index in targets.cuts:
+            target, weight = blend(target, weight, kept.guessed, targets.cuts[index])
         return replace(
             kept,
             image=kept.image.float(),
             marks=kept.marks.long(),
             target=target,
             target_weight=weight,
-            soft=self.soft[index].float() / FULL if self.soft else kept.soft,
+            soft=targets.soft[index].float() / FULL if targets.soft else kept.soft,
         )
 
     @property
@@ -152,23 +189,32 @@ class CaseDataset:
         return taken
 
     def evidence(self, index: int) -> Evidence:
-        """What is known of one case, on the grid that its target is grown on."""
-        case = self.cases[index]
-        raw = read_image(case, self._front.channels)
-        return self._evidence(index, raw, read_marks(case, raw.shape[1:]))
+        """What is known of one case, on the grid that its target is grown on; kept until then."""
+        if index not in self._drafts:
+            self._drafts[index] = self._read(index, learns=True)
+        evidence = self._drafts[index].evidence
+        if evidence is None:
+            raise AssertionError("it was read to learn from")
+        return evidence
 
-    def _evidence(self, index: int, raw: NDArray[np.float32], marks: NDArray[np.uint8]) -> Evidence:
-        with torch.no_grad():
-            image = self._front.windowed(torch.from_numpy(raw)[None])[0].numpy()
-        guessed = self.guesses.get(index, ())
-        return case_evidence(self.cases[index], image, marks, self.denominators, guessed)
+    def glimpse(self, index: int, *, waits: bool) -> Glimpse:
+        """One case on the grid of blobs. waits: whether its target does, for what is guessed."""
+        draft = self._drafts.pop(index, None) or self._read(index, learns=True)
+        if self._keeps and waits:
+            self._set_aside(index, draft)
+        elif self._keeps:
+            self._kept[index] = self._sample(index, draft)
+        if draft.glimpse is None:
+            raise AssertionError("it was read to learn from")
+        return draft.glimpse
 
     def native(self, index: int) -> Native:
         """One case at its raw grid, read from disk each time."""
         case = self.cases[index]
-        image = read_image(case, self._front.channels)
-        mask = class_masks(case, len(self.classes))
-        marks = read_marks(case, image.shape[1:])
+        with self._files.of(case):
+            image = read_image(case, self._front.channels)
+            mask = class_masks(case, len(self.classes))
+            marks = read_marks(case, image.shape[1:])
         return Native(
             torch.from_numpy(image),
             None if mask is None else torch.from_numpy(mask),
@@ -178,30 +224,64 @@ class CaseDataset:
     def _compact(self, index: int) -> Sample:
         if index in self._kept:
             return self._kept[index]
-        sample = self._read(index)
+        draft = self._drafts.pop(index, None)
+        if draft is None:
+            draft = self._read(index, learns=self.targets.growth is not None)
+        sample = self._sample(index, draft)
         if self._keeps:
             self._kept[index] = sample
         return sample
 
-    def _read(self, index: int) -> Sample:
+    def _set_aside(self, index: int, draft: _Draft) -> None:
+        """Keep what a target will be made of, as long as there is room: else it is read again."""
+        if draft.evidence is not None and self.targets.growth is not None:
+            draft = replace(draft, evidence=lightened(draft.evidence, self.targets.growth))
+        self._waiting_bytes += 0 if draft.evidence is None else memory_of(draft.evidence)
+        if self._waiting_bytes <= WAITING_BYTES:
+            self._drafts[index] = draft
+
+    def _read(self, index: int, *, learns: bool) -> _Draft:
+        """The files of a case. learns: whether a target will be made of it."""
         case, size, classes = self.cases[index], self._front.size, len(self.classes)
-        raw = read_image(case, self._front.channels)
-        self.looks[case.row] = look_of(raw[0] if len(raw) == 1 else raw.transpose(1, 2, 0))
+        with self._files.of(case):
+            raw = read_image(case, self._front.channels)
+            full = class_masks(case, classes)
+            marks = read_marks(case, raw.shape[1:])
         with torch.no_grad():
-            image = self._front.prepare(torch.from_numpy(raw)[None])[0]
-        full = class_masks(case, classes)
-        mask = np.zeros((classes, size, size), bool) if full is None else shrink_mask(full, size)
-        marks = read_marks(case, raw.shape[1:])
-        taught = self._lesson(index, raw, marks, full)
-        ratio = [float("nan") if ratio is None else ratio for ratio in case.ratios]
-        return Sample(
+            windowed = self._front.windowed(torch.from_numpy(raw)[None])
+            image = self._front.resized(windowed)[0]
+        if self._keeps:
+            self.looks[case.row] = look_of(raw[0] if len(raw) == 1 else raw.transpose(1, 2, 0))
+        draft = _Draft(
             # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
             image=image.half(),
-            ratio=torch.tensor(ratio, dtype=torch.float32),
             hints=case_hints(case, raw.shape[1:]),
             marks=torch.from_numpy(shrink_marks(marks, (size, size))),
-            mask=torch.from_numpy(mask),
-            has_mask=full is not None,
+            mask=None if full is None else torch.from_numpy(shrink_mask(full, size)),
+        )
+        if not learns:
+            return draft
+        known = case_evidence(case, windowed[0].numpy(), marks, self.denominators)
+        return replace(
+            draft,
+            lesson=None if full is None else mask_lesson(full, size),
+            evidence=known,
+            glimpse=glimpse_of(known, full),
+        )
+
+    def _sample(self, index: int, draft: _Draft) -> Sample:
+        size, classes = self._front.size, len(self.classes)
+        taught = self._lesson(index, draft)
+        ratios = self.cases[index].ratios
+        ratio = [float("nan") if ratio is None else ratio for ratio in ratios]
+        nothing = torch.zeros(classes, size, size, dtype=torch.bool)
+        return Sample(
+            image=draft.image,
+            ratio=torch.tensor(ratio, dtype=torch.float32),
+            hints=draft.hints,
+            marks=draft.marks,
+            mask=nothing if draft.mask is None else draft.mask,
+            has_mask=draft.mask is not None,
             target=torch.from_numpy(taught.inside),
             target_weight=torch.from_numpy(taught.weight),
             final=torch.from_numpy(taught.final),
@@ -210,22 +290,17 @@ class CaseDataset:
             index=index,
         )
 
-    def _lesson(
-        self,
-        index: int,
-        raw: NDArray[np.float32],
-        marks: NDArray[np.uint8],
-        full: NDArray[np.bool_] | None,
-    ) -> Lesson:
+    def _lesson(self, index: int, draft: _Draft) -> Lesson:
         """The first target: the mask where there is one, else what is grown."""
         size, classes = self._front.size, len(self.classes)
-        if self.growth is None:
+        if self.targets.growth is None or draft.evidence is None:
             nothing = np.zeros((classes, size, size), np.uint8)
             every = np.ones(classes, bool)
             return Lesson(nothing, nothing, every, ~every)
-        if full is not None:
-            return mask_lesson(full, size)
-        return grown(self._evidence(index, raw, marks), self.growth, size)
+        if draft.lesson is not None:
+            return draft.lesson
+        guesses = self.targets.guesses.get(index, ())
+        return grown(replace(draft.evidence, guesses=guesses), self.targets.growth, size)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

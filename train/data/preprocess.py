@@ -42,7 +42,10 @@ class Front(nn.Module):
 
     def prepare(self, raw: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n c s s"]:
         """0..1 intensities at the network's size for raw pixels in physical units."""
-        image = self.windowed(raw)
+        return self.resized(self.windowed(raw))
+
+    def resized(self, image: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n c s s"]:
+        """An image at the network's size."""
         # Plain bilinear, because a smoothing resize has no counterpart in TensorRT and in most
         # ONNX runtimes; half-pixel centres are the convention all of them share.
         return F.interpolate(

@@ -2,17 +2,19 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import Denominator
-from wsseg.train.cases.schema import Box, Case, Region
+from wsseg.imaging.dicom.values import quiet
+from wsseg.train.cases.schema import NOT_MARKED, Box, Case, Region
 from wsseg.train.data.area_resize import HALF, area_mean, keep_one, shrink_marks
 from wsseg.train.targets.evidence import BorderEvidence, Evidence, Growth, Target
-from wsseg.train.targets.growing import evidence_of_borders, first_target
-from wsseg.train.targets.localise import Guess
+from wsseg.train.targets.growing import evidence_of_borders, first_target, seeds
+from wsseg.train.targets.localise import small
 
 LONGEST_SIDE = 256
 """Of the grid that targets are grown on. A finer one costs time, and errs less by a pixel where
@@ -20,6 +22,7 @@ growing errs by many."""
 LOOKED_AT = 64
 """Cases at least, evenly spread, whose borders are looked at to choose how marks are grown."""
 FULL = 255
+READERS = 4
 
 
 def grid_shape(shape: tuple[int, int]) -> tuple[int, int]:
@@ -34,7 +37,6 @@ def case_evidence(
     image: NDArray[np.floating],
     marks: NDArray[np.uint8],
     denominators: tuple[Denominator, ...],
-    guesses: tuple[Guess | None, ...] = (),
 ) -> Evidence:
     """What is known of a case, on the grid of its growth. image: 0..1, at its own resolution.
 
@@ -42,14 +44,52 @@ def case_evidence(
     """
     original, shape = (image.shape[1], image.shape[2]), grid_shape(image.shape[1:])
     return Evidence(
-        image=area_mean(image.mean(0), shape),
+        image=area_mean(image[0] if len(image) == 1 else image.mean(0), shape),
         marks=shrink_marks(marks, shape),
         areas=case_areas(case, denominators),
         boxes=tuple(_box(region.box, original, shape) for region in case.regions),
         located=tuple(_located(case, marks, place) for place in range(len(case.ratios))),
         kinds=tuple(region.mark_kind for region in case.regions),
-        guesses=guesses,
     )
+
+
+def lightened(evidence: Evidence, growth: Growth) -> Evidence:
+    """Evidence that makes the same target, without the image where nothing grows along it."""
+    if seeds(evidence, growth):
+        return evidence
+    nothing = np.broadcast_to(np.float32(0), evidence.image.shape)
+    unmarked = np.broadcast_to(np.uint8(NOT_MARKED), evidence.marks.shape)
+    marks = evidence.marks if evidence.marks.any() else unmarked
+    return replace(evidence, image=nothing, marks=marks)
+
+
+def memory_of(evidence: Evidence) -> int:
+    """Bytes that the pixels of an evidence take."""
+    layers = (evidence.image, evidence.marks, *evidence.boxes)
+    return sum(layer.nbytes for layer in layers if layer is not None and any(layer.strides))
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A case on the grid of blobs: image, exact areas, and by class how far pixels are inside."""
+
+    image: NDArray[np.float32]
+    areas: NDArray[np.floating]
+    marks: dict[int, NDArray[np.float32]]
+
+
+def glimpse_of(evidence: Evidence, masks: NDArray[np.bool_] | None) -> Glimpse:
+    """What is known of a case on the grid of blobs. masks: its full ones (k, row, column)."""
+    image = small(evidence.image)
+    if masks is None:
+        # Extreme points lie on the border: a good blob need not cover them.
+        marked = [place for place, located in enumerate(evidence.located) if located]
+        marks = {at: small((evidence.marks == at + 1).astype(np.float32)) for at in marked}
+    else:
+        marks = {at: area_mean(m.astype(np.float32), image.shape) for at, m in enumerate(masks)}
+    low, high = evidence.areas.T
+    there = {at: mark for at, mark in marks.items() if mark.any()}
+    return Glimpse(image, np.where(low == high, low, np.nan), there)
 
 
 def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.floating]:
@@ -105,7 +145,9 @@ def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[B
     that was looked at bears a shape.
     """
     looked_at = marked[:: max(1, len(marked) // LOOKED_AT)]
-    return [border for position in looked_at for border in evidence_of_borders(read(position))]
+    with quiet, ThreadPoolExecutor(READERS) as pool:
+        borders = pool.map(lambda position: evidence_of_borders(read(position)), looked_at)
+        return [border for several in borders for border in several]
 
 
 def grown(evidence: Evidence, growth: Growth, size: int) -> Lesson:

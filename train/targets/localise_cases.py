@@ -8,13 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.train.cases.files import case_marks, class_masks
-from wsseg.train.cases.schema import Case
-from wsseg.train.data.area_resize import area_mean
+from wsseg.imaging.dicom.values import quiet
+from wsseg.train.cases.facts import labelled_numbers
+from wsseg.train.cases.schema import MARKED_BACKGROUND, Case
 from wsseg.train.data.dataset import READERS, CaseDataset
-from wsseg.train.targets.case_targets import case_areas
-from wsseg.train.targets.evidence import Evidence
-from wsseg.train.targets.localise import LEAST_CASES, Guess, Guesses, Refusal, guesses, small
+from wsseg.train.targets.case_targets import Glimpse, case_areas
+from wsseg.train.targets.localise import LEAST_CASES, Guess, Guesses, Refusal, guesses
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +31,13 @@ def guess_places(cases: CaseDataset) -> dict[int, tuple[Guess | None, ...]]:
     Empty where every case with an area locates its classes. What is guessed is logged, and of which
     class nothing could be.
     """
-    with ThreadPoolExecutor(READERS) as pool:
+    with quiet, ThreadPoolExecutor(READERS) as pool:
         places = list(pool.map(lambda case: _places(case, cases), cases.cases))
         _warn_of_unplaced(cases, places)
         if not any(each.wanted.any() for each in places):
             return {}
-        seen = list(pool.map(lambda at: _seen(cases, at), range(len(cases))))
+        waiting = [bool(each.wanted.any()) for each in places]
+        seen = list(pool.map(lambda at: cases.glimpse(at, waits=waiting[at]), range(len(cases))))
     found = {}
     for number in range(len(cases.classes)):
         if any(each.wanted[number] for each in places):
@@ -50,14 +50,6 @@ class _Places(NamedTuple):
 
     located: NDArray[np.bool_]
     wanted: NDArray[np.bool_]
-
-
-class _Seen(NamedTuple):
-    """A case on the grid of blobs: image, exact areas, and by class how far pixels are inside."""
-
-    image: NDArray[np.float32]
-    areas: NDArray[np.floating]
-    marks: dict[int, NDArray[np.float32]]
 
 
 def _warn_of_unplaced(cases: CaseDataset, places: Sequence[_Places]) -> None:
@@ -76,7 +68,7 @@ def _warn_of_unplaced(cases: CaseDataset, places: Sequence[_Places]) -> None:
 
 
 def _of_class(
-    name: str, number: int, places: Sequence[_Places], seen: Sequence[_Seen]
+    name: str, number: int, places: Sequence[_Places], seen: Sequence[Glimpse]
 ) -> dict[int, Guess]:
     marks = {at: each.marks[number] for at, each in enumerate(seen) if number in each.marks}
     answer = guesses([s.image for s in seen], [float(s.areas[number]) for s in seen], marks)
@@ -102,33 +94,10 @@ def _of_class(
 def _places(case: Case, cases: CaseDataset) -> _Places:
     located = np.array([region.box is not None for region in case.regions])
     located |= case.mask is not None
-    marks = case_marks(case) if case.marks is not None or case.points else None
-    if marks is not None:
-        located |= np.bincount(marks.ravel(), minlength=256)[1 : len(located) + 1] > 0
+    located[[n - 1 for n in labelled_numbers(case) if n != MARKED_BACKGROUND]] = True
     low, high = case_areas(case, cases.denominators).T
     unknown_place = ~located & (high > 0) & (low == high)
     return _Places(located, unknown_place)
-
-
-def _seen(cases: CaseDataset, index: int) -> _Seen:
-    known, case = cases.evidence(index), cases.cases[index]
-    image = small(known.image)
-    masks = class_masks(case, len(cases.classes))
-    if masks is None:
-        marks = _marks(known)
-    else:
-        marks = {
-            at: area_mean(mask.astype(np.float32), image.shape) for at, mask in enumerate(masks)
-        }
-    low, high = known.areas.T
-    there = {at: mark for at, mark in marks.items() if mark.any()}
-    return _Seen(image, np.where(low == high, low, np.nan), there)
-
-
-def _marks(known: Evidence) -> dict[int, NDArray[np.float32]]:
-    # Extreme points lie on the border: a good blob need not cover them.
-    marked = [place for place, located in enumerate(known.located) if located]
-    return {place: small((known.marks == place + 1).astype(np.float32)) for place in marked}
 
 
 def _by_case(
