@@ -22,7 +22,7 @@ from wsseg.imaging.files import unchanged
 from wsseg.imaging.intensity import fill_nonfinite
 from wsseg.imaging.label_values import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.nrrd import SEGMENTS
-from wsseg.imaging.opened import open_file, version_of
+from wsseg.imaging.opened import Version, open_file, version_of
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
 from wsseg.imaging.pictures import grey_if_equal, open_picture, picture_geometry, read_picture
@@ -42,6 +42,9 @@ from wsseg.imaging.volumes import VolumeFile, open_volume, read_volume, volume_g
 
 # How an image file stores its values, by its header: files of one scale are stored alike.
 
+# A table may name each slice of a file in a row of its own, and ask several things of each.
+_REMEMBERED = 4096
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24  # of the first bytes: a signature of 8, a chunk's head of 8, width and height
 _TAGS = tags_of(("Modality", "BitsStored", "RescaleSlope", "RescaleIntercept", "RescaleType"))
@@ -54,12 +57,13 @@ def stored_as(path: Path) -> str:
     Only to be compared: files stored in other ways may still be on one scale.
     """
     try:
-        return _stored_as(path)
+        return _stored_as(path, version_of(path))
     except Exception:  # whoever reads the file says what is wrong with it
         return ""
 
 
-def _stored_as(path: Path) -> str:
+@lru_cache(maxsize=_REMEMBERED)
+def _stored_as(path: Path, _version: Version) -> str:
     head = read_head(FileRef(path, path.name))
     if head.start.startswith(_PNG):
         return f"{max(8, head.start[_PNG_DEPTH])}-bit"
@@ -89,9 +93,6 @@ GRID_TOLERANCE = 0.1
 
 # A label written as a fraction of at most this step may be a rounded whole number.
 LARGEST_LABEL_STEP = 0.5
-
-# A table may name each slice of a file in a row of its own, and ask several things of each.
-_REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def read_grid(path: Path, volume: int = 0) -> Grid:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _grid(path: Path, volume: int, _version: tuple[int, int]) -> Grid:
+def _grid(path: Path, volume: int, _version: Version) -> Grid:
     kind, file = _opened(path)
     return _GRIDS[kind](file, volume)
 
@@ -259,7 +260,7 @@ def _opened(path: Path) -> tuple[Kind, Path]:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _content(path: Path, _version: tuple[int, int]) -> Content:
+def _content(path: Path, _version: Version) -> Content:
     if header_beside(path):
         return "volume"
     content = content_of(read_head(FileRef(path, path.name)))
