@@ -1,7 +1,8 @@
-"""A tiny job done once through the real commands: cases, run, model."""
+"""A tiny job done once through the commands: cases, run, model."""
 
 import csv
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.small_network import small_network
 from wsseg.cli.main import app
 
 
@@ -49,16 +51,24 @@ def call(*arguments: object, code: int = 0) -> str:
     return result.output
 
 
+@pytest.fixture(autouse=True)
+def _small_network() -> Iterator[None]:
+    """Commands are about files and words; `test_offline` starts them all with a real network."""
+    with small_network():
+        yield
+
+
 @pytest.fixture(scope="session")
 def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with cases/, run/ and model/ made by marks, train and export."""
     folder = tmp_path_factory.mktemp("job")
     outlined = write_outlined(folder, 8)
     call("marks", outlined, "--out", folder / "cases", "--percent", 8)
-    call(
-        "train", folder / "cases" / "cases.csv", "--out", folder / "run", "--network",
-        "mobilenet_v2", "--size", 32, "--epochs", 2, "--batch", 4, "--accelerator", "cpu",
-        "--precision", "fp32",
-    )  # fmt: skip
-    call("export", folder / "run", "--out", folder / "model")
+    with small_network():
+        call(
+            "train", folder / "cases" / "cases.csv", "--out", folder / "run", "--network",
+            "mobilenet_v2", "--size", 32, "--epochs", 2, "--batch", 4, "--accelerator", "cpu",
+            "--precision", "fp32",
+        )  # fmt: skip
+        call("export", folder / "run", "--out", folder / "model", "--torch")
     return folder
