@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsseg.train import networks, worker
 
-WIDTH = 8
+WIDTH = 64
 
 
 class _Backbone(nn.Module):

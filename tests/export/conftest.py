@@ -1,4 +1,8 @@
-"""One small network with decided answers, and the folder of a run that holds it."""
+"""Two networks with decided answers, the folders of runs that hold them, and an export.
+
+MobileNetV2 is exported once. Tests that export again take the small network, whose ONNX models are
+made once too.
+"""
 
 import json
 
@@ -8,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.small_network import small_network
 from wsseg.export import engines as engine_onnx
-from wsseg.export.graph import to_onnx
+from wsseg.export.graph import DeployGraph, to_onnx
 from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.train.data.preprocess import Front
@@ -75,10 +80,8 @@ def slices():
     return raw_slices()
 
 
-@pytest.fixture(scope="session")
-def run(predictor, slices, tmp_path_factory):
-    """The folder that training leaves behind."""
-    folder = tmp_path_factory.mktemp("run")
+def write_run(folder, predictor):
+    """Write what training leaves behind."""
     record = RunRecord(
         classes=CLASSES,
         ratios=RATIOS,
@@ -100,16 +103,14 @@ def run(predictor, slices, tmp_path_factory):
     )
     (folder / RECORD).write_text(json.dumps(record.model_dump()))
     save_weights(predictor.network, folder / WEIGHTS)
-    save_samples(list(slices), folder / SAMPLES)
+    save_samples(list(raw_slices()), folder / SAMPLES)
     return folder
 
 
 @pytest.fixture(scope="session")
-def exported(run, tmp_path_factory):
-    """The whole export, PyTorch and TensorRT included: manifest, folder, and its ONNX models.
-
-    Tracing a network takes seconds, so every test shares this one.
-    """
+def exported(predictor, tmp_path_factory):
+    """The whole export, PyTorch and TensorRT included: manifest, folder, and its ONNX models."""
+    run = write_run(tmp_path_factory.mktemp("run"), predictor)
     out = tmp_path_factory.mktemp("exported") / "model"
     options = ExportOptions(
         name="two organs", thresholds=THRESHOLDS, torch=True, trt=True, gpu_arch=("sm_89",)
@@ -131,6 +132,35 @@ def models(exported):
     return exported[2]
 
 
+@pytest.fixture(scope="session")
+def small_predictor():
+    with small_network():
+        return make_predictor()
+
+
+@pytest.fixture(scope="session")
+def small_run(small_predictor, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"), small_predictor)
+
+
+@pytest.fixture
+def run(small_run):
+    """The folder of a run of the small network, which can be exported in this test."""
+    with small_network():
+        yield small_run
+
+
+@pytest.fixture(scope="session")
+def small_models(small_predictor):
+    """The small network's ONNX models of both precisions, with a description that is a stub."""
+    return {
+        precision: to_onnx(
+            DeployGraph(small_predictor, THRESHOLDS, precision), channels=1, description="{}"
+        )
+        for precision in ("fp32", "fp16")
+    }
+
+
 def precision_of(graph):
     half = next(graph.predictor.network.parameters()).dtype == torch.float16
     return "fp16" if half else "fp32"
@@ -149,9 +179,9 @@ def serve_models(monkeypatch):
 
 
 @pytest.fixture
-def made(models, serve_models):
-    """Exports take the session's models."""
-    serve_models(models)
+def made(small_models, serve_models):
+    """Exports of the small network take its ready models."""
+    serve_models(small_models)
 
 
 def content(folder):

@@ -182,7 +182,7 @@ def test_an_engine_that_was_not_asked_is_not_said_to_find_nothing(predictor, sta
 
 
 def test_an_export_whose_masks_are_all_empty_says_what_the_gate_could_not_judge(
-    run, models, tmp_path, caplog, serve_models
+    run, small_models, tmp_path, caplog, serve_models
 ):
     said = "all masks empty: the network finds nothing in the slices"
     with caplog.at_level(logging.WARNING, "wsseg.export"):
@@ -190,7 +190,7 @@ def test_an_export_whose_masks_are_all_empty_says_what_the_gate_could_not_judge(
         manifest = export_run(run, tmp_path / "empty", options)
         assert said in caplog.text
         caplog.clear()
-        serve_models(models)
+        serve_models(small_models)
         other = export_run(run, tmp_path / "found", ExportOptions(precisions=("fp32",)))
         assert said not in caplog.text
     found = [[e.parity and e.parity.masks_empty for e in m.engines] for m in (manifest, other)]

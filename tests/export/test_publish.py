@@ -140,20 +140,22 @@ def test_serving_runs_what_was_published(exported, predictor, slices):
 
 
 def test_a_failed_export_leaves_the_old_folder_as_it_was(
-    run, models, tmp_path, exported, serve_models
+    run, small_models, tmp_path, exported, serve_models
 ):
     out = tmp_path / "model"
     shutil.copytree(exported[1], out)
     before = content(out)
-    serve_models({"fp32": spoilt(models["fp32"])})
+    serve_models({"fp32": spoilt(small_models["fp32"])})
     with pytest.raises(AllFailedError, match="nothing was exported: fp32 on onnxruntime-cpu"):
         export_run(run, out, OPTIONS.model_copy(update={"overwrite": True}))
     assert content(out) == before
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_an_fp16_engine_that_disagrees_is_left_out(run, models, tmp_path, serve_models, caplog):
-    serve_models({**models, "fp16": spoilt(models["fp16"])})
+def test_an_fp16_engine_that_disagrees_is_left_out(
+    run, small_models, tmp_path, serve_models, caplog
+):
+    serve_models({**small_models, "fp16": spoilt(small_models["fp16"])})
     with caplog.at_level(logging.WARNING, "wsseg.export"):
         manifest = export_run(run, tmp_path / "model", OPTIONS)
     assert [engine.precision for engine in manifest.engines] == ["fp32", "fp32"]

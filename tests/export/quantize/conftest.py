@@ -71,12 +71,12 @@ def with_one_loud_channel(predictor):
     return loud
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(slices):
     return small_predictor(slices)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def standard(small, slices):
     return reference_outputs(small, slices, THRESHOLDS, CLASSES, RATIOS)
 
@@ -104,7 +104,7 @@ def traced(predictor):
     return to_onnx(graph, channels=1, description="{}")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model(small):
     return traced(small)
 
@@ -131,7 +131,7 @@ def make(predictor, standard, model, folder, method="percentile"):
     return made, open_engine(folder, opened, INT8_ON_CPU)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(small, standard, model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
     return *make(small, standard, model, folder), folder
