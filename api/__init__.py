@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import wsseg.imaging.privacy  # noqa: F401 - before any library that it silences
+from wsseg.imaging.errors import missing_packages
 
 __version__ = "0.1.0"
 
@@ -42,10 +43,11 @@ if TYPE_CHECKING:
 else:  # a type checker that saw this function would accept any name
 
     def __getattr__(name: str) -> Any:
-        """A public name, from the module that defines it."""
+        """A public name; WssegError where a package that it needs is not installed."""
         if name not in _HOMES:
             raise AttributeError(f"module 'wsseg' has no attribute {name!r}")
-        return getattr(import_module(_HOMES[name]), name)
+        with missing_packages():
+            return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

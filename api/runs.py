@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging.errors import WssegError, missing_packages
 from wsseg.model import Model, load_model
 from wsseg.settings import ratio_definitions, settings
 from wsseg.train.config import TrainConfig
@@ -103,7 +103,8 @@ def export_model(run: Run | str | Path, out: str | Path, **given: Any) -> Model:
     fix; where an engine that was asked for could not be made or disagrees (EngineRejectedError,
     EngineBuildError, TensorRTMissingError), after the folder was published with the others.
     """
-    from wsseg.export.publish import export_run  # training does without onnx
+    with missing_packages():  # training does without onnx
+        from wsseg.export.publish import export_run
 
     folder = run.folder if isinstance(run, Run) else Path(run)
     export_run(folder, Path(out), export_settings(given))

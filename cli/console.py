@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging.errors import WssegError, missing_packages
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -40,20 +40,6 @@ RatioOption = Annotated[
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 INTERRUPTED = 130
-# Modules that the base install leaves out, and the extra that brings each.
-EXTRAS = {
-    "jaxtyping": "train",
-    "lightning": "train",
-    "matplotlib": "train",
-    "safetensors": "train",
-    "scipy": "train",
-    "tensorboard": "train",
-    "torch": "train",
-    "torchvision": "train",
-    "onnx": "export",
-    "onnxscript": "export",
-    "nilearn": "demo",
-}
 
 
 class JsonLines(logging.Formatter):
@@ -102,13 +88,8 @@ def guarded(*, interrupted: str = "") -> Iterator[None]:
     """
     former = _ends_like_an_interrupt()
     try:
-        yield
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get(str(error.name).partition(".")[0])
-        if extra is None:
-            raise
-        typer.echo(f"error: {error.name} is missing: pip install 'wsseg[{extra}]'", err=True)
-        raise typer.Exit(WssegError.exit_code) from error
+        with missing_packages():
+            yield
     except WssegError as error:
         log = logging.getLogger("wsseg")
         if any(isinstance(h.formatter, JsonLines) for h in log.handlers):

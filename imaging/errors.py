@@ -1,4 +1,4 @@
-"""The border where whatever a file made a library raise becomes one ReadError."""
+"""Errors that a user can correct, and the borders where what libraries raise becomes one."""
 
 import errno
 import logging
@@ -7,6 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+# Modules that the base install leaves out, and the extra that brings each.
+_EXTRAS = {
+    "jaxtyping": "train",
+    "lightning": "train",
+    "matplotlib": "train",
+    "safetensors": "train",
+    "scipy": "train",
+    "tensorboard": "train",
+    "torch": "train",
+    "torchvision": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "nilearn": "demo",
+}
 
 # Errors a user can act on. Anything else that is raised is a bug and keeps its traceback.
 
@@ -111,3 +126,15 @@ def _translated(source: str, error: Exception) -> ReadError:
                 f"{source} cannot be read ({kind}): it is damaged or of an unknown form; "
                 "export it again",
             )
+
+
+@contextmanager
+def missing_packages() -> Iterator[None]:
+    """Raise WssegError, with the extra to install, where a package of that extra is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(str(error.name).partition(".")[0])
+        if extra is None:
+            raise
+        raise WssegError(f"{error.name} is missing: pip install 'wsseg[{extra}]'") from error

@@ -40,6 +40,17 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
         wsseg.fitt  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_a_package_that_is_missing_is_told_with_the_extra_that_brings_it():
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import wsseg\n"
+        "try: wsseg.fit\n"
+        "except wsseg.WssegError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "torch is missing: pip install 'wsseg[train]'\n"
+
+
 def test_the_version_is_that_of_the_installed_package():
     assert wsseg.__version__ == version("wsseg")
 
