@@ -21,7 +21,7 @@ from wsseg.serve.infer import InferOptions, Summary, infer, measure
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.manifest import load_model as read_folder
 from wsseg.serve.measure import series_ratio, slice_ratios
-from wsseg.serve.results import Segmented
+from wsseg.serve.results import MeasuredScan
 from wsseg.settings import settings
 
 Paths = str | Path | Sequence[str | Path]
@@ -215,14 +215,16 @@ class Measurement:
         with closing(measure(self.paths, self.options, manifest, engine)) as outcomes:
             for outcome in outcomes:
                 self.failures += outcome.failures
-                if outcome.found:
-                    yield _scan_result(outcome.found, manifest, outcome.failures)
+                if outcome.measured:
+                    yield _scan_result(outcome.measured, manifest, outcome.failures)
         failed = sum(failure.status == "failed" for failure in self.failures)
         if failed:
             log.warning("%d files gave no result: `failures` of the measurement says why", failed)
 
 
-def _scan_result(found: Segmented, manifest: Manifest, failures: tuple[Failure, ...]) -> ScanResult:
+def _scan_result(
+    found: MeasuredScan, manifest: Manifest, failures: tuple[Failure, ...]
+) -> ScanResult:
     if found.labels is None:
         raise AssertionError("label maps were asked for")
     series = tuple(series_ratio(found, manifest, ratio) for ratio in manifest.ratios)

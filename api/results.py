@@ -15,7 +15,7 @@ from wsseg.imaging.display import class_colour
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import Scan
 from wsseg.serve.overlay import overlay
-from wsseg.serve.tables import SeriesRatio, SliceRatio
+from wsseg.serve.report import SeriesRatio, SliceRatio
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,16 +24,14 @@ from wsseg.imaging.discovery import find
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.batching import Limits
-from wsseg.serve.empty_slices import skip_empty
 from wsseg.serve.engines.base import EngineOptions, Prediction
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.inspection import skip_empty
 from wsseg.serve.manifest import load_model
 from wsseg.serve.measure import slice_rows
-from wsseg.serve.pipeline import Counts, Pictures, Pipeline
-from wsseg.serve.prefetch import Room
-from wsseg.serve.report import open_report
-from wsseg.serve.tables import Provenance
+from wsseg.serve.pipeline import Counts, Pictures, Pipeline, PrefetchLimits
+from wsseg.serve.report import Provenance, open_report
 
 BATCH = 8
 SLEEP_SECONDS = 0.02
@@ -122,16 +120,16 @@ def busy_share(model: Path, scans: Path) -> float:
         engine,
         manifest,
         Limits(slices=BATCH),
-        reading=Room(threads=2, results=8, nbytes=1 << 28),
-        writing=Room(),
+        reading=PrefetchLimits(threads=2, results=8, nbytes=1 << 28),
+        writing=PrefetchLimits(),
         pictures=Pictures(None, None, manifest.window),
         skip=skip_empty(manifest.window),
     )
     provenance = Provenance("random", "", engine.name, engine.precision, "")
     with open_report(scans.parent / "busy.csv") as report:
         for outcome in pipeline(find([scans], scratch=scans.parent), Counts(lambda *_: None)):
-            if outcome.found:
-                report.slices(slice_rows(outcome.found, manifest, provenance))
+            if outcome.measured:
+                report.slices(slice_rows(outcome.measured, manifest, provenance))
     spent = sum(end - began for began, end in engine.calls)
     return spent / (engine.calls[-1][1] - engine.calls[0][0])
 

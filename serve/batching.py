@@ -1,4 +1,4 @@
-"""Batches of equal-sized slices across scans, and each scan put together again, in order."""
+"""Batches of slices of equal size across scans; each scan is completed in its order."""
 
 import logging
 from collections import OrderedDict, deque
@@ -12,27 +12,27 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import Scan
-from wsseg.serve.empty_slices import Looked
-from wsseg.serve.engines.base import Engine, EngineError, Prediction, calls_at_once
-from wsseg.serve.recover import Known
-from wsseg.serve.results import Job, Place, Segmented, Slot, answers_of, new_job
-
-# Grey or colour slices as the channels that a network takes.
+from wsseg.serve.engines.base import Concurrent, Engine, EngineError, Prediction
+from wsseg.serve.inspection import InspectedScan
+from wsseg.serve.recover import Known, Recovered, recover
+from wsseg.serve.results import Areas, MeasuredScan, SliceResult, failed_files, slice_results
 
 LUMINANCE = "LUMINANCE"
 GREY_AS_RGB = "GREY_AS_RGB"
+# 16 million pixels of float32 are 64 MiB a channel: enough to occupy any processor.
+MOST_PIXELS = 1 << 24
+# Of the objects that make one result, without its label map; rounded up.
+RESULT_BYTES = 1024
 
+Shape = tuple[int, ...]
+Computed = tuple[Prediction, NDArray[np.float32] | None]
+"""A prediction, and the probability (n, k, H, W) that it was thresholded from where requested."""
 
-def channel_flags(scan: Scan, channels: int) -> tuple[str, ...]:
-    """What `to_channels` does to a scan, as a flag of the report; nothing where it fits."""
-    rgb = scan.pixels.ndim == 4
-    if rgb and channels == 1:
-        return (LUMINANCE,)
-    return (GREY_AS_RGB,) if not rgb and channels == 3 else ()
+logger = logging.getLogger(__name__)
 
 
 def to_channels(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """One slice, (row, column) or (row, column, 3), as the (channel, row, column) of a network.
+    """One slice, (row, column) or (row, column, 3), as (channel, row, column) for a network.
 
     RGB becomes its luminance for a grey network; grey is repeated for an RGB network.
     """
@@ -41,120 +41,16 @@ def to_channels(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float3
     return np.broadcast_to(pixels, (channels, *pixels.shape))
 
 
-# The engine at work in threads of its own, while the rest goes on.
-
-Answered = tuple[Prediction, NDArray[np.float32] | None]
-"""A prediction, and the probability it was cut from where that was asked for."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A batch (n, c, H, W) that the engine was given, with a slot for each of its slices."""
-
-    slots: list[Slot]
-    pixels: NDArray[np.float32]
-    answer: Future[Answered]
-
-    def part(self, start: int, stop: int) -> tuple[list[Slot], NDArray[np.float32]]:
-        """Some of the batch: slots that a scan still waits for, and their pixels."""
-        chosen = [place for place in range(start, stop) if self.slots[place].wanted]
-        return [self.slots[place] for place in chosen], self.pixels[chosen]
-
-
-class Calls:
-    """Calls of an engine, in the order in which they are made, as many at once as it takes."""
-
-    def __init__(self, engine: Engine, channels: int) -> None:
-        self._engine = engine
-        self._channels = channels
-        self.at_once = calls_at_once(engine)
-        self._threads = ThreadPoolExecutor(self.at_once, thread_name_prefix="wsseg-engine")
-
-    def make(self, slots: list[Slot]) -> Call:
-        """Ask for the answers of slots; one call begins when an earlier one ends."""
-        return self.again(slots, self._stacked([slot.places[0] for slot in slots]))
-
-    def again(self, slots: list[Slot], pixels: NDArray[np.float32]) -> Call:
-        """The same, for slots whose pixels are stacked already."""
-        known = any(slot.known for slot in slots)
-        for slot in slots:
-            slot.sent = True
-        return Call(slots, pixels, self._threads.submit(self._run, pixels, known=known))
-
-    def probability(self, place: Place) -> NDArray[np.float32]:
-        """The probability (k, H, W) of one slice, waited for; raises what the engine raises."""
-        answer = self._threads.submit(self._run, self._stacked([place]), known=True).result()
-        if answer[1] is None:
-            raise AssertionError("the engine was asked for its probability")
-        probability: NDArray[np.float32] = answer[1][0]
-        return probability
-
-    def close(self) -> None:
-        """Begin no further call, and wait for those that were begun."""
-        self._threads.shutdown(cancel_futures=True)
-
-    def _run(self, pixels: NDArray[np.float32], *, known: bool) -> Answered:
-        return self._engine.with_probability(pixels) if known else (self._engine(pixels), None)
-
-    def _stacked(self, places: list[Place]) -> NDArray[np.float32]:
-        return np.stack(
-            [to_channels(job.found.scan.pixels[index], self._channels) for job, index in places]
-        )
-
-
-# Slices that were met a while ago, to be told from new ones.
-
-# Of the objects that make one answer, without its label map; rounded up.
-ANSWER_BYTES = 1024
-
-
-class Recent:
-    """The slices that were last met, by their digests, with what is or will be answered for them.
-
-    Kept up to `nbytes`, counted by sizes alone: the same slices in the same order are remembered
-    in the same way, however fast the engine is.
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        self._left = nbytes
-        self._slots: OrderedDict[bytes, tuple[Slot, int]] = OrderedDict()
-
-    def find(self, digest: bytes) -> Slot | None:
-        """The slice with this digest, and from now on the last one to be forgotten."""
-        if digest not in self._slots:
-            return None
-        self._slots.move_to_end(digest)
-        return self._slots[digest][0]
-
-    def add(self, slot: Slot, label_bytes: int) -> None:
-        """Remember a slice, whose packed label map has so many bytes; the oldest make room."""
-        size = ANSWER_BYTES + label_bytes
-        self._slots[slot.digest] = (slot, size)
-        self._left -= size
-        while self._left < 0:
-            _, (_, freed) = self._slots.popitem(last=False)
-            self._left += freed
-
-    def forget(self, slot: Slot) -> None:
-        """Let the next slice that equals this one be computed."""
-        known = self._slots.get(slot.digest)
-        if known and known[0] is slot:
-            self._left += self._slots.pop(slot.digest)[1]
-
-
-# 16 million pixels of float32 are 64 MiB a channel: enough to fill any processor.
-MOST_PIXELS = 1 << 24
-
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Limits:
-    """slices: in one batch, at most. scans, nbytes: that may wait for a batch to fill. remembered:
-    bytes of answers that are kept for slices equal to earlier ones.
+    """Limits of batching and of its memory.
+
+    slices: most slices of one batch. scans, nbytes: most scans, and bytes of their pixels, that may
+    wait for a batch to fill. remembered: bytes of the results that are kept for slices equal to
+    earlier ones.
 
     Batches are formed by these numbers alone, never by the clock: the same scans in the same order
-    make the same batches.
+    form the same batches.
     """
 
     slices: int = 8
@@ -163,19 +59,122 @@ class Limits:
     remembered: int = 1 << 25
 
 
-Shape = tuple[int, ...]
+@dataclass
+class Job:
+    """A scan being measured.
+
+    known: recorded ratios of its slices. left: slices without a result. grouped: those of them that
+    wait for a batch.
+    """
+
+    measured: MeasuredScan
+    known: Known
+    left: int
+    grouped: int = 0
+    failures: tuple[Failure, ...] = ()
+
+    def nbytes(self) -> int:
+        """Bytes that decide about batches.
+
+        Recovered label maps, a quarter more at most, are left out: slices in another batch could
+        differ in the last bit of what is measured.
+        """
+        return replace(self.measured, recovered=None).nbytes()
+
+    def fail(self, reason: str, message: str) -> None:
+        """Give the scan up; only the first reason is reported."""
+        scan = self.measured.scan
+        self.failures = self.failures or failed_files(scan.ref, reason, message, scan.failures)
+
+    def recover(self, index: int, probability: NDArray[np.float32]) -> None:
+        """Recover the masks of one slice from its probability (k, row, column)."""
+        recovered = self.measured.recovered
+        if recovered and not self.failures:
+            labels, masks = recover(probability, self.known[index])
+            recovered.labels[index], recovered.masks[index] = labels, masks
+
+
+Position = tuple[Job, int]
+"""A scan and the index of one of its slices."""
+
+
+@dataclass
+class UniqueSlice:
+    """A slice to compute, and all positions, in one scan or several, that wait for its result.
+
+    sent: whether the engine was asked already. result: stays None if the slice fails.
+    """
+
+    digest: bytes
+    positions: list[Position] = field(default_factory=list)
+    sent: bool = False
+    result: SliceResult | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a scan that has not failed waits for the result."""
+        return any(not job.failures for job, _ in self.positions)
+
+    def fail(self, reason: str, message: str) -> None:
+        """Give up every scan that has this slice."""
+        for job, index in self.positions:
+            job.fail(reason, f"slice {index}: {message}")
+
+
+class ResultCache:
+    """The latest slices by their digests, with the results that they have or will have.
+
+    It holds up to `nbytes`, counted by sizes alone: the same slices in the same order are
+    remembered in the same way, however fast the engine is.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._left = nbytes
+        self._slices: OrderedDict[bytes, tuple[UniqueSlice, int]] = OrderedDict()
+
+    def find(self, digest: bytes) -> UniqueSlice | None:
+        """The slice with this digest, which is then the last one to be dropped."""
+        if digest not in self._slices:
+            return None
+        self._slices.move_to_end(digest)
+        return self._slices[digest][0]
+
+    def add(self, one: UniqueSlice, label_bytes: int) -> None:
+        """Remember a slice, whose packed label map has so many bytes; the oldest are dropped."""
+        size = RESULT_BYTES + label_bytes
+        self._slices[one.digest] = (one, size)
+        self._left -= size
+        while self._left < 0:
+            _, (_, freed) = self._slices.popitem(last=False)
+            self._left += freed
+
+    def drop(self, one: UniqueSlice) -> None:
+        """Let the next slice that equals this one be computed."""
+        entry = self._slices.get(one.digest)
+        if entry and entry[0] is one:
+            self._left += self._slices.pop(one.digest)[1]
+
+
+@dataclass(frozen=True)
+class InFlightBatch:
+    """Slices that the engine computes, their pixels (n, c, H, W), and what it will return."""
+
+    slices: list[UniqueSlice]
+    pixels: NDArray[np.float32]
+    computed: Future[Computed]
 
 
 @dataclass
 class Segmenter:
-    """Runs an engine over scans; `on_slices` hears how many slices were finished.
+    """Runs an engine over scans; `on_slices` is called with the number of slices just finished.
 
-    An empty slice is not run: its areas stay 0. Slices with equal pixels are run once, as far
-    back as `Limits.remembered` reaches. While the engine computes, in threads of its own, the next
-    batch is put together and the answers of the one before are stored.
+    A skipped slice is not computed: its areas stay 0. Slices with equal pixels are computed once,
+    as far back as `Limits.remembered` reaches. While the engine computes, in threads of its own,
+    the next batch is formed and the results of the one before are stored.
 
-    known: the ratios on file of a scan's slices. They change nothing that is measured: only a
-    batch with such a slice asks the engine for its probability; a slice in no batch is asked alone.
+    known: gives the recorded ratios of a scan's slices. They change no measurement: only a batch
+    with such a slice requests the engine's probability; a slice that is in no batch is computed
+    alone.
     """
 
     engine: Engine
@@ -185,192 +184,53 @@ class Segmenter:
     keep_labels: bool
     on_slices: Callable[[int], None] = lambda _: None
     known: Callable[[Scan], Known] = lambda _: {}
-    _groups: dict[Shape, list[Slot]] = field(default_factory=dict, init=False)
+    _groups: dict[Shape, list[UniqueSlice]] = field(default_factory=dict, init=False)
     _jobs: deque[Job | Failure] = field(default_factory=deque, init=False)
-    _sent: deque[Call] = field(default_factory=deque, init=False)
-    _recent: Recent = field(init=False)
-    _calls: Calls = field(init=False)
+    _in_flight: deque[InFlightBatch] = field(default_factory=deque, init=False)
 
     def __post_init__(self) -> None:
-        self._recent = Recent(self.limits.remembered)
-        self._calls = Calls(self.engine, self.channels)
+        self._cache = ResultCache(self.limits.remembered)
+        engine = self.engine
+        self._at_once = max(1, engine.in_flight) if isinstance(engine, Concurrent) else 1
+        self._threads = ThreadPoolExecutor(self._at_once, thread_name_prefix="wsseg-engine")
 
     def __call__(
-        self, scans: Iterable[Looked | Failure]
-    ) -> Generator[Segmented | Failure, None, None]:
-        """Scans measured, in their order; what failed before or here stays a Failure in its place.
+        self, scans: Iterable[InspectedScan | Failure]
+    ) -> Generator[MeasuredScan | Failure, None, None]:
+        """Measure scans in their order; a Failure from before or from here keeps its place.
 
-        A batch that the engine cannot compute is halved until only the slices at fault are left:
-        they cost their own scan its result and no other: a Failure for each of its files.
+        A batch that the engine cannot compute is halved until only the faulty slices are left. They
+        cost their own scan its result, a Failure for each of its files, and no other scan.
         """
         try:
             for item in scans:
                 self._add(item)
                 yield from self._finished()
-                while self._waiting_too_long():
-                    self._hurry()
+                while self._holds_too_much():
+                    oldest = next(j for j in self._jobs if isinstance(j, Job) and j.left)
+                    if oldest.grouped:
+                        self._send(oldest.measured.scan.pixels.shape[1:])
+                    else:
+                        self._collect()
                     yield from self._finished()
             for shape in list(self._groups):
                 self._send(shape)
-            while self._sent:
+            while self._in_flight:
                 self._collect()
                 yield from self._finished()
             yield from self._finished()
         finally:
-            self._calls.close()
+            self._threads.shutdown(cancel_futures=True)
 
-    def _add(self, item: Looked | Failure) -> None:
-        if isinstance(item, Failure):
-            self._jobs.append(item)
-            return
-        known = self.known(item.scan)
-        job = new_job(self._adapted(item), known, self.classes, keep_labels=self.keep_labels)
-        self._jobs.append(job)
-        through = len(item.empty)
-        for index in range(len(item.digests)):
-            if index not in item.empty:
-                through += self._place((job, index), item.digests[index])
-            elif index in job.known:
-                self._recover_alone((job, index))
-        job.left -= through
-        if through:
-            self.on_slices(through)
-
-    def _adapted(self, item: Looked) -> Looked:
-        """The scan with a flag where its channels are not the network's."""
-        flags = channel_flags(item.scan, self.channels)
-        scan = replace(item.scan, flags=(*item.scan.flags, *flags)) if flags else item.scan
-        return replace(item, scan=scan)
-
-    def _place(self, place: Place, digest: bytes) -> bool:
-        """Find a slice its answer, or a slot to wait in; True where the answer is there."""
-        job, index = place
-        slot = self._recent.find(digest)
-        if slot and slot.sent and index in job.known:
-            self._recover_alone(place)
-        if slot and slot.answer:
-            slot.answer.store(job.found, index)
-            return True
-        if slot is None:
-            self._open(Slot(digest, [place]))
-        else:
-            slot.places.append(place)
-            job.grouped += not slot.sent
-        return False
-
-    def _open(self, slot: Slot) -> None:
-        """Queue a slice that is new; its batch is sent when it is full."""
-        job, _ = slot.places[0]
-        shape = job.found.scan.pixels.shape[1:]
-        pixels = shape[0] * shape[1]
-        bits = self.classes.bit_length() * pixels if self.keep_labels else 0
-        self._recent.add(slot, bits // 8)
-        group = self._groups.setdefault(shape, [])
-        group.append(slot)
-        job.grouped += 1
-        if len(group) == max(1, min(self.limits.slices, MOST_PIXELS // pixels)):
-            self._send(shape)
-
-    def _waiting_too_long(self) -> bool:
-        """Whether the oldest unfinished scan holds back more than the limits allow."""
-        if not self._groups and not self._sent:
+    def _holds_too_much(self) -> bool:
+        """Whether unfinished scans exceed the limits although a batch could be sent or awaited."""
+        if not self._groups and not self._in_flight:
             return False
         held = sum(job.nbytes() for job in self._jobs if isinstance(job, Job))
         return len(self._jobs) > self.limits.scans or held > self.limits.nbytes
 
-    def _hurry(self) -> None:
-        """Bring the oldest unfinished scan one step further."""
-        job = next(job for job in self._jobs if isinstance(job, Job) and job.left)
-        if job.grouped:
-            self._send(job.found.scan.pixels.shape[1:])
-        else:
-            self._collect()
-
-    def _send(self, shape: Shape) -> None:
-        """Give the engine what waits of one shape, and take answers so that only one call waits."""
-        slots = self._groups.pop(shape)
-        for slot in slots:
-            for job, _ in slot.places:
-                job.grouped -= 1
-        wanted = [slot for slot in slots if slot.wanted]
-        self._close([slot for slot in slots if not slot.wanted])
-        if wanted:
-            self._sent.extend(self._made(wanted))
-        while len(self._sent) > self._calls.at_once:
-            self._collect()
-
-    def _made(self, slots: list[Slot]) -> list[Call]:
-        """A call for slots; several, without those whose slices cannot be read any more."""
-        try:
-            return [self._calls.make(slots)]
-        except ReadError as error:
-            if len(slots) == 1:
-                slots[0].fail(error.reason, f"could not be read again: {error}")
-                self._close(slots)
-                return []
-        middle = len(slots) // 2
-        return [*self._made(slots[:middle]), *self._made(slots[middle:])]
-
-    def _collect(self) -> None:
-        """Store the answers of the oldest call."""
-        call = self._sent.popleft()
-        self._settle(call)
-        self._close(call.slots)
-
-    def _settle(self, call: Call) -> None:
-        try:
-            prediction, probability = call.answer.result()
-        except (EngineError, MemoryError) as error:
-            self._settle_apart(call, _reason(error))
-            return
-        answers = answers_of(prediction, keep_labels=self.keep_labels)
-        for at, (slot, answer) in enumerate(zip(call.slots, answers, strict=True)):
-            slot.answer = answer
-            if answer is None:
-                slot.fail("not_finite", "has no result: the network's answer is not a number")
-                continue
-            for job, index in slot.places:
-                answer.store(job.found, index)
-                if probability is not None and index in job.known:
-                    job.recover(index, probability[at])
-
-    def _settle_apart(self, call: Call, reason: str) -> None:
-        count = len(call.slots)
-        if count == 1:
-            call.slots[0].fail("engine", f"could not be computed: {reason}")
-            return
-        logger.warning(
-            "a batch of %d slices failed (%s): trying it in halves",
-            count,
-            reason,
-            extra={"event": "batch_failed", "slices": count},
-        )
-        for start, stop in ((0, count // 2), (count // 2, count)):
-            slots, pixels = call.part(start, stop)
-            if slots:
-                self._settle(self._calls.again(slots, pixels))
-
-    def _close(self, slots: list[Slot]) -> None:
-        """Nothing more is awaited for these slots; those that failed are not remembered."""
-        for slot in slots:
-            if slot.answer is None:
-                self._recent.forget(slot)
-            for job, _ in slot.places:
-                job.left -= 1
-            self.on_slices(len(slot.places))
-            slot.places.clear()
-
-    def _recover_alone(self, place: Place) -> None:
-        """Recover masks of a slice whose areas come from elsewhere."""
-        job, index = place
-        try:
-            job.recover(index, self._calls.probability(place))
-        except (EngineError, MemoryError) as error:
-            job.fail("engine", f"slice {index} could not be computed: {_reason(error)}")
-        except ReadError as error:
-            job.fail(error.reason, f"slice {index} could not be read again: {error}")
-
-    def _finished(self) -> Generator[Segmented | Failure, None, None]:
+    def _finished(self) -> Generator[MeasuredScan | Failure, None, None]:
+        """The scans at the front of the queue that wait for no slice."""
         while self._jobs:
             job = self._jobs[0]
             if isinstance(job, Job) and job.left:
@@ -381,7 +241,163 @@ class Segmenter:
             elif job.failures:
                 yield from job.failures
             else:
-                yield job.found
+                yield job.measured
+
+    def _add(self, item: InspectedScan | Failure) -> None:
+        """Queue a scan: each of its slices has a result already, waits for one, or needs none."""
+        if isinstance(item, Failure):
+            self._jobs.append(item)
+            return
+        job = self._new_job(item)
+        self._jobs.append(job)
+        finished = len(item.empty)
+        for index, digest in enumerate(item.digests):
+            if index in item.empty:
+                if index in job.known:
+                    self._recover_alone(job, index)
+                continue
+            earlier = self._cache.find(digest)
+            if earlier is None:
+                self._group(UniqueSlice(digest, [(job, index)]))
+                continue
+            if earlier.sent and index in job.known:
+                self._recover_alone(job, index)
+            if earlier.result:
+                earlier.result.store(job.measured, index)
+                finished += 1
+            else:
+                earlier.positions.append((job, index))
+                job.grouped += not earlier.sent
+        job.left -= finished
+        if finished:
+            self.on_slices(finished)
+
+    def _new_job(self, item: InspectedScan) -> Job:
+        """A scan with nothing measured yet, flagged if its channels are not the network's."""
+        scan, known = item.scan, self.known(item.scan)
+        is_rgb = scan.pixels.ndim == 4
+        if is_rgb != (self.channels == 3):
+            scan = replace(scan, flags=(*scan.flags, LUMINANCE if is_rgb else GREY_AS_RGB))
+        grid = scan.pixels.shape[:3]
+        areas = Areas(
+            pixel=np.zeros((grid[0], self.classes), np.int64),
+            border=np.zeros((grid[0], self.classes), np.bool_),
+            foreground=np.zeros(grid[0], np.int64),
+        )
+        labels = np.zeros(grid, np.uint8) if self.keep_labels else None
+        recovered = Recovered(np.zeros(grid, np.uint8)) if known else None
+        measured = MeasuredScan(scan, areas, labels, recovered, item.empty, item.outside)
+        return Job(measured, known, left=grid[0])
+
+    def _group(self, one: UniqueSlice) -> None:
+        """Let a new slice wait with others of its shape; a full batch is sent."""
+        job, _ = one.positions[0]
+        shape = job.measured.scan.pixels.shape[1:]
+        pixels = shape[0] * shape[1]
+        bits = self.classes.bit_length() * pixels if self.keep_labels else 0
+        self._cache.add(one, bits // 8)
+        group = self._groups.setdefault(shape, [])
+        group.append(one)
+        job.grouped += 1
+        if len(group) == max(1, min(self.limits.slices, MOST_PIXELS // pixels)):
+            self._send(shape)
+
+    def _send(self, shape: Shape) -> None:
+        """Give the engine the slices of one shape; afterwards at most one batch waits for it."""
+        batch: list[UniqueSlice] = []
+        pixels: list[NDArray[np.float32]] = []
+        for one in self._groups.pop(shape):
+            for job, _ in one.positions:
+                job.grouped -= 1
+            if one.wanted:
+                try:
+                    pixels.append(self._read(*one.positions[0]))
+                    batch.append(one)
+                    continue
+                except ReadError as error:
+                    one.fail(error.reason, f"could not be read again: {error}")
+            self._release(one)
+        if batch:
+            stacked = np.stack(pixels)
+            del pixels  # it may hold as much memory as the batch
+            self._in_flight.append(InFlightBatch(batch, stacked, self._compute(batch, stacked)))
+        while len(self._in_flight) > self._at_once:
+            self._collect()
+
+    def _read(self, job: Job, index: int) -> NDArray[np.float32]:
+        return to_channels(job.measured.scan.pixels[index], self.channels)
+
+    def _compute(self, slices: list[UniqueSlice], pixels: NDArray[np.float32]) -> Future[Computed]:
+        """Start the engine, with its probability if a ratio is recorded for one of the slices."""
+        known = any(index in job.known for one in slices for job, index in one.positions)
+        for one in slices:
+            one.sent = True
+
+        def run() -> Computed:
+            return self.engine.with_probability(pixels) if known else (self.engine(pixels), None)
+
+        return self._threads.submit(run)
+
+    def _collect(self) -> None:
+        """Store the results of the oldest batch."""
+        batch = self._in_flight.popleft()
+        self._store(batch.slices, batch.pixels, batch.computed)
+        for one in batch.slices:
+            self._release(one)
+
+    def _store(
+        self, slices: list[UniqueSlice], pixels: NDArray[np.float32], computed: Future[Computed]
+    ) -> None:
+        """Store what the engine computed; if it failed, compute both halves of the batch."""
+        try:
+            prediction, probability = computed.result()
+        except (EngineError, MemoryError) as error:
+            if len(slices) == 1:
+                slices[0].fail("engine", f"could not be computed: {_reason(error)}")
+                return
+            logger.warning(
+                "a batch of %d slices failed (%s): trying it in halves",
+                len(slices),
+                _reason(error),
+                extra={"event": "batch_failed", "slices": len(slices)},
+            )
+            middle = len(slices) // 2
+            for half in (range(middle), range(middle, len(slices))):
+                wanted = [index for index in half if slices[index].wanted]
+                if wanted:
+                    part = [slices[index] for index in wanted]
+                    self._store(part, pixels[wanted], self._compute(part, pixels[wanted]))
+            return
+        results = slice_results(prediction, keep_labels=self.keep_labels)
+        for row, (one, result) in enumerate(zip(slices, results, strict=True)):
+            one.result = result
+            if result is None:
+                one.fail("not_finite", "has no result: the network's output is not finite")
+                continue
+            for job, index in one.positions:
+                result.store(job.measured, index)
+                if probability is not None and index in job.known:
+                    job.recover(index, probability[row])
+
+    def _release(self, one: UniqueSlice) -> None:
+        """Await nothing more for a slice; one that failed is not remembered."""
+        if one.result is None:
+            self._cache.drop(one)
+        for job, _ in one.positions:
+            job.left -= 1
+        self.on_slices(len(one.positions))
+        one.positions.clear()
+
+    def _recover_alone(self, job: Job, index: int) -> None:
+        """Recover the masks of a slice that is in no batch, from a probability of its own."""
+        try:
+            pixels = np.stack([self._read(job, index)])
+            _, probability = self._threads.submit(self.engine.with_probability, pixels).result()
+            job.recover(index, probability[0])
+        except (EngineError, MemoryError) as error:
+            job.fail("engine", f"slice {index} could not be computed: {_reason(error)}")
+        except ReadError as error:
+            job.fail(error.reason, f"slice {index} could not be read again: {error}")
 
 
 def _reason(error: Exception) -> str:

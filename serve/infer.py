@@ -1,10 +1,10 @@
-"""Scans in, ratios out: the run as a whole, its options, its counts and its exit code."""
+"""A run as a whole: its options, its outputs, its counts and its exit code."""
 
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,38 +18,49 @@ from wsseg.imaging.files import held
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.batching import Limits
-from wsseg.serve.empty_slices import skip_empty, skip_none
 from wsseg.serve.engines.base import Device, Engine, EngineName, EngineOptions, Precision
 from wsseg.serve.engines.select import open_engine
-from wsseg.serve.known_ratios import KnownRow, KnownSlices, read_known
-from wsseg.serve.likeness import compare_with
+from wsseg.serve.inspection import compare_with, skip_empty, skip_none
+from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
 from wsseg.serve.measure import recovered_rows, series_rows, slice_rows
-from wsseg.serve.pipeline import Counts, OnProgress, Outcome, Pictures, Pipeline, PixelSize
-from wsseg.serve.prefetch import Room
-from wsseg.serve.report import Report, open_report, recovered_paths, report_paths, require_free
-from wsseg.serve.tables import Provenance
+from wsseg.serve.pipeline import (
+    Counts,
+    OnProgress,
+    Outcome,
+    Pictures,
+    Pipeline,
+    PixelSize,
+    PrefetchLimits,
+)
+from wsseg.serve.report import (
+    Provenance,
+    open_report,
+    recovered_paths,
+    report_paths,
+    require_free,
+)
 
-# What a run is asked for, and whether its outputs have a place.
+BATCH = 8
+"""Default number of slices that the network sees at once."""
+SOME_FAILED = 8
+MIB = 1 << 20
 
 logger = logging.getLogger(__name__)
 
-BATCH = 8
-"""Slices that the network sees at once, where nothing else is asked for."""
-
 
 class InferOptions(Frozen):
-    """All of a run but its inputs.
+    """All options of a run, without its inputs.
 
-    masks, overlays: folders for label maps and for pictures with the regions drawn in.
-    known_ratios: table of ratios on file, to recover masks by, see `read_known`; sheet,
-    ignore_columns: how it is read, see `TableOptions`. batch: slices the network sees at once.
-    threads: of the engine on a CPU, 0 for the cores that the process may use. readers, read_ahead:
-    threads that read, and scans they read ahead. memory_mb: pixels held at once, in MiB, besides
-    the engine's own; a larger scan is still read, with no other beside it. skip: leave out slices
-    that cannot show tissue, see `skip.skip_empty`. strict: scans that are not like the training
-    images fail, see `likeness.compare_with`; else they are flagged. overwrite: an earlier report
-    gives way. pixel_mm: of pictures that do not know theirs, (row, column) as they are shown.
+    masks, overlays: folders for label maps and for pictures with outlined regions. known_ratios:
+    table of recorded ratios, from which masks are recovered, see `read_known`; sheet,
+    ignore_columns: how the table is read, see `TableOptions`. batch: slices that the network sees
+    at once. threads: threads of the engine on a CPU; 0 for the cores that the process may use.
+    readers, read_ahead: number of reading threads, and of scans that they read ahead. memory_mb:
+    pixels held at once, in MiB, besides the engine's own; a larger scan is still read, but alone.
+    skip: skip slices that cannot show tissue, see `inspection.skip_empty`. strict: scans unlike the
+    training images fail instead of being flagged, see `inspection.compare_with`. overwrite: replace
+    an earlier report. pixel_mm: (row, column) pixel size of pictures that do not state one.
     """
 
     model: Path
@@ -74,12 +85,12 @@ class InferOptions(Frozen):
 
     @property
     def recovered(self) -> Path | None:
-        """Folder for recovered masks, None where no ratios are on file."""
+        """Folder for recovered masks; None without `known_ratios`."""
         return recovered_paths(self.report)[1] if self.known_ratios else None
 
     @property
     def wanted_engine(self) -> EngineOptions:
-        """What must compute."""
+        """The engine that the options ask for."""
         return EngineOptions(
             device=self.device,
             precision=self.precision,
@@ -91,12 +102,15 @@ class InferOptions(Frozen):
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """All folders that label maps and pictures are written to."""
+        """All folders that label maps and overlays are written to."""
         return tuple(filter(None, (self.masks, self.overlays, self.recovered)))
 
 
 def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
-    """WssegError for outputs that would replace an input, or be measured by the next run."""
+    """Check that no output replaces an input, or would be measured by the next run.
+
+    Raises WssegError that names the input, the output and the option to change.
+    """
     for folder in options.folders:
         place = "the report, beside which it lies" if folder == options.recovered else "it"
         for source in inputs:
@@ -110,7 +124,13 @@ def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
                     f"output folder {folder} holds the input {source}, which its label map would "
                     f"replace: choose another place for {place}"
                 )
-    _check_tables(inputs, options)
+    for table in (*report_paths(options.report), recovered_paths(options.report)[0]):
+        for source in (*inputs, *filter(None, [options.known_ratios])):
+            if source.resolve() == table.resolve():
+                raise WssegError(
+                    f"{table} of the report would replace the input {source}: choose another "
+                    "--report"
+                )
     others = [folder.resolve() for folder in (options.masks, options.overlays) if folder]
     if options.recovered and options.recovered.resolve() in others:
         raise WssegError(f"recovered masks go to {options.recovered}: choose another for the rest")
@@ -118,47 +138,14 @@ def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
         raise WssegError(f"label maps and overlays both go to {options.masks}: choose two folders")
 
 
-def _check_tables(inputs: Sequence[Path], options: InferOptions) -> None:
-    """WssegError for a table of the report that would replace an input or the ratios on file."""
-    read = [*inputs, *filter(None, [options.known_ratios])]
-    for table in (*report_paths(options.report), recovered_paths(options.report)[0]):
-        for source in read:
-            if source.resolve() == table.resolve():
-                raise WssegError(
-                    f"{table} of the report would replace the input {source}: choose another "
-                    "--report"
-                )
-
-
-def make_folders(options: InferOptions) -> None:
-    """Make the folders that are written to; WssegError for one that cannot be made.
-
-    What is already there stays, and the log tells: its pictures may be of scans that the new
-    tables do not have.
-    """
-    for folder in options.folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                logger.warning(
-                    "%s is not empty: pictures of other runs stay in it beside those of this one",
-                    folder,
-                )
-        except OSError as error:
-            raise WssegError(f"folder {folder} cannot be made: {error.strerror}") from error
-
-
-SOME_FAILED = 8
-MIB = 1 << 20
-
-
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. scans, slices: measured. failed, skipped: rows of the failures table.
+    """The result of a run.
 
-    recovered: rows of the table of recovered masks; None where no ratios were on file. warning:
-    what must be known of the model; "" for nothing. unlike: scans that were measured though they
-    are unlike the training images.
+    scans, slices: number of measured ones. failed, skipped: rows of the failures table. recovered:
+    rows of the table of recovered masks; None without `known_ratios`. warning: what must be known
+    of the model; "" for nothing. unlike: scans that were measured although they are unlike the
+    training images.
     """
 
     scans: int
@@ -179,7 +166,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 3 no image was found, 4 all failed, 8 some failed."""
+        """0 if everything was measured, 3 if no image was found, 4 if all failed, 8 if some did."""
         if self.failed:
             return SOME_FAILED if self.scans else AllFailedError.exit_code
         return 0 if self.scans else NothingToDoError.exit_code
@@ -196,9 +183,9 @@ def infer(
 
     Rows come in the order in which `find` meets the scans, whatever the batch size and the
     read-ahead. A scan that cannot be read, computed or written is a row of the failures table and
-    costs no other scan anything. engine: gives that of the model, after the outputs were checked;
-    without it, the one that the options ask for is opened. `on_progress` hears (slices done, slices
-    met so far, slices a second).
+    costs no other scan anything. engine: called for the model's engine once the outputs have been
+    checked; without it, the engine that the options ask for is opened. on_progress: receives
+    (slices done, slices met so far, slices per second).
 
     Raises WssegError, before any scan is read, for inputs, options and models that cannot be used,
     and AllFailedError if the report cannot be written.
@@ -206,18 +193,70 @@ def infer(
     started = time.monotonic()
     tables = report_paths(options.report)
     check_apart(inputs, options)
-    _require_free(options)
+    recovers = options.known_ratios is not None
+    require_free(options.report, recovered=recovers, overwrite=options.overwrite)
     counts = Counts(on_progress or (lambda *_: None))
-    # What cannot be cleared away is no reason to lose what was measured.
+    # Scratch files that cannot be removed are no reason to lose the measurements.
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
-        refs = find(inputs, scratch=Path(scratch))
-        used, manifest = _write_all(refs, options, counts, engine)
-    seconds = time.monotonic() - started
-    found = (counts.scans, counts.slices, counts.failed, counts.skipped)
-    recovered = counts.recovered if options.known_ratios else None
-    warning = _warning(manifest)
-    summary = Summary(*found, seconds, used.name, tables, recovered, warning, counts.unlike)
-    logger.info("measured scans: %d, slices: %d", *found[:2], extra=_end(summary))
+        refs: Iterable[ScanRef | Failure] = find(inputs, scratch=Path(scratch))
+        manifest, folder = load_model(options.model)
+        used = engine() if engine else open_engine(folder, manifest, options.wanted_engine)
+        known = None
+        if options.known_ratios:
+            if not used.gives_probability:
+                raise WssegError(
+                    f"model {manifest.name} was exported without its probability, which masks are "
+                    "recovered from: run wsseg-export again"
+                )
+            table = TableOptions(options.sheet, options.ignore_columns)
+            rows = read_known(options.known_ratios, manifest, table)
+            refs = everything = list(refs)
+            known = KnownSlices(options.known_ratios.name, rows, everything)
+        pipeline = _pipeline(used, manifest, options, known)
+        with ExitStack() as outputs:
+            for output in (options.report, *options.folders):
+                busy = f"another run is writing {output}: wait for it, or name another place"
+                outputs.enter_context(held(output, busy))
+            # Again, because another run may just have written its report.
+            require_free(options.report, recovered=recovers, overwrite=options.overwrite)
+            _make_folders(options)
+            logger.info(
+                "measuring with %s in %s",
+                used.name,
+                used.precision,
+                extra={"event": "run_started", "engine": used.name, "precision": used.precision},
+            )
+            with closing(pipeline(refs, counts)) as outcomes:
+                _write_report(outcomes, options.report, manifest, used, known, counts)
+    dependence = manifest.training.dependence
+    summary = Summary(
+        scans=counts.scans,
+        slices=counts.slices,
+        failed=counts.failed,
+        skipped=counts.skipped,
+        seconds=time.monotonic() - started,
+        engine=used.name,
+        tables=tables,
+        recovered=counts.recovered if recovers else None,
+        warning=dependence.warning if dependence else "",
+        unlike=counts.unlike,
+    )
+    logger.info(
+        "measured scans: %d, slices: %d",
+        summary.scans,
+        summary.slices,
+        extra={
+            "event": "run_ended",
+            "scans": summary.scans,
+            "slices": summary.slices,
+            "failed": summary.failed,
+            "skipped": summary.skipped,
+            "seconds": round(summary.seconds, 3),
+            "exit_code": summary.exit_code,
+            "warning": summary.warning,
+            "unlike": summary.unlike,
+        },
+    )
     return summary
 
 
@@ -226,90 +265,13 @@ def measure(
 ) -> Generator[Outcome, None, None]:
     """Measure every scan under `inputs`, in the order of `infer`, and keep its label maps.
 
-    Nothing is written; of the options, those of outputs do not count.
+    Nothing is written; options of outputs have no effect.
     """
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
         pipeline = replace(_pipeline(engine, manifest, options, None), keep_labels=True)
         refs = find(inputs, scratch=Path(scratch))
         with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
             yield from outcomes
-
-
-def _warning(manifest: Manifest) -> str:
-    dependence = manifest.training.dependence
-    return dependence.warning if dependence else ""
-
-
-def _write_all(
-    refs: Iterable[ScanRef | Failure],
-    options: InferOptions,
-    counts: Counts,
-    opened: Callable[[], Engine] | None,
-) -> tuple[Engine, Manifest]:
-    """Write the report of all scans; returns the engine that measured them and its model."""
-    manifest, folder = load_model(options.model)
-    engine = opened() if opened else open_engine(folder, manifest, options.wanted_engine)
-    known = None
-    if options.known_ratios:
-        rows = _known_rows(options, options.known_ratios, engine, manifest)
-        refs = list(refs)
-        known = KnownSlices(options.known_ratios.name, rows, refs)
-    pipeline = _pipeline(engine, manifest, options, known)
-    provenance = _provenance(manifest, engine)
-    with _alone(options):
-        make_folders(options)
-        logger.info("measuring with %s in %s", engine.name, engine.precision, extra=_start(engine))
-        with (
-            open_report(options.report, recovered=known is not None) as report,
-            closing(_outcomes(pipeline(refs, counts), known, counts)) as outcomes,
-        ):
-            for outcome in outcomes:
-                _write(outcome, report, manifest, provenance)
-    return engine, manifest
-
-
-@contextmanager
-def _alone(options: InferOptions) -> Iterator[None]:
-    """Hold all outputs; WssegError where another run writes to one, or has just done so."""
-    with ExitStack() as stack:
-        for output in (options.report, *options.folders):
-            stack.enter_context(
-                held(output, f"another run is writing {output}: wait for it, or name another place")
-            )
-        _require_free(options)
-        yield
-
-
-def _require_free(options: InferOptions) -> None:
-    recovered = options.known_ratios is not None
-    require_free(options.report, recovered=recovered, overwrite=options.overwrite)
-
-
-def _known_rows(
-    options: InferOptions, table: Path, engine: Engine, manifest: Manifest
-) -> tuple[KnownRow, ...]:
-    """The table of known ratios, if the model can recover masks by it."""
-    if not engine.gives_probability:
-        raise WssegError(
-            f"model {manifest.name} was exported without its probability, which masks are "
-            "recovered from: run wsseg-export again"
-        )
-    return read_known(table, manifest, TableOptions(options.sheet, options.ignore_columns))
-
-
-def _outcomes(
-    outcomes: Generator[Outcome, None, None], known: KnownSlices | None, counts: Counts
-) -> Generator[Outcome, None, None]:
-    """The outcomes of all scans, and at last the rows of known ratios that fitted none."""
-    with closing(outcomes):
-        for outcome in outcomes:
-            if known and outcome.found and outcome.found.recovered:
-                known.recovered(outcome.found.recovered.masks)
-            yield outcome
-    if known:
-        left = Outcome(None, known.failures())
-        counts.end(left)
-        yield left
 
 
 def _pipeline(
@@ -320,8 +282,8 @@ def _pipeline(
         engine=engine,
         manifest=manifest,
         limits=Limits(slices=options.batch, nbytes=share),
-        reading=Room(options.readers, options.read_ahead, 2 * share),
-        writing=Room(options.readers, options.read_ahead, share),
+        reading=PrefetchLimits(options.readers, options.read_ahead, 2 * share),
+        writing=PrefetchLimits(options.readers, options.read_ahead, share),
         pictures=Pictures(options.masks, options.overlays, manifest.window, options.recovered),
         known=known or (lambda _: {}),
         skip=skip_empty(manifest.window) if options.skip else skip_none,
@@ -331,34 +293,47 @@ def _pipeline(
     )
 
 
-def _provenance(manifest: Manifest, engine: Engine) -> Provenance:
+def _make_folders(options: InferOptions) -> None:
+    """Create the output folders; WssegError for one that cannot be created.
+
+    Existing pictures stay, with a warning: they may show scans that the new tables do not have.
+    """
+    for folder in options.folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                logger.warning(
+                    "%s is not empty: pictures of other runs stay in it beside those of this one",
+                    folder,
+                )
+        except OSError as error:
+            raise WssegError(f"folder {folder} cannot be made: {error.strerror}") from error
+
+
+def _write_report(
+    outcomes: Iterable[Outcome],
+    path: Path,
+    manifest: Manifest,
+    engine: Engine,
+    known: KnownSlices | None,
+    counts: Counts,
+) -> None:
+    """Write the rows of all scans, then the rows of known ratios that no mask was recovered for."""
     sha256 = next(e.sha256 for e in manifest.engines if e.file == engine.file)
-    return Provenance(manifest.name, sha256, engine.name, engine.precision, wsseg.__version__)
-
-
-def _write(outcome: Outcome, report: Report, manifest: Manifest, provenance: Provenance) -> None:
-    if outcome.found:
-        report.slices(slice_rows(outcome.found, manifest, provenance))
-        report.series(series_rows(outcome.found, manifest, provenance))
-        if report.recovered:
-            report.recovered(recovered_rows(outcome.found, manifest, provenance))
-    for failure in outcome.failures:
-        report.fail(failure)
-
-
-def _start(engine: Engine) -> dict[str, object]:
-    return {"event": "run_started", "engine": engine.name, "precision": engine.precision}
-
-
-def _end(summary: Summary) -> dict[str, object]:
-    return {
-        "event": "run_ended",
-        "scans": summary.scans,
-        "slices": summary.slices,
-        "failed": summary.failed,
-        "skipped": summary.skipped,
-        "seconds": round(summary.seconds, 3),
-        "exit_code": summary.exit_code,
-        "warning": summary.warning,
-        "unlike": summary.unlike,
-    }
+    provenance = Provenance(manifest.name, sha256, engine.name, engine.precision, wsseg.__version__)
+    with open_report(path, recovered=known is not None) as report:
+        for outcome in outcomes:
+            if measured := outcome.measured:
+                report.slices(slice_rows(measured, manifest, provenance))
+                report.series(series_rows(measured, manifest, provenance))
+                if report.recovered:
+                    report.recovered(recovered_rows(measured, manifest, provenance))
+                if known and measured.recovered:
+                    known.recovered(measured.recovered.masks)
+            for failure in outcome.failures:
+                report.fail(failure)
+        if known:
+            left = Outcome(None, known.failures())
+            counts.end(left)
+            for failure in left.failures:
+                report.fail(failure)

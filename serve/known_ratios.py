@@ -1,4 +1,4 @@
-"""Rows of a table of known ratios meet the slices of a run; each row is accounted for."""
+"""Tables of known ratios: read, checked, and assigned to the slices of a run."""
 
 import difflib
 import logging
@@ -12,33 +12,38 @@ from wsseg.imaging.definitions import IMAGE, RatioDefinition
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.files import name_key
 from wsseg.imaging.fractions import Column, fractions
-from wsseg.imaging.scan import Scan, ScanRef, SliceId
+from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.imaging.tables import (
     DEFAULT_OPTIONS,
     Fault,
     Row,
     TableError,
     TableOptions,
-    TextTable,
     is_known,
     read_table,
 )
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.recover import Known, KnownRatio, RecoveredMask
-from wsseg.serve.tables import SliceRow, columns, printable, without_apostrophe
-
-# known.csv: area ratios on file for some slices, read and checked as a whole.
+from wsseg.serve.report import SliceRow, columns, printable, without_apostrophe
 
 RATIO, PERCENT, NAME = "ratio", "ratio_percent", "ratio_name"
 UNITS = (RATIO, PERCENT)
 KNOWN = frozenset((*columns(SliceRow), *UNITS))
+# Fractions that were rounded may sum to a little more than 1.
+ROUNDING = 0.005
+
+Refs = Sequence[ScanRef | Failure]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class KnownRow:
-    """A row: which slice, where None leaves it to the source alone, and what is known of it."""
+    """A row of the table.
+
+    source, slice, frame: which slice is meant; None if the other two identify it. ratios: what is
+    known of it.
+    """
 
     line: int
     source: str
@@ -50,13 +55,13 @@ class KnownRow:
 def read_known(
     path: Path, manifest: Manifest, options: TableOptions = DEFAULT_OPTIONS
 ) -> tuple[KnownRow, ...]:
-    """The rows of a table that hold a ratio.
+    """The rows of a table that have a ratio.
 
-    CSV or Excel, see `read_table`. `source` and, where needed, `slice` and `frame` as in
-    ratios.csv; the ratios in columns `ratio:<name>`, or in one column `ratio` whose rows are named
-    in a column `ratio_name` (not needed for a model with one ratio), or `ratio_percent` likewise. A
-    name is that of a ratio of the model, or of the class that a single ratio measures. Other
-    columns of ratios.csv, and those that begin with x_ or note, are passed over.
+    CSV or Excel, see `read_table`. The columns `source` and, where needed, `slice` and `frame` are
+    those of ratios.csv. The ratios are in columns `ratio:<name>`, or in one column `ratio` whose
+    rows are named in a column `ratio_name` (not needed for a model with one ratio), or likewise in
+    `ratio_percent`. A name is that of a ratio of the model, or of the class that a single ratio
+    measures. Other columns of ratios.csv, and those that begin with x_ or note, are ignored.
 
     Raises TableError with all faults, WssegError for a file that is no table.
     """
@@ -64,42 +69,36 @@ def read_known(
     faults = [Fault(table.line, message) for message in _header_faults(table.header, manifest)]
     if faults:
         raise TableError(path.name, [*faults, *table.faults])
-    values, faults = _values(table, manifest)
-    faults += table.faults
+    names = [name for name in table.header if name.partition(":")[0] in UNITS]
+    # All cells at once, because fractions and percent can only be told apart by all of them.
+    read = fractions(
+        [
+            Column(
+                table.name(name),
+                tuple((row.line, row.cells[name]) for row in table.rows if row.cells[name]),
+                percent=name.partition(":")[0] == PERCENT,
+                remedy=name.replace(RATIO, PERCENT, 1),
+            )
+            for name in names
+        ],
+        table.line,
+    )
+    for doubt in read.doubts:
+        log.warning("%s: %s", path.name, doubt)
+    values = dict(zip(names, read.values, strict=True))
+    faults = [*read.faults, *table.faults]
     rows = []
     for row in table.rows:
         try:
-            rows.append(_row(row, values, manifest))
+            rows.append(_parse_row(row, values, manifest))
         except ValueError as error:
             faults.append(Fault(row.line, str(error)))
     if faults:
         raise TableError(path.name, faults)
-    told = tuple(row for row in rows if row.ratios)
-    if not told:
-        raise TableError(path.name, [Fault(table.line, "no row below it holds a ratio")])
-    return told
-
-
-Values = dict[str, dict[int, float]]
-"""Ratios as fractions of 1, by column and line."""
-
-
-def _values(table: TextTable, manifest: Manifest) -> tuple[Values, list[Fault]]:
-    """The ratios of the table, all of them read in the unit of their columns."""
-    names = [name for name in table.header if name.partition(":")[0] in UNITS]
-    asked = [
-        Column(
-            table.name(name),
-            tuple((row.line, row.cells[name]) for row in table.rows if row.cells[name]),
-            percent=name.partition(":")[0] == PERCENT,
-            remedy=name.replace(RATIO, PERCENT, 1),
-        )
-        for name in names
-    ]
-    judged = fractions(asked, table.line)
-    for doubt in judged.doubts:
-        log.warning("%s: %s", table.path.name, doubt)
-    return dict(zip(names, judged.values, strict=True)), list(judged.faults)
+    known = tuple(row for row in rows if row.ratios)
+    if not known:
+        raise TableError(path.name, [Fault(table.line, "no row has a ratio")])
+    return known
 
 
 def _header_faults(header: tuple[str, ...], manifest: Manifest) -> Iterator[str]:
@@ -108,7 +107,11 @@ def _header_faults(header: tuple[str, ...], manifest: Manifest) -> Iterator[str]
     named = [name for name in header if name.partition(":")[0] in UNITS and ":" in name]
     for name in header:
         if not is_known(name, KNOWN) or (":" in name and name not in named):
-            yield _unknown_message(name)
+            near = difflib.get_close_matches(name, [*sorted(KNOWN), f"{RATIO}:<name>"], 1, 0)[0]
+            yield (
+                f"unknown column {name}: the nearest known one is {near}; a column of your own "
+                "begins with x_ or note, or is ignored with --ignore-columns"
+            )
     plain = [name for name in UNITS if name in header]
     if bool(named) == bool(plain) or len(plain) > 1:
         yield f"expected a column {RATIO}, or columns {RATIO}:<name>, and not both"
@@ -121,198 +124,161 @@ def _header_faults(header: tuple[str, ...], manifest: Manifest) -> Iterator[str]
             yield f"column {name}: {error}"
 
 
-def _unknown_message(column: str) -> str:
-    near = difflib.get_close_matches(column, [*sorted(KNOWN), f"{RATIO}:<name>"], 1, 0)[0]
-    return (
-        f"unknown column {column}: the nearest known one is {near}; a column of your own begins "
-        f"with x_ or note, or is passed over by --ignore-columns"
-    )
-
-
-def _row(row: Row, values: Values, manifest: Manifest) -> KnownRow:
+def _parse_row(row: Row, values: Mapping[str, Mapping[int, float]], manifest: Manifest) -> KnownRow:
+    """A row of the table; values: ratios, as fractions of 1, by column and line."""
     source = without_apostrophe(row.cells["source"])
     if not source:
         raise ValueError("source: empty; it names the file, as ratios.csv does")
     ratios = []
     for column, by_line in values.items():
         if row.line in by_line:
-            definition = _definition(_ratio_name(column, row, manifest), manifest)
-            place = manifest.classes.index(definition.numerator)
-            ratios.append(KnownRatio(row.line, definition.name, place, by_line[row.line]))
-    return KnownRow(
-        row.line, source, _index("slice", row.cells), _index("frame", row.cells), tuple(ratios)
+            _, colon, name = column.partition(":")
+            if not colon:
+                name = without_apostrophe(row.cells.get(NAME, manifest.ratios[0].name))
+            definition = _definition(name, manifest)
+            class_index = manifest.classes.index(definition.numerator)
+            ratios.append(KnownRatio(row.line, definition.name, class_index, by_line[row.line]))
+    slice_index, frame = (
+        _whole_number(name, row.cells.get(name, "")) for name in ("slice", "frame")
     )
+    return KnownRow(row.line, source, slice_index, frame, tuple(ratios))
 
 
-def _ratio_name(column: str, row: Row, manifest: Manifest) -> str:
-    """The name of the ratio that a cell of the column states."""
-    _, colon, name = column.partition(":")
-    return name if colon else without_apostrophe(row.cells.get(NAME, manifest.ratios[0].name))
+def _whole_number(column: str, text: str) -> int | None:
+    if text and not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{column}: found {text}, expected a whole number as in ratios.csv")
+    return int(text) if text else None
 
 
 def _definition(name: str, manifest: Manifest) -> RatioDefinition:
-    """The model's ratio of that name, or of that class; ValueError where it cannot be cut by."""
-    found = [ratio for ratio in manifest.ratios if ratio.name == name]
-    found = found or [ratio for ratio in manifest.ratios if ratio.numerator == name]
-    if len(found) != 1:
+    """The model's ratio of that name, or of that class; ValueError if no mask can be recovered."""
+    matches = [ratio for ratio in manifest.ratios if ratio.name == name]
+    matches = matches or [ratio for ratio in manifest.ratios if ratio.numerator == name]
+    if len(matches) != 1:
         raise ValueError(f"{name or 'an empty name'} is no ratio of this model: {_names(manifest)}")
-    if found[0].denominator != IMAGE:
+    if matches[0].denominator != IMAGE:
         raise ValueError(
-            f"the ratio {name} is over {found[0].denominator}, and only one over the whole image "
+            f"the ratio {name} is over {matches[0].denominator}, and only one over the whole image "
             "says how many pixels to take: leave it out"
         )
-    return found[0]
+    return matches[0]
 
 
 def _names(manifest: Manifest) -> str:
     return "it has " + ", ".join(ratio.name for ratio in manifest.ratios)
 
 
-def _index(column: str, row: dict[str, str]) -> int | None:
-    text = row.get(column, "")
-    if text and not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{column}: found {text}, expected a whole number as in ratios.csv")
-    return int(text) if text else None
-
-
-# Fractions that were rounded may sum to a little more than 1.
-ROUNDING = 0.005
-
-Found = Sequence[ScanRef | Failure]
-
-
 class KnownSlices:
-    """Which slices the rows speak of, and of each row that none was recovered for: why.
+    """The slices that the rows mean, and for each row without a recovered mask the reason.
 
-    Made from all that was found of the inputs, before any of it is read, because a file's name
-    alone must be no other file's as well. Raises TableError for rows that could mean several
-    files or time volumes, and for rows that contradict each other.
+    Made from everything that was found under the inputs, before any of it is read, because a file
+    may be named without its folder only if no other file has that name. Raises TableError for rows
+    that could mean several files or time volumes, and for rows that contradict each other.
     """
 
-    def __init__(self, table: str, rows: Sequence[KnownRow], found: Found) -> None:
+    def __init__(self, table: str, rows: Sequence[KnownRow], refs: Refs) -> None:
         self._table = table
         self._rows: dict[str, list[KnownRow]] = defaultdict(list)
-        self._typed = {row.line: row.source for row in rows}
-        self._claimed: set[int] = set()
+        self._sources = {row.line: row.source for row in rows}
+        self._assigned: set[int] = set()
         self._left = {
             row.line: ("known_no_source", "no input has this source, as ratios.csv would show it")
             for row in rows
         }
-        for row in resolved(table, rows, found):
+        for row in resolved(table, rows, refs):
             self._rows[row.source].append(row)
             why = "its file gave no result, for the reason in its own row"
             self._left[row.line] = ("known_not_measured", why)
 
     def __call__(self, scan: Scan) -> Known:
-        """What is known of the slices of a scan."""
+        """The known ratios of the slices of a scan."""
         sources = dict.fromkeys(identity.source for identity in scan.slices)
         rows = [row for source in sources for row in self._rows.get(source, ())]
-        places = _places(scan) if rows else {}
+        if not rows:
+            return {}
+        indices: dict[tuple[str, int | None], list[int]] = defaultdict(list)
+        for index, identity in enumerate(scan.slices):
+            for frame in {identity.frame, None}:
+                indices[identity.source, frame].append(index)
         known: dict[int, dict[int, KnownRatio]] = defaultdict(dict)
         for row in rows:
-            at = [i for i in places[row.source, row.frame] if row.slice in (None, i)]
-            if len(at) == 1 and not self._repeats(row, known[at[0]]):
-                known[at[0]] |= {one.place: one for one in row.ratios}
-                self._claimed.add(row.line)
-            elif len(at) != 1:
-                self._miss(row, len(at))
+            fits = [i for i in indices[row.source, row.frame] if row.slice in (None, i)]
+            if len(fits) == 1:
+                of_slice = known[fits[0]]
+                same = [of_slice[r.class_index] for r in row.ratios if r.class_index in of_slice]
+                if same:  # another row names the slice in another way
+                    why = f"line {same[0].line} has the same class and slice"
+                    self._left[row.line] = ("known_repeated", why)
+                else:
+                    of_slice |= {ratio.class_index: ratio for ratio in row.ratios}
+                    self._assigned.add(row.line)
+            elif row.line not in self._assigned:
+                several = f"{len(fits)} slices fit it: fill in the column slice"
+                self._left[row.line] = (
+                    ("known_several_slices", several)
+                    if fits
+                    else ("known_no_slice", "its file has no such slice or frame")
+                )
         return {index: tuple(by_class.values()) for index, by_class in known.items() if by_class}
 
     def recovered(self, masks: Mapping[int, tuple[RecoveredMask, ...]]) -> None:
-        """Note the rows of masks that were cut, given by slices."""
+        """Note the rows whose masks were recovered; masks: by slice index."""
         for mask in chain.from_iterable(masks.values()):
             self._left.pop(mask.known.line, None)
 
     def failures(self) -> tuple[Failure, ...]:
         """The rows that no mask was recovered for, in the order of the table."""
         return tuple(
-            Failure(self._typed[line], reason, f"{self._table}, line {line}: {why}")
+            Failure(self._sources[line], reason, f"{self._table}, line {line}: {why}")
             for line, (reason, why) in sorted(self._left.items())
         )
 
-    def _repeats(self, row: KnownRow, known: dict[int, KnownRatio]) -> bool:
-        """Whether another row said the same of the slice, which it named in another way."""
-        same = [known[one.place] for one in row.ratios if one.place in known]
-        if same:
-            why = f"line {same[0].line} speaks of the same class and slice"
-            self._left[row.line] = ("known_repeated", why)
-        return bool(same)
 
-    def _miss(self, row: KnownRow, slices: int) -> None:
-        if row.line in self._claimed:
-            return
-        if slices:
-            why = f"{slices} slices fit it: fill in the column slice"
-            self._left[row.line] = ("known_several_slices", why)
-        else:
-            why = "its file has no such slice or frame"
-            self._left[row.line] = ("known_no_slice", why)
-
-
-def resolved(table: str, rows: Sequence[KnownRow], found: Found) -> list[KnownRow]:
-    """The rows whose source was found, with the source's full path in place of a bare name."""
-    volumes = _volumes(found)
+def resolved(table: str, rows: Sequence[KnownRow], refs: Refs) -> list[KnownRow]:
+    """The rows whose source exists, with the full path of the source in place of a bare name."""
+    scans: dict[str, int] = defaultdict(int)  # in the file of each source
+    for item in refs:
+        for source in (
+            [item.source] if isinstance(item, Failure) else [f.source for f in item.files]
+        ):
+            scans[source] += 1
     by_name: dict[str, list[str]] = defaultdict(list)
-    for source in volumes:
+    for source in scans:
         by_name[name_key(printable(PurePosixPath(source).name))].append(source)
-    exact = {name_key(printable(source)): source for source in volumes}
+    exact = {name_key(printable(source)): source for source in scans}
     faults: list[Fault] = []
-    kept: list[KnownRow] = []
+    unique: list[KnownRow] = []
     for row in rows:
-        typed = name_key(row.source)
-        fits = [exact[typed]] if typed in exact else by_name.get(typed, [])
+        key = name_key(row.source)
+        fits = [exact[key]] if key in exact else by_name.get(key, [])
         if len(fits) > 1:
             faults.append(Fault(row.line, f"{len(fits)} files are called so: give the path"))
-        elif fits and volumes[fits[0]] > 1 and row.frame is None:
-            count = volumes[fits[0]]
-            why = f"its file has {count} volumes: fill in the column frame"
+        elif fits and scans[fits[0]] > 1 and row.frame is None:
+            why = f"its file has {scans[fits[0]]} volumes: fill in the column frame"
             faults.append(Fault(row.line, why))
         elif fits:
-            kept.append(replace(row, source=fits[0]))
-    faults += _contradictions(kept)
+            unique.append(replace(row, source=fits[0]))
+    faults += _contradictions(unique)
     if faults:
         raise TableError(table, faults)
-    return kept
-
-
-def _volumes(found: Found) -> dict[str, int]:
-    """All sources, each with the number of scans that its file holds."""
-    volumes: dict[str, int] = defaultdict(int)
-    for item in found:
-        files = [item.source] if isinstance(item, Failure) else [f.source for f in item.files]
-        for source in files:
-            volumes[source] += 1
-    return volumes
+    return unique
 
 
 def _contradictions(rows: Sequence[KnownRow]) -> list[Fault]:
     """Rows that name the same slice in the same way and do not fit together."""
-    said: dict[tuple[str, int | None, int | None], dict[int, KnownRatio]] = defaultdict(dict)
+    by_slice: dict[tuple[str, int | None, int | None], dict[int, KnownRatio]] = defaultdict(dict)
     faults = []
     for row in rows:
-        known = said[row.source, row.slice, row.frame]
+        known = by_slice[row.source, row.slice, row.frame]
         for one in row.ratios:
-            if one.place in known:
-                other = known[one.place].line
+            if one.class_index in known:
+                other = known[one.class_index].line
                 where = "in two columns" if other == row.line else f"as in line {other}"
                 why = f"the same class of the same slice {where}: keep one"
                 faults.append(Fault(row.line, why))
-            known.setdefault(one.place, one)
+            known.setdefault(one.class_index, one)
         total = sum(one.ratio for one in known.values())
         if total > 1 + ROUNDING:
             why = f"ratios of this slice sum to {total:.3g}, but no pixel is of two classes"
             faults.append(Fault(row.line, why))
     return faults
-
-
-def _places(scan: Scan) -> dict[tuple[str, int | None], list[int]]:
-    """The slices of each source, and of each of its frames."""
-    places: dict[tuple[str, int | None], list[int]] = defaultdict(list)
-    for index, identity in enumerate(scan.slices):
-        for key in _keys(identity):
-            places[key].append(index)
-    return places
-
-
-def _keys(identity: SliceId) -> set[tuple[str, int | None]]:
-    return {(identity.source, identity.frame), (identity.source, None)}

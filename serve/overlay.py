@@ -1,4 +1,4 @@
-"""Pictures to look at: each slice with its regions tinted and outlined."""
+"""Overlays: each slice with its regions tinted and outlined."""
 
 from pathlib import Path
 
@@ -10,24 +10,24 @@ from wsseg.imaging.definitions import Window
 from wsseg.imaging.display import grey_values, label_colours
 from wsseg.imaging.files import atomic
 from wsseg.imaging.label_maps import safe_name
-from wsseg.serve.results import Segmented
+from wsseg.serve.results import MeasuredScan
 
 TINT = 0.35
 PNG_LEVEL = 1  # a quarter of the time of the default level, for files a tenth larger
 
 
-def write_overlays(found: Segmented, window: Window, folder: Path) -> None:
-    """One PNG for each slice of a scan whose labels were kept, at the slice's own grid.
+def write_overlays(measured: MeasuredScan, window: Window, folder: Path) -> None:
+    """Write one PNG for each slice of a scan, at the slice's own grid.
 
-    A class has the same colour everywhere; more than seven classes share colours. File names are
-    `safe_name` of the scan for a PNG (so x.png and x.nii.gz stay apart) and the slice's number,
-    from 0.
+    A class has the same colour everywhere; more than seven classes share colours. A file name is
+    `safe_name` of the scan for a PNG (so x.png and x.nii.gz stay apart) and the index of the slice.
+    Raises ValueError for a scan without label maps.
     """
-    labels = found.labels
+    labels = measured.labels
     if labels is None:
         raise ValueError("labels were not kept for this scan")
-    name = safe_name(found.scan, suffix=".png")
-    for index, pixels in enumerate(found.scan.pixels):
+    name = safe_name(measured.scan, suffix=".png")
+    for index, pixels in enumerate(measured.scan.pixels):
         with atomic(folder / f"{name}-{index:04d}.png") as partial:
             drawn = Image.fromarray(overlay(pixels, labels[index], window))
             drawn.save(partial, compress_level=PNG_LEVEL)

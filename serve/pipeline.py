@@ -1,12 +1,14 @@
-"""One stream from scans that were found to scans that are measured and drawn."""
+"""One stream from the scans that were found to scans that are measured and drawn."""
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
 
@@ -16,27 +18,38 @@ from wsseg.imaging.label_maps import write_labels
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.empty_slices import Looked, Skip, look, skip_none
 from wsseg.serve.engines.base import Engine
-from wsseg.serve.likeness import UNLIKE_FLAGS, Compare, Likeness, compare_none
+from wsseg.serve.inspection import (
+    UNLIKE_FLAGS,
+    Compare,
+    InspectedScan,
+    Skip,
+    compare_none,
+    inspect,
+    skip_none,
+)
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.overlay import write_overlays
-from wsseg.serve.prefetch import Room, ahead
 from wsseg.serve.recover import Known
-from wsseg.serve.results import Segmented, failed_files
+from wsseg.serve.results import MeasuredScan, failed_files
 
-# The pixel size that a user gives for pictures that do not know theirs.
+PIXEL_MM_GIVEN = "PIXEL_MM_GIVEN"
+PHI_RISK = "PHI_RISK"
+UNLIKE = "unlike_training"
 
-GIVEN = "PIXEL_MM_GIVEN"
+A = TypeVar("A")
+B = TypeVar("B")
+OnProgress = Callable[[int, int, float], None]
+
+logger = logging.getLogger(__name__)
 
 
 def _as_pair(value: Any) -> Any:
     """One length for both directions, or ROW,COLUMN, from the text of an option."""
     if not isinstance(value, str):
         return value
-    parts = value.split(",")
     try:
-        lengths = [float(part) for part in parts]
+        lengths = [float(part) for part in value.split(",")]
     except ValueError:
         lengths = []
     if len(lengths) not in (1, 2):
@@ -49,34 +62,74 @@ PixelSize = Annotated[tuple[Length, Length], BeforeValidator(_as_pair)]
 """(row, column) distance of neighbouring pixels in mm."""
 
 
-def with_pixel_size(scan: Scan, pixel_mm: tuple[float, float] | None) -> Scan:
-    """The scan; a picture without a length of its own takes `pixel_mm`, (row, column), flagged."""
-    known = scan.ref.kind != "picture" or scan.geometry.pixel_mm is not None
-    if pixel_mm is None or known:
-        return scan
-    geometry = replace(scan.geometry, pixel_mm=pixel_mm)
-    return replace(scan, geometry=geometry, flags=(*scan.flags, GIVEN))
+@dataclass(frozen=True)
+class PrefetchLimits:
+    """Limits of `prefetch`: threads, results, and bytes from which on no further work is started.
+
+    One item is always worked on, however large it is. Memory therefore stays below `nbytes` plus
+    one result for each thread.
+    """
+
+    threads: int = 4
+    results: int = 32
+    nbytes: int = 1 << 30
 
 
-PHI_RISK = "PHI_RISK"
-UNLIKE = "unlike_training"
+def prefetch(
+    work: Callable[[A], B],
+    items: Iterable[A],
+    limits: PrefetchLimits,
+    weigh: Callable[[A | B], int],
+) -> Generator[B, None, None]:
+    """map(work, items), in order, with `work` running in threads ahead of the consumer.
 
-OnProgress = Callable[[int, int, float], None]
+    `weigh` gives the bytes of a result, and an estimate for an item that has no result yet. `items`
+    is consumed in the consumer's thread. What `work` raises is raised in the item's turn. Closing
+    the generator cancels what has not begun.
+    """
+    source = iter(items)
+    pending: deque[tuple[A, Future[B]]] = deque()
+    ready: list[B] = []  # emptied as it is handed over: a result must not live on in this frame
 
-logger = logging.getLogger(__name__)
+    def has_room() -> bool:
+        weights = (
+            weigh(future.result() if future.done() and not future.exception() else item)
+            for item, future in pending
+        )
+        return not pending or (len(pending) < limits.results and sum(weights) < limits.nbytes)
+
+    with ThreadPoolExecutor(limits.threads, thread_name_prefix="wsseg") as pool:
+
+        def fill() -> None:
+            while has_room():
+                for item in source:
+                    pending.append((item, pool.submit(work, item)))
+                    break
+                else:
+                    return
+
+        try:
+            fill()
+            while pending:
+                ready.append(pending.popleft()[1].result())
+                fill()
+                yield ready.pop()
+        finally:
+            for _, future in pending:
+                future.cancel()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one scan or file: measured, failed, or both where only a part failed."""
+    """The outcome of one scan or file: measured, failed, or both if only a part of it failed."""
 
-    found: Segmented | None
+    measured: MeasuredScan | None
     failures: tuple[Failure, ...]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Folders for label maps, overlays and recovered label maps, None for those not wanted."""
+    """Folders for label maps, overlays and recovered label maps; None for those not requested."""
 
     masks: Path | None
     overlays: Path | None
@@ -85,52 +138,46 @@ class Pictures:
 
     @property
     def of_labels(self) -> bool:
-        """Whether anything is to be drawn of what was measured."""
+        """Whether the label maps of measured scans are drawn."""
         return bool(self.masks or self.overlays)
 
-    @property
-    def wanted(self) -> bool:
-        """Whether anything is to be drawn."""
-        return bool(self.of_labels or self.recovered)
-
-    def draw(self, item: Segmented | Failure) -> Outcome:
-        """Write what is wanted of one scan; what cannot be written is a failure beside its rows.
+    def draw(self, item: MeasuredScan | Failure) -> Outcome:
+        """Write the pictures of one scan; a picture that cannot be written is a Failure.
 
         A scan that may show text burned into its pixels gets no overlay.
         """
         if isinstance(item, Failure):
             return Outcome(None, (item,))
-        failures = item.scan.failures
+        scan, failures = item.scan, item.scan.failures
         try:
-            self._draw(item)
-        except Exception as error:  # a library's own errors too: the rows are measured
-            source = item.scan.ref.files[0].source
-            message = f"measured, but its masks or overlays could not be written: {_why(error)}"
-            failures = (*failures, Failure(source, "not_written", message))
+            if self.masks and item.labels is not None:
+                write_labels(scan, item.labels, self.masks)
+            if self.recovered and item.recovered:
+                write_labels(scan, item.recovered.labels, self.recovered)
+            if self.overlays and PHI_RISK in scan.flags:
+                logger.info(
+                    "a scan may show burned-in text: no overlay is drawn",
+                    extra={"event": "overlay_withheld"},
+                )
+            elif self.overlays:
+                write_overlays(item, self.window, self.overlays)
+        except Exception as error:  # errors of libraries too: the rows are measured
+            why = f"{type(error).__name__}: {error}".removesuffix(": ")
+            if isinstance(error, OSError) and error.strerror:
+                why = error.strerror  # without the path, which the row names already
+            elif isinstance(error, WssegError) and str(error):
+                why = str(error)
+            message = f"measured, but its masks or overlays could not be written: {why}"
+            failures = (*failures, Failure(scan.ref.files[0].source, "not_written", message))
         return Outcome(item, failures)
-
-    def _draw(self, item: Segmented) -> None:
-        if self.masks and item.labels is not None:
-            write_labels(item.scan, item.labels, self.masks)
-        if self.recovered and item.recovered:
-            write_labels(item.scan, item.recovered.labels, self.recovered)
-        if not self.overlays:
-            return
-        if PHI_RISK in item.scan.flags:
-            logger.info(
-                "a scan may show burned-in text: no overlay is drawn",
-                extra={"event": "overlay_withheld"},
-            )
-            return
-        write_overlays(item, self.window, self.overlays)
 
 
 @dataclass
 class Counts:
-    """How far a run is; `tell` hears (slices done, slices met so far, slices a second).
+    """Progress of a run; `tell` receives (slices done, slices met so far, slices per second).
 
-    failed, skipped: files. unlike: scans that were measured though they are unlike the training
-    images.
+    failed, skipped: files. recovered: masks. unlike: scans that were measured although they are
+    unlike the training images.
     """
 
     tell: OnProgress
@@ -144,22 +191,22 @@ class Counts:
     _met: int = 0
     _began: float | None = None
 
-    def meet(self, scans: Iterable[Looked | Failure]) -> Iterator[Looked | Failure]:
+    def meet(self, scans: Iterable[InspectedScan | Failure]) -> Iterator[InspectedScan | Failure]:
         """Pass scans on and count their slices as work to do."""
         for item in scans:
-            if isinstance(item, Looked):
+            if isinstance(item, InspectedScan):
                 self._began = self._began or time.monotonic()
                 self._met += len(item.scan.slices)
             yield item
 
     def done(self, slices: int) -> None:
-        """Count slices that the engine is through with, and tell."""
+        """Count slices that the engine has finished, and report the progress."""
         self._done += slices
         spent = time.monotonic() - (self._began or time.monotonic())
         self.tell(self._done, self._met, self._done / spent if spent > 0 else 0.0)
 
     def end(self, outcome: Outcome) -> None:
-        """Count one scan or file that is through, and log it without saying which it is."""
+        """Count a scan or file that is finished, and log it without naming it."""
         for failure in outcome.failures:
             self.failed += failure.status == "failed"
             self.skipped += failure.status == "skipped"
@@ -169,35 +216,33 @@ class Counts:
                 failure.reason,
                 extra={"event": f"file_{failure.status}", "reason": failure.reason},
             )
-        if outcome.found:
+        if measured := outcome.measured:
             self.scans += 1
-            self.unlike += bool(
-                outcome.found.outside or UNLIKE_FLAGS & set(outcome.found.scan.flags)
-            )
-            self.slices += len(outcome.found.scan.slices)
-            recovered = outcome.found.recovered
-            self.recovered += sum(map(len, recovered.masks.values())) if recovered else 0
+            self.unlike += bool(measured.outside or UNLIKE_FLAGS & set(measured.scan.flags))
+            self.slices += len(measured.scan.slices)
+            if measured.recovered:
+                self.recovered += sum(map(len, measured.recovered.masks.values()))
             event = {"event": "scan_measured", "scan": self.scans}
             logger.debug("scan %d is measured", self.scans, extra=event)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Reads ahead in threads, computes in the engine's threads, writes pictures in threads; the
-    caller's thread puts batches together, stores answers and takes the outcomes.
+    """Reads ahead in threads, computes in the engine's threads and writes pictures in threads; the
+    caller's thread forms batches, stores results and takes the outcomes.
 
     Memory is bounded by `reading`, `limits` and `writing` together, whatever the number of scans.
-    known: the ratios on file of a scan's slices, to recover masks by. skip: the rule by which
-    slices are not run. compare: how a scan differs from the training images; strict: such a scan
-    fails, and is not computed. pixel_mm: of pictures that do not know theirs, (row, column).
-    keep_labels: label maps are kept for the caller, also where nothing is drawn of them.
+    known: gives the recorded ratios of a scan's slices, from which masks are recovered. skip: the
+    rule by which slices are skipped. compare: compares a scan with the training images. strict: a
+    scan unlike them fails and is not computed. pixel_mm: (row, column) pixel size of pictures that
+    do not state one. keep_labels: label maps are kept for the caller even if none are drawn.
     """
 
     engine: Engine
     manifest: Manifest
     limits: Limits
-    reading: Room
-    writing: Room
+    reading: PrefetchLimits
+    writing: PrefetchLimits
     pictures: Pictures
     known: Callable[[Scan], Known] = lambda _: {}
     skip: Skip = skip_none
@@ -209,7 +254,7 @@ class Pipeline:
     def __call__(
         self, refs: Iterable[ScanRef | Failure], counts: Counts
     ) -> Generator[Outcome, None, None]:
-        """What became of each scan, in the order in which they were found."""
+        """The outcome of each scan, in the order in which they were found."""
         segment = Segmenter(
             engine=self.engine,
             classes=len(self.manifest.classes),
@@ -221,84 +266,69 @@ class Pipeline:
         )
         # Closed here, not by the garbage collector: an interrupted run must not go on.
         with (
-            closing(ahead(self._attempt, refs, self.reading, _nbytes)) as scans,
-            closing(segment(counts.meet(_one_by_one(scans)))) as segmented,
+            closing(prefetch(self._read, refs, self.reading, _nbytes)) as scans,
+            closing(segment(counts.meet(_flattened(scans)))) as segmented,
             closing(self._drawn(segmented)) as outcomes,
         ):
             for outcome in outcomes:
                 counts.end(outcome)
                 yield outcome
 
-    def _attempt(self, ref: ScanRef | Failure) -> Looked | tuple[Failure, ...]:
-        """The scan, read and looked at, or why it could not be: one Failure for each file."""
-        found = attempt_read(ref)
-        if not isinstance(found, Scan):
-            return found
-        found = with_pixel_size(found, self.pixel_mm)
+    def _read(self, ref: ScanRef | Failure) -> InspectedScan | tuple[Failure, ...]:
+        """The scan, read and inspected, or one Failure for each of its files."""
+        if isinstance(ref, Failure):
+            return (ref,)
+        earlier: tuple[Failure, ...] = ()
         try:
-            likeness = self.compare(found)
+            scan = read(ref)
+            ref, earlier = scan.ref, scan.failures
+            if self.pixel_mm and ref.kind == "picture" and scan.geometry.pixel_mm is None:
+                geometry = replace(scan.geometry, pixel_mm=self.pixel_mm)
+                scan = replace(scan, geometry=geometry, flags=(*scan.flags, PIXEL_MM_GIVEN))
+            likeness = self.compare(scan)
             if self.strict and likeness.flags:
-                return failed_files(found.ref, UNLIKE, _unlike(likeness), known=found.failures)
-            return look(found, self.skip, likeness)
-        except ReadError as error:  # slices of a long scan are read when they are asked for
-            return failed_files(found.ref, error.reason, str(error), known=found.failures)
+                differences = "; ".join(f"{flag}: {text}" for flag, text in likeness.flags.items())
+                message = (
+                    "unlike the training images of the model, and refused by --strict "
+                    f"({differences}): convert it, use another model, or leave --strict out"
+                )
+                return failed_files(ref, UNLIKE, message, earlier)
+            return inspect(scan, self.skip, likeness)
+        except ReadError as error:  # also from the slices of a long scan, which are read on demand
+            return failed_files(ref, error.reason, str(error), earlier)
 
-    def _drawn(self, segmented: Iterable[Segmented | Failure]) -> Generator[Outcome, None, None]:
-        if self.pictures.wanted:
-            yield from ahead(self.pictures.draw, segmented, self.writing, _nbytes)
+    def _drawn(self, segmented: Iterable[MeasuredScan | Failure]) -> Generator[Outcome, None, None]:
+        if self.pictures.of_labels or self.pictures.recovered:
+            yield from prefetch(self.pictures.draw, segmented, self.writing, _nbytes)
         else:
             yield from map(self.pictures.draw, segmented)
 
 
-def attempt_read(ref: ScanRef | Failure) -> Scan | tuple[Failure, ...]:
-    """The scan, or why it could not be read, as values: one for each of its files."""
-    if isinstance(ref, Failure):
-        return (ref,)
-    try:
-        return read(ref)
-    except ReadError as error:
-        return failed_files(ref, error.reason, str(error))
-
-
-def _unlike(likeness: Likeness) -> str:
-    told = "; ".join(f"{flag}: {words}" for flag, words in likeness.flags.items())
-    return (
-        f"not like the images that the model was trained on, and refused by --strict ({told}): "
-        "convert it to what the model knows, take another model, or leave --strict out"
-    )
-
-
-def _one_by_one(items: Iterable[Looked | tuple[Failure, ...]]) -> Iterator[Looked | Failure]:
-    """Scans and failures in turn; what is wrong with a file of many scans is told once."""
-    told: set[Failure] = set()
+def _flattened(
+    items: Iterable[InspectedScan | tuple[Failure, ...]],
+) -> Iterator[InspectedScan | Failure]:
+    """Scans and failures one by one; the failure of a file of many scans is reported once."""
+    reported: set[Failure] = set()
     for item in items:
-        if isinstance(item, Looked):
+        if isinstance(item, InspectedScan):
             yield item
         else:
-            yield from (failure for failure in item if failure not in told)
-            told.update(item)
+            yield from (failure for failure in item if failure not in reported)
+            reported.update(item)
 
 
-def _why(error: Exception) -> str:
-    """What a user can make of an error; the kind of error where that is all there is."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the path, which the row names already
-    kind, text = type(error).__name__, str(error)
-    if text and isinstance(error, WssegError):
-        return text
-    return f"{kind}: {text}" if text else kind
-
-
-def _nbytes(item: ScanRef | Looked | Segmented | Outcome | Failure | tuple[Failure, ...]) -> int:
+def _nbytes(
+    item: ScanRef | InspectedScan | MeasuredScan | Outcome | Failure | tuple[Failure, ...],
+) -> int:
     """Bytes of pixels that an item holds, or will hold once it is read."""
     match item:
         case ScanRef():
             return item.decoded_bytes
-        case Looked():
+        case InspectedScan():
             return item.scan.pixels.nbytes
-        case Segmented():
+        case MeasuredScan():
             return item.nbytes()
-        case Outcome(found=Segmented() as found):
-            return _nbytes(found)
+        case Outcome(measured=MeasuredScan() as measured):
+            return measured.nbytes()
         case _:
             return 0

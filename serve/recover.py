@@ -1,4 +1,4 @@
-"""Masks from areas that are on file: as many pixels as the ratio says, the most probable first."""
+"""Masks recovered from recorded ratios: as many pixels as the ratio states, most probable first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-# Where more of a mask than this was chosen among equally probable pixels, its place is a guess.
+# Above this share of a mask that was chosen among equally probable pixels, its position is chance.
 TIED_SHARE = 0.01
 
 
@@ -14,24 +14,26 @@ TIED_SHARE = 0.01
 class KnownRatio:
     """The share of a slice that a class is known to cover.
 
-    line: of the table that says so. place: of the class among the model's classes, from 0. ratio:
-    pixels of the class over all pixels of the slice, 0..1.
+    line: line of the table. class_index: index of the class among the model's classes, from 0.
+    ratio: pixels of the class over all pixels of the slice, 0..1.
     """
 
     line: int
     ratio_name: str
-    place: int
+    class_index: int
     ratio: float
 
 
 Known = Mapping[int, tuple[KnownRatio, ...]]
-"""What is known of a scan's slices, by their numbers from 0."""
+"""The known ratios of a scan's slices, by slice index."""
 
 
 @dataclass(frozen=True)
 class RecoveredMask:
-    """One class on one slice. threshold, confidence: lowest and mean probability inside, 0..1;
-    None for a mask without a pixel. tied: its outline hangs on the order of equal pixels.
+    """The recovered mask of one class on one slice.
+
+    threshold, confidence: lowest and mean probability inside, 0..1; None for a mask without pixels.
+    tied: whether its outline depends on the order of equally probable pixels.
     """
 
     known: KnownRatio
@@ -43,10 +45,10 @@ class RecoveredMask:
 
 @dataclass
 class Recovered:
-    """All masks of a scan.
+    """All recovered masks of a scan.
 
-    labels: (slice, row, column) class number 1..k; 0 elsewhere, and all over a slice of which
-    nothing is known. masks: of each slice of which something is known, by its number.
+    labels: (slice, row, column) labels 1..k; 0 elsewhere, and on slices without a known ratio.
+    masks: the masks of each slice with a known ratio, by slice index.
     """
 
     labels: NDArray[np.uint8]
@@ -56,20 +58,28 @@ class Recovered:
 def recover(
     probability: NDArray[np.float32], known: Sequence[KnownRatio]
 ) -> tuple[NDArray[np.uint8], tuple[RecoveredMask, ...]]:
-    """Cut the known classes of a slice out of its probability (k, row, column).
+    """Recover the known classes of a slice from its probability (k, row, column).
 
-    Each gets round(ratio * pixels of the slice) pixels, and no two the same one, see `cut`. Returns
-    class numbers (row, column), and what is to be told of each class.
+    Each mask has round(ratio * pixels of the slice) pixels, and no two masks overlap, see `cut`.
+    Returns the label map (row, column) and the masks, in the order of `known`.
     """
-    flat = probability.reshape(len(probability), -1)[[one.place for one in known]]
+    flat = probability.reshape(len(probability), -1)[[one.class_index for one in known]]
     masks = cut(flat, [round(one.ratio * flat.shape[1]) for one in known])
     taken = masks.any(0)
     labels = np.zeros(flat.shape[1], np.uint8)
-    told = []
+    recovered = []
     for one, own, mask in zip(known, flat, masks, strict=True):
-        labels[mask] = one.place + 1
-        told.append(_described(one, own[mask], own[~taken]))
-    return labels.reshape(probability.shape[1:]), tuple(told)
+        labels[mask] = one.class_index + 1
+        inside = own[mask]
+        if not inside.size:
+            recovered.append(RecoveredMask(one, 0, None, None, tied=False))
+            continue
+        threshold = inside.min()
+        share = np.count_nonzero(inside == threshold) / inside.size
+        tied = bool(share > TIED_SHARE and (own[~taken] == threshold).any())
+        mean = float(inside.mean(dtype=np.float64))
+        recovered.append(RecoveredMask(one, inside.size, float(threshold), mean, tied))
+    return labels.reshape(probability.shape[1:]), tuple(recovered)
 
 
 def cut(probability: NDArray[np.float32], counts: Sequence[int]) -> NDArray[np.bool_]:
@@ -85,8 +95,8 @@ def cut(probability: NDArray[np.float32], counts: Sequence[int]) -> NDArray[np.b
     while True:
         claims = np.stack(
             [
-                _most_probable(own, open_to_it, count)
-                for own, open_to_it, count in zip(probability, free, counts, strict=True)
+                _most_probable(own, available, count)
+                for own, available, count in zip(probability, free, counts, strict=True)
             ]
         )
         winner = np.where(claims, probability, -1).argmax(0)
@@ -101,31 +111,14 @@ def _most_probable(
 ) -> NDArray[np.bool_]:
     """The `count` most probable of the free pixels, the first of equals."""
     chosen = np.zeros(len(free), np.bool_)
-    places = np.flatnonzero(free)
-    count = min(count, len(places))
+    pixels = np.flatnonzero(free)
+    count = min(count, len(pixels))
     if not count:
         return chosen
-    values = probability[places]
+    values = probability[pixels]
     threshold = np.partition(values, -count)[-count]
     above = values > threshold
     equal = np.flatnonzero(values == threshold)[: count - int(above.sum())]
-    chosen[places[above]] = True
-    chosen[places[equal]] = True
+    chosen[pixels[above]] = True
+    chosen[pixels[equal]] = True
     return chosen
-
-
-def _described(
-    known: KnownRatio, inside: NDArray[np.float32], free: NDArray[np.float32]
-) -> RecoveredMask:
-    """What is told of a mask, by the probabilities inside it and of the pixels that none took."""
-    if not inside.size:
-        return RecoveredMask(known, 0, None, None, tied=False)
-    threshold = inside.min()
-    share = np.count_nonzero(inside == threshold) / inside.size
-    return RecoveredMask(
-        known,
-        inside.size,
-        float(threshold),
-        float(inside.mean(dtype=np.float64)),
-        tied=bool(share > TIED_SHARE and (free == threshold).any()),
-    )

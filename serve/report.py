@@ -1,30 +1,321 @@
-"""ratios.csv and the tables beside it, which appear together when a run has ended."""
+"""The report: its rows and columns, CSV, JSON lines and Parquet, and the tables of a run."""
 
-import shutil
+import csv
+import json
+import math
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
 from itertools import count
 from pathlib import Path
+from types import ModuleType
+from typing import Any, get_type_hints
 
 from wsseg.imaging.errors import AllFailedError, Failure, WssegError
-from wsseg.serve.tables import (
-    FailureRow,
-    RecoveredRow,
-    Row,
-    SeriesRow,
-    SliceRow,
-    Write,
-    table_writer,
-)
+
+# A spreadsheet takes a cell that begins so for a formula, and runs it.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+PARQUET_ROWS = 4096
+
+Cell = str | int | float | None
+
+# Rows of the tables: the fields, in their order, are the columns.
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The model and engine that measured. model_sha256: SHA-256 of the engine file that ran."""
+
+    model: str
+    model_sha256: str
+    engine: str
+    precision: str
+    wsseg_version: str
+
+
+@dataclass(frozen=True)
+class SliceOrigin:
+    """Identity of a slice.
+
+    frame: as in `SliceId`. slice: index in the scan's order, from 0. plane: of the body, axial,
+    coronal or sagittal; empty where the source does not state it.
+    """
+
+    source: str
+    modality: str
+    study_uid: str
+    series_uid: str
+    instance_uid: str
+    frame: int | None
+    slice: int
+    plane: str
+
+
+@dataclass(frozen=True)
+class SliceRatio:
+    """One ratio on one slice. None is unknown and is written as an empty cell, never as 0.
+
+    confidence, ratio_low and ratio_high are unknown for a model without a calibration.
+    """
+
+    ratio_name: str
+    numerator: str
+    denominator: str
+    numerator_px: int
+    denominator_px: int
+    numerator_mm2: float | None
+    denominator_mm2: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    confidence: float | None
+    flags: str
+    status: str
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """A row of ratios.csv."""
+
+    origin: SliceOrigin
+    measured: SliceRatio
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class SeriesOrigin:
+    """Identity of a scan.
+
+    frame: time volume of a 4-D file. part: number of the part of a series that was split. plane: as
+    in `SliceOrigin`.
+    """
+
+    source: str
+    modality: str
+    study_uid: str
+    series_uid: str
+    frame: int | None
+    part: int
+    plane: str
+
+
+@dataclass(frozen=True)
+class SeriesRatio:
+    """One ratio over all slices of a scan.
+
+    volume_ratio: sum of the numerator's areas over sum of the denominator's, each slice weighted
+    by its thickness where the slices' positions are known and none is missing (GAP), evenly
+    otherwise. mean_ratio: mean of the slices' known ratios.
+    """
+
+    ratio_name: str
+    numerator: str
+    denominator: str
+    slices: int
+    numerator_px: int
+    denominator_px: int
+    numerator_mm3: float | None
+    denominator_mm3: float | None
+    volume_ratio: float | None
+    mean_ratio: float | None
+    flags: str
+    status: str
+
+
+@dataclass(frozen=True)
+class SeriesRow:
+    """A row of ratios.series.csv."""
+
+    origin: SeriesOrigin
+    measured: SeriesRatio
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class RecoveredRatio:
+    """A mask recovered from a known ratio, and what the model by itself measured.
+
+    pixels: pixels of the mask, out of image_pixels. threshold, confidence: lowest and mean
+    probability inside the mask; None for a mask without pixels.
+    """
+
+    ratio_name: str
+    class_name: str
+    known_ratio: float
+    predicted_ratio: float
+    pixels: int
+    image_pixels: int
+    threshold: float | None
+    confidence: float | None
+    flags: str
+    status: str
+
+
+@dataclass(frozen=True)
+class RecoveredRow:
+    """A row of ratios.recovered.csv."""
+
+    origin: SliceOrigin
+    recovered: RecoveredRatio
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class FailureRow:
+    """A row of ratios.failures.csv: a file that gave no result, with the reason."""
+
+    source: str
+    status: str
+    reason: str
+    message: str
+
+
+Row = SliceRow | SeriesRow | RecoveredRow | FailureRow
+
+
+def columns(row_type: Any) -> dict[str, type]:
+    """Column names of a row type, in order, with the type of their known values."""
+    types: dict[str, type] = {}
+    for name, kind in get_type_hints(row_type).items():
+        if is_dataclass(kind):
+            types |= columns(kind)
+        else:
+            types[name] = next(t for t in (str, int, float) if kind in (t, t | None))
+    return types
+
+
+def cells(row: Any) -> Iterator[Cell]:
+    """Values of a row in the order of its columns.
+
+    A number that is not finite is unknown, None; text is made `printable`.
+    """
+    for one in fields(row):
+        value = getattr(row, one.name)
+        if is_dataclass(value):
+            yield from cells(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield None
+        elif isinstance(value, str):
+            yield printable(value)
+        else:
+            yield value
+
+
+def printable(text: str) -> str:
+    """Text for tables: what is not valid Unicode (a name in an old encoding) is escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+Write = Callable[[Iterable[Row]], None]
+
+
+def table_writer(path: Path) -> Callable[[Path, type[Row]], AbstractContextManager[Write]]:
+    """The function that opens a table with the suffix of `path`.
+
+    Raises WssegError for an unknown suffix or a missing package.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in WRITERS:
+        known = ", ".join(WRITERS)
+        raise WssegError(f"report {path}: unknown suffix {suffix!r}: give one of {known}")
+    if suffix == ".parquet":
+        _pyarrow()
+    return WRITERS[suffix]
+
+
+@contextmanager
+def csv_table(path: Path, row_type: type[Row]) -> Iterator[Write]:
+    """UTF-8 without a byte order mark, RFC 4180 with its CRLF, one header line.
+
+    Floats are written so that they read back equal; unknown is empty. Text that a spreadsheet
+    would run as a formula gets a leading apostrophe; numbers stay as they are.
+    """
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\r\n")
+        writer.writerow(columns(row_type))
+
+        def write(rows: Iterable[Row]) -> None:
+            writer.writerows(
+                [
+                    f"'{cell}"
+                    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS)
+                    else cell
+                    for cell in cells(row)
+                ]
+                for row in rows
+            )
+
+        yield write
+
+
+@contextmanager
+def json_lines(path: Path, row_type: type[Row]) -> Iterator[Write]:
+    """One JSON object a row, in ASCII; unknown is null; text exactly as it is."""
+    names = list(columns(row_type))
+    with path.open("w", encoding="ascii", newline="\n") as stream:
+
+        def write(rows: Iterable[Row]) -> None:
+            for row in rows:
+                values = dict(zip(names, cells(row), strict=True))
+                stream.write(json.dumps(values, allow_nan=False) + "\n")
+
+        yield write
+
+
+@contextmanager
+def parquet_table(path: Path, row_type: type[Row]) -> Iterator[Write]:
+    """Typed columns, unknown is null, text exactly as it is; rows are written in groups."""
+    arrow = _pyarrow()
+    kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
+    schema = arrow.schema([(name, kinds[kind]) for name, kind in columns(row_type).items()])
+    waiting: list[dict[str, Cell]] = []
+    with arrow.parquet.ParquetWriter(path, schema) as writer:
+
+        def flush() -> None:
+            writer.write_table(arrow.Table.from_pylist(waiting, schema=schema))
+            waiting.clear()
+
+        def write(rows: Iterable[Row]) -> None:
+            waiting.extend(dict(zip(schema.names, cells(row), strict=True)) for row in rows)
+            if len(waiting) >= PARQUET_ROWS:
+                flush()
+
+        yield write
+        flush()
+
+
+WRITERS: dict[str, Callable[[Path, type[Any]], AbstractContextManager[Write]]] = {
+    ".csv": csv_table,
+    ".jsonl": json_lines,
+    ".parquet": parquet_table,
+}
+
+
+def without_apostrophe(cell: str) -> str:
+    """The text of a cell to which `csv_table` may have added an apostrophe."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
+
+
+def _pyarrow() -> ModuleType:
+    try:
+        arrow = import_module("pyarrow")
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise  # present but broken
+        raise WssegError(
+            "a .parquet report needs pyarrow: pip install 'wsseg[parquet]', or give a .csv"
+        ) from error
+    import_module("pyarrow.parquet")  # an attribute of pyarrow from here on
+    return arrow
 
 
 @dataclass(frozen=True)
 class Report:
-    """Takes rows as they come: of slices, of series, of files that gave no result.
+    """The open tables of a report, each a function that takes rows as they come.
 
-    recovered: takes those of recovered masks; None where that table was not asked for.
+    recovered: the table of recovered masks; None if it was not requested.
     """
 
     slices: Write
@@ -39,9 +330,9 @@ class Report:
 
 
 def report_paths(path: Path) -> tuple[Path, Path, Path]:
-    """The report's three files: slices, series, failures, all in the format of its suffix.
+    """The report's three files, of slices, series and failures, in the format of its suffix.
 
-    Raises WssegError for a suffix that no table has, or whose package is missing.
+    Raises WssegError for an unknown suffix or a missing package.
     """
     table_writer(path)
     return (
@@ -58,7 +349,7 @@ def recovered_paths(path: Path) -> tuple[Path, Path]:
 
 
 def require_free(path: Path, *, recovered: bool, overwrite: bool) -> None:
-    """Raise WssegError where a report would replace another; recovered: with its further table."""
+    """Raise WssegError if a report exists already; recovered: also for the recovered masks."""
     if overwrite:
         return
     tables = (*report_paths(path), *(recovered_paths(path)[:1] if recovered else ()))
@@ -72,46 +363,41 @@ def require_free(path: Path, *, recovered: bool, overwrite: bool) -> None:
 
 @contextmanager
 def open_report(path: Path, *, recovered: bool = False) -> Iterator[Report]:
-    """Write the three tables to scratch files that take their places only if the block succeeds.
+    """Write the three tables to scratch files, which take their places only if the block succeeds.
 
     The tables of an earlier run stay until then. All three are written, if only with a header, so
-    that none is left over from another run; `recovered` adds the table of recovered masks.
+    that none is left over from another run. recovered: also write the table of recovered masks.
 
-    Raises AllFailedError if a table cannot be opened, written or put in its place; what the block
-    raises passes through as it is. A table whose place is taken for good, by a spreadsheet that
+    Raises AllFailedError if a table cannot be opened, written or put in its place; errors of the
+    block pass through unchanged. A table whose place is permanently taken, by a spreadsheet that
     has it open, lies beside it under the name that the error gives.
     """
-    kinds: tuple[type[Row], ...] = (SliceRow, SeriesRow, FailureRow)
-    targets: tuple[Path, ...] = report_paths(path)
+    tables: dict[type[Row], Path] = dict(
+        zip((SliceRow, SeriesRow, FailureRow), report_paths(path), strict=True)
+    )
     if recovered:
-        kinds, targets = (*kinds, RecoveredRow), (*targets, recovered_paths(path)[0])
-    with _scratch(path) as folder, ExitStack() as tables:
-        files = [folder / target.name for target in targets]
-        with _told(path):
-            opened = [
-                _told(path)(tables.enter_context(table_writer(path)(file, kind)))
-                for file, kind in zip(files, kinds, strict=True)
-            ]
-        yield Report(*opened)
-        with _told(path):
-            tables.close()
-        _place(list(zip(files, targets, strict=True)))
-
-
-@contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """A folder beside the report, on its disk, that is gone in the end."""
-    with _told(path):
+        tables[RecoveredRow] = recovered_paths(path)[0]
+    with _translated(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.mkdtemp(dir=path.parent, prefix=".tmp-")
-    try:
-        yield Path(scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch = tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=".tmp-", ignore_cleanup_errors=True
+        )
+    with scratch as folder, ExitStack() as stack:
+        files = {Path(folder, target.name): target for target in tables.values()}
+        with _translated(path):
+            writes = [
+                _translated(path)(stack.enter_context(table_writer(path)(file, row_type)))
+                for file, row_type in zip(files, tables, strict=True)
+            ]
+        yield Report(*writes)
+        with _translated(path):
+            stack.close()
+        _place(files)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
+    """An error of the system becomes an AllFailedError of the report."""
     try:
         yield
     except OSError as error:
@@ -121,36 +407,31 @@ def _told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _place(tables: list[tuple[Path, Path]]) -> None:
-    """Put (scratch, target) tables in their places: all, or all beside them and the old ones back.
+def _place(tables: Mapping[Path, Path]) -> None:
+    """Move scratch tables to their targets: all of them, or all beside their targets.
 
     So tables of two runs never lie under the names of one.
     """
     with ExitStack() as undo:
-        for scratch, target in tables:
+        for scratch, target in tables.items():
             try:
-                _swap(scratch, target, undo)
+                if target.is_file():
+                    old = scratch.with_name(f"old-{scratch.name}")
+                    target.replace(old)
+                    undo.callback(_restore, old, target)
+                scratch.replace(target)
+                undo.callback(target.replace, scratch)
             except OSError as error:
                 failed, reason = target, error
                 break
         else:
             undo.pop_all()
             return
-    kept = [_keep(scratch, target).name for scratch, target in tables]
+    kept = [_keep(scratch, target).name for scratch, target in tables.items()]
     raise AllFailedError(
         f"{failed} could not be written: {reason}; this run's tables are kept beside it as "
         f"{', '.join(kept)}: close the program that has the old ones open and rename them"
     ) from reason
-
-
-def _swap(scratch: Path, target: Path, undo: ExitStack) -> None:
-    """Put one table in its place; `undo` has the steps back, the old table aside until then."""
-    if target.is_file():
-        old = scratch.with_name(f"old-{scratch.name}")
-        target.replace(old)
-        undo.callback(_restore, old, target)
-    scratch.replace(target)
-    undo.callback(target.replace, scratch)
 
 
 def _restore(old: Path, target: Path) -> None:
@@ -162,9 +443,9 @@ def _restore(old: Path, target: Path) -> None:
 
 
 def _keep(scratch: Path, target: Path) -> Path:
-    """Put a table beside its taken place, over no other file."""
+    """Move a table beside its target, over no other file."""
     names = (target.with_name(f"{target.stem}.kept{n}{target.suffix}") for n in count(1))
     free = next(name for name in names if not name.exists())
-    with _told(target):
+    with _translated(target):
         scratch.replace(free)
     return free

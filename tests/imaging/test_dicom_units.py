@@ -25,7 +25,7 @@ from wsseg.imaging.definitions import Window
 from wsseg.imaging.dicom.reader import read_dicom
 from wsseg.imaging.reading import read_slice
 from wsseg.imaging.scan import FileRef, ScanRef
-from wsseg.serve.empty_slices import skip_empty
+from wsseg.serve.inspection import skip_empty
 
 
 def read(path):

@@ -14,9 +14,9 @@ from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import FileRef, Scan, ScanRef
 from wsseg.serve.batching import GREY_AS_RGB, LUMINANCE, Limits, Segmenter
-from wsseg.serve.empty_slices import Skip, look, skip_none
 from wsseg.serve.engines.base import Prediction
-from wsseg.serve.results import Segmented
+from wsseg.serve.inspection import Skip, inspect, skip_none
+from wsseg.serve.results import MeasuredScan
 
 SHAPES = ((6, 8), (8, 6), (1, 1))
 ANY = Limits()
@@ -41,7 +41,7 @@ def segment(
     run = Segmenter(
         engine=engine, classes=2, channels=channels, limits=limits, keep_labels=True, **fields
     )
-    return run(item if isinstance(item, Failure) else look(item, skip) for item in scans)
+    return run(item if isinstance(item, Failure) else inspect(item, skip) for item in scans)
 
 
 @given(sizes=st.lists(shapes, max_size=10), limits=limits)
@@ -115,7 +115,7 @@ def test_a_slice_that_breaks_the_engine_costs_its_own_scan_only(batch: int):
     np.asarray(scans[2].pixels)[1, 0, 0] = BROKEN_VALUE
     found = list(segment(scans, ThresholdEngine(), Limits(slices=batch)))
     whole = list(segment(make_scans([(2, (6, 8))] * 5), ThresholdEngine()))
-    assert [isinstance(item, Segmented) for item in found] == [True, True, False, True, True]
+    assert [isinstance(item, MeasuredScan) for item in found] == [True, True, False, True, True]
     assert (found[2].source, found[2].reason) == ("scan2", "engine")
     assert "slice 1: could not be computed" in found[2].message
     for index in (0, 1, 3, 4):
@@ -126,7 +126,7 @@ def test_a_batch_too_large_for_the_memory_is_computed_in_parts():
     engine = ThresholdEngine()
     engine.most = 2
     found = list(segment(make_scans([(3, (6, 8))] * 5), engine, Limits(slices=8)))
-    assert all(isinstance(item, Segmented) for item in found)
+    assert all(isinstance(item, MeasuredScan) for item in found)
     assert len(found) == 5
 
 
@@ -146,7 +146,7 @@ def test_failures_of_reading_keep_their_place():
     first, second = make_scans([(1, (6, 8))] * 2)
     failure = Failure("broken", "reason", "message")
     found = list(segment([first, failure, second], ThresholdEngine()))
-    assert [item.scan.ref if isinstance(item, Segmented) else item for item in found] == [
+    assert [item.scan.ref if isinstance(item, MeasuredScan) else item for item in found] == [
         first.ref,
         failure,
         second.ref,

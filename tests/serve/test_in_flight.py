@@ -1,5 +1,6 @@
 """The engine works while the rest goes on, and on as many batches at once as it takes."""
 
+import contextlib
 import threading
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 from tests.serve.conftest import BROKEN_VALUE, LEVELS, ThresholdEngine, make_scan
 from tests.serve.test_batching import make_scans, segment
 from wsseg.serve.batching import Limits
-from wsseg.serve.engines.base import EngineError, Prediction, calls_at_once
-from wsseg.serve.results import Segmented
+from wsseg.serve.engines.base import EngineError, Prediction
+from wsseg.serve.results import MeasuredScan
 
 PATIENCE = 10.0  # seconds until a test that would wait for ever fails
 
@@ -39,7 +40,6 @@ class Meeting(ThresholdEngine):
 @pytest.mark.parametrize("in_flight", [1, 2, 3])
 def test_as_many_batches_are_at_work_as_the_engine_takes_and_no_more(in_flight: int):
     engine = Meeting(in_flight)
-    assert calls_at_once(engine) == in_flight
     scans = make_scans([(2, (6, 8))] * 6)
     found = list(segment(scans, engine, Limits(slices=2)))
     assert engine.most_at_once == in_flight
@@ -89,7 +89,18 @@ def test_no_more_batches_wait_than_one():
 
 
 def test_an_engine_that_does_not_say_takes_one_call_at_a_time():
-    assert calls_at_once(ThresholdEngine()) == 1
+    """No call meets another one at the barrier, where two would wait for each other."""
+    met: list[int] = []
+    barrier = threading.Barrier(2)
+
+    class Alone(ThresholdEngine):
+        def __call__(self, pixels: np.ndarray, /) -> Prediction:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                met.append(barrier.wait(0.1))
+            return super().__call__(pixels)
+
+    assert len(list(segment(make_scans([(1, (6, 8))] * 4), Alone(), Limits(slices=1)))) == 4
+    assert not met
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])
@@ -99,7 +110,7 @@ def test_a_batch_that_fails_among_others_costs_its_own_scan_only(in_flight: int)
     engine = ThresholdEngine()
     engine.in_flight = in_flight  # type: ignore[attr-defined]
     found = list(segment(scans, engine, Limits(slices=3)))
-    assert [isinstance(item, Segmented) for item in found] == [True, False, True, True, True]
+    assert [isinstance(item, MeasuredScan) for item in found] == [True, False, True, True, True]
 
 
 def test_a_mistake_in_an_engine_is_raised_as_it_is():

@@ -17,7 +17,7 @@ from tests.serve.conftest import (
 from tests.serve.recovery import BOTH, recover, smooth, write_scans
 from wsseg.serve.engines.onnxruntime import OnnxEngine
 from wsseg.serve.measure import is_far
-from wsseg.serve.tables import RecoveredRow, columns
+from wsseg.serve.report import RecoveredRow, columns
 
 CONTRACT = (
     *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice", "plane"),

@@ -49,16 +49,16 @@ def test_one_ratio_can_be_written_in_several_ways(tmp_path: Path, text: str):
     (row,) = read(tmp_path, text)
     (known,) = row.ratios
     assert (row.source, row.slice, row.frame) == ("a.png", None, None)
-    assert (known.ratio_name, known.place, known.ratio) == ("burden", 0, 0.25)
+    assert (known.ratio_name, known.class_index, known.ratio) == ("burden", 0, 0.25)
 
 
 def test_slices_frames_and_several_classes_are_read_with_their_lines(tmp_path: Path):
     text = "source,slice,frame,ratio:bright,ratio:top\nv.nii,3,1,0.2,0.1\nw.nii,0,,,0.3\n"
     first, second = read(tmp_path, text, TWO)
     assert (first.line, first.slice, first.frame) == (2, 3, 1)
-    assert [(one.place, one.ratio) for one in first.ratios] == [(0, 0.2), (1, 0.1)]
+    assert [(one.class_index, one.ratio) for one in first.ratios] == [(0, 0.2), (1, 0.1)]
     assert (second.line, second.slice, second.frame) == (3, 0, None)
-    assert [(one.place, one.ratio) for one in second.ratios] == [(1, 0.3)]
+    assert [(one.class_index, one.ratio) for one in second.ratios] == [(1, 0.3)]
 
 
 def test_the_apostrophe_that_ratios_csv_puts_before_a_formula_is_no_part_of_the_name(tmp_path):
@@ -87,7 +87,7 @@ def test_the_apostrophe_that_ratios_csv_puts_before_a_formula_is_no_part_of_the_
         ("source,frame,ratio\na.png,1.5,0.1\n", "line 2: frame: found 1.5"),
         ("source,ratio\na.png,0.1,0.2\n", "line 2: 3 cells where the header has 2"),
         ('source,ratio\n"a.png,0.1\n', "not valid CSV"),
-        ("source,ratio\na.png,\n", "line 1: no row below it holds a ratio"),
+        ("source,ratio\na.png,\n", "line 1: no row has a ratio"),
         ("source,ratio_name,ratio\na.png,lung,0.1\n", "line 2: lung is no ratio of this model"),
     ],
 )

@@ -14,7 +14,7 @@ from wsseg.imaging.dicom import reader as dicom_read
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import Planes
 from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.empty_slices import look, skip_none
+from wsseg.serve.inspection import inspect, skip_none
 
 
 def test_a_cine_has_the_same_tables_and_masks_whether_it_fits_in_memory_or_not(
@@ -57,7 +57,7 @@ def test_a_slice_that_cannot_be_read_again_costs_its_own_scan_only(batch: int, m
         limits=Limits(slices=batch),
         keep_labels=True,
     )
-    found = list(segmenter(look(scan, skip_none) for scan in scans))
+    found = list(segmenter(inspect(scan, skip_none) for scan in scans))
     failed = [item for item in found if isinstance(item, Failure)]
     assert [item.source for item in failed] == ["pulled out"]
     assert "slice 3: could not be read again: the disk was pulled out" in failed[0].message

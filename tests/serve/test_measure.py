@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
 from wsseg.imaging.scan import Geometry
 from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.empty_slices import look, skip_none
+from wsseg.serve.inspection import inspect, skip_none
 from wsseg.serve.measure import series_rows, slice_rows, slice_thickness_mm
-from wsseg.serve.results import Segmented
-from wsseg.serve.tables import Provenance, SeriesRatio, SliceRatio
+from wsseg.serve.report import Provenance, SeriesRatio, SliceRatio
+from wsseg.serve.results import MeasuredScan
 
 PROVENANCE = Provenance("threshold", "abc", "numpy", "fp32", "0")
 DARK, BRIGHT, BRIGHTEST = 0, 150, 250
@@ -25,19 +25,19 @@ def block(bright: int, brightest: int, shape=(10, 20)) -> np.ndarray:
     return np.pad(inner.reshape(shape[0] - 2, shape[1] - 2), 1)
 
 
-def segmented(*slices: np.ndarray, geometry: Geometry | None = None, **fields) -> Segmented:
+def segmented(*slices: np.ndarray, geometry: Geometry | None = None, **fields) -> MeasuredScan:
     scan = make_scan(np.stack(slices), "scan", geometry, **fields)
     segment = Segmenter(ThresholdEngine(), 2, 1, Limits(), keep_labels=False)
-    (found,) = segment([look(scan, skip_none)])
-    assert isinstance(found, Segmented)
+    (found,) = segment([inspect(scan, skip_none)])
+    assert isinstance(found, MeasuredScan)
     return found
 
 
-def slices_of(found: Segmented) -> list[SliceRatio]:
+def slices_of(found: MeasuredScan) -> list[SliceRatio]:
     return [row.measured for row in slice_rows(found, make_manifest(), PROVENANCE)]
 
 
-def series_of(found: Segmented) -> dict[str, SeriesRatio]:
+def series_of(found: MeasuredScan) -> dict[str, SeriesRatio]:
     rows = series_rows(found, make_manifest(), PROVENANCE)
     return {row.measured.ratio_name: row.measured for row in rows}
 

@@ -9,7 +9,7 @@ from tests.serve.conftest import make_scan
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.display import label_colours
 from wsseg.serve.overlay import outline, overlay, write_overlays
-from wsseg.serve.results import Areas, Segmented
+from wsseg.serve.results import Areas, MeasuredScan
 
 WINDOW = Window(low=0, high=200)
 NO_AREAS = Areas(
@@ -64,7 +64,7 @@ def test_colour_stays_colour_where_no_region_is():
 def test_every_slice_is_one_file_at_its_own_size(tmp_path: Path):
     scan = make_scan(np.zeros((3, 12, 15)), "folder/a.png")
     labels = np.stack([region()] * 3)
-    write_overlays(Segmented(scan, NO_AREAS, labels), WINDOW, tmp_path)
+    write_overlays(MeasuredScan(scan, NO_AREAS, labels), WINDOW, tmp_path)
     files = sorted(tmp_path.iterdir())
     assert [file.name[-9:] for file in files] == ["-0000.png", "-0001.png", "-0002.png"]
     with Image.open(files[0]) as drawn:

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from tests.imaging.conftest import write_dicom
 from tests.serve.conftest import make_manifest, make_scan, rows, run, threshold_graph, write_model
 from wsseg.imaging.definitions import Seen
-from wsseg.serve.likeness import OTHER_PLANE, compare_with
+from wsseg.serve.inspection import OTHER_PLANE, compare_with
 from wsseg.serve.manifest import Training
 
 __all__ = ["write_dicom"]

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsseg.imaging.errors import AllFailedError, Failure
-from wsseg.serve.report import open_report, report_paths
-from wsseg.serve.tables import SliceRow, columns
+from wsseg.serve.report import SliceRow, columns, open_report, report_paths
 
 CONTRACT = (
     *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice", "plane"),

@@ -16,7 +16,7 @@ from tests.serve.recovery import recover
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import FileRef, ScanRef
-from wsseg.serve.empty_slices import CT, SKIPPED_EMPTY, look, skip_empty
+from wsseg.serve.inspection import CT, SKIPPED_EMPTY, inspect, skip_empty
 
 DATA = os.environ.get("WSSEG_DATA")
 SIDE = 72
@@ -29,7 +29,7 @@ def air(seed: int = 0, noise: float = 30.0) -> np.ndarray:
 
 def left_out(*slices: np.ndarray, window: Window = ANY, modality: str = CT, flags=()) -> list[int]:
     scan = make_scan(np.stack(slices), modality=modality, flags=flags)
-    return sorted(look(scan, skip_empty(window)).empty)
+    return sorted(inspect(scan, skip_empty(window)).empty)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_real_slices_with_a_body_are_kept(name: str):
     path = get_testdata_file(name)
     assert isinstance(path, str)
     scan = read(ScanRef("dicom", (FileRef(Path(path), name),)))
-    assert not look(scan, skip_empty(Window(low=-160, high=240))).empty
+    assert not inspect(scan, skip_empty(Window(low=-160, high=240))).empty
 
 
 @cache

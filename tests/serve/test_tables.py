@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.tables import (
+from wsseg.serve.report import (
     FORMULA_STARTS,
     PARQUET_ROWS,
     FailureRow,

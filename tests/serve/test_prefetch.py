@@ -1,4 +1,4 @@
-"""Reading ahead: in order, bounded, and over when the consumer is gone."""
+"""Prefetching: in order, bounded, and over when the consumer is gone."""
 
 import threading
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.serve.prefetch import Room, ahead
+from wsseg.serve.pipeline import PrefetchLimits, prefetch
 
 
 @given(
@@ -16,14 +16,19 @@ from wsseg.serve.prefetch import Room, ahead
     nbytes=st.integers(0, 100),
 )
 def test_results_are_those_of_map_in_the_same_order(items, threads, results, nbytes):
-    found = ahead(lambda x: x * 2, items, Room(threads, results, nbytes), lambda x: x)
+    found = prefetch(lambda x: x * 2, items, PrefetchLimits(threads, results, nbytes), lambda x: x)
     assert list(found) == [x * 2 for x in items]
 
 
 @pytest.mark.parametrize(
-    ("room", "most"), [(Room(2, 5, 1000), 5), (Room(2, 50, 30), 3), (Room(2, 50, 0), 1)]
+    ("limits", "most"),
+    [
+        (PrefetchLimits(2, 5, 1000), 5),
+        (PrefetchLimits(2, 50, 30), 3),
+        (PrefetchLimits(2, 50, 0), 1),
+    ],
 )
-def test_no_more_is_begun_than_there_is_room_for(room: Room, most: int):
+def test_no_more_is_begun_than_there_is_room_for(limits: PrefetchLimits, most: int):
     drawn: list[int] = []
 
     def items():
@@ -31,7 +36,7 @@ def test_no_more_is_begun_than_there_is_room_for(room: Room, most: int):
             drawn.append(index)
             yield index
 
-    for taken, _ in enumerate(ahead(lambda x: x, items(), room, lambda _: 10), start=1):
+    for taken, _ in enumerate(prefetch(lambda x: x, items(), limits, lambda _: 10), start=1):
         assert len(drawn) - taken <= most
 
 
@@ -41,7 +46,7 @@ def test_an_error_comes_in_its_turn():
             raise ValueError("two")
         return x
 
-    found = ahead(work, range(5), Room(2, 4, 100), lambda _: 1)
+    found = prefetch(work, range(5), PrefetchLimits(2, 4, 100), lambda _: 1)
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(ValueError, match="two"):
         next(found)
@@ -57,7 +62,7 @@ def test_closing_cancels_what_has_not_begun():
             may_go_on.wait(10)
         return x
 
-    found = ahead(work, range(20), Room(1, 10, 1000), lambda _: 1)
+    found = prefetch(work, range(20), PrefetchLimits(1, 10, 1000), lambda _: 1)
     assert next(found) == 0
     threading.Timer(0.2, may_go_on.set).start()
     found.close()
