@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsseg.imaging.definitions import Window
-from wsseg.imaging.display import class_colour
+from wsseg.imaging.definitions import Window, class_colour
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import Scan
 from wsseg.serve.overlay import overlay

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.display import class_colour, grey_values
+from wsseg.imaging.definitions import class_colour, grey_values
 from wsseg.imaging.files import atomic
 from wsseg.imaging.reading import read_slice
 from wsseg.train.cases.evidence import FIELDS, Signal

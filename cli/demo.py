@@ -42,9 +42,11 @@ def demo(
 
 def run_demo(out: Path, *, epochs: int) -> None:
     """Do the whole job in `out`, which must be empty, missing, or an earlier demo's."""
-    from wsseg.imaging.files import held
+    from wsseg.imaging.files import lock_output
 
-    with held(out, f"another demo is at work in {out}: choose another --out, or wait for it"):
+    with lock_output(
+        out, f"another demo is at work in {out}: choose another --out, or wait for it"
+    ):
         _run(out, epochs)
 
 
@@ -135,7 +137,7 @@ def _draw(
     from matplotlib.figure import Figure
 
     from wsseg.cli.demo_data import CLASSES
-    from wsseg.imaging.display import label_colours
+    from wsseg.imaging.definitions import label_colours
 
     figure = Figure(figsize=(7.5, 3.2 * len(SHOWN)), layout="constrained")
     FigureCanvasAgg(figure)

@@ -37,7 +37,7 @@ from wsseg.export.tensorrt import (
 )
 from wsseg.imaging.definitions import Frozen, RatioDefinition, fault_text
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.files import atomic_folder, held
+from wsseg.imaging.files import atomic_folder, lock_output
 from wsseg.serve.batching import MOST_PIXELS
 from wsseg.serve.engines.base import Engine, EngineOptions
 from wsseg.serve.engines.benchmark import interleaved, paired_ratio, reference, seconds, warm_up
@@ -149,7 +149,7 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
     TensorRTMissingError, EngineBuildError and, for an int8 engine that disagrees with PyTorch,
     EngineRejectedError are raised after the folder was published with the remaining engines.
     """
-    with held(out, f"another export is writing {out}: wait for it, or choose another --out"):
+    with lock_output(out, f"another export is writing {out}: wait for it, or choose another --out"):
         return _export(run, out, options)
 
 

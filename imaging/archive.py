@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, Literal
 
 from wsseg.imaging.errors import Failure, ReadError, no_space
-from wsseg.imaging.opened import version_of
+from wsseg.imaging.files import version_of
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.volume_header import GZIP_MAGIC
 

@@ -11,11 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wsseg.imaging.errors import Failure
-from wsseg.imaging.meta_image import is_meta_image
+from wsseg.imaging.files import HeldFile, held_file, holding, seen_by
 from wsseg.imaging.nifti import is_analyze, is_mgh
-from wsseg.imaging.nrrd import NRRD_MAGIC
-from wsseg.imaging.opened import HeldFile, held_file, holding, seen_by
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.text_headers import NRRD_MAGIC, is_meta_image
 from wsseg.imaging.volume_header import GZIP_MAGIC
 
 HEAD_BYTES = 2048

@@ -83,7 +83,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def reading(source: str) -> Iterator[None]:
+def translate_errors(source: str) -> Iterator[None]:
     """Turn anything that reading `source` raises into a ReadError that names it.
 
     The libraries' own messages may quote header values, hence patient data: neither the error

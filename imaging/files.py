@@ -1,15 +1,17 @@
 """Whether a file is still the one that was found."""
 
+import io
 import os
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from wsseg.imaging.errors import ReadError, WssegError
-from wsseg.imaging.opened import version_of
 from wsseg.imaging.scan import FileRef
 
 # Files and folders that appear whole or not at all.
@@ -66,7 +68,7 @@ PREFIX = ".lock-"
 
 
 @contextmanager
-def held(output: Path, busy: str) -> Iterator[None]:
+def lock_output(output: Path, busy: str) -> Iterator[None]:
     """Hold an output, a file or a folder, which need not exist yet; WssegError where another does.
 
     busy: what the error says. The lock is a file beside the output while it is held; one that a
@@ -157,6 +159,59 @@ def _alike(folder: Path, name: str) -> Iterator[Path]:
         for entry in folder.iterdir():
             if unicodedata.normalize("NFC", entry.name) == wanted:
                 yield entry
+
+
+Version = tuple[int, int]
+"""Size in bytes and time of change in ns: what tells a file from another one put in its place."""
+
+
+class HeldFile(NamedTuple):
+    """A file as it was when it was opened. content: None where only its start is held."""
+
+    version: Version
+    start: bytes
+    content: bytes | None
+
+
+# Of the running thread alone: each reads its own files.
+_held: ContextVar[Mapping[Path, HeldFile]] = ContextVar("held", default={})  # noqa: B039
+
+
+@contextmanager
+def holding(files: Mapping[Path, HeldFile]) -> Iterator[None]:
+    """Let the readers of this thread find these files in memory while the block runs."""
+    token = _held.set({**_held.get(), **files})
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
+def held_file(path: Path) -> HeldFile | None:
+    """The file as it is held for this thread; None where it is not."""
+    return _held.get().get(path)
+
+
+def open_file(path: Path, *, buffering: int = -1) -> BinaryIO:
+    """A file to read: from memory where it is held as a whole, else from the disk."""
+    held = held_file(path)
+    if held is None or held.content is None:
+        return path.open("rb", buffering=buffering)
+    return io.BytesIO(held.content)
+
+
+def version_of(path: Path) -> Version:
+    """The version of the file that is held, else that of the file now.
+
+    It is a part of the key under which a file's content is kept.
+    """
+    held = held_file(path)
+    return seen_by(path.stat()) if held is None else held.version
+
+
+def seen_by(status: os.stat_result) -> Version:
+    """The version that a file's status tells."""
+    return status.st_size, status.st_mtime_ns
 
 
 def check_unchanged(file: FileRef, seen: tuple[str | int, ...]) -> None:

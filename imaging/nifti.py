@@ -174,16 +174,16 @@ def _data_path(path: Path, source: str) -> Path:
 def _layout(header: Nifti1Header, intent: int, source: str, *, single: bool) -> Layout:
     shape, volumes, values = _shape(header, source)
     dtype = _dtype(header, source)
-    said = intent in _COLOURS or (intent == 0 and values > 1)
+    stated = intent in _COLOURS or (intent == 0 and values > 1)
     if intent in _COLOURS and values == 1 and volumes in (3, 4):
         volumes, values = 1, volumes  # the channels stand where time does
-    colours = said and values in (3, 4) and dtype == np.uint8
+    colours = stated and values in (3, 4) and dtype == np.uint8
     if max(values, volumes) > 1 and not colours:
         if intent in _SEVERAL_VALUES:
             raise vectors(source, _SEVERAL_VALUES[intent])
         if intent in _STATISTICS:
             raise vectors(source, f"{max(values, volumes)} statistics a voxel")
-    channels = colour_channels(values, dtype, said=said, source=source)
+    channels = colour_channels(values, dtype, stated=stated, source=source)
     start = _voxel_offset(header, source)
     if single and start == 0:
         start = header.single_vox_offset  # as every reader takes it: the header lies at 0

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.scan import AS_STORED, Geometry, PlaneName, Turn
+from wsseg.imaging.scan import AS_STORED, Geometry, PlaneName, Reorientation
 
 Affine = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ _SHOWN: dict[PlaneName, tuple[Affine, Affine]] = {
 }
 
 
-def display_turn(affine: Affine) -> Turn:
+def display_reorientation(affine: Affine) -> Reorientation:
     """The turn that shows the planes of a grid, see `show`.
 
     affine: (4, 4) invertible, maps stored (i, j, k, 1) to RAS+ mm.
@@ -44,17 +44,20 @@ def display_turn(affine: Affine) -> Turn:
 
 
 def display_plane(affine: Affine) -> PlaneName:
-    """The plane of the body that the planes of a grid are nearest to. affine: as `display_turn`."""
+    """The plane of the body that the planes of a grid are nearest to.
+
+    affine: as for `display_reorientation`.
+    """
     return _show_ras(affine)[0]
 
 
-def _show_ras(affine: Affine) -> tuple[PlaneName, Turn]:
+def _show_ras(affine: Affine) -> tuple[PlaneName, Reorientation]:
     along_i, along_j, _ = (RAS_TO_LPS @ affine)[:3, :3].T
     return show(along_i, along_j)
 
 
 @lru_cache
-def show_image(cosines: tuple[float, ...] | None) -> tuple[PlaneName, Turn]:
+def show_image(cosines: tuple[float, ...] | None) -> tuple[PlaneName, Reorientation]:
     """The plane and the turn of a DICOM image, by ImageOrientationPatient (PS3.3 C.7.6.2.1.1).
 
     cosines: six direction cosines, of a row and of a column. None: no plane, and shown as stored.
@@ -65,7 +68,7 @@ def show_image(cosines: tuple[float, ...] | None) -> tuple[PlaneName, Turn]:
     return show(np.array(cosines[3:]), np.array(cosines[:3]))
 
 
-def show(along_i: Affine, along_j: Affine) -> tuple[PlaneName, Turn]:
+def show(along_i: Affine, along_j: Affine) -> tuple[PlaneName, Reorientation]:
     """The plane that a stored plane (i, j) is nearest to, and the turn to its display order.
 
     along_i, along_j: LPS directions (3,), of any length, in which the two indices grow. Both
@@ -90,7 +93,7 @@ def show(along_i: Affine, along_j: Affine) -> tuple[PlaneName, Turn]:
     straight, transposed = leaning if tied else nearness
     transpose = bool(transposed > straight)
     rows, columns = (second, first) if transpose else (first, second)
-    return plane, Turn(transpose, bool(rows @ to_rows < 0), bool(columns @ to_columns < 0))
+    return plane, Reorientation(transpose, bool(rows @ to_rows < 0), bool(columns @ to_columns < 0))
 
 
 def _lean(columns: Affine, to_columns: Affine, to_rows: Affine) -> float:
@@ -98,7 +101,7 @@ def _lean(columns: Affine, to_columns: Affine, to_rows: Affine) -> float:
     return float(columns @ to_rows) * (-1 if columns @ to_columns < 0 else 1)
 
 
-def turned(geometry: Geometry, turn: Turn, stored: tuple[int, int]) -> Geometry:
+def turned(geometry: Geometry, turn: Reorientation, stored: tuple[int, int]) -> Geometry:
     """Where the pixels of a DICOM image or a picture lie once it is turned.
 
     geometry, stored: place and (rows, columns) as stored. Where the turn mirrors, the normal of
@@ -108,13 +111,13 @@ def turned(geometry: Geometry, turn: Turn, stored: tuple[int, int]) -> Geometry:
     return _mapped(geometry, turn, _EXCHANGE @ turn.to_stored(stored))
 
 
-def as_stored(geometry: Geometry, turn: Turn, stored: tuple[int, int]) -> Geometry:
+def as_stored(geometry: Geometry, turn: Reorientation, stored: tuple[int, int]) -> Geometry:
     """The place of the stored pixels, from that of the turned ones: undoes `turned`."""
     index: Affine = np.linalg.inv(_EXCHANGE @ turn.to_stored(stored)).astype(np.float64)
     return _mapped(geometry, turn, index)
 
 
-def _mapped(geometry: Geometry, turn: Turn, index: Affine) -> Geometry:
+def _mapped(geometry: Geometry, turn: Reorientation, index: Affine) -> Geometry:
     """A geometry for other indices; index: (4, 4), maps those to the ones it was for."""
     if turn == AS_STORED:
         return geometry

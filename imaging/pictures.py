@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from wsseg.imaging.dicom.values import quiet
-from wsseg.imaging.errors import ReadError, reading
+from wsseg.imaging.errors import ReadError, translate_errors
+from wsseg.imaging.files import open_file
 from wsseg.imaging.intensity import fill_nonfinite
-from wsseg.imaging.opened import open_file
 from wsseg.imaging.picture_page import ORIENTED, SIDEWAYS, UPRIGHT, WHITE, Page, Picture, Stored
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 from wsseg.imaging.tiff import MAGICS, open_tiff
@@ -247,7 +247,7 @@ def picture_refs(file: FileRef) -> tuple[ScanRef, ...]:
     What is wrong with a file is told when it is read.
     """
     try:
-        with reading(file.source), open_picture(file.path, file.source) as picture:
+        with translate_errors(file.source), open_picture(file.path, file.source) as picture:
             values = picture.shape[0] * picture.shape[1] * picture.slices
             size = values * (3 if picture.colour else 1) * 4
             volumes = picture.volumes
@@ -268,7 +268,7 @@ def read_picture(ref: ScanRef) -> Scan:
     where its three channels are equal. An orientation tag is applied. Raises ReadError.
     """
     file = ref.files[0]
-    with reading(file.source), open_picture(file.path, file.source) as picture:
+    with translate_errors(file.source), open_picture(file.path, file.source) as picture:
         flags = (*ref.flags, *picture.flags)
         pixels = grey_if_equal(_stack(picture, ref.volume or 0, file.source), axes=3)
         if fill_nonfinite(pixels, file.source):

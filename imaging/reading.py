@@ -16,13 +16,10 @@ from wsseg.imaging.dicom.file import at_pixels, open_dicom
 from wsseg.imaging.dicom.place import DicomPlace, dicom_places, frames_ref
 from wsseg.imaging.dicom.reader import read_dicom
 from wsseg.imaging.dicom.values import quiet, tags_of, text, value_of
-from wsseg.imaging.discovery import header_beside
-from wsseg.imaging.errors import Failure, ReadError, reading
-from wsseg.imaging.files import unchanged
+from wsseg.imaging.errors import Failure, ReadError, translate_errors
+from wsseg.imaging.files import Version, open_file, unchanged, version_of
 from wsseg.imaging.intensity import fill_nonfinite
 from wsseg.imaging.label_values import PLAIN, Numbering, class_numbers, unnamed
-from wsseg.imaging.nrrd import SEGMENTS
-from wsseg.imaging.opened import Version, open_file, version_of
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
 from wsseg.imaging.pictures import grey_if_equal, open_picture, picture_geometry, read_picture
@@ -33,12 +30,19 @@ from wsseg.imaging.scan import (
     Kind,
     Origin,
     PlaneName,
+    Reorientation,
     Scan,
     ScanRef,
-    Turn,
     scan_origin,
 )
-from wsseg.imaging.volumes import VolumeFile, open_volume, read_volume, volume_geometry
+from wsseg.imaging.text_headers import SEGMENTS
+from wsseg.imaging.volumes import (
+    VolumeFile,
+    header_beside,
+    open_volume,
+    read_volume,
+    volume_geometry,
+)
 
 # How an image file stores its values, by its header: files of one scale are stored alike.
 
@@ -111,7 +115,7 @@ class Grid:
     volumes: int
     geometry: Geometry
     plane: PlaneName = ""
-    turn: Turn = AS_STORED
+    reorientation: Reorientation = AS_STORED
     tagged: bool = False
 
     @property
@@ -122,7 +126,7 @@ class Grid:
     @property
     def counted(self) -> tuple[int, int]:
         """Rows and columns as a table counts them."""
-        return self.turn.shape(self.shape)
+        return self.reorientation.shape(self.shape)
 
 
 def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[np.float32]:
@@ -140,7 +144,7 @@ def read_slice_and_origin(
     path: Path, *, slice_index: int = 0, volume: int = 0
 ) -> tuple[NDArray[np.float32], Origin]:
     """One slice as `read_slice` gives it, and what its header says besides its values."""
-    with reading(path.name):
+    with translate_errors(path.name):
         kind, file = _opened(path)
         stored, origin = _PLANES[kind](file, slice_index, volume)
         plane = np.require(stored, requirements="W")
@@ -163,7 +167,7 @@ def read_label_slice(
     file with one volume serves every volume. Colours, palettes and opacity count as in
     `class_numbers`. Raises ReadError for what says no class.
     """
-    with reading(path.name):
+    with translate_errors(path.name):
         page = _label_page(path, slice_index, volume)
         return class_numbers(page, numbering, background=background, name=path.name)
 
@@ -175,7 +179,7 @@ def unnamed_numbers(
 
     Raises ReadError.
     """
-    with reading(path.name):
+    with translate_errors(path.name):
         return unnamed(_label_page(path, slice_index, volume), numbering, path.name)
 
 
@@ -238,7 +242,7 @@ def _apart(one: Geometry, other: Geometry, size: tuple[int, int, int]) -> str:
 
 def read_grid(path: Path, volume: int = 0) -> Grid:
     """The grid of an image or a label map, by its header. Raises ReadError."""
-    with reading(path.name):
+    with translate_errors(path.name):
         return _grid(path, volume, version_of(path))
 
 
@@ -343,10 +347,15 @@ def _dicom_volume(path: Path, volume: int) -> DicomPlace:
 def _dicom_grid(path: Path, volume: int) -> Grid:
     place = _dicom_volume(path, volume)
     return Grid(
-        *("dicom", place.turn.shape(place.stored), len(place.frames), len(dicom_places(path))),
+        *(
+            "dicom",
+            place.reorientation.shape(place.stored),
+            len(place.frames),
+            len(dicom_places(path)),
+        ),
         geometry=place.geometry,
         plane=place.plane,
-        turn=place.turn,
+        reorientation=place.reorientation,
     )
 
 
@@ -430,5 +439,5 @@ def read(ref: ScanRef) -> Scan:
     file = ref.files[0]
     # DICOM is told by its UIDs, as it is read.
     watched = nullcontext() if ref.kind == "dicom" else unchanged(file)
-    with reading(file.source), watched:
+    with translate_errors(file.source), watched:
         return _READERS[ref.kind](ref)

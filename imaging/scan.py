@@ -22,7 +22,7 @@ Value = TypeVar("Value", bound=np.generic)
 
 
 @dataclass(frozen=True)
-class Turn:
+class Reorientation:
     """How a stored plane (i, j) becomes (row, column); by default the two are only exchanged.
 
     transpose: rows run along j, else along i. The flips are those of the result. A picture or a
@@ -69,11 +69,11 @@ class Turn:
         return index
 
 
-AS_STORED = Turn(transpose=False)
+AS_STORED = Reorientation(transpose=False)
 """The turn of a picture, whose rows and columns are shown as they are."""
 
 
-def turn_stack(stack: NDArray[Value], turn: Turn) -> NDArray[Value]:
+def reorient_stack(stack: NDArray[Value], turn: Reorientation) -> NDArray[Value]:
     """Slices (slice, i, j, ...) turned to (slice, row, column, ...), in the memory that they have.
 
     Each slice keeps its place in memory, so that a turned scan takes no more of it; what was given
@@ -260,7 +260,7 @@ class Scan:
     series_uid: str = ""
     flags: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
-    turn: Turn = AS_STORED
+    reorientation: Reorientation = AS_STORED
     plane: PlaneName = ""
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.opened import open_file, version_of
+from wsseg.imaging.files import open_file, version_of
 from wsseg.imaging.picture_page import (
     ORIENTED,
     SIDEWAYS,

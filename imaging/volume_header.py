@@ -117,15 +117,15 @@ def check_layout(layout: Layout, data: Path, packing: Packing, source: str) -> N
         )
 
 
-def colour_channels(values: int, dtype: np.dtype[np.generic], *, said: bool, source: str) -> int:
+def colour_channels(values: int, dtype: np.dtype[np.generic], *, stated: bool, source: str) -> int:
     """The channels of a voxel of several values: three or four bytes are RGB or RGBA.
 
-    said: whether the header calls them colours or vectors, as ITK calls colours too; vectors of
+    stated: whether the header calls them colours or vectors, as ITK calls colours too; vectors of
     bytes have no other use. Raises ReadError for all else, which is no image of several times.
     """
     if values == 1:
         return 1
-    if said and values in _COLOURS and dtype == np.uint8:
+    if stated and values in _COLOURS and dtype == np.uint8:
         return values
     raise vectors(source, f"{values} values a voxel")
 

@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,22 +17,77 @@ import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
 
-from wsseg.imaging.errors import ReadError, reading
+from wsseg.imaging.errors import ReadError, translate_errors
+from wsseg.imaging.files import version_of
 from wsseg.imaging.intensity import fill_nonfinite
-from wsseg.imaging.meta_image import is_meta_image, read_meta_image
 from wsseg.imaging.nifti import HEADER_BYTES, is_mgh, read_mgh, read_nifti
-from wsseg.imaging.nrrd import NRRD_MAGIC, read_nrrd
-from wsseg.imaging.opened import version_of
 from wsseg.imaging.orientation import (
     RAS_TO_LPS,
     Affine,
     display_plane,
-    display_turn,
+    display_reorientation,
     lps_geometry,
     skew_flags,
 )
-from wsseg.imaging.scan import FileRef, Geometry, PlaneName, Scan, ScanRef, SliceId, Turn
-from wsseg.imaging.volume_header import Layout, NoImageError, VolumeHeader, file_packing
+from wsseg.imaging.scan import FileRef, Geometry, PlaneName, Reorientation, Scan, ScanRef, SliceId
+from wsseg.imaging.text_headers import (
+    NRRD_MAGIC,
+    is_meta_image,
+    meta_image_data_name,
+    nrrd_data_name,
+    read_meta_image,
+    read_nrrd,
+)
+from wsseg.imaging.volume_header import (
+    TEXT_HEADER_BYTES,
+    Layout,
+    NoImageError,
+    VolumeHeader,
+    beside,
+    file_packing,
+)
+
+# Volumes kept in two files: which header the voxels in a file belong to.
+
+_ANALYZE = re.compile(r"(?P<stem>.+)\.img(\.gz)?$", re.IGNORECASE)
+_TEXT_HEADERS = {".mhd": meta_image_data_name, ".nhdr": nrrd_data_name}
+_FOLDERS = 64
+
+
+def header_beside(path: Path) -> Path | None:
+    """The .hdr, .mhd or .nhdr file whose voxels the file `path` holds, if it is such a file."""
+    if found := _ANALYZE.match(path.name):
+        names = [f"{found['stem']}.{hdr}{gz}" for hdr in ("hdr", "HDR") for gz in ("", ".gz")]
+        headers = (path.with_name(name) for name in names)
+        if header := next((header for header in headers if header.is_file()), None):
+            return header
+    if path.suffix.lower() in ("", ".dcm", *_TEXT_HEADERS):
+        return None  # most files, and none that a header's writer would name
+    try:
+        changed = path.parent.stat().st_mtime_ns
+    except OSError:
+        return None
+    return _named_by_headers(path.parent, changed).get(path.name)
+
+
+@lru_cache(maxsize=_FOLDERS)
+def _named_by_headers(folder: Path, _changed: int) -> dict[str, Path]:
+    """Files of a folder that its text headers name for their voxels, with those headers."""
+    found = {}
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in _TEXT_HEADERS)
+    for header in (folder / name for name in names):
+        if not header.is_file():
+            continue
+        try:
+            with header.open("rb") as file:
+                named = _TEXT_HEADERS[header.suffix.lower()](file.read(TEXT_HEADER_BYTES))
+            if named:
+                found[beside(header, named, header.name).name] = header
+        except (OSError, ReadError):
+            continue  # told where the header itself is read
+    return found
+
 
 # A volume file, opened: its header checked, its voxels still on disk.
 
@@ -55,7 +111,7 @@ class VolumeFile:
 
     source: str
     header: VolumeHeader
-    turn: Turn
+    reorientation: Reorientation
     voxels: ArrayProxy
     one_reader: AbstractContextManager[object]
     data_version: tuple[int, int]
@@ -73,7 +129,7 @@ class VolumeFile:
     @property
     def plane_shape(self) -> tuple[int, int]:
         """(rows, columns) of a slice in display order."""
-        return self.turn.shape(self.layout.shape[:2])
+        return self.reorientation.shape(self.layout.shape[:2])
 
     @property
     def plane_name(self) -> PlaneName:
@@ -86,7 +142,7 @@ class VolumeFile:
         Values that are not finite are left in place. Raises ReadError for damaged data.
         """
         layout = self.layout
-        values = self.turn.apply(self._stored(slice_index, volume))
+        values = self.reorientation.apply(self._stored(slice_index, volume))
         if (layout.slope, layout.offset) != (1.0, 0.0):
             values = values * np.float64(layout.slope) + layout.offset
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is treated as such
@@ -144,7 +200,7 @@ def open_volume(file: FileRef) -> VolumeFile:
 @lru_cache(maxsize=OPENED_FILES)
 def _open(path: Path, source: str, _key: tuple[int, int, int]) -> VolumeFile:
     header = _reader(path)(path, source)
-    turn = Turn() if header.affine is None else display_turn(header.affine)
+    turn = Reorientation() if header.affine is None else display_reorientation(header.affine)
     one_reader = nullcontext() if header.packing == "none" else Lock()
     version = version_of(header.data)
     return VolumeFile(source, header, turn, _voxels(header), one_reader, version)
@@ -249,7 +305,7 @@ def volume_refs(file: FileRef) -> tuple[ScanRef, ...]:
     Only its header is read. Raises ReadError for a header that is broken or promises more than
     the file can hold, and NoImageError for a label map or a transformation.
     """
-    with reading(file.source):
+    with translate_errors(file.source):
         header = open_volume(file).header
         if header.label_map:
             raise NoImageError(
@@ -273,7 +329,7 @@ def read_volume(ref: ScanRef) -> Scan:
     none, of the volume), with the flag NONFINITE. Raises ReadError.
     """
     file = ref.files[0]
-    with reading(file.source):
+    with translate_errors(file.source):
         opened = open_volume(file)
         pixels = opened.planes(ref.volume or 0)
         geometry = volume_geometry(opened)
@@ -289,7 +345,7 @@ def read_volume(ref: ScanRef) -> Scan:
         return Scan(
             *(pixels, geometry, slices, ref),
             flags=flags,
-            turn=opened.turn,
+            reorientation=opened.reorientation,
             plane=opened.plane_name,
         )
 
@@ -298,7 +354,7 @@ def volume_geometry(opened: VolumeFile) -> Geometry:
     """Where the turned pixels lie; without an affine only the header's voxel lengths are known."""
     size_i, size_j, slices = opened.layout.shape
     if opened.affine is not None:
-        turned = RAS_TO_LPS @ opened.affine @ opened.turn.to_stored((size_i, size_j))
+        turned = RAS_TO_LPS @ opened.affine @ opened.reorientation.to_stored((size_i, size_j))
         return lps_geometry(turned, slices)
     edge_i, edge_j, edge_k = opened.header.lengths_mm
     pixel_mm = (edge_j, edge_i) if edge_i and edge_j else None

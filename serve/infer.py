@@ -14,7 +14,7 @@ import wsseg
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
-from wsseg.imaging.files import held
+from wsseg.imaging.files import lock_output
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.batching import Limits
@@ -216,7 +216,7 @@ def infer(
         with ExitStack() as outputs:
             for output in (options.report, *options.folders):
                 busy = f"another run is writing {output}: wait for it, or name another place"
-                outputs.enter_context(held(output, busy))
+                outputs.enter_context(lock_output(output, busy))
             # Again, because another run may just have written its report.
             require_free(options.report, recovered=recovers, overwrite=options.overwrite)
             _make_folders(options)

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsseg.imaging.definitions import Window
-from wsseg.imaging.display import grey_values, label_colours
+from wsseg.imaging.definitions import Window, grey_values, label_colours
 from wsseg.imaging.files import atomic
 from wsseg.imaging.label_maps import safe_name
 from wsseg.serve.results import MeasuredScan

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.files import atomic, held
+from wsseg.imaging.files import atomic, lock_output
 from wsseg.train.cases.folding import cases_for, fold_of
 from wsseg.train.config import TrainConfig
 from wsseg.train.launch import has_assigned_rank, refuse_tasks
@@ -45,7 +45,7 @@ def train_folds(
             "--devices for several processes"
         )
     busy = f"another training is at work in {out}: wait for it, or give another --out"
-    with held(out, busy):
+    with lock_output(out, busy):
         runs = _prepared(cases, out, config, resume)
         keep_config(config, out)
         records = []

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import wsseg
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.display import (
+from wsseg.imaging.definitions import (
     BLACK,
     BLUE,
     GREEN,
@@ -21,6 +20,7 @@ from wsseg.imaging.display import (
     SKY,
     VERMILION,
     YELLOW,
+    RatioDefinition,
     grey_values,
 )
 from wsseg.imaging.files import atomic

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.files import held
+from wsseg.imaging.files import lock_output
 from wsseg.train.cases.evidence import known_fields, small_regions
 from wsseg.train.cases.fingerprint import fingerprints, require_unchanged
 from wsseg.train.cases.folding import cases_for
@@ -289,7 +289,7 @@ def train(
         raise WssegError("several folds are trained by `train_folds`: call that")
     refuse_tasks()
     busy = f"another training is at work in {out}: wait for it, or give another --out"
-    with held(out, busy) if is_first_process() else nullcontext():
+    with lock_output(out, busy) if is_first_process() else nullcontext():
         if is_first_process():
             check_start(out, config, resume=resume)
             sweep(out)

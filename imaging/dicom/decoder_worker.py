@@ -36,7 +36,7 @@ from wsseg.imaging.dicom.file import (
     open_dicom,
 )
 from wsseg.imaging.dicom.values import quiet, tags_of
-from wsseg.imaging.opened import version_of
+from wsseg.imaging.files import version_of
 
 _TAGS = tags_of(
     (

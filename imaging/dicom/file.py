@@ -21,7 +21,7 @@ from pydicom.uid import (
 )
 
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.opened import open_file
+from wsseg.imaging.files import open_file
 
 # How the pixels of a DICOM file are encoded, and what to do about what is not decoded here.
 

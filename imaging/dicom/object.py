@@ -35,8 +35,7 @@ from wsseg.imaging.dicom.rescale import HU, SUV, SUV_TAGS, Rescale, rescale_of
 from wsseg.imaging.dicom.sop_classes import is_ct, is_pet, is_planar, often_annotated, sort_of
 from wsseg.imaging.dicom.values import first_item, items, number, quiet, tags_of, text, texts
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.files import check_unchanged
-from wsseg.imaging.opened import version_of
+from wsseg.imaging.files import check_unchanged, version_of
 from wsseg.imaging.scan import FileRef, SliceId
 
 # Where each frame of a DICOM object lies, and how its stored values become physical ones.

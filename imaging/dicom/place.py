@@ -15,9 +15,9 @@ from wsseg.imaging.dicom.series import group
 from wsseg.imaging.dicom.sop_classes import no_image
 from wsseg.imaging.dicom.values import frame_count, integer, items, quiet, text
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.opened import version_of
+from wsseg.imaging.files import version_of
 from wsseg.imaging.orientation import show_image, turned
-from wsseg.imaging.scan import FileRef, Geometry, PlaneName, ScanRef, Turn
+from wsseg.imaging.scan import FileRef, Geometry, PlaneName, Reorientation, ScanRef
 
 # A table may name each slice of a file in a row of its own, and ask several things of each.
 _REMEMBERED = 4096
@@ -32,7 +32,7 @@ class DicomPlace:
     stored: tuple[int, int]
     frames: tuple[int, ...]
     geometry: Geometry
-    turn: Turn
+    reorientation: Reorientation
     plane: PlaneName
     modality: str
 

@@ -13,7 +13,7 @@ from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.intensity import fill_nonfinite, lowest_finite, no_finite_values
 from wsseg.imaging.orientation import show_image, turned
 from wsseg.imaging.pictures import grey_if_equal
-from wsseg.imaging.scan import AS_STORED, Planes, Scan, ScanRef, Turn, turn_stack
+from wsseg.imaging.scan import AS_STORED, Planes, Reorientation, Scan, ScanRef, reorient_stack
 
 # DICOM objects whose frames are too many for memory: decoded when they are asked for.
 
@@ -191,14 +191,14 @@ def _scan(ref: ScanRef, parts: list[Part], stack: Pixels | Planes, failures: lis
         series_uid=parts[0].series_uid,
         flags=tuple(sorted(flags)),
         failures=tuple(failures),
-        turn=turn,
+        reorientation=turn,
         plane=plane,
     )
 
 
-def _shown(stack: Pixels | Planes, turn: Turn) -> Pixels | Planes:
+def _shown(stack: Pixels | Planes, turn: Reorientation) -> Pixels | Planes:
     if not isinstance(stack, Planes):
-        return grey_if_equal(turn_stack(stack, turn), axes=3)
+        return grey_if_equal(reorient_stack(stack, turn), axes=3)
     if turn == AS_STORED:
         return stack
     count, rows, columns, *colours = stack.shape

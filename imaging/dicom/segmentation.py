@@ -27,8 +27,8 @@ from wsseg.imaging.dicom.values import (
     value_of,
 )
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.files import Version, open_file, version_of
 from wsseg.imaging.label_values import Label, Labels, Numbering
-from wsseg.imaging.opened import Version, open_file, version_of
 from wsseg.imaging.picture_page import WHITE
 from wsseg.imaging.scan import FileRef
 

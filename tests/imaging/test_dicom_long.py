@@ -155,7 +155,11 @@ def test_a_long_object_has_the_values_and_flags_of_a_short_one(
     np.testing.assert_array_equal(np.asarray(lazy.pixels), eager.pixels)
     for index in (5, 2, 2, 3, -1):
         np.testing.assert_array_equal(lazy.pixels[index], eager.pixels[index])
-    assert (lazy.flags, lazy.slices, lazy.turn) == (eager.flags, eager.slices, eager.turn)
+    assert (lazy.flags, lazy.slices, lazy.reorientation) == (
+        eager.flags,
+        eager.slices,
+        eager.reorientation,
+    )
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "rle", "plain", "big endian"])

@@ -67,7 +67,7 @@ def test_slices_of_any_orientation_ascend_along_their_normal_as_stored(series, o
 
     scan = only_scan(series(every=own))
     assert values(scan) == counting()
-    geometry: Any = as_stored(scan.geometry, scan.turn, (16, 16))
+    geometry: Any = as_stored(scan.geometry, scan.reorientation, (16, 16))
     np.testing.assert_allclose(np.diff(geometry.positions_mm), 3.0, atol=1e-5)
     corner = geometry.affine @ [1, 1, 1, 1]
     expected = 0.5 * np.array(orientation[:3]) + 0.8 * np.array(orientation[3:]) + 3 * normal

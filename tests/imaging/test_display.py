@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from wsseg.imaging.definitions import Window
-from wsseg.imaging.display import CLASS_COLOURS, class_colour, grey_values, label_colours
+from wsseg.imaging.definitions import (
+    CLASS_COLOURS,
+    Window,
+    class_colour,
+    grey_values,
+    label_colours,
+)
 
 WINDOW = Window(low=0, high=200)
 

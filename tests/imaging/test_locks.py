@@ -9,13 +9,13 @@ from threading import Barrier
 import pytest
 
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.files import held
+from wsseg.imaging.files import lock_output
 
 HOLDER = """
 import sys
 from pathlib import Path
-from wsseg.imaging.files import held
-with held(Path(sys.argv[1]), "busy"):
+from wsseg.imaging.files import lock_output
+with lock_output(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -38,12 +38,12 @@ def holder(tmp_path):
 
 
 def test_an_output_that_another_process_holds_is_refused_until_it_lets_go(holder, tmp_path):
-    with pytest.raises(WssegError, match="busy"), held(tmp_path / "out", "busy"):
+    with pytest.raises(WssegError, match="busy"), lock_output(tmp_path / "out", "busy"):
         pass
-    with held(tmp_path / "another", "busy"):
+    with lock_output(tmp_path / "another", "busy"):
         pass
     holder.communicate()
-    with held(tmp_path / "out", "busy"):
+    with lock_output(tmp_path / "out", "busy"):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -51,7 +51,7 @@ def test_an_output_that_another_process_holds_is_refused_until_it_lets_go(holder
 def test_a_killed_process_holds_nothing(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    with held(tmp_path / "out", "busy"):
+    with lock_output(tmp_path / "out", "busy"):
         pass
     assert not list(tmp_path.iterdir())
 
@@ -63,7 +63,7 @@ def test_of_many_at_once_never_two_hold_it(tmp_path):
         start.wait()
         for _ in range(200):
             try:
-                with held(tmp_path / "out", "busy"):
+                with lock_output(tmp_path / "out", "busy"):
                     inside.append(1)
                     most.append(len(inside))
                     inside.pop()
@@ -78,7 +78,7 @@ def test_of_many_at_once_never_two_hold_it(tmp_path):
 
 def test_a_place_where_nothing_may_be_written_is_left_to_the_work_itself(tmp_path):
     (tmp_path / "file").write_text("")
-    with held(tmp_path / "file" / "out", "busy"):
+    with lock_output(tmp_path / "file" / "out", "busy"):
         pass
 
 
@@ -86,8 +86,8 @@ def test_a_folder_is_one_under_two_names(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "out")
     with (
-        held(tmp_path / "out", "busy"),
+        lock_output(tmp_path / "out", "busy"),
         pytest.raises(WssegError, match="busy"),
-        held(tmp_path / "link", "busy"),
+        lock_output(tmp_path / "link", "busy"),
     ):
         pass

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from wsseg.imaging.orientation import (
     RAS_TO_LPS,
-    display_turn,
+    display_reorientation,
     grid_distance,
     lps_geometry,
     skew_flags,
 )
-from wsseg.imaging.scan import Turn
+from wsseg.imaging.scan import Reorientation
 
 SPACING = np.diag([0.5, 0.8, 3.0])
 AXIS_ALIGNED = [
@@ -43,7 +43,7 @@ def rotation(angles):
 
 def check_every_voxel_keeps_its_place(affine):
     stored = np.arange(np.prod(SHAPE)).reshape(SHAPE)
-    turn = display_turn(affine)
+    turn = display_reorientation(affine)
     turned = RAS_TO_LPS @ affine @ turn.to_stored(SHAPE[:2])
     for k in range(SHAPE[2]):
         plane = turn.apply(stored[:, :, k])
@@ -70,7 +70,7 @@ def test_a_turned_voxel_keeps_its_place_in_oblique_grids(angles):
 @pytest.mark.parametrize("directions", AXIS_ALIGNED)
 def test_planes_are_shown_as_dicom_stores_them(directions):
     affine = affine_of(directions)
-    turned = RAS_TO_LPS @ affine @ display_turn(affine).to_stored(SHAPE[:2])
+    turned = RAS_TO_LPS @ affine @ display_reorientation(affine).to_stored(SHAPE[:2])
     across, down = turned[:3, 0], turned[:3, 1]
     normal_axis = int(np.abs(turned[:3, 2]).argmax())
     left, back, feet = np.array([1, 0, 0]), np.array([0, 1, 0]), np.array([0, 0, -1])
@@ -81,7 +81,7 @@ def test_planes_are_shown_as_dicom_stores_them(directions):
 
 @given(st.booleans(), st.booleans(), st.booleans())
 def test_undoing_a_turn_gives_the_stored_plane(transpose, flip_rows, flip_columns):
-    turn = Turn(transpose, flip_rows, flip_columns)
+    turn = Reorientation(transpose, flip_rows, flip_columns)
     for stored in (np.arange(20).reshape(4, 5), np.arange(60).reshape(4, 5, 3)):
         assert np.array_equal(turn.undo(turn.apply(stored)), stored)
 
@@ -89,7 +89,7 @@ def test_undoing_a_turn_gives_the_stored_plane(transpose, flip_rows, flip_column
 def test_pixel_lengths_follow_rows_and_columns_not_file_axes():
     # i runs to the feet with 0.5 mm, j to the front with 0.8 mm: a sagittal plane.
     affine = affine_of(np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]]))
-    turned = RAS_TO_LPS @ affine @ display_turn(affine).to_stored(SHAPE[:2])
+    turned = RAS_TO_LPS @ affine @ display_reorientation(affine).to_stored(SHAPE[:2])
     geometry: Any = lps_geometry(turned, 3)
     assert geometry.pixel_mm == pytest.approx((0.5, 0.8))
     assert np.diff(geometry.positions_mm) == pytest.approx([3, 3])

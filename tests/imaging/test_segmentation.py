@@ -16,7 +16,7 @@ from pydicom.uid import (
 )
 
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.label_alignment import label_grid_difference, read_labels_for
+from wsseg.imaging.label_maps import label_grid_difference, read_labels_for
 from wsseg.imaging.label_values import PLAIN, numbering
 from wsseg.imaging.reading import read_grid
 
@@ -91,7 +91,7 @@ def counted(image, path, *, slice_index=0, how=PLAIN):
     """Labels on the stored pixels of an image; that its grid is not complained of on the way."""
     assert label_grid_difference(image, path, slice_index=slice_index) == ""
     found = read_labels_for(image, path, slice_index=slice_index, numbering=how)
-    return read_grid(image).turn.undo(found)
+    return read_grid(image).reorientation.undo(found)
 
 
 def refusal(image, path, *, slice_index=0, how=PLAIN):

@@ -17,8 +17,7 @@ from nibabel.spm99analyze import Spm99AnalyzeImage
 
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.label_alignment import label_grid_difference, read_labels_for
-from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.label_maps import label_grid_difference, read_labels_for, write_labels
 from wsseg.imaging.reading import (
     grid_difference,
     read,

@@ -6,8 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tests.serve.conftest import make_scan
-from wsseg.imaging.definitions import Window
-from wsseg.imaging.display import label_colours
+from wsseg.imaging.definitions import Window, label_colours
 from wsseg.serve.overlay import outline, overlay, write_overlays
 from wsseg.serve.results import Areas, MeasuredScan
 

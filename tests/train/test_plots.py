@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsseg.imaging.display import SKY, VERMILION, YELLOW
+from wsseg.imaging.definitions import SKY, VERMILION, YELLOW
 from wsseg.train.cases.schema import Case
 from wsseg.train.data.dataset import Native
 from wsseg.train.report import Example, draw_curves, draw_examples

@@ -19,7 +19,7 @@ from wsseg.imaging.definitions import Window
 from wsseg.imaging.discovery import find
 from wsseg.imaging.label_maps import write_labels
 from wsseg.imaging.reading import read, read_slice
-from wsseg.imaging.scan import ScanRef, Turn
+from wsseg.imaging.scan import Reorientation, ScanRef
 from wsseg.imaging.tables import TableError
 from wsseg.train.cases.files import case_marks, case_mask
 from wsseg.train.cases.table import read_cases
@@ -30,7 +30,7 @@ from wsseg.train.simulate import MarkOptions, simulate_marks
 __all__ = ["write_dicom"]
 
 LEFT, BACK = np.array([1, 0, 0]), np.array([0, 1, 0])
-TURNS = [Turn(*ways) for ways in itertools.product((False, True), repeat=3)]
+TURNS = [Reorientation(*ways) for ways in itertools.product((False, True), repeat=3)]
 SHAPE = (24, 20)
 ROWS, COLUMNS = np.indices(SHAPE)
 MASK = ((np.abs(ROWS - 7) <= 4) & (np.abs(COLUMNS - 13) <= 2)).astype(np.uint8)
@@ -114,7 +114,7 @@ def test_places_of_a_dicom_image_are_those_of_its_stored_pixels(tmp_path, write_
 
 
 def test_a_fault_names_places_as_the_table_counts_them(tmp_path, write_dicom):
-    turn = Turn(True, False, True)
+    turn = Reorientation(True, False, True)
     mask = write(tmp_path, turn, write_dicom)
     assert mask.shape == (20, 24)
     told = described(mask)
@@ -151,7 +151,7 @@ def test_a_label_map_of_a_series_is_put_on_each_of_its_slices_by_place(tmp_path,
 def test_a_mask_of_another_arrangement_or_cut_out_is_put_on_the_image_by_place(
     tmp_path, write_dicom
 ):
-    write(tmp_path, Turn(True, True, False), write_dicom)
+    write(tmp_path, Reorientation(True, True, False), write_dicom)
     # A volume of sagittal slices, wider than the image: its voxels are the image's pixels.
     volume = np.zeros((26, 30, 4), np.uint8)
     volume[2:22, 3:27, 2] = MASK.T
@@ -182,7 +182,7 @@ def test_a_mask_of_a_volume_fits_in_any_arrangement(tmp_path, order, signs):
 
 @pytest.mark.parametrize("moved", [[0.3, 0, 0], [0, 0, 1.5], [40, 0, 0]])
 def test_a_mask_that_lies_elsewhere_in_the_patient_is_told(tmp_path, write_dicom, moved):
-    write(tmp_path, Turn(False), write_dicom)
+    write(tmp_path, Reorientation(False), write_dicom)
     lps = np.diag([0.5, 0.8, 3.0, 1.0])
     lps[:3, 3] = CORNER + moved
     volume = np.stack([MASK.T, MASK.T], axis=-1)
@@ -192,7 +192,9 @@ def test_a_mask_that_lies_elsewhere_in_the_patient_is_told(tmp_path, write_dicom
 
 
 @pytest.mark.parametrize("kind", ["erode", "box", "extremes", "moments"])
-@pytest.mark.parametrize("turn", [Turn(True, False, True), Turn(False, True, False)])
+@pytest.mark.parametrize(
+    "turn", [Reorientation(True, False, True), Reorientation(False, True, False)]
+)
 def test_simulated_marks_of_a_dicom_image_count_as_it_is_stored(tmp_path, write_dicom, turn, kind):
     write(tmp_path, turn, write_dicom)
     path = table(tmp_path, {"mask": "mask.png"})
@@ -232,7 +234,7 @@ def test_marks_of_a_volume_count_rows_and_columns_in_display_order(tmp_path):
 
 
 def test_cases_are_drawn_as_the_network_sees_them(tmp_path, write_dicom):
-    turn = Turn(True, True, False)
+    turn = Reorientation(True, True, False)
     mask = write(tmp_path, turn, write_dicom)
     path = table(tmp_path, described(mask) | {"marks": "mask.png", "mask": "mask.png"})
     call("cases", "check", path, "--picture", tmp_path / "cases.png")
@@ -243,7 +245,7 @@ def test_cases_are_drawn_as_the_network_sees_them(tmp_path, write_dicom):
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_network_is_taught_the_same_however_its_image_is_stored(tmp_path, write_dicom, turn):
     samples = []
-    for name, way in (("upright", Turn(False)), ("turned", turn)):
+    for name, way in (("upright", Reorientation(False)), ("turned", turn)):
         folder = tmp_path / name
         folder.mkdir()
         cells = described(write(folder, way, write_dicom))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios, known
 from wsseg.imaging.discovery import missing
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.label_alignment import label_grid_difference
+from wsseg.imaging.label_maps import label_grid_difference
 from wsseg.imaging.reading import Grid, is_turned, read_grid, read_slice_and_origin, slice_shape
 from wsseg.train.cases.agreement import (
     Statement,

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.content import opened_once
+from wsseg.imaging.files import held_file, version_of
 from wsseg.imaging.intensity import ends_of, thinned
-from wsseg.imaging.opened import held_file, version_of
 from wsseg.imaging.reading import read_grid, read_slice_and_origin, stored_as
 from wsseg.imaging.scan import Origin, colours_of
 from wsseg.train.cases.files import case_marks

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import luminance
 from wsseg.imaging.dicom.segmentation import is_segmentation, unnamed_segments
-from wsseg.imaging.label_alignment import read_labels_for
+from wsseg.imaging.label_maps import read_labels_for
 from wsseg.imaging.reading import read_grid, read_slice, slice_count, slice_shape, unnamed_numbers
-from wsseg.imaging.scan import AS_STORED, Turn
+from wsseg.imaging.scan import AS_STORED, Reorientation
 from wsseg.train.cases.schema import NOT_MARKED, Box, Case, Point, Region
 
 # The label maps of a case as arrays: one meaning for the checks, the data and the marks.
@@ -154,7 +154,7 @@ def as_counted(case: Case, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     Raises ReadError for an image whose header cannot be read.
     """
-    return read_grid(case.image, case.volume).turn.undo(labels)
+    return read_grid(case.image, case.volume).reorientation.undo(labels)
 
 
 def shown(case: Case) -> Case:
@@ -165,9 +165,9 @@ def shown(case: Case) -> Case:
     if not case.counts_pixels:
         return case
     grid = read_grid(case.image, case.volume)
-    if grid.turn == AS_STORED:
+    if grid.reorientation == AS_STORED:
         return case
-    place = _Counted(grid.turn, grid.shape)
+    place = _Counted(grid.reorientation, grid.shape)
     return replace(
         case,
         points=tuple((*place.point((row, column)), number) for row, column, number in case.points),
@@ -178,7 +178,7 @@ def shown(case: Case) -> Case:
 class _Counted:
     """What becomes of places when a picture is turned. shape: rows and columns as shown."""
 
-    def __init__(self, turn: Turn, shape: tuple[int, int]) -> None:
+    def __init__(self, turn: Reorientation, shape: tuple[int, int]) -> None:
         self._turn = turn
         self._last = shape[0] - 1, shape[1] - 1
 

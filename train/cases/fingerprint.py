@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.opened import seen_by
+from wsseg.imaging.files import seen_by
 from wsseg.train.cases.schema import Case
 
 READERS = 4

@@ -17,9 +17,9 @@ from wsseg.imaging.definitions import (
     denominator_of,
 )
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.files import Version
 from wsseg.imaging.intensity import Ends
 from wsseg.imaging.label_values import PLAIN, Numbering
-from wsseg.imaging.opened import Version
 from wsseg.imaging.reading import Grid
 from wsseg.imaging.scan import Colours, Origin
 from wsseg.imaging.tables import Fault, Row, TextTable, is_known, plain_text

@@ -15,7 +15,7 @@ from PIL import Image
 
 from wsseg.imaging.definitions import PixelCounts, area_ratios
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.files import atomic_folder, held, named_file
+from wsseg.imaging.files import atomic_folder, lock_output, named_file
 from wsseg.imaging.label_values import Label
 from wsseg.imaging.tables import DEFAULT_OPTIONS, TableOptions, TextTable
 from wsseg.train.cases.agreement import READER_VARIATION
@@ -225,7 +225,7 @@ def simulate_marks(
     amount = USUAL_PERCENT.get(chosen.kind, 100.0) if percent is None else percent
     busy = f"other marks are being written to {out}: name another folder"
     with (
-        held(out, busy),
+        lock_output(out, busy),
         atomic_folder(out) as folder,
         (folder / TABLE).open("w", encoding="utf-8") as file,
     ):
