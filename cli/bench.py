@@ -101,7 +101,8 @@ class Line:
 def compare(model: Path, scans: Sequence[Path], options: BenchOptions) -> list[Line]:
     """Time the engines of a folder in turn on the same slices; those that fail say why."""
     from wsseg.serve.engines.base import EngineError, EngineOptions
-    from wsseg.serve.engines.benchmark import open_entry, warm_up
+    from wsseg.serve.engines.benchmark import warm_up
+    from wsseg.serve.engines.select import open_entry
     from wsseg.serve.manifest import load_model
 
     manifest, folder = load_model(model)

@@ -24,7 +24,8 @@ def engine(
 ) -> Action:
     """The engine of one entry of a model folder, on batches of slices that lie ready."""
     from wsseg.serve.engines.base import Device, EngineOptions
-    from wsseg.serve.engines.benchmark import open_entry, warm_up
+    from wsseg.serve.engines.benchmark import warm_up
+    from wsseg.serve.engines.select import open_entry
     from wsseg.serve.manifest import load_model
 
     manifest, folder = load_model(Path(model))

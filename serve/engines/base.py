@@ -1,4 +1,4 @@
-"""What runs a network: anything that turns slices into masks and areas."""
+"""What an engine is: it turns slices into masks and areas."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -7,8 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.serve.manifest import PrecisionName
-
-# Which engine a run asks for.
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto"] | PrecisionName
@@ -26,12 +24,12 @@ EngineName = Literal[
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What computes, where, and how precisely.
+    """The engine that is asked for.
 
-    engine, precision: "auto" takes the fastest that agreed with PyTorch, see `choose.open_engine`.
-    device "auto" takes CUDA where it really works; "cuda" takes nothing else. threads: of the
-    engine on a CPU; 0 takes all cores. probability: the engine must give it. rebuild: one that was
-    asked for by name and does not fit may be built anew.
+    engine, precision: "auto" takes the fastest that agreed with PyTorch, see `select.open_engine`.
+    device: "auto" takes CUDA if it works, "cuda" takes nothing else. threads: threads of the engine
+    on a CPU; 0 takes all cores. probability: whether the engine must give it. rebuild: whether an
+    engine that is asked for by name and does not fit may be built again.
     """
 
     device: Device = "auto"
@@ -47,15 +45,15 @@ class EngineError(Exception):
 
 
 class UnusableError(Exception):
-    """This engine cannot run on this machine; the text says why. Another may."""
+    """This engine cannot run on this machine, for the reason in the text. Another one may."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the exported graph answers for n slices and k classes.
+    """The outputs of the exported graph for n slices and k classes.
 
-    masks: (n, k, H, W), 0 or 1, one map a class at the slice's own grid; classes may overlap.
-    pixel_areas: (n, k), pixels of each mask. soft_areas: (n, k), sum of the probabilities over the
+    masks: (n, k, H, W), 0 or 1, one map per class at the slice's own grid; classes may overlap.
+    pixel_areas: (n, k) pixels of each mask. soft_areas: (n, k) sum of the probabilities over the
     slice, in pixels.
     """
 
@@ -67,8 +65,8 @@ class Prediction:
 class Engine(Protocol):
     """Turns slices (n, c, H, W) in physical units into a Prediction, or raises EngineError.
 
-    name: runtime and device that really run, such as "onnxruntime-cpu". file: the engine file in
-    the model folder. gives_probability: whether `with_probability` can be called.
+    name: runtime and device that really compute, such as "onnxruntime-cpu". file: the engine file
+    in the model folder. gives_probability: whether `with_probability` can be called.
     """
 
     @property
@@ -88,19 +86,21 @@ class Engine(Protocol):
     def with_probability(
         self, pixels: NDArray[np.float32], /
     ) -> tuple[Prediction, NDArray[np.float32]]:
-        """The same Prediction, and the probability (n, k, H, W), 0..1, that it was cut from."""
+        """The Prediction, and the probability (n, k, H, W), 0..1, that was thresholded for it."""
 
 
 @runtime_checkable
 class Concurrent(Protocol):
-    """An engine that takes several calls at once, from as many threads: the pipeline then keeps
-    as many batches in flight. None of the engines here declares it yet; one that copies one batch
-    to a GPU while it computes another could."""
+    """An engine that takes `in_flight` calls at once, from as many threads.
+
+    The pipeline then keeps as many batches in flight. None of the engines here declares it; one
+    that copies one batch to a GPU while it computes another could.
+    """
 
     @property
     def in_flight(self) -> int: ...  # noqa: D102
 
 
-def calls_at_once(engine: Engine) -> int:
-    """How many calls an engine takes at once; 1 for one that does not say."""
-    return max(1, engine.in_flight) if isinstance(engine, Concurrent) else 1
+def first_line(error: Exception) -> str:
+    """The first line of a runtime's error; the rest is a trace of its own source."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Run the exported graph in ONNX Runtime on an NVIDIA GPU: CUDA itself, or TensorRT below it."""
+"""The exported graph in ONNX Runtime, on the CPU and on NVIDIA GPUs."""
 
 import ctypes
 import logging
@@ -6,14 +6,13 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engines.base import EngineError, Prediction, UnusableError
+from wsseg.serve.engines.base import EngineError, Prediction, UnusableError, first_line
 from wsseg.serve.engines.hardware import no_driver, preload_libraries, threads_in
 from wsseg.serve.manifest import (
     INPUT,
@@ -26,19 +25,39 @@ from wsseg.serve.manifest import (
     engine_bytes,
 )
 
-# Run the exported graph in ONNX Runtime on the CPU; what every device of it shares.
-
 CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
+NAMES = {
+    CUDA: "onnxruntime-cuda",
+    TENSORRT: "onnxruntime-tensorrt",
+    TENSORRT_RTX: "onnxruntime-tensorrt-rtx",
+}
 # Failures come back as exceptions; the runtime's own lines on stderr would only repeat them.
 FATAL_ONLY = 4
 KINDS = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
+# TF32 would silently drop 13 of fp32's 23 bits, which the export's comparison never saw.
+CUDA_SETTINGS = {"use_tf32": "0"}
+# TensorRT's providers have no such setting: NVIDIA's libraries read this variable when they start.
+# https://github.com/microsoft/onnxruntime/issues/26029
+TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
+MOST_SHAPES = 4
+"""Number of shapes that have buffers and graphs; further shapes are computed without."""
+GRAPH = "gpu_graph_id"
+NO_GRAPH = "-1"
+TRIAL_SIDE = 32
+
+Shape = tuple[int, ...]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class OnnxEngine:
-    """An engine (see `engine.Engine`) over one ONNX Runtime session.
+    """An engine, see `base.Engine`, over one ONNX Runtime session.
 
-    run_options: of every run; None for the runtime's own.
+    run_options: options of every run; None for the runtime's own.
     """
 
     session: Any
@@ -48,13 +67,13 @@ class OnnxEngine:
     run_options: Any = None
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
-        """Masks and areas of slices (n, c, H, W); EngineError where the runtime gives up."""
+        """Masks and areas of slices (n, c, H, W); EngineError if the runtime fails."""
         return Prediction(*self._run(list(OUTPUTS), pixels))
 
     def with_probability(
         self, pixels: NDArray[np.float32], /
     ) -> tuple[Prediction, NDArray[np.float32]]:
-        """The same, and the probability (n, k, H, W); only where `gives_probability`."""
+        """The same, and the probability (n, k, H, W); only if `gives_probability`."""
         *answers, probability = self._run([*OUTPUTS, PROBABILITY], pixels)
         return Prediction(*answers), probability
 
@@ -72,9 +91,9 @@ class OnnxEngine:
 
 
 def open_onnx_cpu(folder: Path, manifest: Manifest, entry: EngineFile, threads: int) -> OnnxEngine:
-    """The engine of an ONNX file on the CPU; WssegError where the file cannot be used.
+    """Open an ONNX file on the CPU; WssegError if the file cannot be used.
 
-    threads: of one run; 0 takes the cores that this process may use.
+    threads: threads of one run; 0 takes the cores that this process may use.
     """
     import onnxruntime
 
@@ -92,9 +111,9 @@ def open_onnx_cpu(folder: Path, manifest: Manifest, entry: EngineFile, threads: 
 
 
 def start_session(content: bytes, settings: Any, providers: list[Any]) -> Any:
-    """A session over an ONNX file's bytes; EngineError where it does not start.
+    """A session over the bytes of an ONNX file; EngineError if it does not start.
 
-    settings: SessionOptions. providers: in order of preference; empty where `settings` names them.
+    settings: SessionOptions. providers: in order of preference; empty if `settings` names them.
     """
     import onnxruntime
 
@@ -110,32 +129,15 @@ def start_session(content: bytes, settings: Any, providers: list[Any]) -> Any:
 
 
 def check_session(session: Any, manifest: Manifest, entry: EngineFile) -> None:
-    """WssegError where a session's inputs and outputs are not those of the exported graph."""
-    inputs = {port.name: _port(port) for port in session.get_inputs()}
-    outputs = {port.name: _port(port) for port in session.get_outputs()}
+    """WssegError if a session's inputs and outputs are not those of the exported graph."""
+
+    def port(one: Any) -> Port:
+        second = one.shape[1] if len(one.shape) > 1 and isinstance(one.shape[1], int) else None
+        return Port(KINDS.get(one.type, one.type), second)
+
+    inputs = {one.name: port(one) for one in session.get_inputs()}
+    outputs = {one.name: port(one) for one in session.get_outputs()}
     check_contract(inputs, outputs, manifest, entry)
-
-
-def first_line(error: Exception) -> str:
-    """What a runtime's error says first; the rest is a trace of its own source."""
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _port(port: Any) -> Port:
-    second = port.shape[1] if len(port.shape) > 1 and isinstance(port.shape[1], int) else None
-    return Port(KINDS.get(port.type, port.type), second)
-
-
-# ONNX Runtime over buffers that stay on the device: CUDA graphs for shapes that repeat.
-
-MOST_SHAPES = 4
-"""Buffers and graphs are kept for; more shapes than that are run without."""
-GRAPH = "gpu_graph_id"
-NO_GRAPH = "-1"
-
-Shape = tuple[int, ...]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,10 @@ class _Bound:
 
 @dataclass
 class BoundEngine:
-    """An engine (see `engine.Engine`) that keeps buffers for shapes (n, c, H, W) that repeat.
+    """An engine, see `base.Engine`, whose buffers for repeated shapes (n, c, H, W) stay on the GPU.
 
-    graphs: whether the session was opened with CUDA graphs; each kept shape is then captured once
-    and replayed. device: where the buffers lie, as ONNX Runtime names it.
+    graphs: whether the session was opened with CUDA graphs; each repeated shape is then captured
+    once and replayed. device: where the buffers lie, as ONNX Runtime names it.
     """
 
     plain: OnnxEngine
@@ -164,66 +166,42 @@ class BoundEngine:
     _kept: dict[Shape, _Bound] = field(default_factory=dict, init=False)
     _refused: set[Shape] = field(default_factory=set, init=False)
 
-    @property
-    def name(self) -> str:
-        """Runtime and device."""
-        return self.plain.name
-
-    @property
-    def precision(self) -> str:
-        """Of the network's numbers."""
-        return self.plain.precision
-
-    @property
-    def file(self) -> str:
-        """In the model folder."""
-        return self.plain.file
-
-    @property
-    def gives_probability(self) -> bool:
-        """Whether the file was exported with the probability as an output."""
-        return self.plain.gives_probability
+    def __post_init__(self) -> None:
+        self.name, self.precision, self.file = (
+            self.plain.name,
+            self.plain.precision,
+            self.plain.file,
+        )
+        self.gives_probability = self.plain.gives_probability
+        self.with_probability = self.plain.with_probability  # without buffers of its own
 
     def keeps(self, shape: Shape) -> bool:
-        """Whether batches of this shape run over buffers of their own."""
+        """Whether batches of this shape have buffers."""
         return shape in self._kept
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
-        """Masks and areas of slices (n, c, H, W); EngineError where the runtime gives up."""
-        bound = self._bound(pixels.shape)
+        """Masks and areas of slices (n, c, H, W); EngineError if the runtime fails."""
+        shape = pixels.shape
+        if shape not in self._kept and shape not in self._refused:
+            if shape in self._seen and len(self._kept) < MOST_SHAPES:
+                try:
+                    self._kept[shape] = self._bind(shape)
+                except Exception as error:  # the runtime's errors share no class below Exception
+                    # Mostly memory of a GPU that others use too: the batch may fit without buffers.
+                    self._refused.add(shape)
+                    why = first_line(error)
+                    logger.info("no buffers are kept for batches %s: %s", shape, why)
+            self._seen.add(shape)
+        bound = self._kept.get(shape)
         if bound is None:
             return self.plain(pixels)
         try:
             bound.pixels.update_inplace(np.ascontiguousarray(pixels))
             self.plain.session.run_with_iobinding(bound.binding, bound.run_options)
-            # Copied, for on a CPU it is the buffer itself, which the next run writes into.
+            # Copied, because on a CPU it is the buffer itself, which the next run overwrites.
             return Prediction(*(np.array(output.numpy()) for output in bound.outputs))
         except Exception as error:  # the runtime's errors share no class below Exception
             raise EngineError(first_line(error)) from error
-
-    def with_probability(
-        self, pixels: NDArray[np.float32], /
-    ) -> tuple[Prediction, NDArray[np.float32]]:
-        """The same, and the probability (n, k, H, W), without buffers of its own."""
-        return self.plain.with_probability(pixels)
-
-    def _bound(self, shape: Shape) -> _Bound | None:
-        """Buffers of a shape that was met before, as long as there is room for its own."""
-        if shape in self._kept:
-            return self._kept[shape]
-        if shape not in self._seen or len(self._kept) == MOST_SHAPES:
-            self._seen.add(shape)
-            return None
-        if shape in self._refused:
-            return None
-        try:
-            self._kept[shape] = self._bind(shape)
-        except Exception as error:  # the runtime's errors share no class below Exception
-            # Mostly memory of a GPU that others use, too: without buffers the batch may still fit.
-            self._refused.add(shape)
-            logger.info("no buffers are kept for batches %s: %s", shape, first_line(error))
-            return None
-        return self._kept[shape]
 
     def _bind(self, shape: Shape) -> _Bound:
         import onnxruntime
@@ -247,41 +225,47 @@ class BoundEngine:
         return _Bound(pixels, tuple(outputs.values()), binding, options)
 
 
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
-TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
-NAMES = {
-    CUDA: "onnxruntime-cuda",
-    TENSORRT: "onnxruntime-tensorrt",
-    TENSORRT_RTX: "onnxruntime-tensorrt-rtx",
-}
-# TF32 would quietly drop 13 of fp32's 23 bits, which the export's comparison never saw.
-CUDA_SETTINGS = {"use_tf32": "0"}
-# TensorRT's providers have no such setting: NVIDIA's libraries read this variable when they start.
-# https://github.com/microsoft/onnxruntime/issues/26029
-TF32_VARIABLE = "NVIDIA_TF32_OVERRIDE"
-TRIAL_SIDE = 32
-
-
 def no_provider(provider: str) -> str | None:
-    """Why ONNX Runtime cannot use one of NAMES here; None where it may."""
+    """The reason why ONNX Runtime cannot use one of NAMES here; None if it may work."""
     import onnxruntime
 
     if provider == TENSORRT_RTX:
-        return no_driver() or _register(onnxruntime)
+        return no_driver() or _register_rtx()
     if provider not in onnxruntime.get_available_providers():
         wanted = "CUDA" if provider == CUDA else "TensorRT"
         return f"this onnxruntime is built without {wanted} (the package onnxruntime-gpu has it)"
     return no_driver()
 
 
-def open_onnx_gpu(
-    folder: Path, manifest: Manifest, entry: EngineFile, provider: str
-) -> OnnxEngine | BoundEngine:
-    """The engine of an ONNX file on the first GPU, by a provider that `no_provider` did not refuse.
+def _register_rtx() -> str | None:
+    """Register the TensorRT-RTX provider, which is a package of its own; or why it cannot work."""
+    import onnxruntime
 
-    Raises UnusableError where the provider does not come up or a trial run fails, WssegError where
-    the file cannot be used.
+    try:
+        import onnxruntime_ep_nv_tensorrt_rtx as plugin
+    except ImportError as error:
+        return f"{error}: pip install onnxruntime-ep-nv-tensorrt-rtx"
+    if not _rtx_devices():
+        try:
+            onnxruntime.register_execution_provider_library(TENSORRT_RTX, plugin.get_library_path())
+        except Exception as error:  # the runtime's errors share no class below Exception
+            return f"its library does not load ({error})"
+    return None if _rtx_devices() else "it finds no GPU that it can use"
+
+
+def _rtx_devices() -> list[Any]:
+    import onnxruntime
+
+    return [d for d in onnxruntime.get_ep_devices() if d.ep_name == TENSORRT_RTX]
+
+
+def open_onnx_gpu(
+    folder: Path, manifest: Manifest, entry: EngineFile, _threads: int = 0, *, provider: str
+) -> OnnxEngine | BoundEngine:
+    """Open an ONNX file on the first GPU, by a provider that `no_provider` did not refuse.
+
+    Raises UnusableError if the provider does not start or a trial run fails, WssegError if the file
+    cannot be used.
     """
     import onnxruntime
 
@@ -290,38 +274,27 @@ def open_onnx_gpu(
     content = engine_bytes(folder, entry)
     if provider == CUDA:
         try:
-            return _cuda(content, manifest, entry, graphs=True)
+            return _open_cuda(content, manifest, entry, graphs=True)
         except UnusableError as error:  # such as a node that is left to the CPU
             logger.info("CUDA graphs are not used: %s", error)
-            return _cuda(content, manifest, entry, graphs=False)
+            return _open_cuda(content, manifest, entry, graphs=False)
     settings = onnxruntime.SessionOptions()
     providers: list[Any] = []
     if provider == TENSORRT_RTX:
-        settings.add_provider_for_devices(_devices(onnxruntime)[:1], {})
+        settings.add_provider_for_devices(_rtx_devices()[:1], {})
     else:
         providers = [provider, (CUDA, CUDA_SETTINGS), CPU]
-    return _tried(_started(content, settings, providers), manifest, entry, provider)
+    return _open_tried(content, settings, providers, manifest, entry, provider)
 
 
-def _started(content: bytes, settings: Any, providers: list[Any]) -> Any:
-    """A session; UnusableError where the GPU has no room, or any other fault.
-
-    One of the file is told where the CPU opens it.
-    """
-    try:
-        return start_session(content, settings, providers)
-    except EngineError as error:
-        raise UnusableError(f"ONNX Runtime does not start there: {error}") from error
-
-
-def _cuda(
+def _open_cuda(
     content: bytes, manifest: Manifest, entry: EngineFile, *, graphs: bool
 ) -> OnnxEngine | BoundEngine:
     import onnxruntime
 
     cuda = (CUDA, {**CUDA_SETTINGS, "enable_cuda_graph": "1" if graphs else "0"})
-    session = _started(content, onnxruntime.SessionOptions(), [cuda, CPU])
-    plain = _tried(session, manifest, entry, CUDA)
+    settings = onnxruntime.SessionOptions()
+    plain = _open_tried(content, settings, [cuda, CPU], manifest, entry, CUDA)
     engine = BoundEngine(plain, len(manifest.classes), graphs=graphs)
     if graphs:
         blank = _blank(manifest)
@@ -330,21 +303,42 @@ def _cuda(
                 engine(blank)
         except EngineError as error:
             raise UnusableError(f"CUDA graphs cannot be captured: {error}") from error
-        if not engine.keeps(blank.shape):  # it answered, but nothing was captured
+        if not engine.keeps(blank.shape):  # it computed, but nothing was captured
             raise UnusableError("CUDA graphs cannot be captured: the GPU has no room for buffers")
     return engine
 
 
-def _tried(session: Any, manifest: Manifest, entry: EngineFile, provider: str) -> OnnxEngine:
-    """The session as an engine that has computed once, really by that provider."""
+def _open_tried(
+    content: bytes,
+    settings: Any,
+    providers: list[Any],
+    manifest: Manifest,
+    entry: EngineFile,
+    provider: str,
+) -> OnnxEngine:
+    """An engine that has computed once, really by that provider.
+
+    UnusableError if the GPU has no memory, or for any other fault. A fault of the file is reported
+    when the CPU opens it.
+    """
     import onnxruntime
 
+    try:
+        session = start_session(content, settings, providers)
+    except EngineError as error:
+        raise UnusableError(f"ONNX Runtime does not start there: {error}") from error
     if session.get_providers()[0] != provider:
-        raise UnusableError(
-            _library_missing(onnxruntime) or "the driver offers no GPU that it can use"
-        )
+        name = "onnxruntime_providers_cuda"
+        file = f"{name}.dll" if sys.platform == "win32" else f"lib{name}.so"
+        try:
+            ctypes.CDLL(str(Path(str(onnxruntime.__file__)).parent / "capi" / file))
+        except OSError as error:
+            raise UnusableError(f"a CUDA library does not load ({error})") from error
+        raise UnusableError("the driver offers no GPU that it can use")
     check_session(session, manifest, entry)
-    engine = OnnxEngine(session, NAMES[provider], entry.precision, entry.file, _ungraphed())
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry(GRAPH, NO_GRAPH)
+    engine = OnnxEngine(session, NAMES[provider], entry.precision, entry.file, options)
     try:
         engine(_blank(manifest))
     except EngineError as error:
@@ -352,43 +346,5 @@ def _tried(session: Any, manifest: Manifest, entry: EngineFile, provider: str) -
     return engine
 
 
-def _ungraphed() -> Any:
-    """Options of a run that is neither captured nor replayed."""
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    options.add_run_config_entry(GRAPH, NO_GRAPH)
-    return options
-
-
-def _blank(manifest: Manifest) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _blank(manifest: Manifest) -> NDArray[np.float32]:
     return np.zeros((1, manifest.channels, TRIAL_SIDE, TRIAL_SIDE), np.float32)
-
-
-def _register(onnxruntime: ModuleType) -> str | None:
-    """Make the TensorRT-RTX provider, a package of its own, known; or why it cannot be used."""
-    try:
-        import onnxruntime_ep_nv_tensorrt_rtx as plugin
-    except ImportError as error:
-        return f"{error}: pip install onnxruntime-ep-nv-tensorrt-rtx"
-    if not _devices(onnxruntime):
-        try:
-            onnxruntime.register_execution_provider_library(TENSORRT_RTX, plugin.get_library_path())
-        except Exception as error:  # the runtime's errors share no class below Exception
-            return f"its library does not load ({error})"
-    return None if _devices(onnxruntime) else "it finds no GPU that it can use"
-
-
-def _devices(onnxruntime: ModuleType) -> list[Any]:
-    return [d for d in onnxruntime.get_ep_devices() if d.ep_name == TENSORRT_RTX]
-
-
-def _library_missing(onnxruntime: ModuleType) -> str | None:
-    """What the dynamic linker misses for ONNX Runtime's CUDA provider; None where nothing."""
-    name = "onnxruntime_providers_cuda"
-    file = f"{name}.dll" if sys.platform == "win32" else f"lib{name}.so"
-    try:
-        ctypes.CDLL(str(Path(str(onnxruntime.__file__)).parent / "capi" / file))
-    except OSError as error:
-        return f"a CUDA library does not load ({error})"
-    return None

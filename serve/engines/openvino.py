@@ -1,4 +1,4 @@
-"""Run the exported graph in OpenVINO on the CPU."""
+"""The exported graph in OpenVINO on the CPU."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engines.base import EngineError, Prediction
+from wsseg.serve.engines.base import EngineError, Prediction, first_line
 from wsseg.serve.engines.hardware import BFLOAT, instructions, usable_cores
-from wsseg.serve.engines.onnxruntime import first_line
 from wsseg.serve.manifest import (
     INPUT,
     OUTPUTS,
@@ -26,16 +25,16 @@ from wsseg.serve.manifest import (
     engine_bytes,
 )
 
-# What it would choose by itself is bfloat16 where the CPU has it, whatever the file says.
+# By itself OpenVINO would choose bfloat16 if the CPU has it, whatever the file says.
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 KINDS = {"f32": "float32", "u8": "uint8", "i64": "int64"}
 REPEATS = 3
-"""Batches of one picture size from which on the network is compiled for that size alone; and
-batches with more slices than there are streams, from which on it is compiled with more."""
+"""Number of batches of one image size after which the network is compiled for that size; and of
+batches with more slices than there are streams, after which it is compiled with more."""
 
 
 def no_openvino() -> str | None:
-    """Why OpenVINO cannot work here; None where it may."""
+    """The reason why OpenVINO cannot work here; None if it may work."""
     if find_spec("openvino") is None:
         return "not installed: pip install 'wsseg[openvino]'"
     try:
@@ -46,7 +45,7 @@ def no_openvino() -> str | None:
 
 
 def no_bfloat() -> str | None:
-    """Why bfloat16 would only be fp32 by another name; None where the CPU has it."""
+    """The reason why bfloat16 would be computed in fp32; None if the CPU has it."""
     if not instructions() & {*BFLOAT}:
         return "this CPU computes no bfloat16"
     return None
@@ -54,11 +53,11 @@ def no_bfloat() -> str | None:
 
 @dataclass
 class OpenVinoEngine:
-    """An engine (see `engine.Engine`) over a network compiled for as many streams as slices come.
+    """An engine, see `base.Engine`, over a network compiled with a stream for each slice.
 
-    A batch is dealt out to the streams, which share the cores: a core for each slice wastes less
-    than all cores on one slice, and a batch smaller than the cores leaves none idle. Of the picture
-    size that repeats, a compiled copy is kept.
+    A batch is distributed over the streams, which share the cores: a core for each slice wastes
+    less than all cores on one slice, and a batch smaller than the cores leaves none idle. A
+    compiled copy is kept for the image size that repeats.
     """
 
     core: Any
@@ -76,13 +75,13 @@ class OpenVinoEngine:
         self._any = _Streams(partial(self._compile, self.model))
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
-        """Masks and areas of slices (n, c, H, W); EngineError where the runtime gives up."""
+        """Masks and areas of slices (n, c, H, W); EngineError if the runtime fails."""
         return Prediction(*self._run(tuple(OUTPUTS), pixels))
 
     def with_probability(
         self, pixels: NDArray[np.float32], /
     ) -> tuple[Prediction, NDArray[np.float32]]:
-        """The same, and the probability (n, k, H, W); only where `gives_probability`."""
+        """The same, and the probability (n, k, H, W); only if `gives_probability`."""
         *answers, probability = self._run((*OUTPUTS, PROBABILITY), pixels)
         return Prediction(*answers), probability
 
@@ -96,16 +95,16 @@ class OpenVinoEngine:
             streams = self._streams((pixels.shape[2], pixels.shape[3]))
             requests = streams.requests_for(min(len(pixels), self.cores))
             parts = np.array_split(np.ascontiguousarray(pixels), min(len(pixels), len(requests)))
-            at_work = requests[: len(parts)]
-            _compute(at_work, parts)
-            found = [[r.get_tensor(name).data for r in at_work] for name in outputs]
+            busy = requests[: len(parts)]
+            _compute(busy, parts)
+            results = [[r.get_tensor(name).data for r in busy] for name in outputs]
         except Exception as error:  # the runtime's errors share no class below Exception
             raise EngineError(first_line(error)) from error
-        # Copied, for the next run writes into the same memory.
-        return [np.concatenate(answers) for answers in found]
+        # Copied, because the next run writes into the same memory.
+        return [np.concatenate(parts) for parts in results]
 
     def _streams(self, size: tuple[int, int]) -> "_Streams":
-        """Of the network compiled for a picture size, or for any while it is new."""
+        """The streams for an image size; those for any size while it does not repeat."""
         if size != self._size:
             self._size, self._repeats, self._fixed = size, 0, None
         self._repeats += 1
@@ -128,10 +127,10 @@ class OpenVinoEngine:
 
 @dataclass
 class _Streams:
-    """Requests of one compiled network, a stream for each.
+    """Inference requests of one compiled network, each with a stream.
 
-    compiled: makes as many as it is told to. Compiling takes as long as several batches, so that
-    one larger batch among small ones is not worth it.
+    compiled: compiles the network for a number of requests. That takes as long as several batches,
+    and is not worth it for one larger batch among small ones.
     """
 
     compiled: Callable[[int], list[Any]]
@@ -139,7 +138,7 @@ class _Streams:
     _larger: int = field(default=0, init=False)
 
     def requests_for(self, wanted: int) -> list[Any]:
-        """So many, or those of a smaller batch as long as larger ones do not repeat."""
+        """The wanted number of requests; fewer as long as larger batches do not repeat."""
         if wanted > len(self._requests):
             self._larger += 1
             if not self._requests or self._larger == REPEATS:
@@ -148,7 +147,7 @@ class _Streams:
 
 
 def _compute(requests: Sequence[Any], parts: Sequence[NDArray[np.float32]]) -> None:
-    """Run each request on its part; when this returns or raises, none of them is at work."""
+    """Run each request on its part; when this returns or raises, none of them is busy."""
     started = []
     try:
         for request, part in zip(requests, parts, strict=True):
@@ -157,18 +156,18 @@ def _compute(requests: Sequence[Any], parts: Sequence[NDArray[np.float32]]) -> N
         for request in started:
             request.wait()
     finally:
-        # One that is still at work would refuse the next batch, and reads memory that is freed.
+        # A busy request would refuse the next batch, and reads memory that is freed.
         for request in started:
-            with suppress(Exception):  # the first error is the one to tell
+            with suppress(Exception):  # the first error is the one to report
                 request.wait()
 
 
 def open_openvino(
     folder: Path, manifest: Manifest, entry: EngineFile, threads: int
 ) -> OpenVinoEngine:
-    """The engine of an ONNX file in OpenVINO on the CPU; WssegError where it cannot be used.
+    """Open an ONNX file in OpenVINO on the CPU; WssegError if the file cannot be used.
 
-    threads: that all streams share; 0 takes the cores that this process may use.
+    threads: threads that all streams share; 0 takes the cores that this process may use.
     """
     import openvino
 
@@ -180,27 +179,26 @@ def open_openvino(
             f"OpenVINO {openvino.__version__} cannot load {entry.file}: {first_line(error)}; "
             "export it again"
         ) from error
-    inputs = {port.any_name: _port(port) for port in model.inputs}
-    outputs = {port.any_name: _port(port) for port in model.outputs}
+
+    def port(one: Any) -> Port:
+        kind, shape = one.element_type.get_type_name(), one.partial_shape
+        second = shape[1].get_length() if len(shape) > 1 and shape[1].is_static else None
+        return Port(KINDS.get(kind, kind), second)
+
+    inputs = {one.any_name: port(one) for one in model.inputs}
+    outputs = {one.any_name: port(one) for one in model.outputs}
     check_contract(inputs, outputs, manifest, entry)
     return OpenVinoEngine(core, model, threads or usable_cores(), entry.precision, entry.file)
 
 
 @cache
 def _core() -> Any:
-    """The one core of this process, which lives as long as it.
+    """The only OpenVINO core of this process, which lives as long as the process.
 
-    On Linux each core gives its thread a stack for signals and takes it back when it ends: of two
-    that end in the order they began, the second puts back the first one's freed stack (seen in
+    On Linux each core gives its thread a stack for signals and takes it back when it ends. If two
+    cores end in the order they began, the second puts back the first one's freed stack (seen in
     2026.4), and the next signal, such as a container's stop, ends in a segmentation fault.
     """
     import openvino
 
     return openvino.Core()
-
-
-def _port(port: Any) -> Port:
-    kind = port.element_type.get_type_name()
-    shape = port.partial_shape
-    second = shape[1].get_length() if len(shape) > 1 and shape[1].is_static else None
-    return Port(KINDS.get(kind, kind), second)

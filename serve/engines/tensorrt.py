@@ -1,4 +1,4 @@
-"""Run TensorRT and TensorRT-RTX engines of a model folder on the first NVIDIA GPU."""
+"""TensorRT and TensorRT-RTX engines on the first NVIDIA GPU: built, cached and run."""
 
 import hashlib
 import json
@@ -30,14 +30,17 @@ from wsseg.serve.manifest import (
     engine_bytes,
 )
 
-# TensorRT's messages in our log.
+RTX = "tensorrt_rtx"
+EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
+DEVICE = "cuda"
+DEFAULT_STREAM = 0
 
 logger = logging.getLogger(__name__)
 
 
 @cache
 def listener_of(trt: Any) -> Any:
-    """TensorRT's messages in our log; one per library, which keeps to the first it was given."""
+    """Sends TensorRT's messages to our log; one per library, which keeps the first one it gets."""
     severity = trt.ILogger.Severity
     errors = (severity.INTERNAL_ERROR, severity.ERROR)
 
@@ -55,13 +58,8 @@ def listener_of(trt: Any) -> Any:
     return Listener()
 
 
-# TensorRT engines from ONNX files: built, and kept for the next run.
-
-RTX = "tensorrt_rtx"
-
-
 class EngineBuildError(SomeFailedError):
-    """TensorRT is there and could not build or load an engine; the message quotes it."""
+    """TensorRT is installed and could not build or load an engine; the message quotes it."""
 
 
 def library(trt: Any) -> str:
@@ -76,10 +74,10 @@ def known_architectures(trt: Any) -> dict[str, Any]:
 
 
 def build_engine(trt: Any, model: bytes, architecture: str, profile: Profile) -> bytes:
-    """An engine for one architecture from an ONNX model, strongly typed: types are the model's.
+    """Build an engine for one architecture from an ONNX model, with the types of the model.
 
-    `tensorrt` builds for the GPU of this machine alone, `tensorrt_rtx` for any that it knows.
-    Raises EngineBuildError with TensorRT's own words.
+    `tensorrt` builds only for the GPU of this machine, `tensorrt_rtx` for any that it knows. Raises
+    EngineBuildError with TensorRT's own words.
     """
     listener = listener_of(trt)
     builder = trt.Builder(listener)
@@ -93,7 +91,11 @@ def build_engine(trt: Any, model: bytes, architecture: str, profile: Profile) ->
             raise EngineBuildError(f"{library(trt)} does not build for {architecture}")
         config.num_compute_capabilities = 1
         config.set_compute_capability(known[architecture], 0)
-    config.add_optimization_profile(_shapes(builder, network.get_input(0).shape[1], profile))
+    channels = network.get_input(0).shape[1]
+    bounds = (profile.minimum, profile.optimum, profile.maximum)
+    shapes = builder.create_optimization_profile()
+    shapes.set_shape(INPUT, *((n, channels, rows, columns) for n, rows, columns in bounds))
+    config.add_optimization_profile(shapes)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineBuildError(f"{library(trt)}, {architecture}: {listener.last_error}")
@@ -103,7 +105,7 @@ def build_engine(trt: Any, model: bytes, architecture: str, profile: Profile) ->
 def read_network(trt: Any, builder: Any, model: bytes) -> tuple[Any, Any]:
     """The network of an ONNX model and its parser, which holds the network's weights.
 
-    Without the probability: an engine of TensorRT writes every output in every run.
+    The network has no probability, because TensorRT computes every output in every run.
     """
     listener = listener_of(trt)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -111,26 +113,26 @@ def read_network(trt: Any, builder: Any, model: bytes) -> tuple[Any, Any]:
     if not parser.parse(model):
         problems = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineBuildError(f"{library(trt)} does not take the ONNX file: {problems}")
-    outputs = [network.get_output(place) for place in range(network.num_outputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
     for output in outputs:
         if output.name not in OUTPUTS:
             network.unmark_output(output)
     return network, parser
 
 
-def kept_engine(
+def cached_engine(
     trt: Any, model: bytes, architecture: str, profile: Profile, cache: Path
 ) -> tuple[bytes, bool]:
-    """The engine of an ONNX model from the cache, built first where it is not there.
+    """The engine of an ONNX model from the cache, and whether it had to be built for it.
 
-    Also whether it was built now. Its name follows from all that an engine depends on: the model,
-    which has its precision, the library's version, the architecture and the profile.
+    Its name follows from everything that an engine depends on: the model, which has its precision,
+    the library's version, the architecture and the profile.
     """
-    told = [hashlib.sha256(model).hexdigest(), library(trt), architecture, profile.model_dump()]
-    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    parts = [hashlib.sha256(model).hexdigest(), library(trt), architecture, profile.model_dump()]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     for file in cache.glob(f"{key}-*.engine"):
         plan = file.read_bytes()
-        if file.stem == f"{key}-{_digest(plan)}" and _is_own(file):  # whole, and nobody else's
+        if file.stem == f"{key}-{_digest(plan)}" and _is_own(file):  # complete, and nobody else's
             return plan, False
     plan = build_engine(trt, model, architecture, profile)
     try:
@@ -144,12 +146,12 @@ def kept_engine(
 
 
 def _is_own(file: Path) -> bool:
-    """Whether only this user or the system's own can have written a file: a plan is code."""
+    """Whether only this user or the system can have written a file: an engine is code."""
     if sys.platform == "win32":  # where a user's folders are closed to others
         return True
     others = stat.S_IWGRP | stat.S_IWOTH
-    told = [file.stat(), file.parent.stat()]
-    return all(one.st_uid in (os.getuid(), 0) and not one.st_mode & others for one in told)
+    stats = [file.stat(), file.parent.stat()]
+    return all(one.st_uid in (os.getuid(), 0) and not one.st_mode & others for one in stats)
 
 
 def _digest(plan: bytes) -> str:
@@ -157,10 +159,9 @@ def _digest(plan: bytes) -> str:
 
 
 def engine_cache() -> Path:
-    """Where rebuilt engines are kept: WSSEG_CACHE, else the user's own cache folder."""
-    given = os.environ.get("WSSEG_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(given) if given else (Path(home) if home else Path.home() / ".cache") / "wsseg"
+    """The folder of rebuilt engines, in WSSEG_CACHE or else in the user's own cache folder."""
+    chosen, home = os.environ.get("WSSEG_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(chosen) if chosen else (Path(home) if home else Path.home() / ".cache") / "wsseg"
     return folder / "engines"
 
 
@@ -173,13 +174,8 @@ def _shapes(builder: Any, channels: int, profile: Profile) -> Any:
     return shapes
 
 
-EXTRAS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
-DEVICE = "cuda"
-DEFAULT_STREAM = 0
-
-
 def no_tensorrt(runtime: RuntimeName) -> str | None:
-    """Why a TensorRT cannot run here, found without an engine; None where it may."""
+    """The reason why a TensorRT cannot run here, found without an engine; None if it may run."""
     if find_spec(runtime) is None:
         return f"not installed: pip install 'wsseg[{EXTRAS[runtime]}]'"
     return no_driver()
@@ -187,10 +183,10 @@ def no_tensorrt(runtime: RuntimeName) -> str | None:
 
 @dataclass
 class TensorRtEngine:
-    """An engine (see `engine.Engine`) over one TensorRT execution context.
+    """An engine, see `base.Engine`, over one TensorRT execution context.
 
     Buffers on the GPU are ONNX Runtime's, which brings all that copying needs. runtime and listener
-    are kept because TensorRT's engine does not keep them alive.
+    are held because TensorRT's engine does not keep them alive.
     """
 
     context: Any
@@ -205,14 +201,30 @@ class TensorRtEngine:
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
         """Masks and areas of slices (n, c, H, W); EngineError outside the profile or on failure."""
-        self._check_fits(pixels)
         count, _, rows, columns = pixels.shape
-        sizes = {"mask": (count, self.classes, rows, columns)}
+        low, high = self.profile.minimum, self.profile.maximum
+        shape = (count, rows, columns)
+        if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+            raise EngineError(
+                f"{self.file} takes (batch, rows, columns) from {low} to {high}, not {shape}: "
+                "export with a wider --image-size or use another --engine"
+            )
         try:
-            buffers = {INPUT: _on_gpu(np.ascontiguousarray(pixels))}
-            for name, kind in OUTPUTS.items():
-                buffers[name] = _room(sizes.get(name, (count, self.classes)), np.dtype(kind))
-            self._execute(pixels.shape, buffers)
+            import onnxruntime
+
+            def buffer(name: str, kind: str) -> Any:
+                size = (*shape[:1], self.classes, *(shape[1:] if name == "mask" else ()))
+                kind_type = np.dtype(kind).type
+                return onnxruntime.OrtValue.ortvalue_from_shape_and_type(size, kind_type, DEVICE, 0)
+
+            given = np.ascontiguousarray(pixels)
+            buffers = {INPUT: onnxruntime.OrtValue.ortvalue_from_numpy(given, DEVICE, 0)}
+            buffers |= {name: buffer(name, kind) for name, kind in OUTPUTS.items()}
+            self.context.set_input_shape(INPUT, pixels.shape)
+            for name, one in buffers.items():
+                self.context.set_tensor_address(name, one.data_ptr())
+            if not self.context.execute_async_v3(DEFAULT_STREAM):
+                raise EngineError(f"{self.name} failed: {self.listener.last_error}")
             # Copying waits for the default stream, on which the engine ran.
             return Prediction(*(buffers[name].numpy() for name in OUTPUTS))
         except EngineError:
@@ -223,33 +235,14 @@ class TensorRtEngine:
     def with_probability(
         self, pixels: NDArray[np.float32], /
     ) -> tuple[Prediction, NDArray[np.float32]]:
-        """Not to be had: these engines are built without that output."""
+        """Not available: these engines are built without that output."""
         raise EngineError(f"{self.name} gives no probability")
-
-    def _execute(self, shape: tuple[int, ...], buffers: dict[str, Any]) -> None:
-        self.context.set_input_shape(INPUT, shape)
-        for name, buffer in buffers.items():
-            self.context.set_tensor_address(name, buffer.data_ptr())
-        if not self.context.execute_async_v3(DEFAULT_STREAM):
-            raise EngineError(f"{self.name} failed: {self.listener.last_error}")
-
-    def _check_fits(self, pixels: NDArray[np.float32]) -> None:
-        count, _, rows, columns = pixels.shape
-        bounds = zip(
-            self.profile.minimum, (count, rows, columns), self.profile.maximum, strict=True
-        )
-        if not all(low <= value <= high for low, value, high in bounds):
-            raise EngineError(
-                f"{self.file} takes (batch, rows, columns) from {self.profile.minimum} to "
-                f"{self.profile.maximum}, not {(count, rows, columns)}: export with a wider "
-                "--image-size or use another --engine"
-            )
 
 
 def open_tensorrt(
     folder: Path, manifest: Manifest, entry: EngineFile, _threads: int
 ) -> TensorRtEngine:
-    """The engine of a TensorRT file, after a trial run; UnusableError where it does not fit here.
+    """Open a TensorRT file and try it; UnusableError if it does not fit this machine.
 
     An engine runs only in the library version that built it, and on the GPU architecture that it
     was built for.
@@ -266,18 +259,20 @@ def open_tensorrt(
 def rebuild_tensorrt(
     folder: Path, manifest: Manifest, entry: EngineFile, _threads: int
 ) -> TensorRtEngine:
-    """An engine like one that does not fit here, built from the ONNX file of its precision.
+    """Build an engine in place of one that does not fit, from the ONNX file of its precision.
 
-    It is kept in the user's cache. Nothing has compared it with PyTorch on this GPU, which is said;
-    its name tells that it is another engine, and its file is the one that it was built from.
-    Raises UnusableError where there is no such file or the library cannot build.
+    The user's cache keeps it. It was not compared with PyTorch on this GPU, so a warning is logged,
+    its name states that it is another engine, and its file is the ONNX file. Raises UnusableError
+    if there is no such file or the library cannot build.
     """
-    module, gpu, source = _module(entry.runtime), this_architecture(), _source(manifest, entry)
+    module, gpu = _module(entry.runtime), this_architecture()
+    wanted = ("onnxruntime", entry.precision)
+    source = next((e for e in manifest.engines if (e.runtime, e.precision) == wanted), None)
     if source is None or entry.profile is None or gpu is None:
         raise UnusableError(f"{entry.file} cannot be built again: export again here")
     model = engine_bytes(folder, source)
     try:
-        plan, built = kept_engine(module, model, gpu, entry.profile, engine_cache())
+        plan, built = cached_engine(module, model, gpu, entry.profile, engine_cache())
     except EngineBuildError as error:
         raise UnusableError(str(error)) from error
     logger.warning(
@@ -292,11 +287,6 @@ def rebuild_tensorrt(
     return replace(engine, name=f"{engine.name}-rebuilt")
 
 
-def _source(manifest: Manifest, entry: EngineFile) -> EngineFile | None:
-    wanted = ("onnxruntime", entry.precision)
-    return next((e for e in manifest.engines if (e.runtime, e.precision) == wanted), None)
-
-
 def _module(runtime: RuntimeName) -> Any:
     try:
         return import_module(runtime)
@@ -305,7 +295,7 @@ def _module(runtime: RuntimeName) -> Any:
 
 
 def _loaded(module: Any, plan: bytes, manifest: Manifest, entry: EngineFile) -> TensorRtEngine:
-    """A plan as an engine that has computed once."""
+    """An engine that has computed once, from its bytes."""
     if entry.profile is None:
         raise UnusableError(f"{entry.file} has no profile in the manifest: export again")
     listener = listener_of(module)
@@ -333,15 +323,3 @@ def _loaded(module: Any, plan: bytes, manifest: Manifest, entry: EngineFile) -> 
     except EngineError as error:
         raise UnusableError(f"{entry.file}: a trial run failed: {error}") from error
     return engine
-
-
-def _on_gpu(pixels: NDArray[np.float32]) -> Any:
-    import onnxruntime
-
-    return onnxruntime.OrtValue.ortvalue_from_numpy(pixels, DEVICE, 0)
-
-
-def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> Any:
-    import onnxruntime
-
-    return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind.type, DEVICE, 0)

@@ -1,4 +1,4 @@
-"""Run the exported graph in PyTorch, where it is installed: for comparison with the engines."""
+"""The exported program in PyTorch, if it is installed: for comparison with the engines."""
 
 import io
 import json
@@ -14,14 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engines.base import EngineError, Prediction
-from wsseg.serve.engines.onnxruntime import first_line
+from wsseg.serve.engines.base import EngineError, Prediction, first_line
 from wsseg.serve.manifest import EngineFile, Manifest, engine_bytes
 
-# What PyTorch's loader would unpickle or run of a program file, found before it is loaded.
-
-# All that the export writes: tensors as raw bytes, the graph as JSON. Not here, so refused: state
-# in one pickle (`*.pt`), `custom_obj_*` and `opaque_obj_*`, and `data/aotinductor`, machine code.
+# All files that the export writes: tensors as raw bytes, the graph as JSON. Others are refused:
+# state in one pickle (`*.pt`), `custom_obj_*` and `opaque_obj_*`, and `data/aotinductor`, which is
+# machine code.
 EXPECTED = re.compile(
     r"data/(weights/(weight_\d+|model_weights_config\.json)"
     r"|constants/(tensor_\d+|model_constants_config\.json)"
@@ -32,14 +30,16 @@ EXPECTED = re.compile(
 CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 
+Device = Literal["cpu", "cuda"]
+
 
 def check_archive(program: bytes, name: str) -> None:
     """WssegError for a program of `torch.export` that holds pickled objects or compiled code.
 
-    Read with the two readers that the loader uses, the second for an older format: another one may
-    find other files in the same bytes. What is no such archive raises the readers' errors. The
-    loader falls back to plain unpickling where the sample inputs hold more than tensors: here that
-    is an error.
+    The program is read with the two readers that the loader uses, the second for an older format:
+    another one may find other files in the same bytes. Bytes that are no such archive raise the
+    readers' errors. The loader falls back to plain unpickling if the sample inputs hold more than
+    tensors: here that is an error.
     """
     import torch
     from torch.export.pt2_archive import PT2ArchiveReader
@@ -67,11 +67,8 @@ def _refused(name: str, where: str) -> WssegError:
     )
 
 
-Device = Literal["cpu", "cuda"]
-
-
 def no_torch(device: Device) -> str | None:
-    """Why PyTorch cannot work on the device here; None where it may."""
+    """The reason why PyTorch cannot work on the device here; None if it may work."""
     if find_spec("torch") is None:
         return "not installed: pip install 'wsseg[train]'"
     import torch
@@ -83,7 +80,7 @@ def no_torch(device: Device) -> str | None:
 
 @dataclass(frozen=True)
 class TorchEngine:
-    """An engine (see `engine.Engine`) over the program that `torch.export` wrote, run eagerly."""
+    """An engine, see `base.Engine`, over the program that `torch.export` wrote, run eagerly."""
 
     program: Any
     device: Device
@@ -97,7 +94,7 @@ class TorchEngine:
         return f"torch-{self.device}"
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
-        """Masks and areas of slices (n, c, H, W); EngineError where the runtime gives up."""
+        """Masks and areas of slices (n, c, H, W); EngineError if the runtime fails."""
         return Prediction(*self._run(pixels)[:3])
 
     def with_probability(
@@ -112,16 +109,16 @@ class TorchEngine:
 
         try:
             with torch.inference_mode():
-                given = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
-                return [answer.cpu().numpy() for answer in self.program(given)]
-        except RuntimeError as error:  # out of memory is one, too
+                batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+                return [output.cpu().numpy() for output in self.program(batch)]
+        except RuntimeError as error:  # also if the memory is not sufficient
             raise EngineError(first_line(error)) from error
 
 
 def full_float32() -> None:
-    """Let this process's PyTorch compute float32 on a GPU in all of its 23 bits, as the export did.
+    """Let PyTorch compute float32 on a GPU with its 23 bits, as at export, in this process.
 
-    Its convolutions would otherwise be in TF32, which has 10.
+    Convolutions would otherwise use TF32, which has 10 bits.
     """
     import torch
 
@@ -132,9 +129,9 @@ def full_float32() -> None:
 def open_torch(
     folder: Path, manifest: Manifest, entry: EngineFile, threads: int, *, device: Device
 ) -> TorchEngine:
-    """The engine of a program file; WssegError where this PyTorch cannot read it.
+    """Open a program file; WssegError if this PyTorch cannot read it.
 
-    threads: of the process's PyTorch; 0 leaves the number to it.
+    threads: threads of PyTorch in this process; 0 leaves the number to it.
     """
     import torch
 

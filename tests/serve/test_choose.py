@@ -1,4 +1,4 @@
-"""Which engine is taken, which are passed over, and what is said of it."""
+"""Which engine is taken, which are skipped, and what the log says."""
 
 import logging
 from dataclasses import replace
@@ -126,7 +126,7 @@ def test_int8_does_not_run_on_a_gpu(machine):
     machine("onnxruntime/cuda", *CPU_ONLY)
     int8 = entry("onnxruntime", "int8", relative_time=0.2)
     assert taken(EngineOptions(precision="int8"), FP32, int8) == "onnxruntime-cpu int8"
-    with pytest.raises(WssegError, match="int8 is made and judged for CPUs"):
+    with pytest.raises(WssegError, match="int8 is made and compared for CPUs"):
         taken(EngineOptions(device="cuda", precision="int8"), FP32, int8)
 
 
@@ -170,7 +170,7 @@ def test_an_engine_that_fails_to_open_gives_way_to_the_next(machine, log):
 
 def test_cuda_that_was_asked_for_is_never_replaced_by_the_cpu(machine):
     machine("onnxruntime/cuda", *CPU_ONLY, failing=("onnxruntime/cuda",))
-    with pytest.raises(WssegError, match=r"CUDA was asked for and does not run here: .*it broke"):
+    with pytest.raises(WssegError, match=r"--device cuda does not work here: .*it broke"):
         taken(EngineOptions(device="cuda"), FP32, VINO)
 
 
@@ -184,7 +184,7 @@ def test_an_engine_asked_for_by_name_is_never_replaced(machine):
 
 def test_a_precision_that_the_model_lacks_is_an_error_that_names_what_there_is(machine):
     machine(*CPU_ONLY)
-    with pytest.raises(WssegError, match=r"no engine for int8 \(there: onnxruntime fp32, openv"):
+    with pytest.raises(WssegError, match=r"no engine for int8 \(it has: onnxruntime fp32, openv"):
         taken(EngineOptions(precision="int8"), FP32, VINO)
     with pytest.raises(WssegError, match="no engine for openvino"):
         taken(EngineOptions(engine="openvino"), FP32)

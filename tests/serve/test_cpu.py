@@ -66,7 +66,7 @@ def test_threads_are_as_many_as_cores_may_be_used(
     monkeypatch, machine, affinity, allowed, usable, told
 ):
     monkeypatch.setattr(os, "cpu_count", lambda: machine)
-    monkeypatch.setattr(cpu, "quota", lambda: allowed)
+    monkeypatch.setattr(cpu, "cgroup_cpus", lambda: allowed)
     if affinity is None:
         monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     else:

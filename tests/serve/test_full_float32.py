@@ -52,5 +52,5 @@ def test_tensorrt_in_onnx_runtime_starts_without_tf32_unless_told(
     monkeypatch.setattr(onnx_cuda, "start_session", started)
     manifest, folder = load_model(model)
     with pytest.raises(UnusableError):
-        onnx_cuda.open_onnx_gpu(folder, manifest, manifest.engines[0], onnx_cuda.TENSORRT)
+        onnx_cuda.open_onnx_gpu(folder, manifest, manifest.engines[0], provider=onnx_cuda.TENSORRT)
     assert seen == [found]

@@ -108,7 +108,7 @@ def test_graphs_that_find_no_room_are_no_end_of_cuda(model, monkeypatch):
     monkeypatch.setitem(onnx_cuda.NAMES, CPU, "onnxruntime-cuda")
     monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_shape_and_type", staticmethod(no_room))
     manifest, folder = load_model(model)
-    opened = onnx_cuda.open_onnx_gpu(folder, manifest, manifest.engines[0], CPU)
+    opened = onnx_cuda.open_onnx_gpu(folder, manifest, manifest.engines[0], provider=CPU)
     assert asked == ["1", "0"]
     assert isinstance(opened, BoundEngine)
     assert not opened.graphs
@@ -126,5 +126,5 @@ def test_a_gpu_without_room_for_the_network_gives_way(model, monkeypatch, caplog
         caplog.at_level(logging.INFO, "wsseg"),
         pytest.raises(UnusableError, match="does not start there: Failed to allocate memory"),
     ):
-        onnx_cuda.open_onnx_gpu(folder, manifest, manifest.engines[0], onnx_cuda.CUDA)
+        onnx_cuda.open_onnx_gpu(folder, manifest, manifest.engines[0], provider=onnx_cuda.CUDA)
     assert "CUDA graphs are not used" in caplog.text

@@ -60,7 +60,7 @@ def test_cuda_that_the_session_does_not_get_is_an_error(model: Path, monkeypatch
     """The driver loads, but the session quietly runs on the CPU."""
     monkeypatch.setattr("wsseg.serve.engines.onnxruntime.no_driver", lambda: None)
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: [CPU])
-    with pytest.raises(WssegError, match="CUDA was asked for and does not run here: "):
+    with pytest.raises(WssegError, match="--device cuda does not work here: "):
         opened(model, EngineOptions(device="cuda"))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -13,7 +14,7 @@ from wsseg.serve.engines import select as choose
 from wsseg.serve.engines import tensorrt as tensorrt_engine
 from wsseg.serve.engines.base import EngineOptions, UnusableError
 from wsseg.serve.engines.select import ADAPTERS, open_engine
-from wsseg.serve.engines.tensorrt import EngineBuildError, engine_cache, kept_engine
+from wsseg.serve.engines.tensorrt import EngineBuildError, cached_engine, engine_cache
 from wsseg.serve.manifest import EngineFile, Profile
 
 PROFILE = Profile(minimum=(1, 8, 8), optimum=(1, 16, 16), maximum=(2, 32, 32))
@@ -40,13 +41,13 @@ def small_model(factor=2.0):
 
 
 def test_an_engine_is_built_once_for_a_model_an_architecture_and_a_profile(tmp_path):
-    plan, built = kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)
+    plan, built = cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)
     assert built
-    assert kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path) == (plan, False)
+    assert cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path) == (plan, False)
     others = [
-        kept_engine(tensorrt_rtx, small_model(3.0), "sm_89", PROFILE, tmp_path)[1],
-        kept_engine(tensorrt_rtx, small_model(), "sm_86", PROFILE, tmp_path)[1],
-        kept_engine(tensorrt_rtx, small_model(), "sm_89", OTHER, tmp_path)[1],
+        cached_engine(tensorrt_rtx, small_model(3.0), "sm_89", PROFILE, tmp_path)[1],
+        cached_engine(tensorrt_rtx, small_model(), "sm_86", PROFILE, tmp_path)[1],
+        cached_engine(tensorrt_rtx, small_model(), "sm_89", OTHER, tmp_path)[1],
     ]
     assert others == [True, True, True]
     assert len(list(tmp_path.iterdir())) == 4
@@ -55,9 +56,9 @@ def test_an_engine_is_built_once_for_a_model_an_architecture_and_a_profile(tmp_p
 def test_another_version_of_the_library_does_not_take_the_engine_of_the_first(
     tmp_path, monkeypatch
 ):
-    kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)
+    cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)
     monkeypatch.setattr(tensorrt_rtx, "__version__", "99.0")
-    assert kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)[1]
+    assert cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)[1]
 
 
 def test_engines_are_kept_where_the_user_says(tmp_path, monkeypatch):
@@ -142,10 +143,9 @@ def test_an_engine_that_fits_is_taken_before_another_is_built(stale, tmp_path, m
 
     def load(module, plan, manifest, entry):
         loaded.append(entry.file)
-        return entry
+        return SimpleNamespace(name="tensorrt-rtx-cuda", precision=entry.precision)
 
     monkeypatch.setattr(tensorrt_engine, "_loaded", load)
-    monkeypatch.setattr(choose, "_tell", lambda *_: None)
     open_engine(tmp_path, both, EngineOptions(engine="tensorrt-rtx", rebuild=True))
     assert loaded == ["model.rtx.sm_89.engine"]
 
@@ -155,32 +155,32 @@ def test_what_only_compares_engines_builds_none(stale, tmp_path):
         open_engine(tmp_path, stale, EngineOptions(engine="tensorrt-rtx"))
 
 
-def test_a_kept_engine_that_was_altered_is_built_again(tmp_path):
-    plan, _ = kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)
+def test_a_cached_engine_that_was_altered_is_built_again(tmp_path):
+    plan, _ = cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path)
     (file,) = tmp_path.iterdir()
     file.write_bytes(plan[:-1])
-    assert kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path) == (plan, True)
+    assert cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path) == (plan, True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders there are closed to other users")
 @pytest.mark.parametrize("place", ["file", "folder"])
-def test_a_kept_engine_that_others_can_have_written_is_built_again(tmp_path, place):
+def test_a_cached_engine_that_others_can_have_written_is_built_again(tmp_path, place):
     cache = tmp_path / "engines"
-    plan, _ = kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, cache)
+    plan, _ = cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, cache)
     (file,) = cache.iterdir()
     assert (file.stat().st_mode & 0o777, cache.stat().st_mode & 0o777) == (0o600, 0o700)
     (file if place == "file" else cache).chmod(0o770)
-    assert kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, cache) == (plan, True)
+    assert cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, cache) == (plan, True)
 
 
 def test_an_architecture_that_the_library_does_not_know_is_said(tmp_path):
     with pytest.raises(EngineBuildError, match="does not build for sm_90"):
-        kept_engine(tensorrt_rtx, small_model(), "sm_90", PROFILE, tmp_path)
+        cached_engine(tensorrt_rtx, small_model(), "sm_90", PROFILE, tmp_path)
 
 
 def test_an_engine_that_cannot_be_kept_is_used_all_the_same(tmp_path, caplog):
     (tmp_path / "file").touch()
-    plan, built = kept_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path / "file")
+    plan, built = cached_engine(tensorrt_rtx, small_model(), "sm_89", PROFILE, tmp_path / "file")
     assert built
     assert len(plan) > 100
     assert "set WSSEG_CACHE" in caplog.text
@@ -190,7 +190,7 @@ def test_auto_takes_no_engine_that_nothing_has_compared(stale, tmp_path, monkeyp
     def never(*_):
         raise AssertionError("auto builds nothing")
 
-    monkeypatch.setattr(tensorrt_engine, "kept_engine", never)
+    monkeypatch.setattr(tensorrt_engine, "cached_engine", never)
     with pytest.raises(Exception, match=r"model\.fp16\.onnx"):
         # The small model is none of wsseg's: what matters is that it is what was opened.
         open_engine(tmp_path, stale, EngineOptions())

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.serve.engines import hardware as quota
+from wsseg.serve.engines import hardware
 
 
 @pytest.fixture
 def groups(tmp_path, monkeypatch):
     """Writes what the system tells: the groups of this process, and files of limits."""
-    monkeypatch.setattr(quota, "GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(quota, "OWN", tmp_path / "own")
+    monkeypatch.setattr(hardware, "GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(hardware, "OWN_GROUP", tmp_path / "own")
 
     def told(own: str, files: dict[str, str]) -> None:
         (tmp_path / "own").write_text(own)
@@ -28,7 +28,7 @@ def groups(tmp_path, monkeypatch):
 )
 def test_a_containers_limit(groups, text, cores):
     groups("0::/\n", {"cpu.max": text})
-    assert quota.quota() == cores
+    assert hardware.cgroup_cpus() == cores
 
 
 def test_the_least_of_a_service_and_the_groups_above_it(groups):
@@ -39,7 +39,7 @@ def test_the_least_of_a_service_and_the_groups_above_it(groups):
             "system.slice/cpu.max": "300000 100000\n",
         },
     )
-    assert quota.quota() == 3
+    assert hardware.cgroup_cpus() == 3
 
 
 @pytest.mark.parametrize(("most", "cores"), [("150000", 1.5), ("-1", None)])
@@ -48,9 +48,9 @@ def test_the_first_version_whose_path_is_the_hosts(groups, most, cores):
         "12:memory:/docker/ab\n4:cpu,cpuacct:/docker/ab\n",
         {"cpu/cpu.cfs_quota_us": f"{most}\n", "cpu/cpu.cfs_period_us": "100000\n"},
     )
-    assert quota.quota() == cores
+    assert hardware.cgroup_cpus() == cores
 
 
 def test_other_systems_limit_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(quota, "OWN", tmp_path / "nowhere")
-    assert quota.quota() is None
+    monkeypatch.setattr(hardware, "OWN_GROUP", tmp_path / "nowhere")
+    assert hardware.cgroup_cpus() is None
