@@ -74,7 +74,7 @@ def row(data: Path, name: str, mark: Marker) -> list[float]:
     for number, (image, region) in enumerate(pictures(data, name)):
         seed, free = mark(region, number), np.ones(region.shape, bool)
         edges, area = growth.edge_strength(image), float(region.sum())
-        costs = [growth.straight_cost(seed, free)]
+        costs = [growth.euclidean_cost(seed, free)]
         for edge, unlike in COSTS:
             steps = growth.step_cost(image, edges, seed, area, edge_cost=edge, unlike_cost=unlike)
             costs.append(growth.geodesic_cost(steps, seed, free, 1.1 * area))

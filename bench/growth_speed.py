@@ -41,7 +41,7 @@ def row(name: str, image: NDArray[np.float32], region: NDArray[np.bool_]) -> str
     labels = mark + 2 * (ndimage.distance_transform_edt(~region) > AWAY).astype(np.uint8)
 
     def ours() -> None:
-        grown(case_evidence(case, image[None], mark, ("image",)), "straight", NETWORK)
+        grown(case_evidence(case, image[None], mark, ("image",)), "euclidean", NETWORK)
 
     def peer() -> None:
         random_walker(image, labels, beta=130, mode="cg_j")

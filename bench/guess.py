@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.accuracy.datasets import DATASETS, Dataset, label_map
 from wsseg.imaging.definitions import mask_iou
-from wsseg.train.targets.localise import Guess, Guesses, guesses, small
+from wsseg.train.targets.localise import BlobProposal, Proposals, localise_class, small
 
 SHOWN = ("busi", "kidneys", "cardiac")
 HALF = 0.5
@@ -43,9 +43,9 @@ def read(data: Path, dataset: Dataset) -> Found:
     return found
 
 
-def overlap(guessed: Guess, coverage: NDArray[np.float32]) -> float:
+def overlap(proposed: BlobProposal, coverage: NDArray[np.float32]) -> float:
     """IoU of a guessed blob and a mask, on the small grid."""
-    blob, mask = guessed.blob.draw(coverage.shape), coverage >= HALF
+    blob, mask = proposed.blob.draw(coverage.shape), coverage >= HALF
     return float(mask_iou(blob, mask))
 
 
@@ -53,10 +53,10 @@ def row(name: str, found: Found, place: int) -> str:
     """A line of the table."""
     areas = [float(masks[place].mean()) for masks in found.masks]
     title = f"| {name} | {DATASETS[name].classes[place]} |"
-    answer = guesses(found.images, areas, {})
-    if not isinstance(answer, Guesses):
+    answer = localise_class(found.images, areas, {})
+    if not isinstance(answer, Proposals):
         return f"{title} not taken | | |"
-    blobs = answer.places
+    blobs = answer.by_index
     scores = np.array([overlap(one, found.masks[at][place]) for at, one in blobs.items()])
     sure = np.array([one.certainty for one in blobs.values()])
     weighted = float((scores * sure).sum() / sure.sum())

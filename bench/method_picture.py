@@ -23,7 +23,7 @@ from wsseg.train.simulate import (
 )
 from wsseg.train.targets.evidence import Evidence, Target
 from wsseg.train.targets.growing import first_target
-from wsseg.train.targets.localise import Guess, best_blobs, small
+from wsseg.train.targets.localise import BlobProposal, best_blobs, small
 
 SIDE = 192
 SEED = 4
@@ -50,8 +50,8 @@ def begun(image: NDArray[np.float32], mark: Mask, share: float, kind: MarkKind |
     known = Evidence(image, mark.astype(np.uint8), areas, (None,), (bool(mark.any()),), (kind,))
     if not mark.any():
         blob = best_blobs(small(image), share)[-1]
-        known = replace(known, guesses=(Guess(blob, certainty=1.0),))
-    return first_target(known, "straight")
+        known = replace(known, proposals=(BlobProposal(blob, certainty=1.0),))
+    return first_target(known, "euclidean")
 
 
 def draw(path: Path) -> None:

@@ -182,8 +182,8 @@ class TrainConfig(Frozen):
     seed: NonNegativeInt = 0
     select: Literal["auto", "mask", "weak", "last"] = "auto"
     augmentation: Augmentation = Augmentation()
-    growth: Literal["auto", "straight", "geodesic"] = "auto"
-    guess: bool = True
+    growth: Literal["auto", "euclidean", "geodesic"] = "auto"
+    localise_from_area: bool = True
     self_training: SelfTraining = SelfTraining()
     distill: Path | None = None
     folds: Annotated[int, Field(ge=2)] | None = None

@@ -52,10 +52,10 @@ from wsseg.train.run_folder import (
     started,
     sweep,
 )
-from wsseg.train.self_training import SelfTrainer, remove_cuts
+from wsseg.train.self_training import SelfTrainer, remove_pseudo_labels
 from wsseg.train.targets.case_targets import borders_of
 from wsseg.train.targets.evidence import Growth, choose_growth
-from wsseg.train.targets.localise_cases import guess_places
+from wsseg.train.targets.localise_cases import localise_cases
 from wsseg.train.validation import SPLITS, choose_rule, weakly_labelled, write_splits
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def growth_of(data: CaseDataset, config: TrainConfig) -> Growth | None:
     borders = borders_of(data.evidence, marked)
     growth = choose_growth(borders)
     if borders:
-        ways = {"straight": "in straight lines", "geodesic": "along the edges of the image"}
+        ways = {"euclidean": "in straight lines", "geodesic": "along the edges of the image"}
         log.info("marks that bear a region's shape grow %s", ways[growth])
     return growth
 
@@ -109,8 +109,8 @@ def teaching_cases(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Ca
     front, targets = build_front(config, facts), TargetStore()
     data = CaseDataset(table.part("train"), table.classes, config.ratios, front, targets=targets)
     targets.growth = facts.growth or growth_of(data, config)
-    if targets.growth is not None and config.guess:
-        targets.guesses = guess_places(data)
+    if targets.growth is not None and config.localise_from_area:
+        targets.proposals = localise_cases(data)
     return data
 
 
@@ -262,7 +262,7 @@ def target_preview(
     def target(case: Case) -> NDArray[np.float32]:
         sample = data.item(indices[case.row])
         weight = sample.target_weight.numpy()
-        strength = np.where(sample.guessed.numpy()[:, None, None], weight, 1.0)
+        strength = np.where(sample.proposed.numpy()[:, None, None], weight, 1.0)
         shown = np.where(weight > 0, sample.target.numpy() * strength, np.nan)
         return shown.astype(np.float32)
 
@@ -342,7 +342,7 @@ def _train(
     run_logger = RunLogger(task.out, first=first, on_step=on_step, on_epoch=on_epoch)
     with closing(run_logger):
         fit(learner, data, self_trainer, batches, training, run_logger)
-    remove_cuts(task.out)
+    remove_pseudo_labels(task.out)
     return finish(learner, data, table, training, task.out, teacher=teacher)
 
 

@@ -20,7 +20,7 @@ REMOVED: Mapping[str, Mapping[str, Any]] = {
     "self-training": {"self_training": {"rounds": 0}},
     "size": {"terms": [{"kind": "target_cross_entropy"}, {"kind": "target_dice"}]},
     "dice": {"terms": [{"kind": "target_cross_entropy"}, {"kind": "size_kl"}]},
-    "guess": {"guess": False},
+    "guess": {"localise_from_area": False},
     "repeats": {"self_training": {"located": 0.0, "located_later": 0.0}},
 }
 """Settings that take one part away from the method, for the ablation."""

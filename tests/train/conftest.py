@@ -211,7 +211,7 @@ class Followed:
 
     totals: list[float] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
-    cuts: list[dict[str, dict[str, torch.Tensor]]] = field(default_factory=list)
+    pseudo_labels: list[dict[str, dict[str, torch.Tensor]]] = field(default_factory=list)
 
 
 def train_in_float64(cases: Path, out: Path, config: TrainConfig) -> Followed:
@@ -225,7 +225,9 @@ def train_in_float64(cases: Path, out: Path, config: TrainConfig) -> Followed:
 
     def on_epoch(report: EpochReport) -> None:
         seen.states.append(torch.load(out / "last.pt", weights_only=True))
-        seen.cuts.append({path.name: _arrays(path) for path in out.glob("cuts-*")})
+        seen.pseudo_labels.append(
+            {path.name: _arrays(path) for path in out.glob("pseudo-labels-*")}
+        )
 
     def network(*given: Any) -> Network:
         return first_network(*given).double()
@@ -290,7 +292,7 @@ def _train_in_float64_as_one_of_two(rank: int, cases: Path, out: Path, config: T
     with _one_of_two(rank, out):
         seen = train_in_float64(cases, out, config)
     if rank == 0:
-        torch.save((seen.totals, seen.states, seen.cuts), out.with_suffix(".seen"))
+        torch.save((seen.totals, seen.states, seen.pseudo_labels), out.with_suffix(".seen"))
 
 
 @pytest.fixture(scope="session")
@@ -320,19 +322,19 @@ def partly_marked(
 
 
 @pytest.fixture(scope="session")
-def straight(partly_marked: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+def uninterrupted(partly_marked: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
     """A run of the small network from start to end, with what its watchers saw.
 
     And whether it left the caller's random state alone.
     """
-    out = tmp_path_factory.mktemp("straight") / "run"
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
     steps: list[StepReport] = []
     epochs: list[EpochReport] = []
     files: list[set[str]] = []
 
     def on_epoch(report: EpochReport) -> None:
         epochs.append(report)
-        files.append({path.name for path in out.glob("cuts-*")})
+        files.append({path.name for path in out.glob("pseudo-labels-*")})
 
     before = torch.random.get_rng_state()
     with one_thread(), small_network():

@@ -40,8 +40,8 @@ def sample(mask=None, marks=None, index=0):
         has_mask=True,
         target=both.float(),
         target_weight=mask.float().expand(2, -1, -1) / 2 + 0.5,
-        final=torch.zeros(2, dtype=torch.bool),
-        guessed=torch.zeros(2, dtype=torch.bool),
+        fixed=torch.zeros(2, dtype=torch.bool),
+        proposed=torch.zeros(2, dtype=torch.bool),
         soft=both.float(),
         index=index,
     )

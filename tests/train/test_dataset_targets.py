@@ -9,7 +9,7 @@ from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.train.cases.schema import Box, Case, Region
 from wsseg.train.data.dataset import CaseDataset, TargetStore, collate
 from wsseg.train.data.preprocess import Front
-from wsseg.train.targets.pseudo_labels import BLEND, NO_CUT, Cut
+from wsseg.train.targets.pseudo_labels import BLEND, NO_LABEL, PseudoLabel
 
 SIZE = 32
 FRONT = Front(Window(), SIZE, 1)
@@ -36,7 +36,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def dataset(folder, growth="straight", **said):
+def dataset(folder, growth="euclidean", **said):
     """One case of one class."""
     case = Case(row=2, image=folder / "image.png", **{"ratios": (None,), **said})
     return CaseDataset([case], ("roi",), (), FRONT, targets=TargetStore(growth))
@@ -121,7 +121,7 @@ def test_outside_its_box_a_class_is_background(folder):
 def test_only_a_share_of_the_whole_image_tells_how_far_marks_grow(folder):
     of_body = RatioDefinition(name="roi", numerator="roi", denominator="foreground")
     case = Case(row=2, image=folder / "image.png", ratios=(0.2,), marks=folder / "marks.png")
-    cases = CaseDataset([case], ("roi",), (of_body,), FRONT, targets=TargetStore("straight"))
+    cases = CaseDataset([case], ("roi",), (of_body,), FRONT, targets=TargetStore("euclidean"))
     assert np.isnan(cases.areas(0)).all()
     assert cases.item(0).target.mean() < 0.1
 
@@ -138,18 +138,18 @@ def test_areas_are_the_ratio_or_its_bounds(folder):
 
 def test_a_target_that_is_final_has_no_area_to_be_cut_at(folder):
     marks = {"ratios": (0.2,), "marks": folder / "marks.png"}
-    for said, growth, final in (
-        ({"ratios": (0.2,), "mask": folder / "mask.png"}, "straight", True),
-        ({"regions": (Region(present=False),)}, "straight", True),
+    for said, growth, fixed in (
+        ({"ratios": (0.2,), "mask": folder / "mask.png"}, "euclidean", True),
+        ({"regions": (Region(present=False),)}, "euclidean", True),
         ({"ratios": (0.0,)}, "geodesic", True),
-        (marks | {"regions": (Region(mark_kind="eroded"),)}, "straight", True),
+        (marks | {"regions": (Region(mark_kind="eroded"),)}, "euclidean", True),
         (marks | {"regions": (Region(mark_kind="eroded"),)}, "geodesic", False),
-        (marks | {"regions": (Region(mark_kind="disc"),)}, "straight", False),
-        ({"ratios": (0.2,)}, "straight", False),
+        (marks | {"regions": (Region(mark_kind="disc"),)}, "euclidean", False),
+        ({"ratios": (0.2,)}, "euclidean", False),
     ):
         cases = dataset(folder, growth=growth, **said)
-        assert cases.item(0).final.tolist() == [final]
-        assert np.isnan(cases.areas(0)).all() == final
+        assert cases.item(0).fixed.tolist() == [fixed]
+        assert np.isnan(cases.areas(0)).all() == fixed
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_case_is_located_by_marks_points_a_box_or_a_mask(folder, said, located
 
 
 def _cut(inside, certainty):
-    return Cut(torch.as_tensor(inside, dtype=torch.uint8), torch.tensor(certainty))
+    return PseudoLabel(torch.as_tensor(inside, dtype=torch.uint8), torch.tensor(certainty))
 
 
 def test_a_cut_is_blended_into_the_target_and_can_be_taken_back(folder):
@@ -176,14 +176,14 @@ def test_a_cut_is_blended_into_the_target_and_can_be_taken_back(folder):
     first = cases.item(0)
     found = torch.zeros(1, SIZE, SIZE)
     found[:, :4] = 1
-    cases.targets.cuts = {0: _cut(found, [0.25])}
+    cases.targets.pseudo_labels = {0: _cut(found, [0.25])}
     sample = cases.item(0)
     known = first.target_weight > 0
     expected = BLEND * first.target + (1 - BLEND) * found
     torch.testing.assert_close(sample.target[known], expected[known])
     assert (sample.target_weight[known] == 1).all()
     assert torch.equal(sample.image, first.image)
-    cases.targets.cuts = {}
+    cases.targets.pseudo_labels = {}
     assert torch.equal(cases.item(0).target, first.target)
     assert torch.equal(cases.item(0).target_weight, first.target_weight)
 
@@ -192,7 +192,7 @@ def test_a_cut_teaches_a_case_of_which_only_the_area_is_known_by_its_certainty(f
     cases = dataset(folder, ratios=(0.125,))
     found = torch.zeros(1, SIZE, SIZE)
     found[:, :4] = 1
-    cases.targets.cuts = {0: _cut(found, [0.25])}
+    cases.targets.pseudo_labels = {0: _cut(found, [0.25])}
     sample = cases.item(0)
     assert torch.equal(sample.target, found)
     assert (sample.target_weight == 0.25).all()
@@ -201,7 +201,7 @@ def test_a_cut_teaches_a_case_of_which_only_the_area_is_known_by_its_certainty(f
 def test_a_class_without_a_cut_keeps_its_target(folder):
     cases = dataset(folder, marks=folder / "marks.png")
     first = cases.item(0)
-    cases.targets.cuts = {0: _cut(torch.full((1, SIZE, SIZE), NO_CUT), [0.0])}
+    cases.targets.pseudo_labels = {0: _cut(torch.full((1, SIZE, SIZE), NO_LABEL), [0.0])}
     assert torch.equal(cases.item(0).target, first.target)
     assert torch.equal(cases.item(0).target_weight, first.target_weight)
 

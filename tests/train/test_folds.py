@@ -39,9 +39,9 @@ def cases(groups: list[str], test: int = 0) -> list[Case]:
 # --- one run ---
 
 
-def test_splits_csv_names_the_rows_that_judge(straight, partly_marked):
+def test_splits_csv_names_the_rows_that_judge(uninterrupted, partly_marked):
     table = read_cases(partly_marked)
-    told = rows(straight.out / "splits.csv")
+    told = rows(uninterrupted.out / "splits.csv")
     assert [(int(row["row"]), row["split"], row["fold"]) for row in told] == [
         (case.row, case.split, "") for case in table.cases
     ]
@@ -49,9 +49,9 @@ def test_splits_csv_names_the_rows_that_judge(straight, partly_marked):
 
 
 def test_predictions_csv_has_what_is_known_and_found_at_the_models_threshold(
-    straight, partly_marked
+    uninterrupted, partly_marked
 ):
-    told = rows(straight.out / "predictions.csv")
+    told = rows(uninterrupted.out / "predictions.csv")
     judged = read_cases(partly_marked).part("val")
     assert [int(row["row"]) for row in told] == [case.row for case in judged]
     for row, case in zip(told, judged, strict=True):
@@ -139,7 +139,7 @@ def test_finished_folds_are_left_alone_and_a_lost_one_is_trained_again(crossed: 
     assert "out of fold, roi: ratio off by" in caplog.text
 
 
-def test_folds_and_a_run_do_not_share_a_folder(crossed: Path, straight, partly_marked):
+def test_folds_and_a_run_do_not_share_a_folder(crossed: Path, uninterrupted, partly_marked):
     with pytest.raises(WssegError, match="holds the folds of a cross-validation"):
         train(crossed / "cases.csv", crossed / "out", SHORT)
     with pytest.raises(WssegError, match=r"give the folder of one, such as .*fold-1"):
@@ -147,7 +147,7 @@ def test_folds_and_a_run_do_not_share_a_folder(crossed: Path, straight, partly_m
     with pytest.raises(WssegError, match="already holds a run"):
         train_folds(crossed / "cases.csv", crossed / "out", SHORT.model_copy(update={"folds": 3}))
     with pytest.raises(WssegError, match="holds a run of its own"):
-        train_folds(partly_marked, straight.out, SHORT.model_copy(update={"folds": 3}))
+        train_folds(partly_marked, uninterrupted.out, SHORT.model_copy(update={"folds": 3}))
 
 
 def test_a_fold_doubts_what_its_own_splits_give_reason_to(make_blobs, tmp_path):

@@ -15,7 +15,7 @@ from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.data.preprocess import Front
-from wsseg.train.targets.localise_cases import guess_places
+from wsseg.train.targets.localise_cases import localise_cases
 from wsseg.train.trainer import choose_facts, teaching_cases
 
 ROWS, COLUMNS = 60, 80
@@ -62,7 +62,7 @@ def case_list(folder: Path, marked: Sequence[int] = (), sign: int = -1) -> list[
 
 def dataset(cases: Sequence[Case], *classes: str) -> CaseDataset:
     return CaseDataset(
-        cases, classes or ("roi",), (), Front(Window(), SIZE, 1), targets=TargetStore("straight")
+        cases, classes or ("roi",), (), Front(Window(), SIZE, 1), targets=TargetStore("euclidean")
     )
 
 
@@ -85,14 +85,14 @@ def test_cases_that_say_no_place_begin_at_their_regions(
 ) -> None:
     marked = (2, 5)
     with caplog.at_level(logging.INFO, "wsseg.train"):
-        found = guess_places(dataset(case_list(tmp_path, marked, sign)))
+        found = localise_cases(dataset(case_list(tmp_path, marked, sign)))
     unmarked = [number for number in range(COUNT) if number not in marked]
     assert set(unmarked) <= set(found)
     overlaps = []
     for number in unmarked:
-        (guess,) = found[number]
-        assert guess is not None
-        overlaps.append(overlap(guess.blob.draw((ROWS, COLUMNS)), disc(*places()[number])))
+        (proposal,) = found[number]
+        assert proposal is not None
+        overlaps.append(overlap(proposal.blob.draw((ROWS, COLUMNS)), disc(*places()[number])))
     assert np.mean(overlaps) > 0.8
     assert word in caplog.text
     assert f"{len(unmarked)} cases" in caplog.text
@@ -100,16 +100,16 @@ def test_cases_that_say_no_place_begin_at_their_regions(
 
 def test_a_guess_is_taught_until_the_network_knows_better(tmp_path: Path) -> None:
     cases = dataset(case_list(tmp_path, marked=(2,)))
-    cases.targets.guesses = guess_places(cases)
-    (guess,) = cases.targets.guesses[0]
-    assert guess is not None
+    cases.targets.proposals = localise_cases(cases)
+    (proposal,) = cases.targets.proposals[0]
+    assert proposal is not None
     taught, marked = cases.item(0), cases.item(2)
-    assert taught.guessed.tolist() == [True]
+    assert taught.proposed.tolist() == [True]
     assert taught.target.mean() == pytest.approx(cases.cases[0].ratios[0], rel=0.1)
-    assert taught.target_weight.numpy() == pytest.approx(guess.certainty, abs=1 / 255)
+    assert taught.target_weight.numpy() == pytest.approx(proposal.certainty, abs=1 / 255)
     # Its area is still what self-training cuts at.
     assert cases.areas(0)[0, 0] == cases.cases[0].ratios[0]
-    assert marked.guessed.tolist() == [False]
+    assert marked.proposed.tolist() == [False]
     assert marked.target_weight.max() == 1
 
 
@@ -117,21 +117,21 @@ def test_nothing_is_guessed_where_every_case_is_marked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "wsseg.train"):
-        assert guess_places(dataset(case_list(tmp_path, marked=range(COUNT)))) == {}
+        assert localise_cases(dataset(case_list(tmp_path, marked=range(COUNT)))) == {}
     assert not caplog.records
 
 
 def test_unmarked_cases_without_an_area_ask_for_no_guess(tmp_path: Path) -> None:
     cases = case_list(tmp_path, marked=range(1, COUNT))
     cases[0] = Case(row=2, image=cases[0].image, ratios=(None,))
-    assert guess_places(dataset(cases)) == {}
+    assert localise_cases(dataset(cases)) == {}
 
 
 def test_a_class_that_nothing_locates_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        assert guess_places(dataset(others(case_list(tmp_path)), "fat")) == {}
+        assert localise_cases(dataset(others(case_list(tmp_path)), "fat")) == {}
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "no case says where fat is" in record.getMessage()
@@ -141,7 +141,7 @@ def test_marks_in_some_cases_are_warning_enough(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        assert guess_places(dataset(others(case_list(tmp_path, marked=(2, 5))))) == {}
+        assert localise_cases(dataset(others(case_list(tmp_path, marked=(2, 5))))) == {}
     assert not caplog.records
 
 
@@ -154,7 +154,7 @@ def test_of_two_classes_the_one_that_is_no_blob_is_not_guessed(
         for case, other in zip(cases, others(cases), strict=True)
     ]
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        found = guess_places(dataset(both, "cyst", "fat"))
+        found = localise_cases(dataset(both, "cyst", "fat"))
     assert set(found) == set(range(COUNT))
     assert all(cyst is not None and fat is None for cyst, fat in found.values())
     assert "where fat is" in caplog.text
@@ -171,7 +171,7 @@ def test_an_area_known_by_bounds_is_not_exact_enough(tmp_path: Path) -> None:
         )
         for case in case_list(tmp_path)[:4]
     ]
-    found = guess_places(dataset(case_list(tmp_path)[4:] + loose))
+    found = localise_cases(dataset(case_list(tmp_path)[4:] + loose))
     assert set(found) == set(range(COUNT - 4))
 
 
@@ -182,7 +182,7 @@ def test_a_class_that_nobody_marks_is_guessed_beside_one_that_everybody_marks(
         replace(case, ratios=(None, *case.ratios), regions=(Region(), Region()))
         for case in case_list(tmp_path, marked=range(COUNT))
     ]
-    found = guess_places(dataset(cases, "marked", "bare"))
+    found = localise_cases(dataset(cases, "marked", "bare"))
     assert len(found) == COUNT
     assert all(first is None and second is not None for first, second in found.values())
 
@@ -199,7 +199,7 @@ def test_strokes_of_background_and_equal_bounds_still_leave_a_place_to_guess(
         )
         for case in case_list(tmp_path)
     ]
-    assert len(guess_places(dataset(cases))) == COUNT
+    assert len(localise_cases(dataset(cases))) == COUNT
 
 
 def test_no_class_is_called_unlocated_that_masks_or_boxes_locate(
@@ -209,7 +209,7 @@ def test_no_class_is_called_unlocated_that_masks_or_boxes_locate(
     mask = save(tmp_path / "mask.png", disc(*places()[0]))
     cases[0] = replace(cases[0], mask=mask)
     with caplog.at_level(logging.WARNING):
-        assert not guess_places(dataset(cases))
+        assert not localise_cases(dataset(cases))
     assert not caplog.records
 
 
@@ -218,7 +218,7 @@ def test_a_class_without_any_area_is_not_spoken_of(
 ) -> None:
     cases = [replace(case, ratios=(None,)) for case in case_list(tmp_path)]
     with caplog.at_level(logging.INFO):
-        assert not guess_places(dataset(cases))
+        assert not localise_cases(dataset(cases))
     assert not caplog.records
 
 
@@ -226,20 +226,20 @@ def test_masks_that_lie_beside_the_blobs_take_the_guesses_back(tmp_path: Path) -
     corner = save(tmp_path / "corner.png", disc(5, 5, 4))
     cases = case_list(tmp_path)
     outlined = [replace(case, mask=corner) for case in cases[:6]]
-    assert guess_places(dataset([*outlined, *cases[6:]])) == {}
+    assert localise_cases(dataset([*outlined, *cases[6:]])) == {}
 
 
 def test_guesses_can_be_switched_off(make_blobs: Callable[..., Path], tmp_path: Path) -> None:
     table = read_cases(make_blobs(tmp_path, 30, 1, known=["ratio"] * 30))
-    config = TrainConfig(size=SIZE, guess=False)
-    assert not teaching_cases(table, config, choose_facts(table, config)).targets.guesses
+    config = TrainConfig(size=SIZE, localise_from_area=False)
+    assert not teaching_cases(table, config, choose_facts(table, config)).targets.proposals
 
 
 def test_a_class_that_nobody_places_and_no_area_can_is_told(tmp_path, caplog):
     cases = [replace(case, ratios=(None,)) for case in case_list(tmp_path)]
     bounded = [replace(case, regions=(Region(high=0.4),)) for case in cases]
     with caplog.at_level(logging.WARNING, "wsseg"):
-        assert guess_places(dataset(bounded)) == {}
+        assert localise_cases(dataset(bounded)) == {}
     assert "no case says where roi is, and none has its exact ratio" in caplog.text
 
 
@@ -249,7 +249,7 @@ def test_a_class_that_can_be_guessed_does_not_silence_one_that_cannot(tmp_path, 
         for case in case_list(tmp_path)
     ]
     with caplog.at_level(logging.WARNING, "wsseg"):
-        guess_places(dataset(both, "roi", "edge"))
+        localise_cases(dataset(both, "roi", "edge"))
     told = [r.getMessage() for r in caplog.records if "none has its exact ratio" in r.getMessage()]
     assert len(told) == 1
     assert "where edge is" in told[0]

@@ -46,8 +46,8 @@ def moved(mask: torch.Tensor, change: Change) -> torch.Tensor:
         has_mask=True,
         target=mask.float(),
         target_weight=mask.float(),
-        final=torch.zeros(len(mask), dtype=torch.bool),
-        guessed=torch.zeros(len(mask), dtype=torch.bool),
+        fixed=torch.zeros(len(mask), dtype=torch.bool),
+        proposed=torch.zeros(len(mask), dtype=torch.bool),
         soft=torch.zeros(0, SIZE, SIZE),
         index=0,
     )

@@ -31,7 +31,7 @@ def test_the_first_targets_are_shown_and_what_is_not_taught_is_unknown(make_blob
 def test_what_is_guessed_of_an_area_is_shown(make_blobs, tmp_path):
     table = read_cases(make_blobs(tmp_path, 30, 1, known=["ratio"] * 30))
     shown = target_preview(table, ())
-    guessed = [shown(case) for case in table.part("train")]
-    assert all(np.isfinite(target).all() for target in guessed)
-    strengths = sorted(float(target.max()) for target in guessed)
+    proposed = [shown(case) for case in table.part("train")]
+    assert all(np.isfinite(target).all() for target in proposed)
+    strengths = sorted(float(target.max()) for target in proposed)
     assert strengths == pytest.approx(np.arange(1, 30) / 29, abs=0.01)

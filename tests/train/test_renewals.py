@@ -14,8 +14,8 @@ from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.learner import self_training_epochs
-from wsseg.train.self_training import SETTLED, SelfTrainer, remove_cuts
-from wsseg.train.targets.pseudo_labels import NO_CUT, Cut
+from wsseg.train.self_training import SETTLED, SelfTrainer, remove_pseudo_labels
+from wsseg.train.targets.pseudo_labels import NO_LABEL, PseudoLabel
 from wsseg.train.trainer import build_front, choose_facts
 
 CONFIG = TrainConfig(
@@ -46,7 +46,7 @@ def cases(table):
     return _cases(table)
 
 
-def _cases(table, growth="straight"):
+def _cases(table, growth="euclidean"):
     front = build_front(CONFIG, choose_facts(table, CONFIG))
     return CaseDataset(table.part("train"), table.classes, (), front, targets=TargetStore(growth))
 
@@ -93,18 +93,18 @@ def test_rounds_stop_once_two_agree(learner, cases, tmp_path, monkeypatch, secon
 
 def _random_cuts(seed, count, classes, shape):
     random = np.random.default_rng(seed)
-    cuts = {}
+    pseudo_labels = {}
     for place in random.permutation(3 * count)[:count].tolist():
         inside = random.integers(0, 2, (classes, *shape)).astype(np.uint8)
-        inside[random.random(classes) < 0.3] = NO_CUT
+        inside[random.random(classes) < 0.3] = NO_LABEL
         sure = torch.from_numpy(random.random(classes).astype(np.float32))
-        cuts[place] = Cut(torch.from_numpy(inside), sure)
-    return cuts
+        pseudo_labels[place] = PseudoLabel(torch.from_numpy(inside), sure)
+    return pseudo_labels
 
 
-def _same(cuts, others):
-    assert cuts.keys() == others.keys()
-    for place, found in cuts.items():
+def _same(pseudo_labels, others):
+    assert pseudo_labels.keys() == others.keys()
+    for place, found in pseudo_labels.items():
         assert torch.equal(found.inside, others[place].inside)
         assert torch.equal(found.certainty, others[place].certainty)
 
@@ -118,23 +118,26 @@ def _same(cuts, others):
 def test_cuts_are_read_back_as_they_were_kept(
     learner, table, tmp_path_factory, seed, count, classes, shape
 ):
-    folder, cuts = tmp_path_factory.mktemp("run"), _random_cuts(seed, count, classes, shape)
+    folder, pseudo_labels = (
+        tmp_path_factory.mktemp("run"),
+        _random_cuts(seed, count, classes, shape),
+    )
     cases, later = _cases(table), _cases(table)
     rounds = SelfTrainer(cases, CONFIG, folder, 1)
 
     def found(learner, cases):
-        cases.targets.cuts = cuts
+        cases.targets.pseudo_labels = pseudo_labels
         return 0.5
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "retarget", found)
         rounds.renew(learner, 4)
-    assert [path.name for path in folder.iterdir()] == ["cuts-4.npz"]
+    assert [path.name for path in folder.iterdir()] == ["pseudo-labels-4.npz"]
     SelfTrainer(later, CONFIG, folder, 5)
-    _same(later.targets.cuts, cuts)
+    _same(later.targets.pseudo_labels, pseudo_labels)
     # The fourth epoch, trained again, begins with the targets before it.
     SelfTrainer(later, CONFIG, folder, 4)
-    assert later.targets.cuts == {}
+    assert later.targets.pseudo_labels == {}
 
 
 def test_the_newest_cuts_before_an_epoch_are_taken_up_again(learner, cases, tmp_path, monkeypatch):
@@ -143,28 +146,28 @@ def test_the_newest_cuts_before_an_epoch_are_taken_up_again(learner, cases, tmp_
         kept[epoch] = _random_cuts(epoch, 2, 1, (4, 4))
 
         def found(learner, cases, epoch=epoch):
-            cases.targets.cuts = kept[epoch]
+            cases.targets.pseudo_labels = kept[epoch]
             return math.nan
 
         monkeypatch.setattr(room, "retarget", found)
         rounds.renew(learner, epoch)
     for first, newest in ((5, 4), (6, 4), (7, 6), (10, 6), (11, 10)):
         SelfTrainer(cases, CONFIG, tmp_path, first)
-        _same(cases.targets.cuts, kept[newest])
+        _same(cases.targets.pseudo_labels, kept[newest])
 
 
 def test_a_run_that_learns_no_targets_takes_up_no_cuts(learner, cases, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "retarget", _found(math.nan))
     SelfTrainer(cases, CONFIG, tmp_path, 1).renew(learner, 4)
-    cases.targets.cuts = _random_cuts(0, 2, 1, (4, 4))
+    cases.targets.pseudo_labels = _random_cuts(0, 2, 1, (4, 4))
     SelfTrainer(cases, CONFIG.model_copy(update={"preset": "paper"}), tmp_path, 5)
-    assert cases.targets.cuts == {}
+    assert cases.targets.pseudo_labels == {}
 
 
 def test_nothing_but_the_cuts_is_removed(tmp_path):
-    for name in ("cuts-2.npz", "cuts-13.npz", "samples.npz", "run.json"):
+    for name in ("pseudo-labels-2.npz", "pseudo-labels-13.npz", "samples.npz", "run.json"):
         (tmp_path / name).write_text("")
-    remove_cuts(tmp_path)
+    remove_pseudo_labels(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"samples.npz", "run.json"}
 
 
@@ -173,6 +176,6 @@ def test_without_anything_to_cut_a_first_round_is_the_last(learner, make_blobs, 
     nothing = _cases(read_cases(make_blobs(tmp_path, 3, 1, column)))
     rounds = SelfTrainer(nothing, CONFIG, tmp_path, 1)
     rounds.renew(learner, 4)
-    assert nothing.targets.cuts == {}
+    assert nothing.targets.pseudo_labels == {}
     assert not _due(rounds, 5)
     assert not _due(SelfTrainer(nothing, CONFIG, tmp_path, 5), 5)

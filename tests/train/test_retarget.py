@@ -62,21 +62,21 @@ def cases(table):
 def _cases(table):
     front = build_front(CONFIG, choose_facts(table, CONFIG))
     return CaseDataset(
-        table.part("train"), table.classes, (), front, targets=TargetStore("straight")
+        table.part("train"), table.classes, (), front, targets=TargetStore("euclidean")
     )
 
 
 def test_cases_of_known_area_are_cut_at_it_and_no_others(learner, cases):
     assert math.isnan(retarget(learner, cases))
     # The third case has a mask, the fourth only marks.
-    assert cases.targets.cuts.keys() == {0, 1, 4, 5, 6}
-    for place, found in cases.targets.cuts.items():
+    assert cases.targets.pseudo_labels.keys() == {0, 1, 4, 5, 6}
+    for place, found in cases.targets.pseudo_labels.items():
         wanted = round(SIZE**2 * cases.areas(place)[0, 0])
         assert found.inside.shape == (1, SIZE, SIZE)
         assert int(found.inside.sum()) == wanted
         assert 0 < found.certainty[0] <= 1
     marks = cases.item(0).marks == 1
-    assert cases.targets.cuts[0].inside[0][marks].all()
+    assert cases.targets.pseudo_labels[0].inside[0][marks].all()
 
 
 def test_ground_of_a_final_target_is_cut_out_for_no_other_class(learner, cases, monkeypatch):
@@ -86,8 +86,8 @@ def test_ground_of_a_final_target_is_cut_out_for_no_other_class(learner, cases, 
     half = np.arange(SIZE) < SIZE // 2
     monkeypatch.setattr(CaseDataset, "taken", lambda *_: np.broadcast_to(half, (SIZE, SIZE)))
     retarget(learner, cases)
-    assert cases.targets.cuts
-    assert all(not found.inside[0][:, half].any() for found in cases.targets.cuts.values())
+    assert cases.targets.pseudo_labels
+    assert all(not found.inside[0][:, half].any() for found in cases.targets.pseudo_labels.values())
 
 
 def test_the_surest_pixels_of_the_averaged_network_are_cut(learner, cases):
@@ -99,9 +99,11 @@ def test_the_surest_pixels_of_the_averaged_network_are_cut(learner, cases):
     with torch.no_grad():
         image = learner.front.normalise(cases.item(1).image[None])
         maps = learner.predictor().network(image).logits.sigmoid()[0, 0]
-    inside = cases.targets.cuts[1].inside[0] == 1
+    inside = cases.targets.pseudo_labels[1].inside[0] == 1
     assert maps[inside].min() >= maps[~inside].max()
-    assert cases.targets.cuts[1].certainty[0] == pytest.approx(float(maps[inside].mean()), rel=1e-5)
+    assert cases.targets.pseudo_labels[1].certainty[0] == pytest.approx(
+        float(maps[inside].mean()), rel=1e-5
+    )
 
 
 def _without_mirrors(config):
@@ -115,16 +117,16 @@ def mirrored(table, tmp_path):
     Image.open(case.image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "b.png")
     both = (case, replace(case, image=tmp_path / "b.png"))
     front = build_front(CONFIG, choose_facts(table, CONFIG))
-    return CaseDataset(both, table.classes, (), front, targets=TargetStore("straight"))
+    return CaseDataset(both, table.classes, (), front, targets=TargetStore("euclidean"))
 
 
 def test_a_mirror_image_is_cut_alike_where_training_mirrors_images(learner, mirrored):
     retarget(learner, mirrored)
-    one, two = (mirrored.targets.cuts[place].inside for place in (0, 1))
+    one, two = (mirrored.targets.pseudo_labels[place].inside for place in (0, 1))
     assert agreement(one, two.flip(2)) > 0.98
     config = _without_mirrors(learner.plan.config)
     retarget(replace(learner, plan=replace(learner.plan, config=config)), mirrored)
-    one, two = (mirrored.targets.cuts[place].inside for place in (0, 1))
+    one, two = (mirrored.targets.pseudo_labels[place].inside for place in (0, 1))
     assert agreement(one, two.flip(2)) < 0.98
 
 
@@ -140,23 +142,25 @@ def _bare(cases, region):
         for case in cases.cases
     ]
     front = build_front(CONFIG, RunFacts(cases_sha256="", window=Window(), channels=1))
-    return CaseDataset(bare, cases.classes, (), front, targets=TargetStore("straight"))
+    return CaseDataset(bare, cases.classes, (), front, targets=TargetStore("euclidean"))
 
 
 def test_cuts_that_are_empty_in_both_rounds_have_no_agreement(learner, cases):
     empty = _bare(cases, Region(low=0.0, high=0.1 / SIZE**2))
     assert math.isnan(retarget(learner, empty))
     assert math.isnan(retarget(learner, empty))
-    assert len(empty.targets.cuts) == len(cases)
-    assert not any(bool((found.inside == 1).any()) for found in empty.targets.cuts.values())
+    assert len(empty.targets.pseudo_labels) == len(cases)
+    assert not any(
+        bool((found.inside == 1).any()) for found in empty.targets.pseudo_labels.values()
+    )
 
 
 def test_a_cut_stays_in_the_box(learner, cases):
     box = Box(4, 6, 20, 30)
     boxed = _bare(cases, Region(low=0.05, high=0.1, box=box))
     retarget(learner, boxed)
-    assert len(boxed.targets.cuts) == len(cases)
-    for place, found in boxed.targets.cuts.items():
+    assert len(boxed.targets.pseudo_labels) == len(cases)
+    for place, found in boxed.targets.pseudo_labels.items():
         rows, columns = np.nonzero(found.inside[0].numpy())
         top, left, bottom, right = (boxed.item(place).hints.box[0] * SIZE).tolist()
         assert len(rows) > 0
@@ -184,6 +188,6 @@ def test_two_processes_cut_a_part_each_and_both_get_all(learner, table, monkeypa
     indices = [{index for index, _ in cut_by[place]} for place in (0, 1)]
     assert not indices[0] & indices[1]
     assert min(map(len, indices)) >= 2
-    assert list(part.targets.cuts) == sorted(whole.targets.cuts)
-    for place, found in whole.targets.cuts.items():
-        assert agreement(found.inside, part.targets.cuts[place].inside) > 0.99
+    assert list(part.targets.pseudo_labels) == sorted(whole.targets.pseudo_labels)
+    for place, found in whole.targets.pseudo_labels.items():
+        assert agreement(found.inside, part.targets.pseudo_labels[place].inside) > 0.99

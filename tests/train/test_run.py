@@ -23,8 +23,8 @@ from wsseg.train.validation import Choice, count
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):
-    out, record = straight.out, straight.record
+def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(uninterrupted):
+    out, record = uninterrupted.out, uninterrupted.record
     assert {path.name for path in out.iterdir()} == {
         "config.json",
         "curves.png",
@@ -51,39 +51,41 @@ def test_a_run_leaves_its_record_weights_curves_pictures_and_samples(straight):
             assert min(picture.size) > 200
 
 
-def test_run_json_says_from_which_probability_on_a_pixel_counts(straight):
-    written = json.loads((straight.out / "run.json").read_text())["thresholds"]
-    assert written == list(straight.record.thresholds)
+def test_run_json_says_from_which_probability_on_a_pixel_counts(uninterrupted):
+    written = json.loads((uninterrupted.out / "run.json").read_text())["thresholds"]
+    assert written == list(uninterrupted.record.thresholds)
     assert len(written) == 1
     assert 0.3 <= written[0] <= 0.7
 
 
-def test_cuts_are_kept_while_a_run_may_have_to_be_resumed(straight):
-    first, second = "cuts-2.npz", "cuts-3.npz"
-    assert straight.files == [set(), {first}, {first, second}, {first, second}]
+def test_cuts_are_kept_while_a_run_may_have_to_be_resumed(uninterrupted):
+    first, second = "pseudo-labels-2.npz", "pseudo-labels-3.npz"
+    assert uninterrupted.files == [set(), {first}, {first, second}, {first, second}]
 
 
-def test_the_parts_of_the_objective_add_up_to_its_total(straight):
-    for row in curve_of(straight.out):
+def test_the_parts_of_the_objective_add_up_to_its_total(uninterrupted):
+    for row in curve_of(uninterrupted.out):
         parts = [row[term.kind] for term in CONFIG.terms]
         assert sum(parts) == pytest.approx(row["total"], rel=1e-5)
 
 
-def test_watchers_see_every_step_and_every_epoch(straight):
-    assert [(r.epoch, r.step, r.steps) for r in straight.steps] == [
+def test_watchers_see_every_step_and_every_epoch(uninterrupted):
+    assert [(r.epoch, r.step, r.steps) for r in uninterrupted.steps] == [
         (epoch, step, 2) for epoch in (1, 2, 3, 4) for step in (1, 2)
     ]
-    assert [report.epoch for report in straight.epochs] == [1, 2, 3, 4]
-    assert straight.epochs[-1].choice.epoch == straight.record.chosen_epoch
+    assert [report.epoch for report in uninterrupted.epochs] == [1, 2, 3, 4]
+    assert uninterrupted.epochs[-1].choice.epoch == uninterrupted.record.chosen_epoch
 
 
-def test_training_leaves_the_random_state_of_its_caller_alone(straight):
-    assert straight.untouched
+def test_training_leaves_the_random_state_of_its_caller_alone(uninterrupted):
+    assert uninterrupted.untouched
 
 
-def test_a_finished_run_is_read_back_with_the_weights_that_were_judged(straight, partly_marked):
-    record = straight.record
-    run = load_run(straight.out)
+def test_a_finished_run_is_read_back_with_the_weights_that_were_judged(
+    uninterrupted, partly_marked
+):
+    record = uninterrupted.record
+    run = load_run(uninterrupted.out)
     raw = np.asarray(Image.open(partly_marked.parent / "i0.png"), np.float32)[None]
     assert run.record == record
     assert [sample.shape[0] for sample in run.samples] == [1, 1]
@@ -120,7 +122,9 @@ def test_a_run_that_finds_nothing_of_a_class_says_so(
     assert (said in caplog.text) == told
 
 
-def test_a_class_that_its_fitted_threshold_lets_through_is_not_said_to_be_missed(straight, caplog):
+def test_a_class_that_its_fitted_threshold_lets_through_is_not_said_to_be_missed(
+    uninterrupted, caplog
+):
     fitted = (0.4, 0.6)
     native = Native(torch.zeros(1, 2, 2), None, torch.zeros(2, 2, dtype=torch.int64))
     maps = torch.tensor([0.45, 0.55])[:, None, None].expand(2, 2, 2)
@@ -128,6 +132,6 @@ def test_a_class_that_its_fitted_threshold_lets_through_is_not_said_to_be_missed
     own = {"classes": ("low", "high"), "thresholds": fitted}
     counts = [count(case, native, maps, ("image", "image"), fitted)]
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        warn_of_missed(counts, straight.record.model_copy(update=own))
+        warn_of_missed(counts, uninterrupted.record.model_copy(update=own))
     (warning,) = caplog.records
     assert "finds no pixel of high in any of 1 images" in warning.getMessage()

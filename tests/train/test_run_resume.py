@@ -63,7 +63,7 @@ def _interrupt_at(epoch):
 
 
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_curve_and_weights(
-    straight, partly_marked, tmp_path
+    uninterrupted, partly_marked, tmp_path
 ):
     out = tmp_path / "run"
     arguments = [str(partly_marked), str(out), CONFIG.model_dump_json()]
@@ -75,31 +75,34 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_curve_and_weights(
     assert killed.returncode == -signal.SIGKILL
     assert not (out / "run.json").exists()
     # Killed in the epoch that began with new targets, which is trained again.
-    assert {path.name for path in out.glob("cuts-*")} == {"cuts-2.npz", "cuts-3.npz"}
+    assert {path.name for path in out.glob("pseudo-labels-*")} == {
+        "pseudo-labels-2.npz",
+        "pseudo-labels-3.npz",
+    }
     with pytest.raises(WssegError, match="not the folder of a finished run"):
         load_run(out)
     # Interrupted again in an epoch that goes on with the targets of the last.
     with pytest.raises(KeyboardInterrupt):
         train(partly_marked, out, CONFIG, resume=True, on_step=_interrupt_at(4))
     record = train(partly_marked, out, CONFIG, resume=True)
-    assert record == straight.record
-    assert not list(out.glob("cuts-*"))
-    _assert_same_run(out, straight.out)
+    assert record == uninterrupted.record
+    assert not list(out.glob("pseudo-labels-*"))
+    _assert_same_run(out, uninterrupted.out)
 
 
 def test_reading_processes_change_nothing_not_even_when_targets_are_renewed(
-    straight, partly_marked, tmp_path
+    uninterrupted, partly_marked, tmp_path
 ):
     train(partly_marked, tmp_path, CONFIG.model_copy(update={"workers": 1}))
-    _assert_same_run(tmp_path, straight.out)
+    _assert_same_run(tmp_path, uninterrupted.out)
 
 
-def test_an_interrupted_run_keeps_its_last_whole_epoch(straight, partly_marked, tmp_path):
+def test_an_interrupted_run_keeps_its_last_whole_epoch(uninterrupted, partly_marked, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(partly_marked, tmp_path, CONFIG, on_step=_interrupt_at(2))
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert [row["epoch"] for row in state["history"]] == [1]
-    assert curve_of(tmp_path) == curve_of(straight.out)[:1]
+    assert curve_of(tmp_path) == curve_of(uninterrupted.out)[:1]
 
 
 def test_two_processes_give_the_curve_and_the_cuts_of_one_in_float64(
@@ -112,20 +115,25 @@ def test_two_processes_give_the_curve_and_the_cuts_of_one_in_float64(
         for part in ("network", "average", "optimizer"):
             torch.testing.assert_close(state[part], expected[part], rtol=1e-5, atol=1e-8)
     # Renewed before the second and the third epoch, removed after the last.
-    assert [set(cuts) for cuts in alone.cuts] == [
-        set(), {"cuts-2.npz"}, {"cuts-2.npz", "cuts-3.npz"}, {"cuts-2.npz", "cuts-3.npz"}
-    ]  # fmt: skip
-    torch.testing.assert_close(found.cuts, alone.cuts, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert [set(pseudo_labels) for pseudo_labels in alone.pseudo_labels] == [
+        set(),
+        {"pseudo-labels-2.npz"},
+        {"pseudo-labels-2.npz", "pseudo-labels-3.npz"},
+        {"pseudo-labels-2.npz", "pseudo-labels-3.npz"},
+    ]
+    torch.testing.assert_close(
+        found.pseudo_labels, alone.pseudo_labels, rtol=1e-5, atol=1e-6, equal_nan=True
+    )
 
 
 def test_two_processes_begin_as_one_does_and_leave_the_environment(
-    straight, partly_marked, tmp_path
+    uninterrupted, partly_marked, tmp_path
 ):
     environment, seen = dict(os.environ), list[StepReport]()
     config = CONFIG.model_copy(update={"devices": 2, "epochs": 1})
     train(partly_marked, tmp_path, config, on_step=seen.append)
     assert dict(os.environ) == environment
-    assert seen[0].total == pytest.approx(straight.steps[0].total, rel=1e-4)
+    assert seen[0].total == pytest.approx(uninterrupted.steps[0].total, rel=1e-4)
 
 
 def test_a_run_whose_images_have_changed_does_not_go_on(partly_marked, tmp_path):
@@ -164,8 +172,10 @@ def test_two_trainings_do_not_share_a_folder_not_even_to_resume(partly_marked, t
     assert not list(tmp_path.glob(".lock-*"))
 
 
-def test_resuming_a_complete_run_returns_its_record_and_changes_nothing(straight, partly_marked):
-    out = straight.out
+def test_resuming_a_complete_run_returns_its_record_and_changes_nothing(
+    uninterrupted, partly_marked
+):
+    out = uninterrupted.out
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert train(partly_marked, out, CONFIG, resume=True) == straight.record
+    assert train(partly_marked, out, CONFIG, resume=True) == uninterrupted.record
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before

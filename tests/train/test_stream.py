@@ -11,7 +11,7 @@ from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.augment import augment
 from wsseg.train.data.batch import Batch
 from wsseg.train.data.sampler import steps_per_epoch, stream
-from wsseg.train.targets.pseudo_labels import Cut
+from wsseg.train.targets.pseudo_labels import PseudoLabel
 from wsseg.train.trainer import choose_facts, prepare_data
 
 CONFIG = TrainConfig(
@@ -45,7 +45,9 @@ def _same(one, other):
 def _cut(cases):
     """Cuts that teach every pixel to be inside."""
     inside = torch.ones(1, 32, 32, dtype=torch.uint8)
-    cases.targets.cuts = {place: Cut(inside, torch.ones(1)) for place in range(len(cases))}
+    cases.targets.pseudo_labels = {
+        place: PseudoLabel(inside, torch.ones(1)) for place in range(len(cases))
+    }
 
 
 @pytest.mark.parametrize("preset", ["wsseg", "paper"])

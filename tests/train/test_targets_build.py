@@ -5,7 +5,7 @@ import numpy as np
 
 from wsseg.train.targets.evidence import Evidence
 from wsseg.train.targets.growing import evidence_of_borders, first_target, seeds
-from wsseg.train.targets.localise import Blob, Guess
+from wsseg.train.targets.localise import Blob, BlobProposal
 
 SIDE = 64
 
@@ -33,7 +33,7 @@ SHARE = float(REGION.mean())
 
 def test_a_mark_that_bears_the_shape_grows_to_the_known_area_and_is_sure_everywhere() -> None:
     known = evidence(disc(30, 30, 5), [(SHARE, SHARE)], kinds=("eroded",))
-    target = first_target(known, "straight")
+    target = first_target(known, "euclidean")
     assert target.inside[0].sum() == REGION.sum()
     assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.95
     assert (target.weight == 1).all()
@@ -41,7 +41,7 @@ def test_a_mark_that_bears_the_shape_grows_to_the_known_area_and_is_sure_everywh
 
 def test_a_disc_grows_to_the_known_area_and_is_doubtful_at_its_border_only() -> None:
     known = evidence(disc(30, 30, 5), [(SHARE, SHARE)], kinds=("disc",))
-    target = first_target(known, "straight")
+    target = first_target(known, "euclidean")
     assert target.inside[0].sum() == REGION.sum()
     assert target.weight[0, 30, 30] == 1
     assert target.weight[0, 0, 63] == 1
@@ -50,7 +50,7 @@ def test_a_disc_grows_to_the_known_area_and_is_doubtful_at_its_border_only() -> 
 
 def test_a_mark_without_an_area_teaches_itself_alone() -> None:
     mark = disc(30, 30, 5)
-    target = first_target(evidence(mark, [UNKNOWN]), "straight")
+    target = first_target(evidence(mark, [UNKNOWN]), "euclidean")
     assert np.array_equal(target.inside[0], mark)
     assert np.array_equal(target.weight[0] > 0, mark)
 
@@ -58,7 +58,7 @@ def test_a_mark_without_an_area_teaches_itself_alone() -> None:
 def test_background_strokes_are_never_grown_over_and_are_taught_as_outside() -> None:
     marks = disc(30, 30, 4).astype(np.uint8)
     marks[:, 36] = 255
-    target = first_target(evidence(marks, [(SHARE, SHARE)]), "straight")
+    target = first_target(evidence(marks, [(SHARE, SHARE)]), "euclidean")
     assert not target.inside[0][:, 36].any()
     assert (target.weight[0][:, 36] == 1).all()
     assert target.inside[0].sum() == REGION.sum()
@@ -66,24 +66,24 @@ def test_background_strokes_are_never_grown_over_and_are_taught_as_outside() -> 
 
 def test_bounds_widen_the_band_of_doubt() -> None:
     mark, how = disc(30, 30, 5), {"kinds": ("eroded",)}
-    exact = first_target(evidence(mark, [(SHARE, SHARE)], **how), "straight")
-    loose = first_target(evidence(mark, [(0.5 * SHARE, 1.5 * SHARE)], **how), "straight")
+    exact = first_target(evidence(mark, [(SHARE, SHARE)], **how), "euclidean")
+    loose = first_target(evidence(mark, [(0.5 * SHARE, 1.5 * SHARE)], **how), "euclidean")
     assert not (exact.weight < 1).any()
     assert (loose.weight < 1).sum() > 0.9 * REGION.sum()
 
 
 def test_a_class_that_is_not_there_is_taught_to_be_nowhere() -> None:
-    target = first_target(evidence(np.zeros((SIDE, SIDE)), [(0.0, 0.0)]), "straight")
+    target = first_target(evidence(np.zeros((SIDE, SIDE)), [(0.0, 0.0)]), "euclidean")
     assert not target.inside.any()
     assert (target.weight == 1).all()
-    assert target.final.all()
+    assert target.fixed.all()
 
 
 def test_a_box_keeps_its_class_inside_and_grows_it_from_the_middle() -> None:
     box = np.zeros((SIDE, SIDE), bool)
     box[14:47, 14:47] = True
     known = evidence(np.zeros((SIDE, SIDE)), [UNKNOWN], boxes=(box,), located=(False,))
-    target = first_target(known, "straight")
+    target = first_target(known, "euclidean")
     assert not target.inside[0][~box].any()
     assert (target.weight[0][~box] == 1).all()
     assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.75
@@ -94,11 +94,11 @@ def test_a_box_that_is_marked_as_something_else_in_its_middle_grows_beside_it() 
     box[14:47, 14:47] = True
     marks = disc(30, 30, 8) * 255
     known = evidence(marks, [(0.1, 0.1)], boxes=(box,), located=(False,))
-    target = first_target(known, "straight")
+    target = first_target(known, "euclidean")
     assert target.inside[0].any()
     assert not target.inside[0][~box | (marks > 0)].any()
     full = evidence(box * 255, [(0.1, 0.1)], boxes=(box,), located=(False,))
-    assert not first_target(full, "straight").inside.any()
+    assert not first_target(full, "euclidean").inside.any()
 
 
 def test_an_extreme_point_at_the_edge_of_a_box_does_not_keep_the_middle_from_growing() -> None:
@@ -107,24 +107,24 @@ def test_an_extreme_point_at_the_edge_of_a_box_does_not_keep_the_middle_from_gro
     marks = np.zeros((SIDE, SIDE))
     marks[[14, 46, 30, 30], [30, 30, 14, 46]] = 1
     known = evidence(marks, [(SHARE, SHARE)], boxes=(box,), located=(False,))
-    target = first_target(known, "straight")
+    target = first_target(known, "euclidean")
     assert target.inside[0, 30, 30]
     assert (target.inside[0] & REGION).sum() / (target.inside[0] | REGION).sum() > 0.7
 
 
 def test_nothing_known_teaches_nothing() -> None:
-    target = first_target(evidence(np.zeros((SIDE, SIDE)), [(SHARE, SHARE)]), "straight")
+    target = first_target(evidence(np.zeros((SIDE, SIDE)), [(SHARE, SHARE)]), "euclidean")
     assert not target.weight.any()
 
 
 def test_a_ratio_smaller_than_the_mark_keeps_the_mark() -> None:
     mark = disc(30, 30, 5)
-    target = first_target(evidence(mark, [(0.001, 0.001)]), "straight")
+    target = first_target(evidence(mark, [(0.001, 0.001)]), "euclidean")
     assert np.array_equal(target.inside[0], mark)
 
 
 def test_classes_with_and_without_marks_live_in_one_picture() -> None:
-    target = first_target(evidence(disc(30, 30, 5), [(SHARE, SHARE), (0.1, 0.1)]), "straight")
+    target = first_target(evidence(disc(30, 30, 5), [(SHARE, SHARE), (0.1, 0.1)]), "euclidean")
     assert target.inside[0].any()
     assert not target.inside[1].any()
     # The second class has no seed; where the first is marked, it surely is not.
@@ -136,9 +136,9 @@ def test_a_stated_kind_wins_over_the_shape_of_the_mark() -> None:
     image = random.random((SIDE, SIDE)).astype(np.float32)
     mark = disc(30, 30, 5)
     told = first_target(
-        evidence(mark, [(SHARE, SHARE)], image=image, kinds=("eroded",)), "straight"
+        evidence(mark, [(SHARE, SHARE)], image=image, kinds=("eroded",)), "euclidean"
     )
-    seen = first_target(evidence(mark, [(SHARE, SHARE)], image=image), "straight")
+    seen = first_target(evidence(mark, [(SHARE, SHARE)], image=image), "euclidean")
     assert (told.inside & REGION).sum() > (seen.inside & REGION).sum()
 
 
@@ -165,7 +165,7 @@ def test_a_long_box_without_a_mark_grows_along_edges_too() -> None:
         located=(False,),
         image=region.astype(np.float32),
     )
-    grown = first_target(known, "straight").inside[0]
+    grown = first_target(known, "euclidean").inside[0]
     assert (grown & region).sum() / (grown | region).sum() > 0.9
 
 
@@ -174,28 +174,28 @@ def test_a_marked_class_gets_no_seed_in_the_middle_of_its_box() -> None:
     box[12:53, 12:53] = True
     stroke = disc(32, 14, 2)
     known = evidence(stroke, [(0.1, 0.1)], boxes=(box,))
-    assert np.array_equal(seeds(known, "straight")[0].mark, stroke)
+    assert np.array_equal(seeds(known, "euclidean")[0].mark, stroke)
 
 
 def test_wide_bounds_leave_everything_between_them_in_doubt() -> None:
     known = evidence(disc(30, 30, 3), [(0.01, 0.09)], kinds=("eroded",))
-    target = first_target(known, "straight")
+    target = first_target(known, "euclidean")
     between = disc(30, 30, 10.5) & ~disc(30, 30, 4.5)
     assert (target.weight[0][between] < 1).all()
 
 
 def test_only_a_straight_growth_is_final() -> None:
     mark = disc(30, 30, 5)
-    straight = first_target(evidence(mark, [(SHARE, SHARE)], kinds=("eroded",)), "straight")
-    along = first_target(evidence(mark, [(SHARE, SHARE)], kinds=("disc",)), "straight")
-    assert straight.final.tolist() == [True]
-    assert along.final.tolist() == [False]
+    euclidean = first_target(evidence(mark, [(SHARE, SHARE)], kinds=("eroded",)), "euclidean")
+    along = first_target(evidence(mark, [(SHARE, SHARE)], kinds=("disc",)), "euclidean")
+    assert euclidean.fixed.tolist() == [True]
+    assert along.fixed.tolist() == [False]
 
 
-def guess(row: float, column: float, radius: float, certainty: float) -> Guess:
+def proposal(row: float, column: float, radius: float, certainty: float) -> BlobProposal:
     """A guess of this disc."""
     centre = (row + 0.5) / SIDE, (column + 0.5) / SIDE
-    return Guess(Blob(*centre, radius / SIDE, radius / SIDE, 0.0, 0.1), certainty)
+    return BlobProposal(Blob(*centre, radius / SIDE, radius / SIDE, 0.0, 0.1), certainty)
 
 
 NOWHERE = np.zeros((SIDE, SIDE))
@@ -203,12 +203,12 @@ AREA = (SHARE, SHARE)
 
 
 def test_a_class_that_nothing_locates_is_taught_its_guess_by_its_certainty() -> None:
-    known = evidence(NOWHERE, [AREA, AREA], guesses=(None, guess(30, 30, 16, 0.25)))
-    target = first_target(known, "straight")
+    known = evidence(NOWHERE, [AREA, AREA], proposals=(None, proposal(30, 30, 16, 0.25)))
+    target = first_target(known, "euclidean")
     assert np.array_equal(target.inside[1], REGION)
     assert (target.weight[1] == 0.25).all()
-    assert target.guessed.tolist() == [False, True]
-    assert not target.final.any()
+    assert target.proposed.tolist() == [False, True]
+    assert not target.fixed.any()
     # No guess, no lesson.
     assert not target.weight[0].any()
 
@@ -222,17 +222,17 @@ def test_marks_a_box_and_a_tag_are_better_known_than_a_guess() -> None:
         {"marks": NOWHERE, "areas": [(0.0, 0.0)]},
     )
     for known in better:
-        told = first_target(evidence(**known, guesses=(guess(50, 50, 8, 0.5),)), "straight")
-        alone = first_target(evidence(**known), "straight")
+        told = first_target(evidence(**known, proposals=(proposal(50, 50, 8, 0.5),)), "euclidean")
+        alone = first_target(evidence(**known), "euclidean")
         assert np.array_equal(told.inside, alone.inside)
         assert np.array_equal(told.weight, alone.weight)
-        assert told.guessed.tolist() == [False]
+        assert told.proposed.tolist() == [False]
 
 
 def test_a_pixel_that_two_guesses_want_is_taught_to_neither() -> None:
     wanted = disc(30, 24, 10), disc(30, 36, 10)
-    guesses = guess(30, 24, 10, 0.25), guess(30, 36, 10, 0.75)
-    target = first_target(evidence(NOWHERE, [AREA, AREA], guesses=guesses), "straight")
+    proposals = proposal(30, 24, 10, 0.25), proposal(30, 36, 10, 0.75)
+    target = first_target(evidence(NOWHERE, [AREA, AREA], proposals=proposals), "euclidean")
     both = wanted[0] & wanted[1]
     assert not target.weight[:, both].any()
     for number, certainty in enumerate((0.25, 0.75)):
@@ -243,8 +243,8 @@ def test_a_pixel_that_two_guesses_want_is_taught_to_neither() -> None:
 def test_a_guess_keeps_out_of_what_is_marked_as_something_else() -> None:
     marks = disc(30, 38, 4).astype(np.uint8)
     marks[20] = 255
-    guesses = None, guess(30, 30, 16, 0.5)
-    target = first_target(evidence(marks, [UNKNOWN, AREA], guesses=guesses), "straight")
+    proposals = None, proposal(30, 30, 16, 0.5)
+    target = first_target(evidence(marks, [UNKNOWN, AREA], proposals=proposals), "euclidean")
     assert np.array_equal(target.inside[1], REGION & (marks == 0))
     assert (target.weight[1] == 0.5).all()
     assert (target.weight[1][marks == 0] == 0.5).all()
@@ -252,8 +252,8 @@ def test_a_guess_keeps_out_of_what_is_marked_as_something_else() -> None:
 
 
 def test_a_guess_keeps_out_of_what_another_class_has_grown_to() -> None:
-    near, kinds = (None, guess(30, 46, 16, 0.5)), ("eroded", None)
-    known = evidence(disc(30, 30, 5), [AREA, AREA], kinds=kinds, guesses=near)
-    target = first_target(known, "straight")
+    near, kinds = (None, proposal(30, 46, 16, 0.5)), ("eroded", None)
+    known = evidence(disc(30, 30, 5), [AREA, AREA], kinds=kinds, proposals=near)
+    target = first_target(known, "euclidean")
     assert target.inside[1].any()
     assert not (target.inside[0] & target.inside[1]).any()

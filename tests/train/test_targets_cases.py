@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from wsseg.train.cases.schema import Box, Case, Region
-from wsseg.train.targets.case_targets import case_areas, case_evidence, grid_shape, grown, lesson
+from wsseg.train.targets.case_targets import (
+    case_areas,
+    case_evidence,
+    grid_shape,
+    grown,
+    pixel_target,
+)
 from wsseg.train.targets.evidence import Target, mark_kind
 
 IMAGE = Path("made.png")
@@ -42,7 +48,7 @@ def test_a_mark_of_unknown_area_is_never_taught_as_background(size: int) -> None
     marks[200, 300] = 1
     marks[100:400, 50] = 1
     evidence = case_evidence(made(), np.zeros((1, 512, 512), np.float32), marks, ("image",))
-    taught = grown(evidence, "straight", size)
+    taught = grown(evidence, "euclidean", size)
     assert taught.weight.any()
     assert (taught.inside[taught.weight > 0] == 255).all()
 
@@ -51,7 +57,7 @@ def test_what_is_not_taught_does_not_dilute_what_is() -> None:
     inside = np.zeros((1, 4, 4), bool)
     weight = np.zeros((1, 4, 4), np.float32)
     inside[0, 0, 0], weight[0, 0, 0] = True, 1.0
-    taught = lesson(Target(inside, weight, np.array([False]), np.array([False])), 2)
+    taught = pixel_target(Target(inside, weight, np.array([False]), np.array([False])), 2)
     assert taught.inside[0, 0, 0] == 255
     assert taught.weight[0, 0, 0] == pytest.approx(255 / 4, abs=1)
 
@@ -60,7 +66,7 @@ def test_growth_keeps_the_area_on_the_network_s_grid() -> None:
     rows, columns = np.indices((300, 420))
     mark = (((rows - 150) / 10) ** 2 + ((columns - 200) / 30) ** 2 <= 1).astype(np.uint8)
     evidence = case_evidence(made(0.1), np.zeros((1, 300, 420), np.float32), mark, ("image",))
-    taught = grown(evidence, "straight", 128)
+    taught = grown(evidence, "euclidean", 128)
     assert taught.inside.mean() / 255 == pytest.approx(0.1, rel=0.01)
 
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from wsseg.train.targets.growing import (
     edge_strength,
+    euclidean_cost,
     geodesic_cost,
     rank,
     shares,
     step_cost,
-    straight_cost,
 )
 
 FREE = np.ones((64, 64), bool)
@@ -30,7 +30,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 def test_growth_has_exactly_the_known_area(area: int, row: int, column: int) -> None:
     mark = np.zeros((64, 64), bool)
     mark[row, column] = True
-    grown = shares(straight_cost(mark, FREE)[None], np.array([float(area)]), 1.6)[0] < 1
+    grown = shares(euclidean_cost(mark, FREE)[None], np.array([float(area)]), 1.6)[0] < 1
     assert grown.sum() == area
     assert grown[row, column]
 
@@ -39,7 +39,7 @@ def test_a_straight_growth_of_a_smaller_copy_gives_the_shape_back() -> None:
     region = disc(30, 30, 20) | disc(30, 44, 12)
     smaller = disc(30, 30, 10) | disc(30, 44, 4)
     area = np.array([float(region.sum())])
-    assert iou(shares(straight_cost(smaller, FREE)[None], area, 1.6)[0] < 1, region) > 0.9
+    assert iou(shares(euclidean_cost(smaller, FREE)[None], area, 1.6)[0] < 1, region) > 0.9
 
 
 def test_a_geodesic_growth_stops_at_the_edge_of_what_it_was_marked_in() -> None:
@@ -50,16 +50,16 @@ def test_a_geodesic_growth_stops_at_the_edge_of_what_it_was_marked_in() -> None:
     area = float(region.sum())
     steps = step_cost(image, edge_strength(image), mark, area)
     along = shares(geodesic_cost(steps, mark, FREE, 1.6 * area)[None], np.array([area]), 1.6)[0] < 1
-    straight = shares(straight_cost(mark, FREE)[None], np.array([area]), 1.6)[0] < 1
+    euclidean = shares(euclidean_cost(mark, FREE)[None], np.array([area]), 1.6)[0] < 1
     assert iou(along, region) > 0.85
-    assert iou(straight, region) < 0.6
+    assert iou(euclidean, region) < 0.6
 
 
 def test_growth_does_not_enter_what_is_not_allowed() -> None:
     allowed = FREE.copy()
     allowed[:, 32:] = False
     mark, even = disc(32, 28, 2), np.ones((64, 64), np.float32)
-    for cost in (straight_cost(mark, allowed), geodesic_cost(even, mark, allowed, 4096.0)):
+    for cost in (euclidean_cost(mark, allowed), geodesic_cost(even, mark, allowed, 4096.0)):
         grown = shares(cost[None], np.array([1500.0]), 1.0)[0] < 1
         assert grown.sum() == 1500
         assert not grown[:, 32:].any()
@@ -101,7 +101,7 @@ def test_ranks_count_from_zero_without_gaps_and_leave_the_rest_out() -> None:
 
 def test_two_classes_share_the_ground_between_them_and_both_keep_their_areas() -> None:
     left, right = disc(32, 26, 1), disc(32, 38, 1)
-    costs = np.stack([straight_cost(left, FREE), straight_cost(right, FREE)])
+    costs = np.stack([euclidean_cost(left, FREE), euclidean_cost(right, FREE)])
     areas = np.array([900.0, 300.0])
     grown = shares(costs, areas, 1.6) < 1
     assert not (grown[0] & grown[1]).any()
@@ -113,7 +113,7 @@ def test_two_classes_share_the_ground_between_them_and_both_keep_their_areas() -
 def test_a_ring_and_its_core_grow_into_each_others_borders_only() -> None:
     core, ring = disc(32, 32, 10), disc(32, 32, 16) & ~disc(32, 32, 10)
     marks = disc(32, 32, 2), disc(32, 32, 14) & ~disc(32, 32, 12)
-    costs = np.stack([straight_cost(mark, FREE) for mark in marks])
+    costs = np.stack([euclidean_cost(mark, FREE) for mark in marks])
     grown = shares(costs, np.array([float(core.sum()), float(ring.sum())]), 1.6) < 1
     assert iou(grown[0], core) > 0.75
     assert iou(grown[1], ring) > 0.75

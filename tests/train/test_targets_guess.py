@@ -10,9 +10,9 @@ from wsseg.train.targets.localise import (
     LEAST_CASES,
     POLARITIES,
     SIDE,
-    Guesses,
     Polarity,
-    guesses,
+    Proposals,
+    localise_class,
     small,
 )
 
@@ -54,9 +54,9 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.parametrize("polarity", POLARITIES)
 def test_regions_are_found_and_known_to_be_dark_or_bright(polarity: Polarity) -> None:
-    answer = guesses(pictures(polarity), areas(), {})
-    assert isinstance(answer, Guesses)
-    found = answer.places
+    answer = localise_class(pictures(polarity), areas(), {})
+    assert isinstance(answer, Proposals)
+    found = answer.by_index
     assert answer.polarity == polarity
     assert sorted(found) == list(range(COUNT))
     overlaps = [iou(found[n].blob.draw((SIZE, SIZE)), regions(COUNT)[n]) for n in found]
@@ -66,58 +66,58 @@ def test_regions_are_found_and_known_to_be_dark_or_bright(polarity: Polarity) ->
 def test_areas_of_other_pictures_explain_no_blobs() -> None:
     """Else a class that is no blob, such as fat or a rim, would begin with a wrong place."""
     foreign = np.random.default_rng(0).permutation(areas()).tolist()
-    assert guesses(pictures(-1), foreign, {}) == "unexplained"
+    assert localise_class(pictures(-1), foreign, {}) == "unexplained"
 
 
 def test_pictures_without_blobs_are_not_guessed() -> None:
     random = np.random.default_rng(2)
     empty = [random.normal(0.5, 0.08, (SIZE, SIZE)) for _ in range(COUNT)]
-    assert guesses(empty, areas(), {}) == "unexplained"
+    assert localise_class(empty, areas(), {}) == "unexplained"
 
 
 def test_flat_pictures_are_not_guessed_from_rounding() -> None:
-    assert guesses([np.full((SIZE, SIZE), 0.3)] * COUNT, areas(), {}) == "unexplained"
+    assert localise_class([np.full((SIZE, SIZE), 0.3)] * COUNT, areas(), {}) == "unexplained"
 
 
 def test_marks_that_vanished_on_the_small_grid_say_nothing() -> None:
     nothing = np.zeros((SIZE, SIZE))
     wrong = {n: disc(2, 2, 2).astype(float) for n in range(3)}
-    assert guesses(pictures(-1), areas(), {**wrong, 3: nothing}) == "missed"
+    assert localise_class(pictures(-1), areas(), {**wrong, 3: nothing}) == "missed"
 
 
 def test_too_few_cases_of_known_area_tell_nothing() -> None:
     enough = [math.nan] * (COUNT - LEAST_CASES) + areas()[COUNT - LEAST_CASES :]
-    assert isinstance(guesses(pictures(-1), enough, {}), Guesses)
+    assert isinstance(localise_class(pictures(-1), enough, {}), Proposals)
     for missing in (math.nan, 0.0):
         few = [*enough[:-1], missing]
-        assert guesses(pictures(-1), few, {}) == "few"
+        assert localise_class(pictures(-1), few, {}) == "few"
 
 
 @pytest.mark.parametrize(("wrong", "believed"), [(0, True), (1, True), (4, False)])
 def test_marks_that_mostly_lie_elsewhere_take_the_guesses_back(wrong: int, believed: bool) -> None:
     there = [disc(2, 2, 2)] * wrong + regions(COUNT)[wrong:5]
     marks = {n: mark.astype(float) for n, mark in enumerate(there)}
-    assert isinstance(guesses(pictures(-1), areas(), marks), Guesses) == believed
+    assert isinstance(localise_class(pictures(-1), areas(), marks), Proposals) == believed
 
 
 def test_marks_of_cases_without_an_area_are_not_asked() -> None:
     unknown = [math.nan, *areas()[1:]]
-    answer = guesses(pictures(-1), unknown, {0: disc(2, 2, 2).astype(float)})
-    assert isinstance(answer, Guesses)
+    answer = localise_class(pictures(-1), unknown, {0: disc(2, 2, 2).astype(float)})
+    assert isinstance(answer, Proposals)
 
 
 def test_absent_and_unknown_classes_are_left_out() -> None:
     known = [math.nan, 0.0, *areas()[2:]]
-    answer = guesses(pictures(-1), known, {})
-    assert isinstance(answer, Guesses)
-    assert sorted(answer.places) == list(range(2, COUNT))
+    answer = localise_class(pictures(-1), known, {})
+    assert isinstance(answer, Proposals)
+    assert sorted(answer.by_index) == list(range(2, COUNT))
 
 
 def test_the_more_a_blob_stands_out_the_surer_it_is() -> None:
     half = COUNT // 2
-    answer = guesses(pictures(1, [0.2] * half + [0.4] * half), areas(), {})
-    assert isinstance(answer, Guesses)
-    sure = [answer.places[n].certainty for n in range(COUNT)]
+    answer = localise_class(pictures(1, [0.2] * half + [0.4] * half), areas(), {})
+    assert isinstance(answer, Proposals)
+    sure = [answer.by_index[n].certainty for n in range(COUNT)]
     assert sorted(sure) == pytest.approx([(n + 1) / COUNT for n in range(COUNT)])
     assert max(sure[:half]) < min(sure[half:])
 

@@ -35,8 +35,8 @@ def test_a_thin_stroke_is_a_scribble() -> None:
 
 def test_edges_are_followed_only_where_the_inside_is_quiet_and_the_border_gains() -> None:
     assert choose_growth([BorderEvidence(0.1, 1.3)] * 3) == "geodesic"
-    assert choose_growth([BorderEvidence(0.4, 1.3)] * 3) == "straight"
-    assert choose_growth([BorderEvidence(0.1, 1.0)] * 3) == "straight"
+    assert choose_growth([BorderEvidence(0.4, 1.3)] * 3) == "euclidean"
+    assert choose_growth([BorderEvidence(0.1, 1.0)] * 3) == "euclidean"
 
 
 def test_one_odd_case_does_not_change_the_choice() -> None:
@@ -44,7 +44,7 @@ def test_one_odd_case_does_not_change_the_choice() -> None:
 
 
 def test_without_a_shape_bearing_mark_growth_is_straight() -> None:
-    assert choose_growth([]) == "straight"
+    assert choose_growth([]) == "euclidean"
 
 
 def test_evidence_compares_borders_by_the_strength_of_their_edges() -> None:
@@ -52,7 +52,7 @@ def test_evidence_compares_borders_by_the_strength_of_their_edges() -> None:
     found, wrong = ellipse(14, 14, 64), ellipse(20, 20, 64)
     edges[found & ~ellipse(12, 12, 64)] = 1.0
     edges[wrong & ~ellipse(18, 18, 64)] = 0.25
-    case = border_evidence(edges, ellipse(4, 4, 64), straight=wrong, geodesic=found)
+    case = border_evidence(edges, ellipse(4, 4, 64), euclidean=wrong, geodesic=found)
     assert case is not None
     assert case.gain > 2
     assert case.texture == 0

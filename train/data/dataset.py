@@ -22,19 +22,19 @@ from wsseg.train.data.preprocess import Front
 from wsseg.train.data.region_labels import Hints, case_hints
 from wsseg.train.targets.case_targets import (
     FULL,
-    Glimpse,
-    Lesson,
+    PixelTarget,
+    Thumbnail,
     case_areas,
     case_evidence,
-    glimpse_of,
     grown,
     lightened,
-    mask_lesson,
+    mask_target,
     memory_of,
+    thumbnail_of,
 )
 from wsseg.train.targets.evidence import Evidence, Growth
-from wsseg.train.targets.localise import Guess
-from wsseg.train.targets.pseudo_labels import Cut, blend
+from wsseg.train.targets.localise import BlobProposal
+from wsseg.train.targets.pseudo_labels import PseudoLabel, blend
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class Sample:
     has_mask: bool
     target: Shaped[Tensor, "k s s"]
     target_weight: Shaped[Tensor, "k s s"]
-    final: Bool[Tensor, " k"]
-    guessed: Bool[Tensor, " k"]
+    fixed: Bool[Tensor, " k"]
+    proposed: Bool[Tensor, " k"]
     soft: Float[Tensor, "j s s"]
     index: int
 
@@ -86,8 +86,8 @@ class TargetStore:
     """
 
     growth: Growth | None = None
-    guesses: dict[int, tuple[Guess | None, ...]] = field(default_factory=dict)
-    cuts: dict[int, Cut] = field(default_factory=dict)
+    proposals: dict[int, tuple[BlobProposal | None, ...]] = field(default_factory=dict)
+    pseudo_labels: dict[int, PseudoLabel] = field(default_factory=dict)
     soft: dict[int, UInt8[Tensor, "k s s"]] = field(default_factory=dict)
 
 
@@ -102,9 +102,9 @@ class _Draft:
     hints: Hints
     marks: Integer[Tensor, "s s"]
     mask: Bool[Tensor, "k s s"] | None
-    lesson: Lesson | None = None
+    pixel_target: PixelTarget | None = None
     evidence: Evidence | None = None
-    glimpse: Glimpse | None = None
+    thumbnail: Thumbnail | None = None
 
 
 class CaseDataset:
@@ -159,8 +159,8 @@ class CaseDataset:
         kept = self._compact(index)
         target, weight = kept.target.float() / FULL, kept.target_weight.float() / FULL
         targets = self.targets
-        if index in targets.cuts:
-            target, weight = blend(target, weight, kept.guessed, targets.cuts[index])
+        if index in targets.pseudo_labels:
+            target, weight = blend(target, weight, kept.proposed, targets.pseudo_labels[index])
         return replace(
             kept,
             image=kept.image.float(),
@@ -178,13 +178,13 @@ class CaseDataset:
     def areas(self, index: int) -> NDArray[np.floating]:
         """Bounds of each class's share of the image, see `case_areas`; NaN for a final target."""
         areas = case_areas(self.cases[index], self.denominators)
-        areas[self._compact(index).final.numpy()] = np.nan
+        areas[self._compact(index).fixed.numpy()] = np.nan
         return areas
 
     def taken(self, index: int) -> NDArray[np.bool_]:
         """Pixels (rows, columns) within the final target of any class: no cut may have them."""
         kept = self._compact(index)
-        inside = (kept.target >= FULL / 2) & kept.final[:, None, None]
+        inside = (kept.target >= FULL / 2) & kept.fixed[:, None, None]
         taken: NDArray[np.bool_] = inside.any(0).numpy()
         return taken
 
@@ -197,16 +197,16 @@ class CaseDataset:
             raise AssertionError("it was read to learn from")
         return evidence
 
-    def glimpse(self, index: int, *, waits: bool) -> Glimpse:
+    def thumbnail(self, index: int, *, waits: bool) -> Thumbnail:
         """One case on the grid of blobs. waits: whether its target does, for what is guessed."""
         draft = self._drafts.pop(index, None) or self._read(index, learns=True)
         if self._keeps and waits:
             self._set_aside(index, draft)
         elif self._keeps:
             self._kept[index] = self._sample(index, draft)
-        if draft.glimpse is None:
+        if draft.thumbnail is None:
             raise AssertionError("it was read to learn from")
-        return draft.glimpse
+        return draft.thumbnail
 
     def native(self, index: int) -> Native:
         """One case at its raw grid, read from disk each time."""
@@ -264,14 +264,14 @@ class CaseDataset:
         known = case_evidence(case, windowed[0].numpy(), marks, self.denominators)
         return replace(
             draft,
-            lesson=None if full is None else mask_lesson(full, size),
+            pixel_target=None if full is None else mask_target(full, size),
             evidence=known,
-            glimpse=glimpse_of(known, full),
+            thumbnail=thumbnail_of(known, full),
         )
 
     def _sample(self, index: int, draft: _Draft) -> Sample:
         size, classes = self._front.size, len(self.classes)
-        taught = self._lesson(index, draft)
+        taught = self._first_target(index, draft)
         ratios = self.cases[index].ratios
         ratio = [float("nan") if ratio is None else ratio for ratio in ratios]
         nothing = torch.zeros(classes, size, size, dtype=torch.bool)
@@ -284,23 +284,23 @@ class CaseDataset:
             has_mask=draft.mask is not None,
             target=torch.from_numpy(taught.inside),
             target_weight=torch.from_numpy(taught.weight),
-            final=torch.from_numpy(taught.final),
-            guessed=torch.from_numpy(taught.guessed),
+            fixed=torch.from_numpy(taught.fixed),
+            proposed=torch.from_numpy(taught.proposed),
             soft=torch.zeros(0, size, size),
             index=index,
         )
 
-    def _lesson(self, index: int, draft: _Draft) -> Lesson:
+    def _first_target(self, index: int, draft: _Draft) -> PixelTarget:
         """The first target: the mask where there is one, else what is grown."""
         size, classes = self._front.size, len(self.classes)
         if self.targets.growth is None or draft.evidence is None:
             nothing = np.zeros((classes, size, size), np.uint8)
             every = np.ones(classes, bool)
-            return Lesson(nothing, nothing, every, ~every)
-        if draft.lesson is not None:
-            return draft.lesson
-        guesses = self.targets.guesses.get(index, ())
-        return grown(replace(draft.evidence, guesses=guesses), self.targets.growth, size)
+            return PixelTarget(nothing, nothing, every, ~every)
+        if draft.pixel_target is not None:
+            return draft.pixel_target
+        proposals = self.targets.proposals.get(index, ())
+        return grown(replace(draft.evidence, proposals=proposals), self.targets.growth, size)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -70,7 +70,7 @@ def memory_of(evidence: Evidence) -> int:
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class Thumbnail:
     """A case on the grid of blobs: image, exact areas, and by class how far pixels are inside."""
 
     image: NDArray[np.float32]
@@ -78,7 +78,7 @@ class Glimpse:
     marks: dict[int, NDArray[np.float32]]
 
 
-def glimpse_of(evidence: Evidence, masks: NDArray[np.bool_] | None) -> Glimpse:
+def thumbnail_of(evidence: Evidence, masks: NDArray[np.bool_] | None) -> Thumbnail:
     """What is known of a case on the grid of blobs. masks: its full ones (k, row, column)."""
     image = small(evidence.image)
     if masks is None:
@@ -89,7 +89,7 @@ def glimpse_of(evidence: Evidence, masks: NDArray[np.bool_] | None) -> Glimpse:
         marks = {at: area_mean(m.astype(np.float32), image.shape) for at, m in enumerate(masks)}
     low, high = evidence.areas.T
     there = {at: mark for at, mark in marks.items() if mark.any()}
-    return Glimpse(image, np.where(low == high, low, np.nan), there)
+    return Thumbnail(image, np.where(low == high, low, np.nan), there)
 
 
 def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.floating]:
@@ -107,16 +107,16 @@ def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PixelTarget:
     """A `Target` on the network's grid: inside and weight in 255ths, final and guessed (k)."""
 
     inside: NDArray[np.uint8]
     weight: NDArray[np.uint8]
-    final: NDArray[np.bool_]
-    guessed: NDArray[np.bool_]
+    fixed: NDArray[np.bool_]
+    proposed: NDArray[np.bool_]
 
 
-def lesson(target: Target, size: int) -> Lesson:
+def pixel_target(target: Target, size: int) -> PixelTarget:
     """A target on the network's grid.
 
     A cell is taught the mean of its taught pixels, each by its weight: what is not taught must not
@@ -129,13 +129,13 @@ def lesson(target: Target, size: int) -> Lesson:
     for layer, share in zip(inside, sure, strict=True):
         if layer.max() < HALF:
             layer[keep_one(share)] = 1.0
-    return Lesson(_in_255ths(inside), _in_255ths(weight), target.final, target.guessed)
+    return PixelTarget(_in_255ths(inside), _in_255ths(weight), target.fixed, target.proposed)
 
 
-def mask_lesson(mask: NDArray[np.bool_], size: int) -> Lesson:
+def mask_target(mask: NDArray[np.bool_], size: int) -> PixelTarget:
     """A full mask as a target that is sure everywhere."""
     every = np.ones(len(mask), bool)
-    return lesson(Target(mask, np.ones(mask.shape, np.float32), every, ~every), size)
+    return pixel_target(Target(mask, np.ones(mask.shape, np.float32), every, ~every), size)
 
 
 def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[BorderEvidence]:
@@ -150,9 +150,9 @@ def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[B
         return [border for several in borders for border in several]
 
 
-def grown(evidence: Evidence, growth: Growth, size: int) -> Lesson:
+def grown(evidence: Evidence, growth: Growth, size: int) -> PixelTarget:
     """First target of a case on the network's grid."""
-    return lesson(first_target(evidence, growth), size)
+    return pixel_target(first_target(evidence, growth), size)
 
 
 def _area(ratio: float | None, region: Region, below: Denominator) -> tuple[float, float]:

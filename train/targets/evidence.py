@@ -1,8 +1,8 @@
-"""What a weak mark tells of its region's shape, and so how to grow it: a stated rule.
+"""What is known of a case, and which growth suits its marks.
 
-A mark made by erosion is a smaller copy of its region: the pixels nearest to it, in a straight
-line, are the region. A disc, a point or a stroke only says where the region is: its border must be
-sought at edges of the image.
+A mark made by erosion is a smaller copy of its region: the pixels nearest to it by Euclidean
+distance are the region. A disc, a point or a stroke only shows where the region is: its border must
+be found at edges of the image.
 """
 
 import math
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsseg.train.cases.schema import MarkKind
-from wsseg.train.targets.localise import Guess
-
-# What is known of one case, and what of it is taught: the two ends of growing a target.
+from wsseg.train.targets.localise import BlobProposal
 
 
 @dataclass(frozen=True)
 class Evidence:
     """One case on the grid that its targets are grown on.
 
-    image: 0..1 intensities. marks: as in `Batch.marks`. areas: lower and upper bound of each
-    class's share of the image, NaN where unknown, equal where exact, 0 for a class that is not in
-    the picture. boxes: per class the pixels that the class may have, None where it has no box.
-    located: classes that are marked by more than their extreme points. kinds: how each class's mark
-    was made; None where that is to be told from the mark. guesses: per class where it may lie;
-    empty or None where something better is known.
+    image: intensities 0..1 (row, column).
+    marks: as in `Batch.marks`.
+    areas: lower and upper bound of each class's share of the image (k, 2): NaN where unknown, equal
+        where exact, 0 for a class that is not in the image.
+    boxes: for each class the pixels that it may have; None where it has no box.
+    located: whether each class is marked by more than its extreme points.
+    kinds: how each class's mark was made; None where the mark's shape is to decide.
+    proposals: for each class where it may lie; empty or None where something better is known.
     """
 
     image: NDArray[np.floating]
@@ -38,24 +38,26 @@ class Evidence:
     boxes: tuple[NDArray[np.bool_] | None, ...]
     located: tuple[bool, ...]
     kinds: tuple[MarkKind | None, ...]
-    guesses: tuple[Guess | None, ...] = ()
+    proposals: tuple[BlobProposal | None, ...] = ()
 
 
 @dataclass(frozen=True)
 class Target:
-    """What pixels are taught: `inside` per class, how surely by `weight`, 0 (not at all) to 1.
+    """What pixels are taught on the grid of growth.
 
-    final: classes (k) that a network's own map does not improve, see `kind.choose_growth`. guessed:
-    classes (k) whose target is a guess, which a network's map replaces.
+    inside: whether each pixel belongs to each class (k, row, column). weight: how much it is
+    taught, from 0 (not at all) to 1. fixed: classes (k) whose target self-training leaves as it is,
+    see `choose_growth`. proposed: classes (k) whose target is a proposal, which self-training
+    replaces.
     """
 
     inside: NDArray[np.bool_]
     weight: NDArray[np.floating]
-    final: NDArray[np.bool_]
-    guessed: NDArray[np.bool_]
+    fixed: NDArray[np.bool_]
+    proposed: NDArray[np.bool_]
 
 
-Growth = Literal["straight", "geodesic"]
+Growth = Literal["euclidean", "geodesic"]
 
 TOUCHING = np.ones((3, 3), bool)
 POINT_PIXELS = 5
@@ -63,16 +65,18 @@ ROUNDEST = 1.2
 """A disc's second moment is 1 in its own units, and 1.16 where the region's border cuts it; that
 of an eroded lesion in ultrasound is above 1.29 in 95 of 100."""
 LONGEST = 6.0
-QUIET = 0.25
-FOLLOWED = 1.15
+SMOOTH_TEXTURE = 0.25
+"""Texture below which a region's inside is smooth next to its border."""
+EDGE_GAIN = 1.15
+"""Gain above which a border along edges differs from the Euclidean one."""
 
 
 @dataclass(frozen=True)
 class BorderEvidence:
-    """What the images say of shape-bearing marks, one value each from one mark.
+    """What an image shows about one mark that bears its region's shape.
 
-    texture: mean edge strength within the mark over that at the geodesic border. gain: mean edge
-    strength at the geodesic border over that at the straight one.
+    texture: mean edge strength within the mark, relative to that at the geodesic border. gain: mean
+    edge strength at the geodesic border, relative to that at the Euclidean border.
     """
 
     texture: float
@@ -80,7 +84,7 @@ class BorderEvidence:
 
 
 def mark_kind(mark: NDArray[np.bool_]) -> MarkKind:
-    """How a mark was made, by the shape of its largest connected part alone.
+    """Return how a mark was made, judged by the shape of its largest connected part.
 
     point: at most POINT_PIXELS. disc: its second moment about its centre is at most ROUNDEST times
     that of a disc of its area. scribble: more than LONGEST times. eroded: between.
@@ -99,31 +103,30 @@ def mark_kind(mark: NDArray[np.bool_]) -> MarkKind:
 def border_evidence(
     edges: NDArray[np.floating],
     mark: NDArray[np.bool_],
-    straight: NDArray[np.bool_],
+    euclidean: NDArray[np.bool_],
     geodesic: NDArray[np.bool_],
 ) -> BorderEvidence | None:
-    """Edge strengths within a mark and at the borders of its two growths; None for a flat image."""
-    at_straight, at_geodesic = (
-        _mean(edges, _border(grown) & ~mark) for grown in (straight, geodesic)
+    """Return edge strengths in a mark and at its two grown borders; None for a flat image."""
+    at_euclidean, at_geodesic = (
+        _mean(edges, _border(grown) & ~mark) for grown in (euclidean, geodesic)
     )
-    if not (at_straight > 0 and at_geodesic > 0):
+    if not (at_euclidean > 0 and at_geodesic > 0):
         return None
-    return BorderEvidence(_mean(edges, mark) / at_geodesic, at_geodesic / at_straight)
+    return BorderEvidence(_mean(edges, mark) / at_geodesic, at_geodesic / at_euclidean)
 
 
 def choose_growth(evidence: Sequence[BorderEvidence]) -> Growth:
-    """How a data set's shape-bearing marks are grown: along edges only where edges can be trusted.
+    """Return how a data set's shape-bearing marks grow: along edges only where edges are reliable.
 
-    That is where the median texture is below QUIET (the region's inside is quiet next to its
-    border) and the median gain above FOLLOWED (a border along edges differs from the straight
-    one). Kidneys, liver and spleen in CT pass; lesions in ultrasound, whose speckle has edges
+    Edges are reliable where the median texture is below SMOOTH_TEXTURE and the median gain above
+    EDGE_GAIN. Kidneys, liver and spleen in CT pass; lesions in ultrasound, whose speckle has edges
     everywhere, and small round vessels do not.
     """
     if not evidence:
-        return "straight"
+        return "euclidean"
     texture = float(np.median([case.texture for case in evidence]))
     gain = float(np.median([case.gain for case in evidence]))
-    return "geodesic" if texture < QUIET and gain > FOLLOWED else "straight"
+    return "geodesic" if texture < SMOOTH_TEXTURE and gain > EDGE_GAIN else "euclidean"
 
 
 def _border(region: NDArray[np.bool_]) -> NDArray[np.bool_]:

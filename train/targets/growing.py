@@ -40,7 +40,7 @@ CONTEST = 2.3
 """How much farther a class is followed where another may take its ground."""
 
 
-def straight_cost(mark: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.floating]:
+def euclidean_cost(mark: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Euclidean distance to the mark, pixels; infinite where the class is not allowed."""
     distance: NDArray[np.float64] = ndimage.distance_transform_edt(~mark)
     return np.where(allowed | mark, distance, math.inf)
@@ -63,7 +63,7 @@ def step_cost(
     """
     smooth = ndimage.gaussian_filter(image.astype(np.float32), LIKENESS_PIXELS)
     reach = max(NEAR_RADII * math.sqrt(area / math.pi), LEAST_NEAR_PIXELS)
-    spread = float(smooth[straight_cost(mark, np.ones_like(mark)) < reach].std())
+    spread = float(smooth[euclidean_cost(mark, np.ones_like(mark)) < reach].std())
     unlike = np.abs(smooth - np.median(smooth[mark])) / (spread if spread > 0 else 1.0)
     cost: NDArray[np.floating] = (
         1 + edge_cost * edges + unlike_cost * np.minimum(unlike, MOST_UNLIKE)
@@ -155,7 +155,7 @@ BOX_SHARE = 0.7
 """Share of its box that a region covers: pi / 4 for an ellipse, less for most others."""
 BOX_CORE = 0.08
 """Share of a box, around its centre, that stands for a mark where there is none."""
-DOUBT: dict[Growth, float] = {"straight": 0.0, "geodesic": 0.4}
+DOUBT: dict[Growth, float] = {"euclidean": 0.0, "geodesic": 0.4}
 """Half width of the border's band of doubt, as a share of the area. A border that the shape of a
 mark tells errs to both sides alike, and is taught as it is."""
 
@@ -262,7 +262,7 @@ def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
         stated = target.weight[number] > 0
         target.inside[number] = np.where(stated, target.inside[number], inside)
         target.weight[number] = np.where(stated, 1.0, weight)
-        target.final[number] = seed.growth == "straight"
+        target.fixed[number] = seed.growth == "euclidean"
     _guess(target, evidence, set(found))
     return target
 
@@ -270,14 +270,14 @@ def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
 def evidence_of_borders(evidence: Evidence) -> list[BorderEvidence]:
     """What the borders of this case's eroded marks say, for `kind.choose_growth`."""
     edges, found = edge_strength(evidence.image), []
-    for number, seed in seeds(evidence, "straight").items():
-        if seed.growth != "straight":
+    for number, seed in seeds(evidence, "euclidean").items():
+        if seed.growth != "euclidean":
             continue
         free, area = allowed(evidence, number), _pixels(seed)
         steps = step_cost(evidence.image, edges, seed.mark, area)
-        costs = (straight_cost(seed.mark, free), geodesic_cost(steps, seed.mark, free, area))
-        straight, geodesic = (shares(cost[None], np.array([area]), 1.0)[0] < 1 for cost in costs)
-        case = border_evidence(edges, seed.mark, straight, geodesic)
+        costs = (euclidean_cost(seed.mark, free), geodesic_cost(steps, seed.mark, free, area))
+        euclidean, geodesic = (shares(cost[None], np.array([area]), 1.0)[0] < 1 for cost in costs)
+        case = border_evidence(edges, seed.mark, euclidean, geodesic)
         found += [case] if case is not None else []
     return found
 
@@ -297,7 +297,7 @@ def _stated(evidence: Evidence) -> Target:
         target.weight[number] = evidence.marks != 0
         if box is not None:
             target.weight[number][~box & ~mark] = 1
-        if target.final[number]:
+        if target.fixed[number]:
             target.weight[number] = 1
     return target
 
@@ -310,22 +310,22 @@ def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
     """
     taken = target.inside[sorted(grown)].any(0)
     drawn = {
-        number: guess.blob.draw(evidence.marks.shape)
-        for number, guess in enumerate(evidence.guesses)
-        if guess is not None and number not in grown and not target.final[number]
+        number: proposal.blob.draw(evidence.marks.shape)
+        for number, proposal in enumerate(evidence.proposals)
+        if proposal is not None and number not in grown and not target.fixed[number]
     }
     wanted = sum(blob.astype(int) for blob in drawn.values())
     for number, blob in drawn.items():
-        guess = evidence.guesses[number]
+        proposal = evidence.proposals[number]
         free = allowed(evidence, number) & (target.weight[number] == 0)
         own = blob & free & ~taken & (wanted == 1)
-        if guess is None or own.sum() < KEPT * blob.sum():
+        if proposal is None or own.sum() < KEPT * blob.sum():
             continue
         target.inside[number] |= own
         sure = np.where(free & ~(blob & (wanted > 1)), 1.0, target.weight[number])
         # The largest weight tells how much a class counts: stated pixels must not raise it.
-        target.weight[number] = np.minimum(sure, guess.certainty)
-        target.guessed[number] = True
+        target.weight[number] = np.minimum(sure, proposal.certainty)
+        target.proposed[number] = True
 
 
 def _pixels(seed: Seed) -> float:
@@ -342,8 +342,8 @@ def _grown(evidence: Evidence, found: dict[int, Seed]) -> Iterable[NDArray[np.fl
     costs = []
     for number, seed in found.items():
         free = allowed(evidence, number)
-        if seed.growth == "straight":
-            costs.append(straight_cost(seed.mark, free))
+        if seed.growth == "euclidean":
+            costs.append(euclidean_cost(seed.mark, free))
         else:
             area = _pixels(seed)
             steps = step_cost(evidence.image, edges, seed.mark, area)

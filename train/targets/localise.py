@@ -1,8 +1,12 @@
-"""Where a class may lie in cases that do not locate it: guessed from areas and images.
+"""Localisation from areas: where a class may lie in cases that do not locate it.
 
-In each picture the blob of the known area that stands out most is a guess (see `blobs`). Whether
-regions are dark or bright, and whether they are blobs at all, the data set tells: if they are, a
-picture's own area finds stronger blobs in it than the area of another picture does.
+The proposal for an image is the blob of the known area that stands out most. Whether regions are
+dark or bright, and whether they are blobs at all, follows from the whole data set: if they are, an
+image's own area finds stronger blobs in it than the area of another image does.
+
+A blob is the ellipse of the known area that stands out most from the ring around it. Source: blob
+detection at a given scale (Lindeberg, "Feature Detection with Automatic Scale Selection", IJCV
+1998), where here the area gives the scale.
 """
 
 import math
@@ -16,34 +20,41 @@ from scipy.signal import fftconvolve
 
 from wsseg.train.data.area_resize import area_mean
 
-# Blobs of a known size: where a region may lie in a picture of which only its area is known.
-#
-# The area sets the scale to look at: among all ellipses that cover it, the one that stands out
-# most from the ring around it. Source: blob detection at a given scale (Lindeberg, "Feature
-# Detection with Automatic Scale Selection", IJCV 1998), the scale being known here.
-
 Polarity = Literal[-1, 1]
-"""Whether a region is darker (-1) or brighter (1) than what lies around it."""
+"""Whether a region is darker (-1) or brighter (1) than its surroundings."""
 POLARITIES: tuple[Polarity, ...] = (-1, 1)
 
 SHAPES = ((1.0, 0.0), *((1.6, quarter * math.pi / 4) for quarter in range(4)))
-"""Long over short axis, and the angle of the long one; columns to rows, radians."""
+"""Ratio of the long to the short axis, and angle of the long axis from columns to rows, radians."""
 RING = 1.15
-"""Reach of the ring around a blob, over the blob's own; at least RING_PIXELS beyond it."""
+"""Outer radius of the ring around a blob, relative to the blob; at least RING_PIXELS more."""
 RING_PIXELS = 1.5
 LEAST_PIXELS = 12.0
 LEAST_CONTRAST = 1e-4
-"""Of intensities 0..1; what is fainter may be rounding."""
+"""Least contrast of intensities 0..1; a fainter one may be due to rounding."""
 INSIDE = 0.98
-"""Share of a blob that lies within the picture: what sticks out at a border is mostly shadow."""
+"""Share of a blob that must lie within the image: blobs across a border are mostly shadow."""
+SIDE = 64
+"""Longest side of the grid on which blobs are searched, pixels."""
+LEAST_CASES = 20
+TESTED = 256
+"""Largest number of images, evenly spread, from which the polarity is estimated."""
+COVERED = 0.6
+"""Mean share of the marks that the blobs of marked images must cover, if there are any."""
+SIGNIFICANT = 4.0
+"""Least t statistic of an image's own area against another's. By chance 20 images reach it, for
+either polarity, once in 1300 times; many images hardly ever."""
+
+Refusal = Literal["few", "unexplained", "missed"]
 
 
 @dataclass(frozen=True)
 class Blob:
-    """An ellipse; lengths as shares of the picture's longest side.
+    """An ellipse; lengths are fractions of the image's longest side.
 
-    row, column: centre. long, short: half axes. angle: of the long one, columns to rows, radians.
-    contrast: how far its mean lies above (bright) or below (dark) its ring's, in intensities.
+    row, column: the centre. long, short: half axes. angle: of the long axis, from columns to rows,
+    in radians. contrast: difference of the means of the ellipse and of its ring, in intensities;
+    positive, whichever of them is brighter.
     """
 
     row: float
@@ -54,7 +65,7 @@ class Blob:
     contrast: float
 
     def draw(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """Its pixels on a grid of this shape, which has the picture's proportions."""
+        """Return the blob's pixels on a grid of this shape, which has the image's proportions."""
         side = max(shape)
         rows, columns = ((np.indices(shape) + 0.5).T / side).T - np.reshape(
             [self.row, self.column], (2, 1, 1)
@@ -63,33 +74,37 @@ class Blob:
 
 
 def best_blobs(image: NDArray[np.floating], area: float) -> dict[Polarity, Blob]:
-    """The darkest and the brightest blob of a picture next to its ring; empty if none fits.
+    """Return the darkest and the brightest blob of an image next to its ring; empty if none fits.
 
-    image: intensities 0..1 (row, column), finite. area: share of the picture that the blob covers,
-    > 0; one of fewer than LEAST_PIXELS is not told from noise, and one of more than about 0.78
-    of a square does not fit. A blob has a contrast of at least LEAST_CONTRAST.
+    image: finite intensities 0..1 (row, column). area: share of the image that the blob covers,
+    > 0. A blob of fewer than LEAST_PIXELS cannot be told from noise, and one of more than about
+    0.78 of a square image does not fit. A blob has a contrast of at least LEAST_CONTRAST.
     """
-    found: dict[Polarity, Blob] = {}
+    blobs: dict[Polarity, Blob] = {}
     if area * image.size < LEAST_PIXELS:
-        return found
+        return blobs
+    side = max(image.shape)
     radius = math.sqrt(area * image.size / math.pi)
     for stretch, angle in SHAPES:
         axes = (radius * math.sqrt(stretch), radius / math.sqrt(stretch))
         contrast = _contrasts(image, axes, angle)
         for polarity in POLARITIES:
             signed = polarity * contrast
-            place = int(np.argmax(np.nan_to_num(signed, nan=-math.inf)))
-            best = float(signed.flat[place])
-            least = found[polarity].contrast if polarity in found else LEAST_CONTRAST
-            if best > least:
-                found[polarity] = _blob(image.shape, place, axes, angle, best)
-    return found
+            index = int(np.argmax(np.nan_to_num(signed, nan=-math.inf)))
+            best = float(signed.flat[index])
+            if best > (blobs[polarity].contrast if polarity in blobs else LEAST_CONTRAST):
+                row, column = (float(at) + 0.5 for at in np.unravel_index(index, image.shape))
+                long, short = axes
+                blobs[polarity] = Blob(
+                    row / side, column / side, long / side, short / side, angle, best
+                )
+    return blobs
 
 
 def _contrasts(
     image: NDArray[np.floating], axes: tuple[float, float], angle: float
 ) -> NDArray[np.floating]:
-    """Mean within an ellipse about each pixel minus the mean of its ring; NaN if it sticks out."""
+    """Return, for an ellipse at each pixel, its mean minus its ring's; NaN if it does not fit."""
     grown = max(RING, 1 + RING_PIXELS / axes[1])
     reach = math.ceil(axes[0] * grown)
     rows, columns = np.indices((2 * reach + 1,) * 2) - float(reach)
@@ -113,93 +128,75 @@ def _radius(
     axes: tuple[float, float],
     angle: float,
 ) -> NDArray[np.floating]:
-    """Distance from the centre in units of the ellipse: 1 at its border."""
+    """Return the distance from the centre in units of the ellipse: 1 at its border."""
     cosine, sine = math.cos(angle), math.sin(angle)
     along, across = columns * cosine + rows * sine, rows * cosine - columns * sine
     radius: NDArray[np.floating] = np.hypot(along / axes[0], across / axes[1])
     return radius
 
 
-def _blob(
-    shape: tuple[int, ...], place: int, axes: tuple[float, float], angle: float, contrast: float
-) -> Blob:
-    row, column = (float(value) for value in np.unravel_index(place, shape))
-    side = max(shape)
-    return Blob(
-        (row + 0.5) / side, (column + 0.5) / side, axes[0] / side, axes[1] / side, angle, contrast
-    )
-
-
-SIDE = 64
-"""Longest side of the grid that blobs are sought on."""
-LEAST_CASES = 20
-TESTED = 256
-"""Pictures at most, evenly spread, that tell the polarity."""
-COVERED = 0.6
-"""Share of the marks that the blobs of marked pictures must cover, on average, where there are."""
-SIGNIFICANT = 4.0
-"""Least t statistic of own against another's area. By chance 20 pictures reach it, for either
-polarity, once in 1300 times; many pictures hardly ever."""
-
-Refusal = Literal["few", "unexplained", "missed"]
-
-
 @dataclass(frozen=True)
-class Guess:
-    """A blob, and its rank by contrast among all n: 1/n the faintest, 1 the clearest."""
+class BlobProposal:
+    """A blob, and its certainty: its rank by contrast among all n, from 1/n (faintest) to 1."""
 
     blob: Blob
     certainty: float
 
 
 @dataclass(frozen=True)
-class Guesses:
-    """What is guessed of a class, by place, and whether it is dark (-1) or bright (1) there."""
+class Proposals:
+    """The proposals for a class, by the index of the image, and the polarity of its regions."""
 
     polarity: Polarity
-    places: dict[int, Guess]
+    by_index: dict[int, BlobProposal]
 
 
 def small(image: NDArray[np.floating]) -> NDArray[np.float32]:
-    """An image (row, column) on the grid that blobs are sought on: SIDE at most, means of cells."""
+    """Return an image (row, column) on the grid of blobs: at most SIDE, by area means."""
     scale = min(1.0, SIDE / max(image.shape))
     rows, columns = (max(1, round(side * scale)) for side in image.shape)
     return area_mean(image.astype(np.float32), (rows, columns))
 
 
-def guesses(
+def localise_class(
     images: Sequence[NDArray[np.floating]],
     areas: Sequence[float],
     marks: Mapping[int, NDArray[np.floating]],
-) -> Guesses | Refusal:
-    """Where a class may lie in each picture, or why that cannot be told.
+) -> Proposals | Refusal:
+    """Return where a class may lie in each image, or why it cannot be localised.
 
-    images: 0..1 (row, column), each as `small` gives it. areas: exact share of the picture, NaN
-    where unknown, 0 where the class is absent: both are left out. marks: by place, how far each
-    pixel of that image is known to be inside, 0..1. "few": LEAST_CASES areas are needed.
-    "unexplained": the areas explain no blobs. "missed": blobs of marked pictures miss the marks.
+    images: intensities 0..1 (row, column), each as `small` returns it. areas: exact share of the
+    image; images with NaN (unknown) or 0 (absent) are left out. marks: by the index of an image,
+    how far each of its pixels is known to be inside, 0..1. "few": fewer than LEAST_CASES areas are
+    known. "unexplained": the areas explain no blobs. "missed": the blobs of marked images miss the
+    marks.
     """
-    there = [place for place, area in enumerate(areas) if area > 0]
-    if len(there) < LEAST_CASES:
+    shown = [index for index, area in enumerate(areas) if area > 0]
+    if len(shown) < LEAST_CASES:
         return "few"
-    spread = np.linspace(0, len(there) - 1, min(len(there), TESTED)).round().astype(int)
-    found = {there[at]: best_blobs(images[there[at]], areas[there[at]]) for at in spread}
-    scores = _scores(images, areas, found)
+    tested = [
+        shown[at]
+        for at in np.linspace(0, len(shown) - 1, min(len(shown), TESTED)).round().astype(int)
+    ]
+    candidates = {index: best_blobs(images[index], areas[index]) for index in tested}
+    scores = _scores(images, areas, candidates)
     polarity = max(scores, key=lambda sign: scores[sign])
     if scores[polarity] < SIGNIFICANT:
         return "unexplained"
-    found |= {at: best_blobs(images[at], areas[at]) for at in there if at not in found}
-    blobs = {place: found[place][polarity] for place in there if polarity in found[place]}
+    candidates |= {at: best_blobs(images[at], areas[at]) for at in shown if at not in candidates}
+    blobs = {at: candidates[at][polarity] for at in shown if polarity in candidates[at]}
     covered = [_covered(blobs[at], mark) for at, mark in marks.items() if at in blobs]
     if covered and float(np.mean(covered)) < COVERED:
         return "missed"
-    order = sorted(blobs, key=lambda place: blobs[place].contrast)
-    count = len(order)
-    return Guesses(polarity, {at: Guess(blobs[at], (n + 1) / count) for n, at in enumerate(order)})
+    order = sorted(blobs, key=lambda index: blobs[index].contrast)
+    return Proposals(
+        polarity,
+        {at: BlobProposal(blobs[at], (rank + 1) / len(order)) for rank, at in enumerate(order)},
+    )
 
 
 def _covered(blob: Blob, mark: NDArray[np.floating]) -> float:
-    """Share of a mark that a blob covers, or of the blob where that is the smaller."""
+    """Return the share of a mark that a blob covers, or of the blob where that is smaller."""
     drawn = blob.draw(mark.shape)
     return float((mark * drawn).sum() / max(min(mark.sum(), drawn.sum()), 1e-6))
 
@@ -207,20 +204,19 @@ def _covered(blob: Blob, mark: NDArray[np.floating]) -> float:
 def _scores(
     images: Sequence[NDArray[np.floating]],
     areas: Sequence[float],
-    found: Mapping[int, Mapping[Polarity, Blob]],
+    candidates: Mapping[int, Mapping[Polarity, Blob]],
 ) -> dict[Polarity, float]:
-    """By polarity the t statistic of contrasts at a picture's own area less those at another's."""
+    """Return by polarity the t statistic of contrasts at an image's own area minus at another's."""
     gains: dict[Polarity, list[float]] = {-1: [], 1: []}
-    order = np.random.default_rng(0).permutation(list(found)).tolist()
-    for place, other in zip(order, [*order[1:], order[0]], strict=True):
-        foreign = best_blobs(images[place], areas[other])
+    order = np.random.default_rng(0).permutation(list(candidates)).tolist()
+    for index, other in zip(order, [*order[1:], order[0]], strict=True):
+        foreign = best_blobs(images[index], areas[other])
         for polarity, values in gains.items():
-            if polarity in foreign and polarity in found[place]:
-                values.append(found[place][polarity].contrast - foreign[polarity].contrast)
-    return {polarity: _statistic(np.array(values)) for polarity, values in gains.items()}
-
-
-def _statistic(values: NDArray[np.floating]) -> float:
-    if len(values) < LEAST_CASES or values.std() == 0:
-        return 0.0
-    return float(values.mean() / values.std(ddof=1) * math.sqrt(len(values)))
+            if polarity in foreign and polarity in candidates[index]:
+                own = candidates[index][polarity]
+                values.append(own.contrast - foreign[polarity].contrast)
+    scores: dict[Polarity, float] = {-1: 0.0, 1: 0.0}
+    for polarity, values in gains.items():
+        if len(values) >= LEAST_CASES and (spread := np.std(values, ddof=1)) > 0:
+            scores[polarity] = float(np.mean(values) / spread * math.sqrt(len(values)))
+    return scores

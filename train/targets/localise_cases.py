@@ -12,8 +12,14 @@ from wsseg.imaging.dicom.values import quiet
 from wsseg.train.cases.facts import labelled_numbers
 from wsseg.train.cases.schema import MARKED_BACKGROUND, Case
 from wsseg.train.data.dataset import READERS, CaseDataset
-from wsseg.train.targets.case_targets import Glimpse, case_areas
-from wsseg.train.targets.localise import LEAST_CASES, Guess, Guesses, Refusal, guesses
+from wsseg.train.targets.case_targets import Thumbnail, case_areas
+from wsseg.train.targets.localise import (
+    LEAST_CASES,
+    BlobProposal,
+    Proposals,
+    Refusal,
+    localise_class,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +31,7 @@ WHY: dict[Refusal, str] = {
 }
 
 
-def guess_places(cases: CaseDataset) -> dict[int, tuple[Guess | None, ...]]:
+def localise_cases(cases: CaseDataset) -> dict[int, tuple[BlobProposal | None, ...]]:
     """For the classes that some case does not locate: where each may lie, by position of the case.
 
     Empty where every case with an area locates its classes. What is guessed is logged, and of which
@@ -37,7 +43,7 @@ def guess_places(cases: CaseDataset) -> dict[int, tuple[Guess | None, ...]]:
         if not any(each.wanted.any() for each in places):
             return {}
         waiting = [bool(each.wanted.any()) for each in places]
-        seen = list(pool.map(lambda at: cases.glimpse(at, waits=waiting[at]), range(len(cases))))
+        seen = list(pool.map(lambda at: cases.thumbnail(at, waits=waiting[at]), range(len(cases))))
     found = {}
     for number in range(len(cases.classes)):
         if any(each.wanted[number] for each in places):
@@ -68,13 +74,13 @@ def _warn_of_unplaced(cases: CaseDataset, places: Sequence[_Places]) -> None:
 
 
 def _of_class(
-    name: str, number: int, places: Sequence[_Places], seen: Sequence[Glimpse]
-) -> dict[int, Guess]:
+    name: str, number: int, places: Sequence[_Places], seen: Sequence[Thumbnail]
+) -> dict[int, BlobProposal]:
     marks = {at: each.marks[number] for at, each in enumerate(seen) if number in each.marks}
-    answer = guesses([s.image for s in seen], [float(s.areas[number]) for s in seen], marks)
+    answer = localise_class([s.image for s in seen], [float(s.areas[number]) for s in seen], marks)
     located = any(each.located[number] for each in places)
-    if isinstance(answer, Guesses):
-        wanted = {at: one for at, one in answer.places.items() if places[at].wanted[number]}
+    if isinstance(answer, Proposals):
+        wanted = {at: one for at, one in answer.by_index.items() if places[at].wanted[number]}
         text = (
             "%d cases that do not say where %s is begin with the blob of its area, %s than around"
         )
@@ -101,9 +107,9 @@ def _places(case: Case, cases: CaseDataset) -> _Places:
 
 
 def _by_case(
-    found: dict[int, dict[int, Guess]], classes: int
-) -> dict[int, tuple[Guess | None, ...]]:
-    positions = {index for guessed in found.values() for index in guessed}
+    found: dict[int, dict[int, BlobProposal]], classes: int
+) -> dict[int, tuple[BlobProposal | None, ...]]:
+    positions = {index for proposed in found.values() for index in proposed}
     return {
         index: tuple(found.get(place, {}).get(index) for place in range(classes))
         for index in sorted(positions)

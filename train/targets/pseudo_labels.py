@@ -13,14 +13,14 @@ from torch import Tensor
 from wsseg.imaging.definitions import mask_iou
 from wsseg.train.targets.growing import shares
 
-NO_CUT = 255
+NO_LABEL = 255
 """Of a class whose area is not known."""
 BLEND = 0.5
 """Share of the first target in a target of marks and a cut."""
 TIE = 1e-6
 
 
-def cut(
+def size_matched_label(
     probability: NDArray[np.floating],
     marks: NDArray[np.uint8],
     areas: NDArray[np.floating],
@@ -34,7 +34,7 @@ def cut(
     never less than the marks. allowed: pixels that each class may have (k, rows, columns), see
     `boxes_allow`. A pixel belongs to one class at most: that within whose area it ranks first.
     """
-    found = np.full(probability.shape, NO_CUT, np.uint8)
+    found = np.full(probability.shape, NO_LABEL, np.uint8)
     known = [number for number, (_, high) in enumerate(areas) if not math.isnan(high)]
     found[known] = 0
     wanted = {n: _wanted(probability[n], marks == n + 1, areas[n]) for n in known}
@@ -71,7 +71,7 @@ def certainty(probability: NDArray[np.floating], found: NDArray[np.uint8]) -> ND
     inside = found == 1
     count = inside.sum((1, 2))
     mean = np.where(inside, probability, 0.0).sum((1, 2)) / np.maximum(count, 1)
-    cut_there = found[:, 0, 0] != NO_CUT
+    cut_there = found[:, 0, 0] != NO_LABEL
     sure = np.where(count > 0, mean, 1 - probability.max((1, 2)))
     return np.where(cut_there, sure, 0.0).astype(np.float32)
 
@@ -110,7 +110,7 @@ def _cost(
 
 
 @dataclass(frozen=True)
-class Cut:
+class PseudoLabel:
     """A case's `cut` and its `certainty`, as tensors."""
 
     inside: UInt8[Tensor, "k h w"]
@@ -120,8 +120,8 @@ class Cut:
 def blend(
     target: Float[Tensor, "k h w"],
     weight: Float[Tensor, "k h w"],
-    guessed: Bool[Tensor, " k"],
-    found: Cut,
+    proposed: Bool[Tensor, " k"],
+    found: PseudoLabel,
 ) -> tuple[Float[Tensor, "k h w"], Float[Tensor, "k h w"]]:
     """Target and weight after self-training, from the first ones and a cut.
 
@@ -129,7 +129,7 @@ def blend(
     with full weight; elsewhere, and where that target was guessed, the cut alone, with its
     certainty. What is not cut stays as it was.
     """
-    cut_there, first = found.inside != NO_CUT, (weight > 0) & ~guessed[:, None, None]
+    cut_there, first = found.inside != NO_LABEL, (weight > 0) & ~proposed[:, None, None]
     inside = found.inside.to(target.dtype)
     taught = torch.where(first, BLEND * target + (1 - BLEND) * inside, inside)
     sure = torch.where(first, 1.0, found.certainty.to(weight.dtype)[:, None, None])
