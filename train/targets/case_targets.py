@@ -1,4 +1,4 @@
-"""Targets of cases on the network's grid, and what their images say of how marks are grown."""
+"""Initial targets of cases on the network's grid, and what is known of a case to make them."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ from wsseg.train.targets.localise import small
 LONGEST_SIDE = 256
 """Of the grid that targets are grown on. A finer one costs time, and errs less by a pixel where
 growing errs by many."""
-LOOKED_AT = 64
-"""Cases at least, evenly spread, whose borders are looked at to choose how marks are grown."""
+BORDER_CASES = 64
+"""Number of cases, evenly spread, whose borders decide how marks are grown."""
 FULL = 255
 READERS = 4
 
 
 def grid_shape(shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the grid that a picture of this shape is grown on."""
+    """Return rows and columns of the grid on which an image of this shape is grown."""
     scale = min(1.0, LONGEST_SIDE / max(shape))
     rows, columns = (max(1, round(side * scale)) for side in shape)
     return rows, columns
@@ -38,9 +38,10 @@ def case_evidence(
     marks: NDArray[np.uint8],
     denominators: tuple[Denominator, ...],
 ) -> Evidence:
-    """What is known of a case, on the grid of its growth. image: 0..1, at its own resolution.
+    """Return what is known of a case, on the grid of growth.
 
-    Only a ratio of the whole image says how many pixels a class has; another one does not count.
+    image: 0..1 (c, row, column), at its own resolution. Only a ratio to the whole image determines
+    the number of a class's pixels; other ratios do not count.
     """
     original, shape = (image.shape[1], image.shape[2]), grid_shape(image.shape[1:])
     return Evidence(
@@ -48,13 +49,13 @@ def case_evidence(
         marks=shrink_marks(marks, shape),
         areas=case_areas(case, denominators),
         boxes=tuple(_box(region.box, original, shape) for region in case.regions),
-        located=tuple(_located(case, marks, place) for place in range(len(case.ratios))),
+        located=tuple(_located(case, marks, index) for index in range(len(case.ratios))),
         kinds=tuple(region.mark_kind for region in case.regions),
     )
 
 
 def lightened(evidence: Evidence, growth: Growth) -> Evidence:
-    """Evidence that makes the same target, without the image where nothing grows along it."""
+    """Return evidence for the same target, without the image where nothing grows along it."""
     if seeds(evidence, growth):
         return evidence
     nothing = np.broadcast_to(np.float32(0), evidence.image.shape)
@@ -64,14 +65,14 @@ def lightened(evidence: Evidence, growth: Growth) -> Evidence:
 
 
 def memory_of(evidence: Evidence) -> int:
-    """Bytes that the pixels of an evidence take."""
+    """Return the bytes that the pixels of an evidence take."""
     layers = (evidence.image, evidence.marks, *evidence.boxes)
     return sum(layer.nbytes for layer in layers if layer is not None and any(layer.strides))
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A case on the grid of blobs: image, exact areas, and by class how far pixels are inside."""
+    """A case on the grid of blobs: image, exact areas, and coverage of marked classes by index."""
 
     image: NDArray[np.float32]
     areas: NDArray[np.floating]
@@ -79,11 +80,11 @@ class Thumbnail:
 
 
 def thumbnail_of(evidence: Evidence, masks: NDArray[np.bool_] | None) -> Thumbnail:
-    """What is known of a case on the grid of blobs. masks: its full ones (k, row, column)."""
+    """Return what is known of a case on the grid of blobs; masks: full masks (k, row, column)."""
     image = small(evidence.image)
     if masks is None:
         # Extreme points lie on the border: a good blob need not cover them.
-        marked = [place for place, located in enumerate(evidence.located) if located]
+        marked = [index for index, located in enumerate(evidence.located) if located]
         marks = {at: small((evidence.marks == at + 1).astype(np.float32)) for at in marked}
     else:
         marks = {at: area_mean(m.astype(np.float32), image.shape) for at, m in enumerate(masks)}
@@ -93,10 +94,10 @@ def thumbnail_of(evidence: Evidence, masks: NDArray[np.bool_] | None) -> Thumbna
 
 
 def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.floating]:
-    """Bounds of each class's share of the image, equal where it is known exactly, NaN if unknown.
+    """Return the bounds of each class's share of the image (k, 2): equal if exact, NaN if unknown.
 
-    Of a single bound only an upper one counts. A class that is tagged as absent, or that is nothing
-    of anything, has no area.
+    A lower bound without an upper one does not count. A class that is tagged as absent, or whose
+    ratio or upper bound is 0, has the area 0.
     """
     return np.array(
         [
@@ -117,11 +118,11 @@ class PixelTarget:
 
 
 def pixel_target(target: Target, size: int) -> PixelTarget:
-    """A target on the network's grid.
+    """Return a target on the network's grid.
 
-    A cell is taught the mean of its taught pixels, each by its weight: what is not taught must not
-    count as background there. A region that is less than half of every cell is taught as its
-    best-covered one, so that it is not taught as absent.
+    A cell is taught the weighted mean of its taught pixels, so that pixels that are not taught do
+    not count as background. A region that covers less than half of every cell is taught as its
+    best-covered cell, so that it is not taught as absent.
     """
     weight = _shrunk(target.weight, size)
     sure = _shrunk(target.weight * target.inside, size)
@@ -133,25 +134,25 @@ def pixel_target(target: Target, size: int) -> PixelTarget:
 
 
 def mask_target(mask: NDArray[np.bool_], size: int) -> PixelTarget:
-    """A full mask as a target that is sure everywhere."""
+    """Return a full mask as a target of full weight."""
     every = np.ones(len(mask), bool)
     return pixel_target(Target(mask, np.ones(mask.shape, np.float32), every, ~every), size)
 
 
 def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[BorderEvidence]:
-    """What the images say of the shape-bearing marks of a data set, for `kind.choose_growth`.
+    """Return what images show about a data set's shape-bearing marks, for `choose_growth`.
 
-    marked: positions of the cases with marks. read: gives their evidence. Empty where no mark
-    that was looked at bears a shape.
+    marked: indices of the cases with marks. read: returns the evidence of a case. Empty if no mark
+    of the chosen cases bears a shape.
     """
-    looked_at = marked[:: max(1, len(marked) // LOOKED_AT)]
+    chosen = marked[:: max(1, len(marked) // BORDER_CASES)]
     with quiet, ThreadPoolExecutor(READERS) as pool:
-        borders = pool.map(lambda position: evidence_of_borders(read(position)), looked_at)
+        borders = pool.map(lambda position: evidence_of_borders(read(position)), chosen)
         return [border for several in borders for border in several]
 
 
 def grown(evidence: Evidence, growth: Growth, size: int) -> PixelTarget:
-    """First target of a case on the network's grid."""
+    """Return the initial target of a case on the network's grid."""
     return pixel_target(first_target(evidence, growth), size)
 
 
@@ -165,10 +166,10 @@ def _area(ratio: float | None, region: Region, below: Denominator) -> tuple[floa
     return (math.nan, math.nan) if region.high is None else (region.low or 0.0, region.high)
 
 
-def _located(case: Case, marks: NDArray[np.uint8], place: int) -> bool:
-    """Whether a class is marked by more than its extreme points."""
-    own = marks == place + 1
-    for row, column in case.regions[place].extremes:
+def _located(case: Case, marks: NDArray[np.uint8], class_index: int) -> bool:
+    """Return whether a class is marked by more than its extreme points."""
+    own = marks == class_index + 1
+    for row, column in case.regions[class_index].extremes:
         own[row, column] = False
     return bool(own.any())
 

@@ -1,4 +1,4 @@
-"""The first target of a case: what its marks, areas, boxes and tags say of each pixel."""
+"""The initial target of a case, grown from its marks, areas, boxes, tags and proposals."""
 
 import math
 from collections.abc import Iterable
@@ -18,30 +18,28 @@ from wsseg.train.targets.evidence import (
     mark_kind,
 )
 
-# How far each pixel is from a weak mark: in a straight line, or along paths that avoid edges.
-
 EDGE_COST = 10.0
-"""Cost of a step over a strong edge, next to 1 on even ground. Of 3, 10 and 30 the best for discs
-and points on lesions in ultrasound, and for kidneys in CT (see docs/method.md)."""
+"""Cost of a step over a strong edge; a step on homogeneous ground costs 1. Of 3, 10 and 30 this is
+the best for discs and points on lesions in ultrasound, and for kidneys in CT (docs/method.md)."""
 UNLIKE_COST = 2.0
 """Cost of a step where the image is one standard deviation from what the mark covers."""
 SMOOTHING_PIXELS = 1.5
 LIKENESS_PIXELS = 1.0
-"""Smoothing of the image before it is compared with the mark."""
+"""Smoothing of the image before it is compared with the mark, pixels."""
 NEAR_RADII = 1.5
-"""How far around a mark the image tells what a large deviation is, in radii of the region."""
+"""Radius around a mark in which deviations of intensity are measured, in radii of the region."""
 LEAST_NEAR_PIXELS = 3.0
 MOST_UNLIKE = 10.0
-"""Standard deviations; a wall would otherwise rise where the surroundings are all but even."""
+"""Largest deviation that counts, in standard deviations: nearly even surroundings are no wall."""
 STRONG_EDGE_PERCENTILE = 95
 ROUNDS = 10
-"""Of matching areas between classes; more change nothing."""
+"""Rounds of matching areas between classes; more change nothing."""
 CONTEST = 2.3
-"""How much farther a class is followed where another may take its ground."""
+"""How much farther ranks go where another class may take the same pixels."""
 
 
 def euclidean_cost(mark: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.floating]:
-    """Euclidean distance to the mark, pixels; infinite where the class is not allowed."""
+    """Return the Euclidean distance to the mark, pixels; infinite where not allowed."""
     distance: NDArray[np.float64] = ndimage.distance_transform_edt(~mark)
     return np.where(allowed | mark, distance, math.inf)
 
@@ -55,7 +53,7 @@ def step_cost(
     edge_cost: float = EDGE_COST,
     unlike_cost: float = UNLIKE_COST,
 ) -> NDArray[np.floating]:
-    """What a step on each pixel costs a growth from the mark: 1 on even ground like the mark's.
+    """Return the cost of a step on each pixel, at least 1, for a growth from the mark.
 
     1 + edge_cost e + unlike_cost min(|I - m| / s, MOST_UNLIKE) for the edge strength e
     (`edge_strength`), the smoothed image I (row, column), its median m over the mark and its
@@ -77,11 +75,12 @@ def geodesic_cost(
     allowed: NDArray[np.bool_],
     area: float,
 ) -> NDArray[np.floating]:
-    """Cost of the cheapest path from the mark.
+    """Return the cost of the cheapest path from the mark to each pixel.
 
-    steps: cost of a step on each pixel, see `step_cost`. area: pixels that are reached before the
-    search stops; what lies beyond, and what is not allowed, is infinite. Source: geodesic distance
-    on image gradients, Criminisi et al., "GeoS", ECCV 2008, cut at a known area.
+    steps: cost of a step on each pixel, see `step_cost`. area: number of pixels after which the
+    search stops; the cost is infinite beyond them and where the class is not allowed.
+    Source: geodesic distance on image gradients, Criminisi et al., "GeoS", ECCV 2008, here up to a
+    known area.
     """
     # A negative cost is what the search takes for a wall.
     costs = np.where(allowed | mark, steps, -1.0)
@@ -94,7 +93,7 @@ def geodesic_cost(
 
 
 def edge_strength(image: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Gradient magnitude of the smoothed image over its own 95th percentile; 0 on a flat image."""
+    """Return the gradient magnitude of the smoothed image, relative to its 95th percentile."""
     gradient: NDArray[np.float32] = ndimage.gaussian_gradient_magnitude(
         image.astype(np.float32), SMOOTHING_PIXELS
     )
@@ -104,9 +103,9 @@ def edge_strength(image: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def rank(cost: NDArray[np.floating], most: int) -> NDArray[np.floating]:
-    """Place of each of the `most` cheapest pixels, 0 the cheapest; infinite for the others.
+    """Return the rank of each of the `most` cheapest pixels, from 0; infinite for the others.
 
-    Ties are broken in reading order, so that the pixels of rank below n are exactly n.
+    Ties are broken in reading order, so that exactly n pixels have a rank below n.
     """
     flat = cost.ravel()
     places = np.flatnonzero(np.isfinite(flat))
@@ -122,7 +121,7 @@ def rank(cost: NDArray[np.floating], most: int) -> NDArray[np.floating]:
 def shares(
     costs: NDArray[np.floating], areas: NDArray[np.floating], reach: float
 ) -> NDArray[np.floating]:
-    """Rank over the known area, per class: below 1 within the region, 1 at its border.
+    """Return the rank divided by the known area, per class: below 1 inside the region.
 
     areas: pixels, > 0. Ranks go up to `reach` times the area, infinite beyond; to CONTEST times as
     far where there are several classes. Where several reach a pixel, it belongs to the one with the
@@ -148,8 +147,6 @@ def shares(
     apart: NDArray[np.floating] = np.where(own, relative, math.inf)
     return apart
 
-
-# Where each class of a case grows from, by which growth, and how far.
 
 BOX_SHARE = 0.7
 """Share of its box that a region covers: pi / 4 for an ellipse, less for most others."""
@@ -243,16 +240,16 @@ pixels of lesions in ultrasound belong to the region."""
 DOUBTFUL = 0.5
 """Weight within the band of doubt."""
 KEPT = 0.6
-"""Least share of a guessed blob that other classes leave."""
+"""Least share of a proposal that must be free of other classes."""
 
 
 def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
-    """Grow every marked class of a case to its known area, and say what is surely outside.
+    """Grow every marked class of a case to its known area, and mark what is certainly outside.
 
-    shape_bearing: how eroded marks are grown (see `kind.choose_growth`); other marks always grow
-    along edges. Marks are taught as they stand. A class that nothing locates is taught its guess,
-    if there is one. A class of unknown area is taught its marks only,
-    a class that is absent, that it is nowhere; outside its box, a class is taught background.
+    shape_bearing: how eroded marks grow (see `evidence.choose_growth`); other marks always grow
+    along edges. Marks themselves are taught unchanged. A class that nothing locates is taught its
+    proposal, if there is one. A class of unknown area is taught its marks only; an absent class is
+    taught as background everywhere, and a class with a box as background outside it.
     """
     target = _stated(evidence)
     found = seeds(evidence, shape_bearing)
@@ -268,7 +265,7 @@ def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
 
 
 def evidence_of_borders(evidence: Evidence) -> list[BorderEvidence]:
-    """What the borders of this case's eroded marks say, for `kind.choose_growth`."""
+    """Return what the borders of this case's eroded marks show, for `evidence.choose_growth`."""
     edges, found = edge_strength(evidence.image), []
     for number, seed in seeds(evidence, "euclidean").items():
         if seed.growth != "euclidean":
@@ -283,7 +280,7 @@ def evidence_of_borders(evidence: Evidence) -> list[BorderEvidence]:
 
 
 def _stated(evidence: Evidence) -> Target:
-    """What marks, boxes and tags say of pixels, before anything is grown."""
+    """Return the target of marks, boxes and tags, before anything is grown."""
     classes, shape = len(evidence.areas), evidence.marks.shape
     target = Target(
         np.zeros((classes, *shape), bool),
@@ -303,10 +300,10 @@ def _stated(evidence: Evidence) -> Target:
 
 
 def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
-    """Teach classes that nothing locates where they may lie, each pixel by the guess's certainty.
+    """Add the proposals of classes that nothing locates, weighted by their certainty.
 
-    What has grown from marks, and what two guesses want, is left out; a guess that loses more than
-    it may is dropped.
+    Pixels that have grown from marks, or that two proposals contain, are left out; a proposal that
+    loses too many pixels is dropped.
     """
     taken = target.inside[sorted(grown)].any(0)
     drawn = {
@@ -329,12 +326,12 @@ def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
 
 
 def _pixels(seed: Seed) -> float:
-    """Pixels that a seed's class is grown to, at least one."""
+    """Return the number of pixels that a seed's class grows to, at least one."""
     return float(max(round(seed.middle * seed.mark.size), 1))
 
 
 def _grown(evidence: Evidence, found: dict[int, Seed]) -> Iterable[NDArray[np.floating]]:
-    """Relative ranks (see `shares`) of the growing classes, up to the ends of their doubt."""
+    """Return relative ranks (see `shares`) of the growing classes, up to the doubtful border."""
     reach = max(seed.doubtful[1] for seed in found.values())
     farthest = reach if len(found) == 1 else CONTEST * reach
     along_edges = any(seed.growth == "geodesic" for seed in found.values())
@@ -354,7 +351,7 @@ def _grown(evidence: Evidence, found: dict[int, Seed]) -> Iterable[NDArray[np.fl
 def _taught(
     relative: NDArray[np.floating], seed: Seed
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Inside and weight of a grown class."""
+    """Return inside and weight of a grown class."""
     inner, outer = seed.doubtful
     doubtful = (relative >= inner) & (relative < outer)
     if seed.growth == "geodesic":

@@ -1,4 +1,4 @@
-"""Where classes may lie in the training cases that do not locate them, for first targets."""
+"""Localisation from areas for the training cases that do not locate their classes."""
 
 import logging
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ WHY: dict[Refusal, str] = {
 
 
 def localise_cases(cases: CaseDataset) -> dict[int, tuple[BlobProposal | None, ...]]:
-    """For the classes that some case does not locate: where each may lie, by position of the case.
+    """Return proposals for the classes that a case does not locate, by the index of the case.
 
-    Empty where every case with an area locates its classes. What is guessed is logged, and of which
-    class nothing could be.
+    Empty where every case with an area locates its classes. Logs which classes are localised from
+    their areas, and which are not and why.
     """
     with quiet, ThreadPoolExecutor(READERS) as pool:
         places = list(pool.map(lambda case: _places(case, cases), cases.cases))
@@ -52,14 +52,14 @@ def localise_cases(cases: CaseDataset) -> dict[int, tuple[BlobProposal | None, .
 
 
 class _Places(NamedTuple):
-    """Of each class (k): whether a case locates it, and whether it needs to be guessed there."""
+    """For each class (k): whether a case locates it, and whether it needs a proposal."""
 
     located: NDArray[np.bool_]
     wanted: NDArray[np.bool_]
 
 
 def _warn_of_unplaced(cases: CaseDataset, places: Sequence[_Places]) -> None:
-    """Name the classes with sizes that no case locates, and no place can be guessed by.
+    """Warn of classes that no case locates and that cannot be localised from their sizes.
 
     Such sizes are bounds, or ratios to something else than the image.
     """

@@ -1,4 +1,4 @@
-"""Self-training: the network's own map of a training image, cut where its area is the known one."""
+"""Pseudo-labels of self-training: the network's probability map, thresholded at the known area."""
 
 import math
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from wsseg.imaging.definitions import mask_iou
 from wsseg.train.targets.growing import shares
 
 NO_LABEL = 255
-"""Of a class whose area is not known."""
+"""Value of the pixels of a class whose area is not known."""
 BLEND = 0.5
-"""Share of the first target in a target of marks and a cut."""
+"""Weight of the initial target in the mean of initial target and pseudo-label."""
 TIE = 1e-6
 
 
@@ -26,58 +26,61 @@ def size_matched_label(
     areas: NDArray[np.floating],
     allowed: NDArray[np.bool_],
 ) -> NDArray[np.uint8]:
-    """Each class's map cut at its known area: 1 inside, 0 outside, NO_CUT where none is known.
+    """Return size-matched pseudo-labels (k, row, column): 1 inside, 0 outside, else NO_LABEL.
 
-    probability: 0..1. marks: as in `Batch.marks`; of a marked class only what is connected to its
-    marks counts, and a pixel marked as something else is outside. areas: bounds of each class's
-    share of the image, NaN where unknown; between two bounds the map's own area decides, which is
-    never less than the marks. allowed: pixels that each class may have (k, rows, columns), see
-    `boxes_allow`. A pixel belongs to one class at most: that within whose area it ranks first.
+    Each class has as many pixels as its known area, the most probable ones. NO_LABEL fills classes
+    of unknown area.
+
+    probability: 0..1 (k, row, column). marks: as in `Batch.marks`. Of a marked class only pixels
+    connected to its marks count, and a pixel marked as something else is outside. areas: bounds of
+    each class's share of the image (k, 2), NaN where unknown; between two bounds the map's own area
+    at 0.5 decides. No class is smaller than its marks. allowed: pixels that each class may have,
+    see `boxes_allow`. A pixel belongs to at most one class.
     """
-    found = np.full(probability.shape, NO_LABEL, np.uint8)
+    labels: NDArray[np.uint8] = np.full(probability.shape, NO_LABEL, np.uint8)
     known = [number for number, (_, high) in enumerate(areas) if not math.isnan(high)]
-    found[known] = 0
-    wanted = {n: _wanted(probability[n], marks == n + 1, areas[n]) for n in known}
-    there = [number for number in known if wanted[number] > 0]
-    if not there:
-        return found
-    free = [allowed[n] & ((marks == 0) | (marks == n + 1)) for n in there]
-    costs = np.stack(
-        [_cost(probability[n], marks == n + 1, f) for n, f in zip(there, free, strict=True)]
-    )
-    sizes = np.array([float(wanted[number]) for number in there])
-    found[there] = shares(costs, sizes, reach=2.0) < 1
-    return found
+    labels[known] = 0
+    sizes = {n: _size(probability[n], marks == n + 1, areas[n]) for n in known}
+    shown = [n for n in known if sizes[n] > 0]
+    if not shown:
+        return labels
+    costs = [
+        _cost(probability[n], marks == n + 1, allowed[n] & ((marks == 0) | (marks == n + 1)))
+        for n in shown
+    ]
+    wanted = np.array([float(sizes[n]) for n in shown])
+    labels[shown] = shares(np.stack(costs), wanted, reach=2.0) < 1
+    return labels
 
 
-def _wanted(
+def _size(
     probability: NDArray[np.floating], mark: NDArray[np.bool_], area: NDArray[np.floating]
 ) -> int:
-    """Pixels of a class: as many as its map has, within its bounds, and those that are marked.
+    """Return the number of pixels of a class: its map's, within its bounds and not below its marks.
 
-    One at least of a class that is there, however small its area.
+    A class that is in the image has at least one pixel.
     """
     low, high = map(float, area)
     shown = float(np.clip((probability >= 0.5).mean(), low, high))
     return max(round(mark.size * shown), int(mark.sum()), int(low > 0))
 
 
-def certainty(probability: NDArray[np.floating], found: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How sure a map is of its own cut (k, rows, columns): its mean within, per class, 0..1.
+def certainty(probability: NDArray[np.floating], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the certainty of each class's pseudo-label (k), 0..1: the mean probability inside it.
 
-    A map that is low wherever it is cut has not found the region. Of an empty cut: how far the map
-    stays from showing any; where there is no cut, 0.
+    A map with low probabilities inside its pseudo-label has not found the region. The certainty of
+    an empty pseudo-label is 1 minus the highest probability; without a pseudo-label it is 0.
     """
-    inside = found == 1
+    inside = labels == 1
     count = inside.sum((1, 2))
     mean = np.where(inside, probability, 0.0).sum((1, 2)) / np.maximum(count, 1)
-    cut_there = found[:, 0, 0] != NO_LABEL
+    has_label = labels[:, 0, 0] != NO_LABEL
     sure = np.where(count > 0, mean, 1 - probability.max((1, 2)))
-    return np.where(cut_there, sure, 0.0).astype(np.float32)
+    return np.where(has_label, sure, 0.0).astype(np.float32)
 
 
 def boxes_allow(boxes: NDArray[np.floating], size: int) -> NDArray[np.bool_]:
-    """Pixels (k, size, size) within each class's box, as in `Batch.box`; all without a box."""
+    """Return the pixels (k, size, size) in each class's box (`Batch.box`); all without a box."""
     edges = np.arange(size + 1) / size
     starts, ends = edges[:-1], edges[1:]
     rows, columns = (
@@ -93,10 +96,11 @@ def boxes_allow(boxes: NDArray[np.floating], size: int) -> NDArray[np.bool_]:
 def _cost(
     probability: NDArray[np.floating], mark: NDArray[np.bool_], free: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """What ranks pixels of a class: lowest where it is surest, infinite where it may not be.
+    """Return what ranks the pixels of a class: lowest where it is most certain, else infinite.
 
-    With a mark, a pixel is as sure as the least sure pixel on the best path from the mark, which
-    makes every cut of the ranking connected to the mark; the pixel's own probability breaks ties.
+    With a mark, a pixel is as certain as the least certain pixel on the best path from the mark, so
+    that every threshold of the ranking is connected to the mark. The pixel's own probability breaks
+    ties.
     """
     own = probability.astype(np.float64)
     own[~free] = 0
@@ -111,7 +115,7 @@ def _cost(
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """A case's `cut` and its `certainty`, as tensors."""
+    """The `size_matched_label` of a case and its `certainty`, as tensors."""
 
     inside: UInt8[Tensor, "k h w"]
     certainty: Float[Tensor, " k"]
@@ -121,25 +125,25 @@ def blend(
     target: Float[Tensor, "k h w"],
     weight: Float[Tensor, "k h w"],
     proposed: Bool[Tensor, " k"],
-    found: PseudoLabel,
+    label: PseudoLabel,
 ) -> tuple[Float[Tensor, "k h w"], Float[Tensor, "k h w"]]:
-    """Target and weight after self-training, from the first ones and a cut.
+    """Return target and weight after self-training, from the initial ones and a pseudo-label.
 
-    Where the first target taught a pixel, the mean of the two, BLEND of it the first, is taught
-    with full weight; elsewhere, and where that target was guessed, the cut alone, with its
-    certainty. What is not cut stays as it was.
+    Where the initial target teaches a pixel, the mean of both, with BLEND of the initial target, is
+    taught with full weight. Elsewhere, and where the initial target is a proposal, the pseudo-label
+    alone is taught, weighted by its certainty. Classes without a pseudo-label are unchanged.
     """
-    cut_there, first = found.inside != NO_LABEL, (weight > 0) & ~proposed[:, None, None]
-    inside = found.inside.to(target.dtype)
+    has_label, first = label.inside != NO_LABEL, (weight > 0) & ~proposed[:, None, None]
+    inside = label.inside.to(target.dtype)
     taught = torch.where(first, BLEND * target + (1 - BLEND) * inside, inside)
-    sure = torch.where(first, 1.0, found.certainty.to(weight.dtype)[:, None, None])
-    return torch.where(cut_there, taught, target), torch.where(cut_there, sure, weight)
+    sure = torch.where(first, 1.0, label.certainty.to(weight.dtype)[:, None, None])
+    return torch.where(has_label, taught, target), torch.where(has_label, sure, weight)
 
 
 def agreement(before: UInt8[Tensor, "k h w"], after: UInt8[Tensor, "k h w"]) -> float:
-    """Mean IoU of the cuts of one case in two rounds, over the classes that are not empty in both.
+    """Return the mean IoU of a case's pseudo-labels in two rounds.
 
-    NaN where every class is.
+    Classes that are empty in both rounds are left out; NaN if all are.
     """
     first, second = (before == 1).numpy(), (after == 1).numpy()
     shown = (first | second).any((1, 2))
