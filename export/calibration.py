@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure, ReadError, WssegError
+from wsseg.imaging.errors import ReadError, WssegError
 from wsseg.imaging.files import named_file
 from wsseg.imaging.reading import read, read_slice
 from wsseg.imaging.scan import ScanRef
@@ -71,7 +71,12 @@ def _from_table(path: Path, count: int) -> Iterator[Slice]:
 
 def _from_scans(source: Path, count: int) -> Iterator[Slice]:
     with tempfile.TemporaryDirectory(prefix="wsseg-") as scratch:
-        scans = list(_readable(find([source], scratch=Path(scratch))))
+        scans: list[ScanRef] = []
+        for item in find([source], scratch=Path(scratch)):
+            if isinstance(item, ScanRef):
+                scans.append(item)
+            elif item.status == "failed":
+                logger.warning("%s is skipped: %s", item.source, item.message)
         chosen = [scans[index] for index in evenly(len(scans), count)]
         # Most slices of one scan look alike, so every scan contributes an equal share.
         bounds = [part * count // max(len(chosen), 1) for part in range(len(chosen) + 1)]
@@ -83,11 +88,3 @@ def _from_scans(source: Path, count: int) -> Iterator[Slice]:
                 logger.warning("%s is skipped: %s", ref.files[0].source, error)
             else:
                 yield from slices
-
-
-def _readable(found: Iterable[ScanRef | Failure]) -> Iterator[ScanRef]:
-    for ref in found:
-        if isinstance(ref, ScanRef):
-            yield ref
-        elif ref.status == "failed":
-            logger.warning("%s is skipped: %s", ref.source, ref.message)

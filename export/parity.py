@@ -1,4 +1,7 @@
-"""The gate: no engine is published that disagrees with PyTorch on the run's own slices."""
+"""The comparison of engines with PyTorch on a run's own slices: masks, ratios, tolerances.
+
+No engine is published that disagrees.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,19 +10,174 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wsseg.export.difference import (
-    Difference,
-    Pixels,
-    Reference,
-    ReferenceOutputs,
-    difference,
-    overall,
+from wsseg.imaging.definitions import (
+    PixelCounts,
+    RatioDefinition,
+    area_ratios,
+    denominator_of,
+    mask_iou,
 )
-from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import SomeFailedError
 from wsseg.serve.engines.base import Engine, Prediction
 from wsseg.serve.manifest import Parity, PrecisionName, Profile
 from wsseg.train.networks import Predictor
+
+Pixels = NDArray[np.float32]
+Masks = NDArray[np.uint8]
+
+# A ratio that one side has and the other has not (its denominator is empty) counts as all of 0..1.
+UNKNOWN = 1.0
+
+
+@dataclass(frozen=True)
+class Reference:
+    """PyTorch's output for one batch; several references may come from one sample slice.
+
+    pixels: (n, c, H, W) raw. probability: (n, k, H, W).
+    """
+
+    sample: int
+    pixels: Pixels
+    probability: NDArray[np.float32]
+
+    def flaw_of(self, prediction: Prediction) -> str | None:
+        """Describe what is wrong in itself with a prediction for these pixels; None if nothing."""
+        masks, areas, soft = prediction.masks, prediction.pixel_areas, prediction.soft_areas
+        if masks.shape != self.probability.shape:
+            return f"masks have shape {masks.shape}, not {self.probability.shape}"
+        if not np.isfinite(soft).all():
+            return "soft areas are not finite"
+        if not np.array_equal(areas, masks.sum((2, 3), dtype=np.int64)):
+            return "pixel areas are not the number of mask pixels"
+        return None
+
+
+@dataclass(frozen=True)
+class ReferenceOutputs:
+    """PyTorch's outputs, with which every engine is compared, and what masks and ratios need."""
+
+    references: tuple[Reference, ...]
+    thresholds: NDArray[np.float32]
+    classes: tuple[str, ...]
+    ratios: tuple[RatioDefinition, ...]
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Classes of which PyTorch finds no pixel: masks and ratios prove nothing about them."""
+        seen = np.any(
+            [(r.probability >= self.thresholds).any((0, 2, 3)) for r in self.references], axis=0
+        )
+        return tuple(n for n, shown in zip(self.classes, seen, strict=True) if not shown)
+
+    def area_ratios(self, masks: Masks) -> NDArray[np.float64]:
+        """Every ratio of every slice (n, r) from masks (n, k, H, W)."""
+        return area_ratios(
+            PixelCounts.of_masks(masks),
+            [denominator_of(ratio, self.classes) for ratio in self.ratios],
+            [self.classes.index(ratio.numerator) for ratio in self.ratios],
+        )
+
+
+@dataclass(frozen=True)
+class Means:
+    """Sums (m,) of m figures and of how many slices each was taken over."""
+
+    totals: NDArray[np.float64]
+    counts: NDArray[np.int64]
+
+    def each(self) -> NDArray[np.float64]:
+        """The figures' means (m,); NaN where there was none."""
+        return self.totals / np.where(self.counts > 0, self.counts, np.nan)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference over one batch or several; `Parity` explains the figures.
+
+    ratios: mean difference of each ratio over the slices where either side is not 0.
+    ious: mean IoU of each class over the slices where either mask has a pixel; two empty masks
+        agree but say nothing about how well outlines agree.
+    slices: number of slices. empty: no mask of either side has a pixel.
+    """
+
+    agreement: float
+    probability: float
+    ratio: float
+    ratios: Means
+    ious: Means
+    slices: int
+    empty: bool = False
+
+    @property
+    def ratio_mean(self) -> float:
+        """Mean difference of the ratio that differs most; 0 where all ratios are 0."""
+        return float(np.nanmax(np.append(self.ratios.each(), 0.0)))
+
+    @property
+    def mask_iou(self) -> float:
+        """Mean IoU of the class that agrees least; 1 where all masks are empty."""
+        return float(np.nanmin(np.append(self.ious.each(), 1.0)))
+
+
+def difference(
+    masks: Masks,
+    reference: Reference,
+    standard: ReferenceOutputs,
+    *,
+    probability: float,
+    border: float,
+) -> Difference:
+    """Return the difference of an engine's masks (n, k, H, W) from PyTorch's for one batch.
+
+    probability: the measured largest difference of a pixel's probability. border: pixels whose
+    PyTorch probability is this close to their threshold count as equal.
+    """
+    expected = (reference.probability >= standard.thresholds).astype(np.uint8)
+    undecided = np.abs(reference.probability - standard.thresholds) < border
+    masks = np.where(undecided, expected, masks).astype(np.uint8)
+    ratios, expected_ratios = standard.area_ratios(masks), standard.area_ratios(expected)
+    unknown = np.isnan(ratios) & np.isnan(expected_ratios)
+    errors = np.where(unknown, 0.0, np.abs(ratios - expected_ratios))
+    errors = np.nan_to_num(errors, nan=UNKNOWN)
+    # A NaN is not 0: a ratio that only one side has counts.
+    compared = ~unknown & ((ratios != 0) | (expected_ratios != 0))
+    shown = (masks | expected).any((2, 3))
+    return Difference(
+        agreement=float((masks == expected).mean((1, 2, 3)).min()),
+        probability=probability,
+        ratio=float(errors.max()),
+        ratios=Means((errors * compared).sum(0), compared.sum(0)),
+        ious=Means((mask_iou(masks, expected) * shown).sum(0), shown.sum(0)),
+        slices=len(masks),
+        empty=not shown.any(),
+    )
+
+
+def overall(differences: Sequence[Difference]) -> Difference:
+    """Return the least favourable figures and the means over all slices.
+
+    Without any difference, the figures are those of total disagreement.
+    """
+    if not differences:
+        inf, one = float("inf"), np.ones(1, np.int64)
+        worst, nothing = np.array([inf]), np.zeros(1)
+        return Difference(0.0, inf, inf, Means(worst, one), Means(nothing, one), 0)
+    return Difference(
+        agreement=min(d.agreement for d in differences),
+        probability=max(d.probability for d in differences),
+        ratio=max(d.ratio for d in differences),
+        ratios=_summed([d.ratios for d in differences]),
+        ious=_summed([d.ious for d in differences]),
+        slices=sum(d.slices for d in differences),
+        empty=all(d.empty for d in differences),
+    )
+
+
+def _summed(means: Sequence[Means]) -> Means:
+    return Means(
+        np.stack([each.totals for each in means]).sum(0),
+        np.stack([each.counts for each in means]).sum(0),
+    )
 
 
 @dataclass(frozen=True)
@@ -41,6 +199,21 @@ class Tolerance:
     border: float
     ratio_mean: float = 1.0
     mask_iou: float = 0.0
+
+    def shortfall(self, worst: Difference) -> str | None:
+        """Describe the first figure that is outside of the tolerance; None where all are inside."""
+        if worst.probability > self.probability:
+            return f"a probability differs by {worst.probability:.2g} (at most {self.probability})"
+        if worst.agreement < self.agreement:
+            return f"masks agree in {worst.agreement:.5f} (at least {self.agreement})"
+        if worst.ratio > self.ratio:
+            return f"an area ratio differs by {worst.ratio:.2g} (at most {self.ratio})"
+        if worst.ratio_mean > self.ratio_mean:
+            mean = worst.ratio_mean
+            return f"area ratios differ by {mean:.2g} on average (at most {self.ratio_mean})"
+        if worst.mask_iou < self.mask_iou:
+            return f"masks have a mean IoU of {worst.mask_iou:.4f} (at least {self.mask_iou})"
+        return None
 
 
 # No finite output exceeds the limits for single slices: the averages decide.
@@ -88,8 +261,9 @@ def batch_dependence(
             equal = float((batched == mask).mean())
             if equal < EQUAL_IN_BATCH:
                 return (
-                    f"the mask of a slice of {mask.shape[1:]} agrees with itself in {equal:.5f} "
-                    f"between a batch of 1 and of {count} (at least {EQUAL_IN_BATCH})"
+                    f"the mask of a {mask.shape[1:]} slice in a batch of {count} equals its mask "
+                    f"alone in only {equal:.5f} of the pixels (at least {EQUAL_IN_BATCH} is "
+                    "required)"
                 )
     return None
 
@@ -111,6 +285,17 @@ class Candidate:
     provider: str
     precision: PrecisionName
     probability: Callable[[Pixels], NDArray[np.float32]] | None = None
+
+    def probability_difference(self, prediction: Prediction, reference: Reference) -> float:
+        """Return the largest difference of a pixel's probability, or of a slice's mean."""
+        slice_pixels = float(np.prod(reference.pixels.shape[2:]))
+        expected = reference.probability.sum((2, 3), dtype=np.float64)
+        mean = float(np.abs(prediction.soft_areas - expected).max()) / slice_pixels
+        if self.probability is None:
+            return mean
+        each = np.abs(self.probability(reference.pixels) - reference.probability)
+        # A NaN must not be lost in a maximum.
+        return max(mean, float(each.max())) if np.isfinite(each).all() else float("inf")
 
 
 @dataclass(frozen=True)
@@ -160,17 +345,17 @@ def check(candidate: Candidate, standard: ReferenceOutputs) -> Verdict:
     flaw = None
     for reference in standard.references:
         prediction = candidate.run(reference.pixels)
-        flaw = flaw or _flaw(prediction, reference)
+        flaw = reference.flaw_of(prediction)
         if flaw:
             break
-        probability = _probability_difference(candidate, prediction, reference)
+        probability = candidate.probability_difference(prediction, reference)
         for border, differences in ((0.0, measured), (tolerance.border, judged)):
             differences.append(
                 difference(
                     prediction.masks, reference, standard, probability=probability, border=border
                 )
             )
-    failure = flaw or _shortfall(overall(judged), tolerance)
+    failure = flaw or tolerance.shortfall(overall(judged))
     if candidate.precision in ROUNDED and not failure:
         failure = batch_dependence(candidate.run, standard)
     total = overall(measured)
@@ -215,43 +400,3 @@ def judge_served(engine: Engine, precision: PrecisionName, standard: ReferenceOu
         engine, engine.name, precision, lambda pixels: engine.with_probability(pixels)[1]
     )
     return judge(candidate, standard)
-
-
-def _flaw(prediction: Prediction, reference: Reference) -> str | None:
-    """Describe what is wrong with a prediction in itself; None if nothing is."""
-    masks, areas, soft = prediction.masks, prediction.pixel_areas, prediction.soft_areas
-    if masks.shape != reference.probability.shape:
-        return f"masks have shape {masks.shape}, not {reference.probability.shape}"
-    if not np.isfinite(soft).all():
-        return "soft areas are not finite"
-    if not np.array_equal(areas, masks.sum((2, 3), dtype=np.int64)):
-        return "pixel areas are not the number of mask pixels"
-    return None
-
-
-def _probability_difference(
-    candidate: Candidate, prediction: Prediction, reference: Reference
-) -> float:
-    slice_pixels = float(np.prod(reference.pixels.shape[2:]))
-    expected = reference.probability.sum((2, 3), dtype=np.float64)
-    mean = float(np.abs(prediction.soft_areas - expected).max()) / slice_pixels
-    if candidate.probability is None:
-        return mean
-    each = np.abs(candidate.probability(reference.pixels) - reference.probability)
-    # A NaN must not be lost in a maximum.
-    return max(mean, float(each.max())) if np.isfinite(each).all() else float("inf")
-
-
-def _shortfall(worst: Difference, tolerance: Tolerance) -> str | None:
-    if worst.probability > tolerance.probability:
-        return f"a probability differs by {worst.probability:.2g} (at most {tolerance.probability})"
-    if worst.agreement < tolerance.agreement:
-        return f"masks agree in {worst.agreement:.5f} (at least {tolerance.agreement})"
-    if worst.ratio > tolerance.ratio:
-        return f"an area ratio differs by {worst.ratio:.2g} (at most {tolerance.ratio})"
-    if worst.ratio_mean > tolerance.ratio_mean:
-        mean = worst.ratio_mean
-        return f"area ratios differ by {mean:.2g} on average (at most {tolerance.ratio_mean})"
-    if worst.mask_iou < tolerance.mask_iou:
-        return f"masks have a mean IoU of {worst.mask_iou:.4f} (at least {tolerance.mask_iou})"
-    return None

@@ -1,4 +1,4 @@
-"""A finished run becomes a model folder: engines that passed the gate, and model.json."""
+"""A finished run becomes a model folder: engines that agree with PyTorch, and model.json."""
 
 import logging
 import math
@@ -18,22 +18,21 @@ from wsseg.export.engines import (
     Calibration,
     Job,
     OnnxPrecision,
+    make_torch_engine,
     onnx_engines,
     openvino_engines,
     planned_engine,
-    tensorrt_engines,
-    torch_engines,
 )
 from wsseg.export.parity import reference_outputs
 from wsseg.export.quantise import Method
 from wsseg.export.stride import coarsened
 from wsseg.export.tensorrt import (
     DEFAULT_PROFILE,
-    TensorRTJob,
     TensorRTMissingError,
     Toolkit,
     check_profile,
     find_toolkit,
+    tensorrt_engines,
 )
 from wsseg.imaging.definitions import Frozen, RatioDefinition, fault_text
 from wsseg.imaging.errors import WssegError
@@ -52,7 +51,7 @@ from wsseg.serve.manifest import (
     Teacher,
     Training,
 )
-from wsseg.train.run_folder import RunRecord, TrainedRun, load_run
+from wsseg.train.run_folder import RunRecord, load_run
 
 
 class ExportOptions(Frozen):
@@ -150,38 +149,47 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
     EngineRejectedError are raised after the folder was published with the remaining engines.
     """
     with lock_output(out, f"another export is writing {out}: wait for it, or choose another --out"):
-        return _export(run, out, options)
-
-
-def _export(run: Path, out: Path, options: ExportOptions) -> Manifest:
-    _check_target(out, options)
-    trained = load_run(run)
-    if not trained.samples:
-        raise WssegError(f"{run} keeps no sample slices to prove an engine on: train again")
-    if trained.record.dependence and trained.record.dependence.warning:
-        log.warning("%s", trained.record.dependence.warning)
-    predictor, plan = trained.predictor, _plan(trained.record, out, options)
-    if options.output_stride is not None:
-        predictor, cost = coarsened(predictor, trained.samples, plan)
-        plan = plan.model_copy(update={"output_stride": cost})
-    toolkit = _toolkit(options) if options.trt else None
-    calibration = _calibration(trained, options) if "int8" in options.precisions else None
-    standard = reference_outputs(
-        predictor, trained.samples, plan.thresholds, plan.classes, plan.ratios
-    )
-    with atomic_folder(out) as folder:
-        job = Job(plan, predictor, standard, calibration, folder)
-        engines, problem = _engines(job, trained, options, toolkit)
-        manifest = plan.model_copy(update={"engines": engines})
-        (folder / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    if problem:
-        raise problem
-    return manifest
+        _check_target(out, options)
+        trained = load_run(run)
+        record, samples = trained.record, trained.samples
+        if not samples:
+            raise WssegError(f"{run} has no sample slices to compare engines on: train again")
+        if record.dependence and record.dependence.warning:
+            log.warning("%s", record.dependence.warning)
+        predictor, plan = trained.predictor, _plan(record, out, options)
+        if options.output_stride is not None:
+            predictor, cost = coarsened(predictor, samples, plan)
+            plan = plan.model_copy(update={"output_stride": cost})
+        toolkit = _toolkit(options) if options.trt else None
+        calibration = None
+        if "int8" in options.precisions:
+            if options.calibration is None:
+                raise WssegError(
+                    "int8 needs images for calibration, other than the slices of the comparison: "
+                    "give --calibration cases.csv, or a folder of images (no labels are needed)"
+                )
+            slices = calibration_slices(
+                options.calibration,
+                channels=record.channels,
+                count=options.calibration_images,
+                held_out=samples,
+            )
+            calibration = Calibration(slices, options.calibration_method)
+        standard = reference_outputs(predictor, samples, plan.thresholds, plan.classes, plan.ratios)
+        with atomic_folder(out) as folder:
+            job = Job(plan, predictor, standard, folder, calibration)
+            engines, problem = _engines(job, samples[0], options, toolkit)
+            manifest = plan.model_copy(update={"engines": engines})
+            text = manifest.model_dump_json(indent=2) + "\n"
+            (folder / FILE_NAME).write_text(text, encoding="utf-8")
+        if problem:
+            raise problem
+        return manifest
 
 
 def _engines(
     job: Job,
-    trained: TrainedRun,
+    sample: Pixels,
     options: ExportOptions,
     toolkit: Toolkit | TensorRTMissingError | None,
 ) -> tuple[tuple[EngineFile, ...], WssegError | None]:
@@ -191,14 +199,16 @@ def _engines(
     """
     files, rejected = onnx_engines(job)
     on_cpu = job.plan.model_copy(update={"engines": files + openvino_engines(job, files)})
-    engines = with_times(on_cpu, trained.samples[0], job.folder)
+    engines = with_times(on_cpu, sample, job.folder)
     if options.torch:
-        engines += torch_engines(job)
+        engines += (make_torch_engine(job),)
     problem = toolkit if isinstance(toolkit, TensorRTMissingError) else rejected
     if isinstance(toolkit, Toolkit):
         built, failed = tensorrt_engines(
-            TensorRTJob(job.plan, toolkit, options.profile, job.standard, job.folder),
+            job,
             [file for file in files if file.precision != "int8"][-1],
+            toolkit=toolkit,
+            profile=options.profile,
         )
         engines, problem = engines + built, problem or failed
     return engines, problem
@@ -268,18 +278,3 @@ def _toolkit(options: ExportOptions) -> Toolkit | TensorRTMissingError:
         return find_toolkit(options.gpu_arch)
     except TensorRTMissingError as error:
         return error
-
-
-def _calibration(trained: TrainedRun, options: ExportOptions) -> Calibration:
-    if options.calibration is None:
-        raise WssegError(
-            "int8 needs images to set its ranges by, besides the slices it is judged on: give "
-            "--calibration cases.csv, or a folder of images (no labels are needed)"
-        )
-    slices = calibration_slices(
-        options.calibration,
-        channels=trained.record.channels,
-        count=options.calibration_images,
-        held_out=trained.samples,
-    )
-    return Calibration(slices, options.calibration_method)

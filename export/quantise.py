@@ -135,6 +135,31 @@ class NetworkPart:
             if node.op_type in OPERATORS and node.output[0] in floats
         )
 
+    @cached_property
+    def ranged(self) -> tuple[str, ...]:
+        """The float tensors that quantised nodes read or write, but for those before an activation.
+
+        A convolution's range is that of the activation that is computed with it.
+        """
+        weights = {tensor.name for tensor in self.model.graph.initializer}
+        names: dict[str, None] = {}
+        for node in self.model.graph.node:
+            if node.name in self.quantisable:
+                read = node.input[:1] if node.op_type in ("Conv", *ACTIVATIONS) else node.input
+                names |= dict.fromkeys([*read, *node.output])
+        for before in self.fused_ranges:
+            names.pop(before, None)
+        return tuple(name for name in names if name not in weights)
+
+    @cached_property
+    def fused_ranges(self) -> dict[str, str]:
+        """The tensors that only an activation reads, and its output, whose range they take."""
+        return {
+            node.input[0]: node.output[0]
+            for node in self.model.graph.node
+            if node.op_type in ACTIVATIONS and len(self.readers[node.input[0]]) == 1
+        }
+
 
 def network_part(model: onnx.ModelProto) -> NetworkPart:
     """The network of a float32 graph that `to_onnx` made, with the names that it has there."""
@@ -160,61 +185,31 @@ def measure_ranges(part: NetworkPart, inputs: Inputs, method: Method) -> Ranges:
         percentile=PERCENTILE,
         scenario="same",
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # the collector prints its progress
-        for values in _values(part, inputs):
-            collector.collect(values)
-        result = collector.compute_collection_result()
-    ranges = {name: (float(low), float(high)) for name, (low, high, *_) in result.items()}
-    for node in part.model.graph.node:
-        if node.op_type in ACTIVATIONS and len(part.readers[node.input[0]]) == 1:
-            ranges[node.input[0]] = ranges[node.output[0]]
-    return ranges
-
-
-def _measured(part: NetworkPart) -> list[str]:
-    """The float tensors that quantised nodes read or write, but for those before an activation.
-
-    A convolution's range is that of the activation that is computed with it.
-    """
-    weights = {tensor.name for tensor in part.model.graph.initializer}
-    names: dict[str, None] = {}
-    for node in part.model.graph.node:
-        if node.name in part.quantisable:
-            read = node.input[:1] if node.op_type in ("Conv", *ACTIVATIONS) else node.input
-            names |= dict.fromkeys([*read, *node.output])
-    for node in part.model.graph.node:
-        if node.op_type in ACTIVATIONS and len(part.readers[node.input[0]]) == 1:
-            names.pop(node.input[0], None)
-    return [name for name in names if name not in weights]
-
-
-def _values(part: NetworkPart, inputs: Inputs) -> Iterable[dict[str, NDArray[np.float32]]]:
-    names = _measured(part)
-    inside = [name for name in names if name != part.entrance]
-    session = _session_of(part, inside)
-    for first in range(0, len(inputs), TOGETHER):
-        kept: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-        for image in inputs[first : first + TOGETHER]:
-            answers = dict(zip(inside, session.run(inside, {part.entrance: image}), strict=True))
-            for name in names:
-                kept[name].append(_thinned(answers.get(name, image)))
-        yield {name: np.concatenate(arrays) for name, arrays in kept.items()}
-
-
-def _thinned(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most COUNTED values, evenly spaced; an odd step, so that it keeps to no one column."""
-    step = -(-values.size // COUNTED)
-    return values.ravel()[:: step + 1 - step % 2]
-
-
-def _session_of(part: NetworkPart, names: Sequence[str]) -> Any:
-    """The part with all these values as outputs."""
-    import onnxruntime
-
+    inside = [name for name in part.ranged if name != part.entrance]
     model = onnx.ModelProto()
     model.CopyFrom(part.model)
     known = {value.name: value for value in model.graph.value_info}
-    model.graph.output.extend(known[name] for name in names if name != part.exit)
+    model.graph.output.extend(known[name] for name in inside if name != part.exit)
+    session = _session(model)
+    with contextlib.redirect_stdout(io.StringIO()):  # the collector prints its progress
+        for first in range(0, len(inputs), TOGETHER):
+            values: dict[str, list[NDArray[np.float32]]] = {name: [] for name in part.ranged}
+            for image in inputs[first : first + TOGETHER]:
+                outputs = session.run(inside, {part.entrance: image})
+                computed = {part.entrance: image, **dict(zip(inside, outputs, strict=True))}
+                for name, kept in values.items():
+                    # An odd step, so that the values do not all come from the same columns.
+                    step = -(-computed[name].size // COUNTED)
+                    kept.append(computed[name].ravel()[:: step + 1 - step % 2])
+            collector.collect({name: np.concatenate(kept) for name, kept in values.items()})
+        result = collector.compute_collection_result()
+    ranges = {name: (float(low), float(high)) for name, (low, high, *_) in result.items()}
+    return ranges | {before: ranges[after] for before, after in part.fused_ranges.items()}
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
     return onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -309,11 +304,7 @@ def most_sensitive_first(part: NetworkPart, ranges: Ranges, inputs: Inputs) -> l
 
 
 def _logits(part: NetworkPart, model: onnx.ModelProto, inputs: Inputs) -> NDArray[np.float32]:
-    import onnxruntime
-
-    session: Any = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = _session(model)
     return np.concatenate([session.run([part.exit], {part.entrance: x})[0] for x in inputs])
 
 
@@ -341,7 +332,10 @@ def search(
     if isinstance(last, QuantisedEngine):
         return last
     ranked, too_few = rank(), 0
-    for count in _doubled(_most_in_float(ranked)):
+    done = list(accumulate(layer.products for layer in ranked))
+    most = sum(products <= FLOAT_AT_MOST * done[-1] for products in done)
+    doubled = [2**power for power in range(most.bit_length()) if 2**power < most]
+    for count in [*doubled, most] if most else []:
         last = _tried(attempt, tuple(ranked[:count]))
         if isinstance(last, QuantisedEngine):
             return _fewest(attempt, last, too_few)
@@ -350,11 +344,6 @@ def search(
         f"{last}, with {too_few} of {len(ranked)} layers in float; those that suffer most "
         f"from 8 bits: {_names(ranked[:NAMED])}"
     )
-
-
-def _doubled(most: int) -> list[int]:
-    """1, 2, 4 ... and `most`."""
-    return [2**power for power in range(most.bit_length()) if 2**power < most] + [most] * (most > 0)
 
 
 def _fewest(
@@ -390,12 +379,6 @@ def _tried(
         return error
     logger.info("%s: the engine passes", layers)
     return passed
-
-
-def _most_in_float(ranked: Sequence[Layer]) -> int:
-    """How many of the first layers have no more than FLOAT_AT_MOST of all multiplications."""
-    done = list(accumulate(layer.products for layer in ranked))
-    return sum(products <= FLOAT_AT_MOST * done[-1] for products in done)
 
 
 def _names(layers: Sequence[Layer]) -> str:

@@ -11,11 +11,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wsseg.export.difference import difference, overall
-from wsseg.export.parity import reference_outputs
+from wsseg.export.parity import difference, overall, reference_outputs
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import Manifest, OutputStride
-from wsseg.train.networks import Network, Predictor
+from wsseg.train.networks import Predictor
 
 FINE: Final = 8
 """Output stride of torchvision's DeepLabV3 on a ResNet."""
@@ -62,7 +61,14 @@ def at_stride_16(predictor: Predictor) -> Predictor:
         )
     coarser = copy.deepcopy(predictor)
     network = coarser.network
-    _put_stride_back(network)
+    first = network.backbone.get_submodule(f"{STAGES[0]}.0")
+    for part in ("conv2", "downsample.0"):
+        layer = first.get_submodule(part)
+        if not isinstance(layer, nn.Conv2d):
+            raise AssertionError("torchvision's bottleneck has a convolution of this name")
+        layer.stride = (2, 2)
+    for stage in STAGES:
+        _halve_dilations(network.backbone.get_submodule(stage))
     head = network.classifier
     if not isinstance(head, nn.Sequential):
         raise AssertionError("torchvision's head is a sequence that begins with the pyramid")
@@ -104,21 +110,6 @@ def coarsened(
         mask_iou=total.mask_iou,
         ratio_difference=total.ratio_mean,
     )
-
-
-def _put_stride_back(network: Network) -> None:
-    first = network.backbone.get_submodule(f"{STAGES[0]}.0")
-    for part in ("conv2", "downsample.0"):
-        _convolution(first, part).stride = (2, 2)
-    for stage in STAGES:
-        _halve_dilations(network.backbone.get_submodule(stage))
-
-
-def _convolution(block: nn.Module, name: str) -> nn.Conv2d:
-    layer = block.get_submodule(name)
-    if not isinstance(layer, nn.Conv2d):
-        raise AssertionError("torchvision's bottleneck has a convolution of this name")
-    return layer
 
 
 def _halve_dilations(module: nn.Module) -> None:

@@ -4,11 +4,10 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from wsseg.export.difference import ReferenceOutputs
+from wsseg.export.engines import Job
 from wsseg.export.parity import Candidate, EngineRejectedError, judge, within
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engines.base import UnusableError
@@ -20,7 +19,7 @@ from wsseg.serve.engines.tensorrt import (
     library,
     open_tensorrt,
 )
-from wsseg.serve.manifest import EngineFile, Manifest, Parity, Profile
+from wsseg.serve.manifest import EngineFile, Parity, Profile
 
 # Architectures of the GPUs clinics buy: RTX 30 and A-series, RTX 40 and L-series, RTX 50.
 DEFAULT_ARCHITECTURES = ("sm_86", "sm_89", "sm_120")
@@ -87,42 +86,52 @@ def _installed(name: str) -> ModuleType | None:
         return None
 
 
-@dataclass(frozen=True)
-class TensorRTJob:
-    """What all TensorRT engines of one export share. folder: holds the ONNX files already."""
+def tensorrt_engines(
+    job: Job, source: EngineFile, *, toolkit: Toolkit, profile: Profile
+) -> tuple[tuple[EngineFile, ...], WssegError | None]:
+    """Return the TensorRT engines that could be built, and the first error otherwise."""
+    engines: list[EngineFile] = []
+    problem: WssegError | None = None
+    for architecture in toolkit.architectures:
+        try:
+            engines.append(
+                make_tensorrt_engine(
+                    job, source, toolkit=toolkit, profile=profile, architecture=architecture
+                )
+            )
+        except (EngineBuildError, EngineRejectedError) as error:
+            logger.warning("the TensorRT engine for %s is not published: %s", architecture, error)
+            problem = problem or error
+    return tuple(engines), problem
 
-    plan: Manifest
-    toolkit: Toolkit
-    profile: Profile
-    standard: ReferenceOutputs
-    folder: Path
 
-
-def make_tensorrt_engine(job: TensorRTJob, architecture: str, source: EngineFile) -> EngineFile:
-    """Build one engine beside its ONNX file, and judge it where this machine has the right GPU.
+def make_tensorrt_engine(
+    job: Job, source: EngineFile, *, toolkit: Toolkit, profile: Profile, architecture: str
+) -> EngineFile:
+    """Build one engine beside its ONNX file; compare it where this machine has the right GPU.
 
     source: the ONNX file to build from; the engine has its precision, but no probability output.
     Raises EngineBuildError, and EngineRejectedError where the engine ran and disagreed with
     PyTorch.
     """
     model = (job.folder / source.file).read_bytes()
-    plan = build_engine(job.toolkit.module, model, architecture, job.profile)
-    file = job.folder / f"model.{SHORT_NAMES[job.toolkit.runtime]}.{architecture}.engine"
+    plan = build_engine(toolkit.module, model, architecture, profile)
+    file = job.folder / f"model.{SHORT_NAMES[toolkit.runtime]}.{architecture}.engine"
     file.write_bytes(plan)
-    logger.info("%s: %.1f MB, %s", file.name, len(plan) / 1e6, job.toolkit.builder)
+    logger.info("%s: %.1f MB, %s", file.name, len(plan) / 1e6, toolkit.builder)
     entry = EngineFile(
         file=file.name,
-        runtime=job.toolkit.runtime,
+        runtime=toolkit.runtime,
         precision=source.precision,
         sha256=hashlib.sha256(plan).hexdigest(),
         gpu=architecture,
-        builder=job.toolkit.builder,
-        profile=job.profile,
+        builder=toolkit.builder,
+        profile=profile,
     )
     if architecture != this_architecture():
         return entry
     try:
-        return entry.model_copy(update={"parity": _judged(job, entry)})
+        return entry.model_copy(update={"parity": _judged(job, profile, entry)})
     except (EngineBuildError, EngineRejectedError):
         file.unlink()
         raise
@@ -138,9 +147,9 @@ def check_profile(profile: Profile) -> None:
         )
 
 
-def _judged(job: TensorRTJob, entry: EngineFile) -> Parity | None:
+def _judged(job: Job, profile: Profile, entry: EngineFile) -> Parity | None:
     """Return the figures of an engine that agrees; None where no sample slice fits the profile."""
-    standard = within(job.standard, job.profile)
+    standard = within(job.standard, profile)
     if not standard.references:
         logger.warning("no sample slice fits the profile: the TensorRT engine was not compared")
         return None

@@ -4,8 +4,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,8 +30,8 @@ CONFIG = "config.pbtxt"
 FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 # First line of a configuration of ours. What is tuned by hand lives where no export writes.
 HEADER = (
-    "# Written by wsseg-export, and anew by the next one. Tuned by hand: configs/NAME.pbtxt and\n"
-    "# tritonserver --model-config-name=NAME.\n"
+    "# Written by wsseg-export, and overwritten by the next export. For your own settings:\n"
+    "# configs/NAME.pbtxt and tritonserver --model-config-name=NAME.\n"
 )
 
 BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt"}
@@ -81,15 +80,40 @@ def config_text(served: Served) -> str:
     height and width together. Ragged batches stay off, as they would reach the graph as one row of
     numbers without shapes.
     """
+    entry, profile = served.entry, served.entry.profile
+    # Batches as large as the waiting requests allow. Only a TensorRT engine has a size at which it
+    # is fastest, its profile's: to prefer one without that reason makes Triton hold requests back
+    # from a batch that could take them.
+    batching: tuple[ConfigField, ...] = (("max_queue_delay_microseconds", QUEUE_DELAY_US),)
+    batch, side = 1, [WARMUP_SIDE, WARMUP_SIDE]
+    if profile is not None:
+        batch, *side = profile.optimum
+        batching = (("preferred_batch_size", [batch]), *batching)
+    # One black slice before a version is ready, so that no patient's slice pays for set-up.
+    # Triton's random data are random bytes, which as floats are often infinite or no number.
+    black = (
+        ("data_type", Word("TYPE_FP32")),
+        ("dims", [served.manifest.channels, *side]),
+        ("zero_data", Word("true")),
+    )
+    warmup = (
+        ("name", f"{batch} x {side[0]} x {side[1]}"),
+        ("batch_size", batch),
+        ("inputs", (("key", INPUT), ("value", black))),
+    )
+    # TF32 off in ONNX Runtime's CUDA provider: fp32 is what the export compared with PyTorch.
+    cuda = (("name", "cuda"), ("parameters", (("key", "use_tf32"), ("value", "0"))))
+    accelerators = (("execution_accelerators", (("gpu_execution_accelerator", cuda),)),)
+    on_cuda = (("optimization", accelerators),) if entry.runtime == "onnxruntime" else ()
     return interface_text(served) + text_format(
         (
             ("max_batch_size", served.max_batch),
             ("version_policy", (("latest", (("num_versions", 1),)),)),
-            ("dynamic_batching", _batching(served.entry)),
+            ("dynamic_batching", batching),
             # One engine uses all cores, or all of a GPU; a second would only hold memory.
             ("instance_group", (("kind", Word(DEVICES[served.device])), ("count", 1))),
-            *_optimization(served.entry),
-            ("model_warmup", _warmup(served)),
+            *on_cuda,
+            ("model_warmup", warmup),
             *_parameters(served),
         )
     )
@@ -117,68 +141,23 @@ def interface_text(served: Served) -> str:
 
 def text_format(fields: Sequence[ConfigField], indent: str = "") -> str:
     """Fields as protobuf text, one a line: nested tuples are messages."""
-    return "".join(f"{indent}{name}{_value(value, indent)}\n" for name, value in fields)
-
-
-def _value(value: Value, indent: str) -> str:
-    if isinstance(value, str):
-        return f": {_quoted(value)}"
-    if isinstance(value, int):
-        return f": {value}"
-    if isinstance(value, Word):
-        return f": {value.text}"
-    if isinstance(value, tuple):
-        return f" {{\n{text_format(value, indent + '  ')}{indent}}}"
-    return f": {value}"
-
-
-def _quoted(text: str) -> str:
-    """Bytes beyond printable ASCII in octal, which all versions of protobuf read alike."""
-    plain = text.replace("\\", "\\\\").replace('"', '\\"').encode()
-    return '"' + "".join(chr(b) if 0x20 <= b < 0x7F else f"\\{b:03o}" for b in plain) + '"'
+    lines = []
+    for name, value in fields:
+        if isinstance(value, tuple):
+            text = f" {{\n{text_format(value, indent + '  ')}{indent}}}"
+        elif isinstance(value, str):
+            # Bytes beyond printable ASCII in octal, which all versions of protobuf read alike.
+            plain = value.replace("\\", "\\\\").replace('"', '\\"').encode()
+            text = "".join(chr(b) if 0x20 <= b < 0x7F else f"\\{b:03o}" for b in plain)
+            text = f': "{text}"'
+        else:
+            text = f": {value.text if isinstance(value, Word) else value}"
+        lines.append(f"{indent}{name}{text}\n")
+    return "".join(lines)
 
 
 def _tensor(name: str, kind: str, dims: list[int]) -> tuple[ConfigField, ...]:
     return (("name", name), ("data_type", Word(kind)), ("dims", dims))
-
-
-def _batching(entry: EngineFile) -> tuple[ConfigField, ...]:
-    """Batches as large as the waiting requests allow.
-
-    Only a TensorRT engine has a size it is fastest at: its profile's. To prefer one without that
-    reason makes Triton hold requests back from a batch that could take them.
-    """
-    delay: ConfigField = ("max_queue_delay_microseconds", QUEUE_DELAY_US)
-    if entry.profile is None:
-        return (delay,)
-    return (("preferred_batch_size", [entry.profile.optimum[0]]), delay)
-
-
-def _optimization(entry: EngineFile) -> tuple[ConfigField, ...]:
-    """TF32 off in ONNX Runtime's CUDA provider: fp32 is what the export compared with PyTorch."""
-    if entry.runtime != "onnxruntime":
-        return ()
-    tf32 = (("key", "use_tf32"), ("value", "0"))
-    cuda = (("name", "cuda"), ("parameters", tf32))
-    accelerators = (("gpu_execution_accelerator", cuda),)
-    return (("optimization", (("execution_accelerators", accelerators),)),)
-
-
-def _warmup(served: Served) -> tuple[ConfigField, ...]:
-    """One black slice before a version is ready, so that no patient's slice pays for set-up.
-
-    Triton's random data are random bytes, which as floats are often infinite or no number.
-    """
-    profile = served.entry.profile
-    side = [WARMUP_SIDE, WARMUP_SIDE] if profile is None else list(profile.optimum[1:])
-    batch = 1 if profile is None else profile.optimum[0]
-    value = (
-        ("data_type", Word("TYPE_FP32")),
-        ("dims", [served.manifest.channels, *side]),
-        ("zero_data", Word("true")),
-    )
-    inputs = (("key", INPUT), ("value", value))
-    return (("name", f"{batch} x {side[0]} x {side[1]}"), ("batch_size", batch), ("inputs", inputs))
 
 
 def _parameters(served: Served) -> tuple[ConfigField, ...]:
@@ -231,7 +210,18 @@ def check_request(repository: Path, name: str, options: TritonOptions) -> None:
     if repository.exists() and not repository.is_dir():
         raise WssegError(f"{repository} is a file, a model repository is a folder")
     _free_version(repository / name, options.version)
-    _check_writable(repository, name)
+    # Writing is tried beside the repository, because Triton sees what is tried inside.
+    beside = _existing(repository.resolve().parent)
+    try:
+        tempfile.TemporaryDirectory(dir=beside, prefix=".tmp-").cleanup()
+    except OSError as error:
+        raise WssegError(
+            f"{beside} cannot be written to, and versions are made beside the repository "
+            f"{repository}: {error.strerror}; choose another --triton"
+        ) from error
+    inside = _existing(repository.resolve() / name)
+    if not os.access(inside, os.W_OK):
+        raise WssegError(f"{inside} cannot be written to: choose another --triton")
 
 
 def add_version(folder: Path, repository: Path, options: TritonOptions) -> Path:
@@ -248,10 +238,18 @@ def add_version(folder: Path, repository: Path, options: TritonOptions) -> Path:
     model = repository / manifest.name
     served = _served(folder, manifest, options, _free_version(model, options.version))
     _check_same_interface(model, served)
-    version = str(served.version)
-    with _staged(repository) as scratch:
-        staged = scratch / manifest.name
-        _write_version(staged / version, folder, served)
+    version, file = str(served.version), FILES[served.entry.runtime]
+    entry = served.entry.model_copy(update={"file": file})
+    alone = manifest.model_copy(update={"engines": (entry,)})
+    repository = repository.resolve()
+    repository.mkdir(parents=True, exist_ok=True)
+    # Beside the repository: inside, Triton would take the scratch folder for a model.
+    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".tmp-") as scratch:
+        staged = Path(scratch) / manifest.name
+        (staged / version).mkdir(parents=True)
+        (staged / version / file).write_bytes(engine_bytes(folder, served.entry))
+        text = alone.model_dump_json(indent=2) + "\n"
+        (staged / version / FILE_NAME).write_text(text, encoding="utf-8")
         (staged / CONFIG).write_text(HEADER + config_text(served), encoding="utf-8")
         if (model / CONFIG).exists():
             _move(staged / version, model / version)
@@ -262,7 +260,20 @@ def add_version(folder: Path, repository: Path, options: TritonOptions) -> Path:
 
 
 def _served(folder: Path, manifest: Manifest, options: TritonOptions, version: int) -> Served:
-    entry = _choose(manifest, options.engine)
+    entry = next(
+        (
+            entry
+            for entry in manifest.engines
+            if entry.file == options.engine
+            or (not options.engine and entry.runtime == "onnxruntime")
+        ),
+        None,
+    )
+    if entry is None:
+        raise WssegError(
+            f"the model has no engine {options.engine or 'for ONNX Runtime'}: it has "
+            f"{', '.join(entry.file for entry in manifest.engines)}"
+        )
     if entry.runtime not in BACKENDS:
         raise WssegError(
             f"{entry.file} is for {entry.runtime}, which Triton does not load: "
@@ -287,16 +298,6 @@ def _served(folder: Path, manifest: Manifest, options: TritonOptions, version: i
     )
 
 
-def _choose(manifest: Manifest, file: str) -> EngineFile:
-    for entry in manifest.engines:
-        if entry.file == file or (not file and entry.runtime == "onnxruntime"):
-            return entry
-    raise WssegError(
-        f"the model has no engine {file or 'for ONNX Runtime'}: it has "
-        f"{', '.join(entry.file for entry in manifest.engines)}"
-    )
-
-
 def _free_version(model: Path, wanted: int | None) -> int:
     """The wanted version, or the next: above all that are there, as Triton serves the highest."""
     names = [path.name for path in model.iterdir()] if model.is_dir() else []
@@ -311,21 +312,6 @@ def _free_version(model: Path, wanted: int | None) -> int:
     return wanted or highest + 1
 
 
-def _check_writable(repository: Path, name: str) -> None:
-    """Tried beside the repository; asked of what lies inside, where Triton sees what is tried."""
-    beside = _existing(repository.resolve().parent)
-    try:
-        tempfile.TemporaryDirectory(dir=beside, prefix=".tmp-").cleanup()
-    except OSError as error:
-        raise WssegError(
-            f"{beside} cannot be written to, and versions are made beside the repository "
-            f"{repository}: {error.strerror}; choose another --triton"
-        ) from error
-    inside = _existing(repository.resolve() / name)
-    if not os.access(inside, os.W_OK):
-        raise WssegError(f"{inside} cannot be written to: choose another --triton")
-
-
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     return next(place for place in (path, *path.parents) if place.exists())
@@ -336,7 +322,7 @@ def _check_same_interface(model: Path, served: Served) -> None:
         found = (model / CONFIG).read_text(encoding="utf-8")
     except FileNotFoundError:
         return
-    if not found.startswith(HEADER.partition(".")[0]):
+    if not found.startswith(HEADER.partition(",")[0]):
         raise WssegError(
             f"{model / CONFIG} was not written by wsseg-export and would be replaced: choose "
             "another --name"
@@ -346,24 +332,6 @@ def _check_same_interface(model: Path, served: Served) -> None:
             f"{model} takes or gives other tensors than this model (classes, channels, backend), "
             "and one configuration holds for all versions: choose another --name"
         )
-
-
-def _write_version(target: Path, folder: Path, served: Served) -> None:
-    target.mkdir(parents=True)
-    file = FILES[served.entry.runtime]
-    (target / file).write_bytes(engine_bytes(folder, served.entry))
-    entry = served.entry.model_copy(update={"file": file})
-    alone = served.manifest.model_copy(update={"engines": (entry,)})
-    (target / FILE_NAME).write_text(alone.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _staged(repository: Path) -> Iterator[Path]:
-    """A scratch folder beside the repository: inside, Triton would take it for a model."""
-    repository = repository.resolve()
-    repository.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".tmp-") as scratch:
-        yield Path(scratch)
 
 
 def _move(source: Path, target: Path) -> None:

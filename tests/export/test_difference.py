@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from wsseg.export.difference import Reference, difference, overall
-from wsseg.export.parity import (
-    reference_outputs,
-)
+from wsseg.export.parity import Reference, difference, overall, reference_outputs
 from wsseg.imaging.definitions import RatioDefinition
 
 CLASSES = ("organ", "tumour")

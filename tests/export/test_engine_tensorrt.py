@@ -6,15 +6,12 @@ import pytest
 
 from tests.export.conftest import CLASSES, RATIOS
 from wsseg.export import tensorrt as engine_tensorrt
-from wsseg.export import tensorrt as tensorrt_toolkit
-from wsseg.export.difference import Reference, ReferenceOutputs
-from wsseg.export.engines import planned_engine
+from wsseg.export.engines import Job, planned_engine
 from wsseg.export.graph import save_onnx
-from wsseg.export.parity import reference_outputs
+from wsseg.export.parity import Reference, ReferenceOutputs, reference_outputs
 from wsseg.export.tensorrt import (
     DEFAULT_ARCHITECTURES,
     DEFAULT_PROFILE,
-    TensorRTJob,
     TensorRTMissingError,
     check_profile,
     find_toolkit,
@@ -28,8 +25,18 @@ from wsseg.serve.manifest import Profile
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    for module in (engine_tensorrt, tensorrt_toolkit):
-        monkeypatch.setattr(module, "this_architecture", lambda: None)
+    monkeypatch.setattr(engine_tensorrt, "this_architecture", lambda: None)
+
+
+def made_for(gpu, precision, job):
+    """The entry of the engine that is built for a GPU from a file of the job's folder."""
+    return make_tensorrt_engine(
+        job,
+        planned_engine(precision),
+        toolkit=find_toolkit((gpu,)),
+        profile=DEFAULT_PROFILE,
+        architecture=gpu,
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -43,7 +50,7 @@ def test_an_engine_is_built_ahead_of_time_without_a_gpu(models, no_gpu, precisio
 
 
 def test_an_engine_is_built_from_the_published_file(
-    models, tmp_path, no_gpu, monkeypatch, exported
+    models, predictor, tmp_path, no_gpu, monkeypatch, exported
 ):
     given = []
 
@@ -54,8 +61,7 @@ def test_an_engine_is_built_from_the_published_file(
     monkeypatch.setattr(engine_tensorrt, "build_engine", building)
     save_onnx(models["fp16"], tmp_path / "model.fp16.onnx")
     standard = ReferenceOutputs((), np.zeros(2, np.float32), (), ())
-    job = TensorRTJob(exported[0], find_toolkit(("sm_89",)), DEFAULT_PROFILE, standard, tmp_path)
-    entry = make_tensorrt_engine(job, "sm_89", planned_engine("fp16"))
+    entry = made_for("sm_89", "fp16", Job(exported[0], predictor, standard, tmp_path))
     assert (tmp_path / entry.file).read_bytes() == b"plan"
     assert given == [(tmp_path / "model.fp16.onnx").read_bytes()]
 
@@ -110,7 +116,7 @@ def test_shapes_that_do_not_ascend_are_refused():
 
 
 def test_an_engine_for_this_gpu_that_cannot_be_judged_is_not_left_behind(
-    models, tmp_path, no_gpu, monkeypatch, exported
+    models, predictor, tmp_path, no_gpu, monkeypatch, exported
 ):
     monkeypatch.setattr(engine_tensorrt, "build_engine", lambda *_: b"plan")
     monkeypatch.setattr(engine_tensorrt, "this_architecture", lambda: "sm_89")
@@ -121,10 +127,10 @@ def test_an_engine_for_this_gpu_that_cannot_be_judged_is_not_left_behind(
     standard = ReferenceOutputs(
         (reference,), np.full((1, 2, 1, 1), 0.5, np.float32), CLASSES, RATIOS
     )
-    job = TensorRTJob(exported[0], find_toolkit(("sm_89",)), DEFAULT_PROFILE, standard, tmp_path)
+    job = Job(exported[0], predictor, standard, tmp_path)
     # The plan is none, so serving's own adapter, which the gate judges through, cannot load it.
     with pytest.raises(EngineBuildError, match="does not load on this GPU"):
-        make_tensorrt_engine(job, "sm_89", planned_engine("fp16"))
+        made_for("sm_89", "fp16", job)
     assert [path.name for path in tmp_path.iterdir()] == ["model.fp16.onnx"]
 
 
@@ -134,7 +140,6 @@ def test_an_engine_for_this_gpu_agrees_with_pytorch(models, predictor, slices, t
     gpu = this_architecture() or ""
     save_onnx(models["fp32"], tmp_path / "model.onnx")
     standard = reference_outputs(predictor, slices, (0.5, 0.4), CLASSES, RATIOS)
-    job = TensorRTJob(exported[0], find_toolkit((gpu,)), DEFAULT_PROFILE, standard, tmp_path)
-    parity = make_tensorrt_engine(job, gpu, planned_engine("fp32")).parity
+    parity = made_for(gpu, "fp32", Job(exported[0], predictor, standard, tmp_path)).parity
     assert parity is not None
     assert parity.mask_agreement > 0.9999

@@ -184,7 +184,7 @@ def test_an_engine_that_was_not_asked_is_not_said_to_find_nothing(predictor, sta
 def test_an_export_whose_masks_are_all_empty_says_what_the_gate_could_not_judge(
     run, small_models, tmp_path, caplog, serve_models
 ):
-    said = "all masks empty: the network finds nothing in the slices"
+    said = "all masks empty: the network finds nothing in the run's sample slices"
     with caplog.at_level(logging.WARNING, "wsseg.export"):
         options = ExportOptions(precisions=("fp32",), thresholds=(1.0, 1.0))
         manifest = export_run(run, tmp_path / "empty", options)

@@ -9,7 +9,7 @@ from google.protobuf import text_format as protobuf
 from tritonclient.grpc import model_config_pb2
 
 from wsseg.export import triton
-from wsseg.export.triton import TritonOptions, add_version, check_request
+from wsseg.export.triton import TritonOptions, add_version, check_request, config_text
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
@@ -116,7 +116,7 @@ def test_nothing_but_whole_models_and_versions_ever_lies_in_the_repository(
 
         return watched
 
-    for name in ("_write_version", "_move", "engine_bytes"):
+    for name in ("engine_bytes", "config_text", "_move"):
         monkeypatch.setattr(triton, name, watching(getattr(triton, name)))
     add_version(model, repository, PLAIN)
     add_version(model, repository, PLAIN)
@@ -153,14 +153,13 @@ def test_a_repository_that_may_not_be_written_is_refused_before_the_export(repos
 
 def test_of_two_exports_at_once_the_later_is_refused(model, repository, monkeypatch):
     add_version(model, repository, PLAIN)
-    write = triton._write_version
 
-    def overtaken(target, *arguments):
-        write(target, *arguments)
-        monkeypatch.setattr(triton, "_write_version", write)
+    def overtaken(served):
+        monkeypatch.setattr(triton, "config_text", config_text)
         add_version(model, repository, PLAIN)
+        return config_text(served)
 
-    monkeypatch.setattr(triton, "_write_version", overtaken)
+    monkeypatch.setattr(triton, "config_text", overtaken)
     with pytest.raises(WssegError, match="by someone else meanwhile"):
         add_version(model, repository, PLAIN)
     assert config(repository).parameters["wsseg_model_version"].string_value == "2"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsseg.export.engines import Calibration, make_int8_engine, planned_engine
+from wsseg.export.engines import Calibration, Job, make_int8_engine, planned_engine
 from wsseg.export.graph import DeployGraph, save_onnx, to_onnx
 from wsseg.export.parity import reference_outputs
 from wsseg.imaging.definitions import RatioDefinition, Window
@@ -124,9 +124,8 @@ def inputs_of(predictor):
 
 def make(predictor, standard, model, folder, method="percentile"):
     save_onnx(model, folder / "model.onnx")
-    entry = planned_engine("int8")
-    calibration = Calibration(calibration_slices(), method)
-    made = make_int8_engine(manifest(), entry, predictor, standard, calibration, folder)
+    job = Job(manifest(), predictor, standard, folder)
+    made = make_int8_engine(job, planned_engine("int8"), Calibration(calibration_slices(), method))
     opened = manifest().model_copy(update={"engines": (made,)})
     return made, open_engine(folder, opened, INT8_ON_CPU)
 
