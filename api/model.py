@@ -20,8 +20,7 @@ from wsseg.serve.engines.select import open_engine
 from wsseg.serve.infer import InferOptions, Summary, infer, measure
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.manifest import load_model as read_folder
-from wsseg.serve.measure import series_ratio, slice_ratios
-from wsseg.serve.results import MeasuredScan
+from wsseg.serve.measure import MeasuredScan, series_ratio, slice_ratios
 from wsseg.settings import settings
 
 Paths = str | Path | Sequence[str | Path]

@@ -14,8 +14,8 @@ from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import Scan
 from wsseg.serve.engines.base import Concurrent, Engine, EngineError, Prediction
 from wsseg.serve.inspection import InspectedScan
+from wsseg.serve.measure import Areas, MeasuredScan, SliceResult, failed_files, slice_results
 from wsseg.serve.recover import Known, Recovered, recover
-from wsseg.serve.results import Areas, MeasuredScan, SliceResult, failed_files, slice_results
 
 LUMINANCE = "LUMINANCE"
 GREY_AS_RGB = "GREY_AS_RGB"

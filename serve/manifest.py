@@ -1,4 +1,4 @@
-"""Open a model folder: read its manifest, and let no altered file run."""
+"""The model folder: the content of `model.json`, and the check that no engine was altered."""
 
 import hashlib
 import json
@@ -21,8 +21,6 @@ from wsseg.imaging.definitions import (
 )
 from wsseg.imaging.errors import WssegError
 
-# model.json: everything about a model folder that is not the network itself.
-
 FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
 
@@ -32,16 +30,15 @@ PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 class Parity(Frozen):
-    """How one engine file agreed with PyTorch on real slices, on the machine that exported it.
+    """Agreement of one engine file with PyTorch on real slices, on the machine that exported it.
 
-    mask_agreement: smallest fraction of equal mask pixels over the slices.
-    probability_difference: largest absolute difference of any pixel's probability; for TensorRT,
-    whose engines give none, of a slice's mean probability.
-    ratio_difference: largest absolute difference of a slice's area ratio. ratio_difference_mean:
-    its mean over the slices where it is not 0 on both sides, of the ratio that differs most.
-    mask_iou: intersection over union of the two masks, mean over the slices where either has a
-    pixel, of the class that agrees least; 1 where all are empty. masks_empty: no mask of either has
-    a pixel anywhere, so that agreement, IoU and ratios prove nothing.
+    mask_agreement: smallest fraction of equal mask pixels over the slices. probability_difference:
+    largest absolute difference of a pixel's probability; for TensorRT, whose engines give none, of
+    a slice's mean probability. ratio_difference: largest absolute difference of a slice's area
+    ratio. ratio_difference_mean: its mean over the slices where it is not 0 on both sides, of the
+    ratio that differs most. mask_iou: intersection over union of the two masks, mean over the
+    slices where either has a pixel, of the class that agrees least; 1 if all are empty.
+    masks_empty: no mask of either has a pixel, so that agreement, IoU and ratios prove nothing.
     """
 
     slices: int
@@ -55,7 +52,7 @@ class Parity(Frozen):
 
 
 class Profile(Frozen):
-    """Input shapes an engine was built for: (batch, height, width) at least, best and at most."""
+    """The (batch, height, width) that an engine was built for: smallest, best and largest."""
 
     minimum: tuple[int, int, int]
     optimum: tuple[int, int, int]
@@ -63,17 +60,15 @@ class Profile(Frozen):
 
 
 class EngineFile(Frozen):
-    """One engine of the model folder: a file, the runtime it is for, the precision of its numbers.
+    """One engine of the model folder: its file, runtime and precision.
 
-    Engines of several runtimes may share a file. `gpu` is the CUDA architecture an engine was built
-    for (such as "sm_89"); None runs anywhere. `parity` is None only for an engine that could not
-    run on the exporting machine. `instructions` names what of a CPU its figures hold for (such as
-    "avx512_vnni", or `cpu.UNKNOWN`), where the arithmetic differs from one CPU to another; None
-    where it does not.
-    `float_layers` names the network's layers that stay float32 in an int8 engine, because in
-    integers they would move its masks; most sensitive first.
-    `relative_time` is the time of a slice over that of fp32 in ONNX Runtime on the CPU of the
-    exporting machine; None where it was not measured.
+    Engines of several runtimes may share a file. parity: None only for an engine that could not run
+    on the exporting machine. gpu: CUDA architecture that the engine was built for, such as "sm_89";
+    None runs anywhere. instructions: CPU instructions that the parity figures hold for, such as
+    "avx512_vnni" or `hardware.UNKNOWN`; None if the arithmetic is the same on all CPUs.
+    float_layers: layers of an int8 engine that stay float32, because in integers they would change
+    its masks; most sensitive first. relative_time: time of a slice over that of fp32 in ONNX
+    Runtime, on the CPU of the exporting machine; None if it was not measured.
     """
 
     file: str
@@ -90,7 +85,7 @@ class EngineFile(Frozen):
 
 
 class Teacher(Frozen):
-    """The run that taught a network: its folder's name, its network, the sha256 of its weights."""
+    """The run of a teacher: name of its folder, its network, SHA-256 of its weights."""
 
     run: str
     network: str
@@ -98,7 +93,7 @@ class Teacher(Frozen):
 
 
 class OutputStride(Frozen):
-    """A network exported at another output stride than it was trained at, and what that costs.
+    """A network exported at another output stride than it was trained at, and the difference.
 
     mask_iou: mean IoU of its masks with those of the network as trained, over real slices.
     ratio_difference: mean absolute difference of their area ratios.
@@ -112,10 +107,10 @@ class OutputStride(Frozen):
 
 
 class Training(Frozen):
-    """Where the network came from: enough to tell two models apart and to train one again.
+    """The training of the network: enough to distinguish two models and to train one again.
 
-    teacher: None for a network that learnt from its cases alone. seen: what its training images
-    were. dependence: whether its masks depend on the image. None for a run of an earlier version.
+    teacher: None for a network without a teacher. seen: properties of the training images.
+    dependence: whether the masks depend on the image. Both are None for runs of earlier versions.
     """
 
     preset: str
@@ -164,20 +159,20 @@ class Manifest(Frozen):
         return self
 
 
-# The inputs and outputs by which any runtime tells an exported graph from another network.
-
+# Inputs and outputs of the exported graph, and the types of their numbers.
 INPUT = "pixels"
 OUTPUTS = {"mask": "uint8", "pixel_area": "int64", "soft_area": "float32"}
-# Models exported by early versions lack it; only what recovers masks asks for it.
+# Models exported by early versions lack it; only the recovery of masks needs it.
 PROBABILITY = "probability"
 KINDS = {**OUTPUTS, PROBABILITY: "float32"}
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: type of its numbers as numpy names it, and length of its second axis.
+    """An input or output of a graph.
 
-    second: None where only a run would tell.
+    kind: type of its numbers, as numpy names it. second: length of its second axis; None if only a
+    run would show it.
     """
 
     kind: str
@@ -187,7 +182,7 @@ class Port:
 def check_contract(
     inputs: Mapping[str, Port], outputs: Mapping[str, Port], manifest: Manifest, entry: EngineFile
 ) -> None:
-    """WssegError for a network that is not the one that the manifest describes."""
+    """Raise WssegError for a network that the manifest does not describe."""
     known = {name: port for name, port in outputs.items() if name in KINDS}
     fits = (
         list(inputs) == [INPUT]
@@ -208,26 +203,21 @@ def check_contract(
 def load_model(path: Path) -> tuple[Manifest, Path]:
     """Read and check `model.json` of a model folder; returns it with the folder.
 
-    Raises WssegError where the folder is missing, was not written by wsseg-export, or was written
-    by a newer version. The engine files are checked when one is opened, see `engine_bytes`.
+    Raises WssegError if the folder is missing, was not written by wsseg-export, or was written by a
+    newer version. The engine files are checked when one is opened, see `engine_bytes`.
     """
     if not path.is_dir():
-        found = "is a file" if path.exists() else "does not exist"
-        raise WssegError(f"model folder {path} {found}: give the folder that wsseg-export wrote")
+        state = "is a file" if path.exists() else "does not exist"
+        raise WssegError(f"model folder {path} {state}: give the folder that wsseg-export wrote")
     file = path / FILE_NAME
     try:
-        text = file.read_text(encoding="utf-8")
-        content: Any = json.loads(text)
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WssegError(
             f"{path} holds no {FILE_NAME}: give the folder that wsseg-export wrote"
         ) from error
     except (OSError, ValueError) as error:
         raise WssegError(f"{file} cannot be read ({error}): export the model again") from error
-    return _parse(content, file), path
-
-
-def _parse(content: Any, file: Path) -> Manifest:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise WssegError(
@@ -235,19 +225,20 @@ def _parse(content: Any, file: Path) -> Manifest:
             "install a newer wsseg"
         )
     try:
-        return Manifest.model_validate_json(json.dumps(content))
+        # As JSON again: a list is a tuple there, but not in Python.
+        return Manifest.model_validate_json(json.dumps(content)), path
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(step) for step in first["loc"]) or "the file as a whole"
+        fault = error.errors()[0]
+        key = ".".join(str(step) for step in fault["loc"]) or "the file as a whole"
         raise WssegError(
-            f"{file} is no wsseg model: {place}: {fault_text(first)}; export the model again"
+            f"{file} is no wsseg model: {key}: {fault_text(fault)}; export the model again"
         ) from error
 
 
 def engine_bytes(folder: Path, entry: EngineFile) -> bytes:
-    """Content of an engine file whose SHA-256 is the one that the manifest states.
+    """The content of an engine file, if it has the SHA-256 of the manifest.
 
-    The bytes that were checked are the bytes that run: nothing can change in between. Raises
+    The bytes that are checked are the bytes that run: nothing can change in between. Raises
     WssegError for a missing, altered or misplaced file.
     """
     if Path(entry.file).name != entry.file:
@@ -261,10 +252,10 @@ def engine_bytes(folder: Path, entry: EngineFile) -> bytes:
             f"{folder}: engine file {entry.file} cannot be read ({error.strerror}): "
             "copy the whole model folder again"
         ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != entry.sha256.lower():
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != entry.sha256.lower():
         raise WssegError(
-            f"{folder}: engine file {entry.file} has SHA-256 {found[:12]}..., the manifest says "
+            f"{folder}: engine file {entry.file} has SHA-256 {digest[:12]}..., the manifest says "
             f"{entry.sha256[:12]}...: it was altered or cut; copy the whole model folder again"
         )
     return content

@@ -9,7 +9,7 @@ from PIL import Image
 from wsseg.imaging.definitions import Window, grey_values, label_colours
 from wsseg.imaging.files import atomic
 from wsseg.imaging.label_maps import safe_name
-from wsseg.serve.results import MeasuredScan
+from wsseg.serve.measure import MeasuredScan
 
 TINT = 0.35
 PNG_LEVEL = 1  # a quarter of the time of the default level, for files a tenth larger

@@ -29,9 +29,9 @@ from wsseg.serve.inspection import (
     skip_none,
 )
 from wsseg.serve.manifest import Manifest
+from wsseg.serve.measure import MeasuredScan, failed_files
 from wsseg.serve.overlay import write_overlays
 from wsseg.serve.recover import Known
-from wsseg.serve.results import MeasuredScan, failed_files
 
 PIXEL_MM_GIVEN = "PIXEL_MM_GIVEN"
 PHI_RISK = "PHI_RISK"
@@ -268,7 +268,11 @@ class Pipeline:
         with (
             closing(prefetch(self._read, refs, self.reading, _nbytes)) as scans,
             closing(segment(counts.meet(_flattened(scans)))) as segmented,
-            closing(self._drawn(segmented)) as outcomes,
+            closing(
+                prefetch(self.pictures.draw, segmented, self.writing, _nbytes)
+                if self.pictures.of_labels or self.pictures.recovered
+                else (self.pictures.draw(item) for item in segmented)
+            ) as outcomes,
         ):
             for outcome in outcomes:
                 counts.end(outcome)
@@ -296,12 +300,6 @@ class Pipeline:
             return inspect(scan, self.skip, likeness)
         except ReadError as error:  # also from the slices of a long scan, which are read on demand
             return failed_files(ref, error.reason, str(error), earlier)
-
-    def _drawn(self, segmented: Iterable[MeasuredScan | Failure]) -> Generator[Outcome, None, None]:
-        if self.pictures.of_labels or self.pictures.recovered:
-            yield from prefetch(self.pictures.draw, segmented, self.writing, _nbytes)
-        else:
-            yield from map(self.pictures.draw, segmented)
 
 
 def _flattened(

@@ -16,7 +16,7 @@ from wsseg.imaging.scan import FileRef, Scan, ScanRef
 from wsseg.serve.batching import GREY_AS_RGB, LUMINANCE, Limits, Segmenter
 from wsseg.serve.engines.base import Prediction
 from wsseg.serve.inspection import Skip, inspect, skip_none
-from wsseg.serve.results import MeasuredScan
+from wsseg.serve.measure import MeasuredScan
 
 SHAPES = ((6, 8), (8, 6), (1, 1))
 ANY = Limits()

@@ -11,8 +11,8 @@ from tests.serve.test_batching import segment
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import Scan
 from wsseg.serve.batching import Limits
+from wsseg.serve.measure import pack, unpack
 from wsseg.serve.recover import KnownRatio
-from wsseg.serve.results import pack, unpack
 
 ALL_APART = Limits(remembered=0)
 

@@ -10,7 +10,7 @@ from tests.serve.conftest import BROKEN_VALUE, LEVELS, ThresholdEngine, make_sca
 from tests.serve.test_batching import make_scans, segment
 from wsseg.serve.batching import Limits
 from wsseg.serve.engines.base import EngineError, Prediction
-from wsseg.serve.results import MeasuredScan
+from wsseg.serve.measure import MeasuredScan
 
 PATIENCE = 10.0  # seconds until a test that would wait for ever fails
 

@@ -9,9 +9,8 @@ from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
 from wsseg.imaging.scan import Geometry
 from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.inspection import inspect, skip_none
-from wsseg.serve.measure import series_rows, slice_rows, slice_thickness_mm
+from wsseg.serve.measure import MeasuredScan, series_rows, slice_rows, slice_thickness_mm
 from wsseg.serve.report import Provenance, SeriesRatio, SliceRatio
-from wsseg.serve.results import MeasuredScan
 
 PROVENANCE = Provenance("threshold", "abc", "numpy", "fp32", "0")
 DARK, BRIGHT, BRIGHTEST = 0, 150, 250

@@ -7,8 +7,8 @@ from PIL import Image
 
 from tests.serve.conftest import make_scan
 from wsseg.imaging.definitions import Window, label_colours
+from wsseg.serve.measure import Areas, MeasuredScan
 from wsseg.serve.overlay import outline, overlay, write_overlays
-from wsseg.serve.results import Areas, MeasuredScan
 
 WINDOW = Window(low=0, high=200)
 NO_AREAS = Areas(
