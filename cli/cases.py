@@ -128,7 +128,7 @@ def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] 
     """Print the report. further: warnings besides those of the table and of what it holds."""
     from rich.console import Console
 
-    from wsseg.imaging.dicom.values import quiet
+    from wsseg.imaging.dicom import silence_pydicom
     from wsseg.train.cases.images import counted_planes, doubts
 
     console = Console(highlight=False, markup=False)
@@ -143,7 +143,7 @@ def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] 
     console.print(_combinations(table.classes, training))
     console.print("What reads it:")
     console.print(_readers(training))
-    with quiet:
+    with silence_pydicom:
         unlike = tuple(doubts(table.cases))
     for warning in (*table.doubts, *further, *warnings(table.classes, carried), *unlike):
         console.print(f"warning: {warning}", soft_wrap=True)

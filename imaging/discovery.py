@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from wsseg.imaging.archive import Budget, unpack_gzip, unpack_tar, unpack_zip
 from wsseg.imaging.content import ARCHIVES, Content, content_of, get_content, is_pointer, read_head
-from wsseg.imaging.dicom.header import Header, read_headers
-from wsseg.imaging.dicom.series import group
+from wsseg.imaging.dicom import Header, group, read_headers
 from wsseg.imaging.errors import Failure, ReadError, Status, WssegError
 from wsseg.imaging.files import seen_by
 from wsseg.imaging.pictures import picture_refs

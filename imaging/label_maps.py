@@ -14,10 +14,10 @@ from nibabel.nifti2 import Nifti2Header, Nifti2Image
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsseg.imaging.dicom.segmentation import (
+from wsseg.imaging.dicom import (
     is_segmentation,
     segment_labels,
-    slice_place,
+    slice_position,
     whole_step,
 )
 from wsseg.imaging.errors import ReadError, translate_errors
@@ -276,7 +276,7 @@ def read_labels_for(
                     f"{path.name} is a DICOM segmentation, and the image is no DICOM: convert it "
                     "to a label map of the image's own format",
                 )
-            place = slice_place(image, slice_index, volume)
+            place = slice_position(image, slice_index, volume)
             found = segment_labels(path, place, numbering, background=background)
             return grid.reorientation.apply(found)
     labels = _label_grid(path, volume)

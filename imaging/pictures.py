@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from wsseg.imaging.dicom.values import quiet
+from wsseg.imaging.dicom import silence_pydicom
 from wsseg.imaging.errors import ReadError, translate_errors
 from wsseg.imaging.files import open_file
 from wsseg.imaging.intensity import fill_nonfinite
@@ -286,7 +286,7 @@ def open_picture(path: Path, source: str) -> Iterator[Picture]:
     """
     with open_file(path, buffering=0) as stream:
         is_tiff = stream.read(4) in MAGICS
-    with quiet:
+    with silence_pydicom:
         if is_tiff:
             with open_tiff(path, source) as tiff:
                 yield tiff

@@ -12,10 +12,18 @@ from PIL import Image
 
 from wsseg.imaging.archive import unpacked
 from wsseg.imaging.content import Content, content_of, is_dicom, read_head
-from wsseg.imaging.dicom.file import at_pixels, open_dicom
-from wsseg.imaging.dicom.place import DicomPlace, dicom_places, frames_ref
-from wsseg.imaging.dicom.reader import read_dicom
-from wsseg.imaging.dicom.values import quiet, tags_of, text, value_of
+from wsseg.imaging.dicom import (
+    DicomVolume,
+    at_pixels,
+    dicom_volumes,
+    frames_ref,
+    open_dicom,
+    read_dicom,
+    silence_pydicom,
+    tags_of,
+    text,
+    value_of,
+)
 from wsseg.imaging.errors import Failure, ReadError, translate_errors
 from wsseg.imaging.files import Version, open_file, unchanged, version_of
 from wsseg.imaging.intensity import fill_nonfinite
@@ -77,12 +85,12 @@ def _stored_as(path: Path, _version: Version) -> str:
     if header or content_of(head) == "volume":
         layout = open_volume(FileRef(header or path, path.name)).layout
         return f"{layout.dtype.name}, slope {layout.slope:g}, intercept {layout.offset:g}"
-    with quiet, open_file(path) as stream, Image.open(stream) as picture:
+    with silence_pydicom, open_file(path) as stream, Image.open(stream) as picture:
         return _MODES.get(picture.mode, "8-bit")
 
 
 def _dicom(path: Path) -> str:
-    with quiet:
+    with silence_pydicom:
         header, _ = open_dicom(path, path.name, tags=_TAGS, stop=at_pixels)
         slope, intercept = (value_of(header, f"Rescale{what}") for what in ("Slope", "Intercept"))
         words = (text(header, "Modality"), f"{value_of(header, 'BitsStored')}-bit")
@@ -338,8 +346,8 @@ def _dicom_plane(path: Path, slice_index: int, volume: int) -> tuple[NDArray[np.
     return alone.pixels[0], scan_origin(alone)
 
 
-def _dicom_volume(path: Path, volume: int) -> DicomPlace:
-    places = dicom_places(path)
+def _dicom_volume(path: Path, volume: int) -> DicomVolume:
+    places = dicom_volumes(path)
     _check_index(path, volume, len(places), "volume")
     return places[volume]
 
@@ -351,7 +359,7 @@ def _dicom_grid(path: Path, volume: int) -> Grid:
             "dicom",
             place.reorientation.shape(place.stored),
             len(place.frames),
-            len(dicom_places(path)),
+            len(dicom_volumes(path)),
         ),
         geometry=place.geometry,
         plane=place.plane,

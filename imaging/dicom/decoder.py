@@ -29,8 +29,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.pixels.utils import iter_pixels
 
-from wsseg.imaging.dicom.file import can_decode, is_compressed
-from wsseg.imaging.dicom.values import integer, value_of
+from wsseg.imaging.dicom.file import can_decode, integer, is_compressed, value_of
 
 # A decoder hangs if it needs longer than this for a file plus so many seconds a frame.
 FILE_SECONDS = 60.0

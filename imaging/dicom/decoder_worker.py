@@ -34,8 +34,9 @@ from wsseg.imaging.dicom.file import (
     JPEG_XL,
     OWN,
     open_dicom,
+    silence_pydicom,
+    tags_of,
 )
-from wsseg.imaging.dicom.values import quiet, tags_of
 from wsseg.imaging.files import version_of
 
 _TAGS = tags_of(
@@ -59,7 +60,7 @@ def main() -> None:
     discard = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(discard, stream.fileno())
-    with quiet, suppress(EOFError, BrokenPipeError):
+    with silence_pydicom, suppress(EOFError, BrokenPipeError):
         while True:
             request = json.loads(requests.recv_bytes())
             try:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from wsseg.imaging.dicom.sop_classes import is_nuclear, is_x_ray
-from wsseg.imaging.dicom.values import (
+from wsseg.imaging.dicom.file import (
     cosines,
     first_item,
     integer,
@@ -19,6 +18,7 @@ from wsseg.imaging.dicom.values import (
     numbers,
     text,
 )
+from wsseg.imaging.dicom.sop_classes import is_nuclear, is_x_ray
 from wsseg.imaging.scan import Geometry
 
 # How far apart pixels are: the header has many answers, of unequal worth.

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from wsseg.imaging.dicom.file import cosines, integer, number, numbers
 from wsseg.imaging.dicom.geometry import PixelSize, Plane
-from wsseg.imaging.dicom.sop_classes import sort_of
-from wsseg.imaging.dicom.values import cosines, integer, number, numbers
+from wsseg.imaging.dicom.sop_classes import kind_of
 from wsseg.imaging.errors import ReadError
 
 with warnings.catch_warnings():
@@ -80,7 +80,7 @@ def is_mosaic(sop_class: str, modality: str, image_type: str) -> bool:
 
     Of photographs and radiographs the same word says that they were stitched together.
     """
-    slices = sort_of(sop_class) != "projection" or modality == "MR"
+    slices = kind_of(sop_class) != "projection" or modality == "MR"
     return slices and "MOSAIC" in image_type.upper().split("\\")
 
 

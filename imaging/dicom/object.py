@@ -1,10 +1,11 @@
-"""One DICOM file, read: its pixels in slice order, and what a scan must know of it."""
+"""One DICOM object: where its slices lie, how their values become physical, and their pixels."""
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from threading import Lock
 
@@ -12,7 +13,20 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID
 
 from wsseg.imaging.dicom.decoder import OVERLAY_BITS, DecoderCrashedError
-from wsseg.imaging.dicom.file import is_compressed, name_of, open_dicom, undecoded, what_stopped
+from wsseg.imaging.dicom.file import (
+    first_item,
+    is_compressed,
+    items,
+    number,
+    open_dicom,
+    parsing_fault,
+    silence_pydicom,
+    syntax_name,
+    tags_of,
+    text,
+    texts,
+    undecoded,
+)
 from wsseg.imaging.dicom.geometry import (
     PLANE_KEYWORDS,
     PixelSize,
@@ -30,67 +44,23 @@ from wsseg.imaging.dicom.mosaic import (
     is_mosaic,
     mosaic_of,
 )
-from wsseg.imaging.dicom.pixels import Layout, ObjectPixels, Pixels, read_layout
+from wsseg.imaging.dicom.pixels import (
+    PIXEL_KEYWORDS,
+    Layout,
+    ObjectPixels,
+    Pixels,
+    read_layout,
+)
 from wsseg.imaging.dicom.rescale import HU, SUV, SUV_TAGS, Rescale, rescale_of
-from wsseg.imaging.dicom.sop_classes import is_ct, is_pet, is_planar, often_annotated, sort_of
-from wsseg.imaging.dicom.values import first_item, items, number, quiet, tags_of, text, texts
+from wsseg.imaging.dicom.sop_classes import is_ct, is_pet, is_planar, kind_of, often_annotated
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.files import check_unchanged, version_of
 from wsseg.imaging.scan import FileRef, SliceId
 
-# Where each frame of a DICOM object lies, and how its stored values become physical ones.
-
-
-@dataclass(frozen=True)
-class Frames:
-    """One entry a frame, in the order asked for; flags concern the pixel size."""
-
-    planes: tuple[Plane, ...]
-    rescales: tuple[Rescale, ...]
-    flags: frozenset[str]
-
-
-def read_frames(
-    dataset: Dataset, count: int, source: str, chosen: Sequence[int] | None = None
-) -> Frames:
-    """The planes and rescales of the frames `chosen` of `count`, of all if None.
-
-    A frame's own functional group wins over the shared one, and both over the top level. Raises
-    ReadError for a rescale that no pixel could survive.
-    """
-    chosen = range(count) if chosen is None else chosen
-    sizes = _Sizes(dataset)
-    planes = planes_of(dataset, count, sizes.of, chosen)
-    own = items(dataset, "PerFrameFunctionalGroupsSequence")
-    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
-    if own:
-        groups = (own[index] if index < len(own) else Dataset() for index in chosen)
-        rescales = tuple(rescale_of(dataset, group, shared, source) for group in groups)
-    else:
-        rescales = (rescale_of(dataset, Dataset(), shared, source),) * len(chosen)
-    return Frames(planes, rescales, frozenset(sizes.flags))
-
-
-class _Sizes:
-    """Pixel sizes of an object's frames, each worked out once, and the flags about all of them."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-        self._known: dict[PixelSize | None, PixelSize | None] = {}
-        self.flags: set[str] = set()
-
-    def of(self, measured: PixelSize | None) -> PixelSize | None:
-        """The size of a frame whose own group, or the shared one, says `measured`."""
-        if measured not in self._known:
-            self._known[measured], flags = pixel_size(self._dataset, measured)
-            self.flags |= flags
-        return self._known[measured]
-
-
 logger = logging.getLogger(__name__)
 
-# What says where the slices of a file lie, and how large they are.
-PLACE_TAGS = [
+# Elements that describe where the slices of a file lie, and how large they are.
+GEOMETRY_TAGS = [
     *tags_of(
         (
             *PLANE_KEYWORDS,
@@ -103,7 +73,7 @@ PLACE_TAGS = [
     *GRID_TAGS,
     *PRIVATE_TAGS,
 ]
-_OWN_TAGS = tags_of(
+_VALUE_TAGS = tags_of(
     (
         *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"),
         *("BurnedInAnnotation", "SamplesPerPixel", "PhotometricInterpretation"),
@@ -119,212 +89,87 @@ _OWN_TAGS = tags_of(
             for prefix, what in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
         ),
         *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-        *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+        *PIXEL_KEYWORDS,
     )
 )
-_TAGS = [*PLACE_TAGS, *SUV_TAGS, *_OWN_TAGS, OVERLAY_BITS]
+_TAGS = [*GEOMETRY_TAGS, *SUV_TAGS, *_VALUE_TAGS, OVERLAY_BITS]
 # Larger values are not read with the header: the pixels of a long object, uncompressed.
-_LEFT_BYTES = 1 << 26
+DEFERRED_BYTES = 1 << 26
 # Pictures of other pictures, by a value of ImageType: MPR, MPR_COR, but not COMPRESSED.
 _SAVED = re.compile(r"(?<![A-Z])SAVE")
 _REFORMATTED = re.compile(r"(?<![A-Z])MPR(?![A-Z])")
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one file adds to a scan: planes and slices in slice order; step_mm along the normal.
-
-    step_mm is the spacing that the header states; the true one comes from the positions.
-    """
+class Frames:
+    """Frames in the order requested, one entry each; flags concern the pixel size."""
 
     planes: tuple[Plane, ...]
-    slices: tuple[SliceId, ...]
+    rescales: tuple[Rescale, ...]
     flags: frozenset[str]
-    modality: str
-    study_uid: str
-    series_uid: str
-    tomographic: bool
-    step_mm: float
-
-    def with_flag(self, flag: str) -> "Part":
-        """The same with one flag more."""
-        return replace(self, flags=self.flags | {flag})
 
 
-class OpenObject:
-    """One file whose header is read; its slices are decoded when they are asked for.
+def read_frames(
+    dataset: Dataset, count: int, source: str, chosen: Sequence[int] | None = None
+) -> Frames:
+    """The planes and rescales of the frames `chosen` of `count`, by index; of all if None.
 
-    shape: of all slices that are wanted of it, (slice, row, column[, 3]).
+    A frame's own functional group wins over the shared one, and both over the top level. Raises
+    ReadError for a rescale that no pixel could survive.
     """
+    chosen = range(count) if chosen is None else chosen
+    flags: set[str] = set()
 
-    def __init__(
-        self,
-        part: Part,
-        pixels: ObjectPixels,
-        slices: "Slices",
-        mosaic: Mosaic | None,
-        file: FileRef,
-    ) -> None:
-        self._part = part
-        self._pixels = pixels
-        self._slices = slices
-        self._mosaic = mosaic
-        self._file = file
-        rows_columns = (mosaic.rows, mosaic.columns) if mosaic else pixels.shape[1:3]
-        self.shape = (len(slices.numbers), *rows_columns, *pixels.shape[3:])
+    @cache
+    def size_of(measured: PixelSize | None) -> PixelSize | None:
+        size, size_flags = pixel_size(dataset, measured)
+        flags.update(size_flags)
+        return size
 
-    @property
-    def part(self) -> Part:
-        """What the scan must know of the file, with the flags of the slices decoded so far."""
-        return replace(self._part, flags=self._part.flags | self._pixels.flags)
-
-    def into(self, stack: Pixels, slices: Sequence[int] | None = None) -> None:
-        """Decode slices, by their numbers in slice order, or all, into (slice, row, column[, 3]).
-
-        Values that are not finite are left in. Raises ReadError, and nothing else that the file
-        could cause.
-        """
-        wanted = range(self.shape[0]) if slices is None else slices
-        with quiet, _decoding(self._pixels.syntax, self._file.source):
-            if self._mosaic:
-                (picture,) = self._pixels.planes([0])
-                numbers = [self._slices.numbers[index] for index in wanted]
-                stack[:] = self._mosaic.tiles(picture, numbers, self._file.source)
-                return
-            place = {self._slices.frames[index]: at for at, index in enumerate(wanted)}
-            frames = sorted(place)
-            for frame, plane in zip(frames, self._pixels.planes(frames), strict=True):
-                stack[place[frame]] = plane
-
-
-def open_object(
-    file: FileRef, chosen: Sequence[int] | None = None, *, rest_follows: bool = False
-) -> OpenObject:
-    """Read the header of one file, and check what it promises before anything is decoded.
-
-    chosen: the frames, or tiles of a mosaic, that are wanted; all if None. rest_follows: other
-    frames will be asked for next, so that the parsed file is kept until another one is read.
-    Raises ReadError, and nothing else that the file could cause.
-    """
-    with quiet:
-        try:
-            dataset, guessed = _LAST.opened(file, keep=rest_follows)
-        except ReadError:
-            raise
-        except MemoryError as error:
-            raise _no_memory(file.source) from error
-        except Exception as error:  # pydicom raises many kinds on malformed files
-            raise _unreadable(file.source, error) from error
-        check_unchanged(file, uids_of(dataset))
-        with _decoding(dataset.file_meta.TransferSyntaxUID, file.source):
-            return _opened(dataset, file, chosen, guessed=guessed)
-
-
-@contextmanager
-def _decoding(syntax: UID, source: str) -> Iterator[None]:
-    try:
-        yield
-    except ReadError:
-        raise
-    except MemoryError as error:
-        raise _no_memory(source) from error
-    except Exception as error:  # decoders raise many kinds on damaged files
-        raise _undecodable(syntax, source, error) from error
-
-
-class _LastOpened:
-    """The file that was parsed last, while more of its frames are to come.
-
-    To parse the functional groups of thousands of frames takes seconds, and a file that holds
-    many scans is asked for each of them in turn.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._version: tuple[Path, int, int] | None = None
-        self._opened: tuple[FileDataset, bool] | None = None
-
-    def opened(self, file: FileRef, *, keep: bool) -> tuple[FileDataset, bool]:
-        if not keep:
-            self._version = self._opened = None
-            return open_dicom(file.path, file.source, tags=_TAGS, leave=_LEFT_BYTES)
-        with self._lock:
-            version = (file.path, *version_of(file.path))
-            # Held by a name of its own: a thread that reads another file forgets it meanwhile.
-            opened = self._opened if version == self._version else None
-            if opened is None:
-                self._version = self._opened = None
-                opened = open_dicom(file.path, file.source, tags=_TAGS, leave=_LEFT_BYTES)
-                self._version, self._opened = version, opened
-            return opened
-
-
-_LAST = _LastOpened()
-
-
-def _opened(
-    dataset: FileDataset, file: FileRef, chosen: Sequence[int] | None, *, guessed: bool
-) -> OpenObject:
-    mosaic = mosaic_in(dataset, file.source)
-    layout = read_layout(dataset, file, None if chosen is None or mosaic else len(chosen))
-    frames = read_frames(dataset, layout.frames, file.source, None if mosaic else chosen)
-    slices = order_slices(frames, layout.frames, chosen, mosaic)
-    flags = set(frames.flags) | _header_flags(dataset, layout, frames)
-    if guessed:
-        flags.add("GUESSED_SYNTAX")
-    several = mosaic is not None or layout.frames > 1
-    study, series, instance = uids_of(dataset)
-    part = Part(
-        planes=slices.planes,
-        slices=tuple(
-            SliceId(file.source, instance, index + 1 if several else None)
-            for index in slices.numbers
-        ),
-        flags=frozenset(flags),
-        modality=text(dataset, "Modality"),
-        study_uid=study,
-        series_uid=series,
-        tomographic=sort_of(text(dataset, "SOPClassUID")) == "tomographic"
-        and not is_planar(text(dataset, "SOPClassUID"), text(dataset, "ImageType")),
-        step_mm=stated_step(dataset),
-    )
-    rescales = dict(zip(slices.frames, slices.rescales, strict=True))
-    return OpenObject(part, ObjectPixels(dataset, layout, rescales, file), slices, mosaic, file)
-
-
-def mosaic_in(dataset: Dataset, source: str) -> Mosaic | None:
-    """How the image is to be taken apart, if it is a mosaic. Raises ReadError."""
-    told = (text(dataset, keyword) for keyword in ("SOPClassUID", "Modality", "ImageType"))
-    return mosaic_of(dataset, pixel_size(dataset)[0], source) if is_mosaic(*told) else None
+    planes = planes_of(dataset, count, size_of, chosen)
+    own = items(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
+    if own:
+        groups = (own[index] if index < len(own) else Dataset() for index in chosen)
+        rescales = tuple(rescale_of(dataset, group, shared, source) for group in groups)
+    else:
+        rescales = (rescale_of(dataset, Dataset(), shared, source),) * len(chosen)
+    return Frames(planes, rescales, frozenset(flags))
 
 
 @dataclass(frozen=True)
 class Slices:
     """The slices that are wanted of a file, in slice order.
 
-    numbers: of frames, or of the tiles of a mosaic, from 0. frames: those to decode.
+    indices: of frames, or of the tiles of a mosaic, from 0. frames: indices of those to decode.
     """
 
     planes: tuple[Plane, ...]
     rescales: tuple[Rescale, ...]
-    numbers: tuple[int, ...]
+    indices: tuple[int, ...]
     frames: tuple[int, ...]
 
 
 def order_slices(
     frames: Frames, count: int, chosen: Sequence[int] | None, mosaic: Mosaic | None
 ) -> Slices:
-    """The slices `chosen` of a file of `count` frames, all if None, whose planes `frames` hold."""
-    numbers = chosen if chosen is not None else range(mosaic.count if mosaic else count)
-    planes = tuple(mosaic.planes[k] for k in numbers) if mosaic else frames.planes
+    """The slices `chosen` of a file of `count` frames, all if None, whose planes `frames` has."""
+    indices = chosen if chosen is not None else range(mosaic.count if mosaic else count)
+    planes = tuple(mosaic.planes[k] for k in indices) if mosaic else frames.planes
     order = stack_order(planes) or list(range(len(planes)))
-    in_order = tuple(numbers[index] for index in order)
+    in_order = tuple(indices[k] for k in order)
     return Slices(
-        planes=tuple(planes[index] for index in order),
-        rescales=frames.rescales if mosaic else tuple(frames.rescales[index] for index in order),
-        numbers=in_order,
+        planes=tuple(planes[k] for k in order),
+        rescales=frames.rescales if mosaic else tuple(frames.rescales[k] for k in order),
+        indices=in_order,
         frames=(0,) if mosaic else in_order,
     )
+
+
+def mosaic_in(dataset: Dataset, source: str) -> Mosaic | None:
+    """The arrangement of the image's tiles, if it is a mosaic. Raises ReadError."""
+    what = (text(dataset, keyword) for keyword in ("SOPClassUID", "Modality", "ImageType"))
+    return mosaic_of(dataset, pixel_size(dataset)[0], source) if is_mosaic(*what) else None
 
 
 def stated_step(dataset: Dataset) -> float:
@@ -338,26 +183,177 @@ def stated_step(dataset: Dataset) -> float:
     return 1.0
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one file adds to a scan: planes and slices in slice order.
+
+    step_mm is the spacing along the normal that the header states; the true one comes from the
+    positions.
+    """
+
+    planes: tuple[Plane, ...]
+    slices: tuple[SliceId, ...]
+    flags: frozenset[str]
+    modality: str
+    study_uid: str
+    series_uid: str
+    tomographic: bool
+    step_mm: float
+
+    def with_flag(self, flag: str) -> "Part":
+        """The same with one more flag."""
+        return replace(self, flags=self.flags | {flag})
+
+
+class OpenObject:
+    """One file whose header is read; its slices are decoded on request.
+
+    shape: (slice, row, column[, 3]) of all slices that are wanted of it.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        pixels: ObjectPixels,
+        slices: Slices,
+        mosaic: Mosaic | None,
+        file: FileRef,
+    ) -> None:
+        self._part = part
+        self._pixels = pixels
+        self._slices = slices
+        self._mosaic = mosaic
+        self._file = file
+        rows_columns = (mosaic.rows, mosaic.columns) if mosaic else pixels.shape[1:3]
+        self.shape = (len(slices.indices), *rows_columns, *pixels.shape[3:])
+
+    @property
+    def part(self) -> Part:
+        """The file's part of the scan, with the flags of the slices decoded so far."""
+        return replace(self._part, flags=self._part.flags | self._pixels.flags)
+
+    def decode_into(self, stack: Pixels, slices: Sequence[int] | None = None) -> None:
+        """Decode slices, by their indices in slice order, or all, into (slice, row, column[, 3]).
+
+        Values that are not finite are left in. Raises ReadError, and nothing else that the file
+        could cause.
+        """
+        wanted = range(self.shape[0]) if slices is None else slices
+        source = self._file.source
+        with silence_pydicom, _as_read_errors(source, partial(_undecodable, self._pixels.syntax)):
+            if self._mosaic:
+                (picture,) = self._pixels.planes([0])
+                tiles = [self._slices.indices[index] for index in wanted]
+                stack[:] = self._mosaic.tiles(picture, tiles, source)
+                return
+            position = {self._slices.frames[index]: k for k, index in enumerate(wanted)}
+            frames = sorted(position)
+            for frame, plane in zip(frames, self._pixels.planes(frames), strict=True):
+                stack[position[frame]] = plane
+
+
+def open_object(
+    file: FileRef, chosen: Sequence[int] | None = None, *, rest_follows: bool = False
+) -> OpenObject:
+    """Read the header of one file, and check what it promises before anything is decoded.
+
+    chosen: indices of the frames, or tiles of a mosaic, that are wanted; all if None.
+    rest_follows: other frames will be requested next, so that the parsed file is kept until
+    another one is read. Raises ReadError, and nothing else that the file could cause.
+    """
+    with silence_pydicom:
+        with _as_read_errors(file.source, _unreadable):
+            dataset, guessed = _LAST.opened(file, keep=rest_follows)
+        study, series, instance = uids = uids_of(dataset)
+        check_unchanged(file, uids)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        with _as_read_errors(file.source, partial(_undecodable, syntax)):
+            mosaic = mosaic_in(dataset, file.source)
+            layout = read_layout(dataset, file, None if chosen is None or mosaic else len(chosen))
+            frames = read_frames(dataset, layout.frames, file.source, None if mosaic else chosen)
+            slices = order_slices(frames, layout.frames, chosen, mosaic)
+            flags = frames.flags | _header_flags(dataset, layout, frames)
+            sop_class = text(dataset, "SOPClassUID")
+            several = mosaic is not None or layout.frames > 1
+            part = Part(
+                planes=slices.planes,
+                slices=tuple(
+                    SliceId(file.source, instance, index + 1 if several else None)
+                    for index in slices.indices
+                ),
+                flags=flags | {"GUESSED_SYNTAX"} if guessed else flags,
+                modality=text(dataset, "Modality"),
+                study_uid=study,
+                series_uid=series,
+                tomographic=kind_of(sop_class) == "tomographic"
+                and not is_planar(sop_class, text(dataset, "ImageType")),
+                step_mm=stated_step(dataset),
+            )
+            rescales = dict(zip(slices.frames, slices.rescales, strict=True))
+            pixels = ObjectPixels(dataset, layout, rescales, file)
+            return OpenObject(part, pixels, slices, mosaic, file)
+
+
+class _LastOpened:
+    """The file that was parsed last, while more of its frames are to come.
+
+    To parse the functional groups of thousands of frames takes seconds, and a file with many scans
+    is opened for each of them in turn.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._version: tuple[Path, int, int] | None = None
+        self._opened: tuple[FileDataset, bool] | None = None
+
+    def opened(self, file: FileRef, *, keep: bool) -> tuple[FileDataset, bool]:
+        if not keep:
+            self._version = self._opened = None
+            return open_dicom(file.path, file.source, tags=_TAGS, leave=DEFERRED_BYTES)
+        with self._lock:
+            version = (file.path, *version_of(file.path))
+            # A local name: a thread that reads another file clears the attribute meanwhile.
+            opened = self._opened if version == self._version else None
+            if opened is None:
+                self._version = self._opened = None
+                opened = open_dicom(file.path, file.source, tags=_TAGS, leave=DEFERRED_BYTES)
+                self._version, self._opened = version, opened
+            return opened
+
+
+_LAST = _LastOpened()
+
+
 def _header_flags(dataset: FileDataset, layout: Layout, frames: Frames) -> set[str]:
     sop_class, modality = text(dataset, "SOPClassUID"), text(dataset, "Modality")
-    kinds = texts(dataset, "ImageType")
+    image_type = texts(dataset, "ImageType")
     units = {"" if layout.colour else rescale.unit for rescale in frames.rescales}
     burned_in = text(dataset, "BurnedInAnnotation").upper()
     rules = {
         "PHI_RISK": burned_in == "YES"
         or (often_annotated(sop_class) and burned_in != "NO")
-        or any(_SAVED.search(kind) for kind in kinds)
-        or ("DERIVED" in kinds and any(_REFORMATTED.search(kind) for kind in kinds)),
-        "LOCALIZER": "LOCALIZER" in kinds,
-        "UNKNOWN_CLASS": sort_of(sop_class) == "unknown",
+        or any(_SAVED.search(value) for value in image_type)
+        or ("DERIVED" in image_type and any(_REFORMATTED.search(value) for value in image_type)),
+        "LOCALIZER": "LOCALIZER" in image_type,
+        "UNKNOWN_CLASS": kind_of(sop_class) == "unknown",
         "NOT_HU": is_ct(sop_class, modality) and units != {HU},
         "NOT_SUV": is_pet(sop_class, modality) and units != {SUV},
     }
     return {flag for flag, holds in rules.items() if holds}
 
 
-def _no_memory(source: str) -> ReadError:
-    return ReadError("out_of_memory", f"{source} needs more memory than there is: split it")
+@contextmanager
+def _as_read_errors(source: str, describe: Callable[[str, Exception], ReadError]) -> Iterator[None]:
+    """Turn whatever a library raises on a damaged file into a ReadError."""
+    try:
+        yield
+    except ReadError:
+        raise
+    except MemoryError as error:
+        message = f"{source} needs more memory than there is: split it"
+        raise ReadError("out_of_memory", message) from error
+    except Exception as error:  # parsers and decoders raise many types
+        raise describe(source, error) from error
 
 
 def _unreadable(source: str, error: Exception) -> ReadError:
@@ -367,12 +363,12 @@ def _unreadable(source: str, error: Exception) -> ReadError:
         return ReadError("unreadable", f"{source} cannot be opened: {error.strerror}")
     return ReadError(
         "broken_header",
-        f"{source} is damaged, parsing it {what_stopped(error)}: export it again",
+        f"{source} is damaged, parsing it {parsing_fault(error)}: export it again",
     )
 
 
 def _undecodable(syntax: UID, source: str, error: Exception) -> ReadError:
-    """What to do about pixels that no decoder could turn into an image."""
+    """The error for pixels that no decoder could turn into an image."""
     logger.debug("%s while decoding pixels", type(error).__name__)
     if not is_compressed(syntax):
         return ReadError(
@@ -383,7 +379,7 @@ def _undecodable(syntax: UID, source: str, error: Exception) -> ReadError:
     if isinstance(error, DecoderCrashedError):
         return ReadError(
             "decoder_crashed",
-            f"{source} is compressed as {name_of(syntax)} and damaged so that its decoder crashed: "
-            "export it again",
+            f"{source} is compressed as {syntax_name(syntax)} and damaged so that its decoder "
+            "crashed: export it again",
         )
     return undecoded(syntax, source)

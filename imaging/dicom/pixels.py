@@ -12,10 +12,9 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import UID
 
 from wsseg.imaging.dicom.decoder import Stored, decode_frames, deferred_element
-from wsseg.imaging.dicom.file import is_compressed
+from wsseg.imaging.dicom.file import integer, is_compressed, items, number, numbers, text
 from wsseg.imaging.dicom.rescale import Rescale
 from wsseg.imaging.dicom.sop_classes import is_x_ray, measures
-from wsseg.imaging.dicom.values import integer, items, number, numbers, text
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.scan import FileRef
 

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 from pydicom.dataset import Dataset
 
+from wsseg.imaging.dicom.file import first_item, items, number, tags_of, text, texts, value_of
 from wsseg.imaging.dicom.geometry import macro
-from wsseg.imaging.dicom.sop_classes import is_ct, is_pet, sort_of, stores_ct
-from wsseg.imaging.dicom.values import first_item, items, number, tags_of, text, texts, value_of
+from wsseg.imaging.dicom.sop_classes import is_ct, is_pet, kind_of, stores_ct
 from wsseg.imaging.errors import ReadError
 
 # Standardised uptake values: the factor that makes PET images comparable.
@@ -208,7 +208,7 @@ def rescale_of(dataset: Dataset, own: Dataset, shared: Dataset, source: str) -> 
     modality = text(dataset, "Modality")
     sop_class = text(dataset, "SOPClassUID")
     if is_ct(sop_class, modality):
-        implied = stores_ct(sop_class) or sort_of(sop_class) == "unknown"
+        implied = stores_ct(sop_class) or kind_of(sop_class) == "unknown"
         in_hu = _in_hu(dataset, transformation, (own, shared), implied=implied)
         other = "" if line.unit == HU else line.unit
         return replace(line, unit=HU if in_hu else other)

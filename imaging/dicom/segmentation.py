@@ -12,20 +12,21 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from wsseg.imaging.content import is_dicom, read_head
-from wsseg.imaging.dicom.file import at_pixels, open_dicom
-from wsseg.imaging.dicom.geometry import Plane
-from wsseg.imaging.dicom.object import PLACE_TAGS, read_frames
-from wsseg.imaging.dicom.place import dicom_places
-from wsseg.imaging.dicom.values import (
+from wsseg.imaging.dicom.file import (
+    at_pixels,
     first_item,
     frame_count,
     integer,
     items,
-    quiet,
+    open_dicom,
+    silence_pydicom,
     tags_of,
     text,
     value_of,
 )
+from wsseg.imaging.dicom.geometry import Plane
+from wsseg.imaging.dicom.object import GEOMETRY_TAGS, read_frames
+from wsseg.imaging.dicom.reader import dicom_volumes
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.files import Version, open_file, version_of
 from wsseg.imaging.label_values import Label, Labels, Numbering
@@ -44,7 +45,7 @@ _REMEMBERED = 4  # segmentations that are parsed: their frames have a header eac
 
 
 @dataclass(frozen=True)
-class SlicePlace:
+class SlicePosition:
     """A slice of a DICOM image as stored. shape: rows and columns. frame: its number, from 1."""
 
     plane: Plane
@@ -87,26 +88,26 @@ def is_segmentation(path: Path) -> bool:
 def _sop_class(path: Path, _version: Version) -> str:
     if not is_dicom(read_head(FileRef(path, path.name)).start):
         return ""
-    with quiet:
+    with silence_pydicom:
         header, _ = open_dicom(
             path, path.name, tags=_IDENTITY_TAGS, stop=lambda tag, _vr, _length: tag > 0x00080020
         )
         return text(header, "SOPClassUID")
 
 
-def slice_place(image: Path, slice_index: int, volume: int) -> SlicePlace:
+def slice_position(image: Path, slice_index: int, volume: int) -> SlicePosition:
     """Where a slice of a DICOM image lies, and how it is called. Raises ReadError."""
-    place = dicom_places(image)[volume]
+    place = dicom_volumes(image)[volume]
     frame = place.frames[slice_index]
-    with quiet:
+    with silence_pydicom:
         header, _ = open_dicom(
             image,
             image.name,
-            tags=[*PLACE_TAGS, *_IDENTITY_TAGS, *_SPACE_TAGS],
+            tags=[*GEOMETRY_TAGS, *_IDENTITY_TAGS, *_SPACE_TAGS],
             stop=at_pixels,
         )
         frames = read_frames(header, frame_count(header), image.name, (frame,))
-        return SlicePlace(
+        return SlicePosition(
             frames.planes[0],
             place.stored,
             text(header, "FrameOfReferenceUID"),
@@ -117,7 +118,7 @@ def slice_place(image: Path, slice_index: int, volume: int) -> SlicePlace:
 
 
 def segment_labels(
-    path: Path, place: SlicePlace, numbering: Numbering, *, background: int
+    path: Path, place: SlicePosition, numbering: Numbering, *, background: int
 ) -> Labels:
     """Class numbers (row, column) that a segmentation gives a slice, on its stored pixels.
 
@@ -186,7 +187,7 @@ def _opened(path: Path) -> _Segmentation:
 def _parsed(path: Path, _version: tuple[int, int]) -> _Segmentation:
     from pydicom import dcmread
 
-    with quiet, open_file(path) as stream:
+    with silence_pydicom, open_file(path) as stream:
         dataset = dcmread(stream)
         source = path.name
         is_map = text(dataset, "SOPClassUID") == _LABEL_MAP
@@ -257,7 +258,7 @@ def _frame_numbers(item: Dataset) -> tuple[int, ...]:
     return tuple(int(str(number)) for number in several if number is not None)
 
 
-def _refers_to(found: _Segmentation, place: SlicePlace) -> bool:
+def _refers_to(found: _Segmentation, place: SlicePosition) -> bool:
     named = found.instances | {uid for frame in found.frames for uid, _ in frame.sources}
     return place.instance in named or place.series in found.series
 
@@ -265,7 +266,7 @@ def _refers_to(found: _Segmentation, place: SlicePlace) -> bool:
 Indices = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
-def _frames_on(found: _Segmentation, place: SlicePlace) -> Iterator[tuple[_Frame, Indices]]:
+def _frames_on(found: _Segmentation, place: SlicePosition) -> Iterator[tuple[_Frame, Indices]]:
     """The frames that lie on a slice, with the row and column in them of each of its pixels."""
     placed = place.plane.position and place.plane.orientation and place.plane.pixel_mm
     if placed and found.space and place.space and found.space != place.space:
@@ -287,14 +288,14 @@ def _frames_on(found: _Segmentation, place: SlicePlace) -> Iterator[tuple[_Frame
             yield frame, (rows, columns)
 
 
-def _derived(frame: _Frame, place: SlicePlace) -> bool:
+def _derived(frame: _Frame, place: SlicePosition) -> bool:
     return any(
         uid == place.instance and (not numbers or place.frame in numbers)
         for uid, numbers in frame.sources
     )
 
 
-def _indices(found: _Segmentation, frame: _Frame, place: SlicePlace) -> Indices | None:
+def _indices(found: _Segmentation, frame: _Frame, place: SlicePosition) -> Indices | None:
     """Where the slice's pixels are in a frame; None where the frame lies in another plane."""
     rows, columns = place.shape
     ends = np.array([(0, 0), (columns - 1, 0), (0, rows - 1)], np.float64)
@@ -357,7 +358,7 @@ def _placed(plane: Plane, ends: NDArray[np.float64]) -> NDArray[np.float64]:
     return origin + ends[:, :1] * across * size[1] + ends[:, 1:] * down * size[0]
 
 
-def _off_grid(found: _Segmentation, place: SlicePlace) -> ReadError:
+def _off_grid(found: _Segmentation, place: SlicePosition) -> ReadError:
     return ReadError(
         "labels_elsewhere",
         f"{found.source} has frames of {found.shape} (rows, columns), whose pixels are not those "
@@ -372,7 +373,7 @@ def _pixels(found: _Segmentation, frame: _Frame) -> NDArray[np.integer[Any]]:
     packed = integer(dataset, "BitsAllocated") == 1
     if packed and not dataset.file_meta.TransferSyntaxUID.is_compressed:
         return _unpacked(found, frame.index)
-    with quiet:
+    with silence_pydicom:
         stored = pixel_array(dataset, index=frame.index, raw=True)
     if stored.shape != found.shape:
         raise _damaged(found)

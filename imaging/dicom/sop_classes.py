@@ -7,18 +7,18 @@ from pydicom.uid import UID
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
-Sort = Literal["tomographic", "projection", "unknown"]
+ImageKind = Literal["tomographic", "projection", "unknown"]
 
 
 @dataclass(frozen=True)
 class NoImage:
-    """Why objects of a SOP class are not read: `reason` for machines, `words` for people.
+    """Why objects of a SOP class are not read: `reason` for machines, `description` for people.
 
     Images that are not read have a `remedy`, objects that are no images to segment none.
     """
 
     reason: str
-    words: str
+    description: str
     remedy: str = ""
 
 
@@ -180,7 +180,7 @@ def no_image(sop_class: str, modality: str) -> NoImage | None:
     return _NO_IMAGE_MODALITIES.get(modality)
 
 
-def sort_of(sop_class: str) -> Sort:
+def kind_of(sop_class: str) -> ImageKind:
     """Slices of a body, pictures that stand for themselves, or a class unknown here."""
     if sop_class in _TOMOGRAPHIC:
         return "tomographic"
@@ -200,7 +200,7 @@ def is_planar(sop_class: str, image_type: str) -> bool:
     """
     kind = (image_type.upper().split("\\") + [""] * 3)[2]
     views = is_nuclear(sop_class) and kind in _NUCLEAR_VIEWS
-    return views or sort_of(sop_class) == "projection"
+    return views or kind_of(sop_class) == "projection"
 
 
 def has_pixels(sop_class: str) -> bool:
@@ -208,7 +208,7 @@ def has_pixels(sop_class: str) -> bool:
 
     A class that was cut itself, or is none, may have been an image's.
     """
-    if sort_of(sop_class) != "unknown":
+    if kind_of(sop_class) != "unknown":
         return True
     name = UID(sop_class).name
     if name != sop_class:
@@ -246,6 +246,6 @@ def measures(sop_class: str, modality: str) -> bool:
 
     CT, MR, PET and nuclear medicine, by their class, and by modality where the class is unknown.
     """
-    if sort_of(sop_class) == "unknown":
+    if kind_of(sop_class) == "unknown":
         return modality in _MEASURING_MODALITIES
     return sop_class in _CT | _PET | _MR_AND_NM

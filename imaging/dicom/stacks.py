@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.dicom.file import can_decode, open_dicom
+from wsseg.imaging.dicom.file import can_decode, open_dicom, silence_pydicom, tags_of
 from wsseg.imaging.dicom.geometry import is_even, normal_of, same_place_mm
-from wsseg.imaging.dicom.header import Header
-from wsseg.imaging.dicom.traits import GATED, PASSING, ROUNDED, TELLING
-from wsseg.imaging.dicom.values import quiet, tags_of
+from wsseg.imaging.dicom.header import (
+    GATED_TRAITS,
+    ROUNDED_TRAITS,
+    TRAIT_NAMES,
+    VARYING_TRAITS,
+    Header,
+)
 from wsseg.imaging.errors import Failure
 
 # Images that repeat others: copies are dropped, what is left is put in turns.
@@ -123,7 +127,7 @@ def _content(header: Header, place: Sequence[Header]) -> object:
 
 def _digest(header: Header) -> str:
     """Hash of the stored pixel bytes; of a file that cannot be parsed, something of its own."""
-    with quiet:
+    with silence_pydicom:
         try:
             dataset, _ = open_dicom(header.file.path, header.file.source, tags=_PIXELS)
             stored = next(dataset[tag].value for tag in _PIXELS if tag in dataset)
@@ -133,7 +137,7 @@ def _digest(header: Header) -> str:
 
 
 def _decodable(syntax: str) -> bool:
-    with quiet:
+    with silence_pydicom:
         return can_decode(syntax)
 
 
@@ -245,7 +249,7 @@ def _keys(places: Sequence[Place]) -> list[Key]:
 
 
 def _trait(column: int) -> Key:
-    rounded = column < len(TELLING) and TELLING[column] in ROUNDED
+    rounded = column < len(TRAIT_NAMES) and TRAIT_NAMES[column] in ROUNDED_TRAITS
 
     def value(header: Header) -> str:
         stated = header.traits[column] if column < len(header.traits) else ""
@@ -308,10 +312,13 @@ def _between_keys(stack: Sequence[Header]) -> Iterator[tuple[Key, bool | None]]:
     None for those that never differ within one scan.
     """
     for column in range(max(len(header.traits) for header in stack)):
-        name = TELLING[column] if column < len(TELLING) else ""
-        yield _trait(column), (name not in GATED) if not name or name in PASSING else None
+        name = TRAIT_NAMES[column] if column < len(TRAIT_NAMES) else ""
+        yield (
+            _trait(column),
+            (name not in GATED_TRAITS) if not name or name in VARYING_TRAITS else None,
+        )
     yield _FOLDER, True
-    by_time = TELLING.index("AcquisitionTime")
+    by_time = TRAIT_NAMES.index("AcquisitionTime")
     for order in (in_order, lambda header: (header.traits[by_time], in_order(header))):
         yield _run_of(sorted(stack, key=order)), False
 

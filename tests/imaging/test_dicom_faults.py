@@ -25,9 +25,7 @@ from pydicom.uid import (
 
 from wsseg.imaging.dicom import decoder as dicom_decode
 from wsseg.imaging.dicom import file as dicom_file
-from wsseg.imaging.dicom.header import read_headers
-from wsseg.imaging.dicom.reader import read_dicom
-from wsseg.imaging.dicom.values import quiet
+from wsseg.imaging.dicom import read_dicom, read_headers, silence_pydicom
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import FileRef, ScanRef
 
@@ -177,7 +175,7 @@ def test_warnings_of_pydicom_reach_neither_the_user_nor_a_log_with_their_text(
 
 
 def test_other_warnings_pass_while_pydicom_is_quiet():
-    with quiet, pytest.warns(DeprecationWarning, match="ours"):
+    with silence_pydicom, pytest.warns(DeprecationWarning, match="ours"):
         warnings.warn("ours", DeprecationWarning, stacklevel=1)
 
 
@@ -242,7 +240,7 @@ def test_a_decoder_that_hangs_is_stopped(tmp_path, write_dicom, monkeypatch):
 KILLED = """
 import os, signal
 from pathlib import Path
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.scan import FileRef, ScanRef
 read_dicom(ScanRef("dicom", (FileRef(Path({path!r}), "lossless"),)))
 print(Path(f"/proc/self/task/{{os.getpid()}}/children").read_text(), flush=True)

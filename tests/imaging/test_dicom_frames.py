@@ -9,7 +9,7 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import FileRef, ScanRef

@@ -21,8 +21,8 @@ from pydicom.uid import (
 
 from wsseg.imaging import scan as planes
 from wsseg.imaging.dicom import object as dicom_object
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.dicom import reader as dicom_read
-from wsseg.imaging.dicom.reader import read_dicom
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.reading import read_slice
 from wsseg.imaging.scan import FileRef, Planes, ScanRef
@@ -38,7 +38,7 @@ def read(path):
 def long(monkeypatch):
     """Makes every object with several frames a long one, of which two are held at a time."""
     monkeypatch.setattr(dicom_read, "LONG_PIXELS", 0)
-    monkeypatch.setattr(dicom_object, "_LEFT_BYTES", 64)
+    monkeypatch.setattr(dicom_object, "DEFERRED_BYTES", 64)
     monkeypatch.setattr(planes, "HELD_BYTES", 2 * 16 * 16 * 4)
 
 
@@ -147,7 +147,7 @@ def test_a_long_object_has_the_values_and_flags_of_a_short_one(
     lazy = read(path)
     with monkeypatch.context() as short:
         short.setattr(dicom_read, "LONG_PIXELS", 1 << 27)
-        short.setattr(dicom_object, "_LEFT_BYTES", 1 << 26)
+        short.setattr(dicom_object, "DEFERRED_BYTES", 1 << 26)
         eager = read(path)
     assert isinstance(lazy.pixels, Planes)
     assert isinstance(eager.pixels, np.ndarray)

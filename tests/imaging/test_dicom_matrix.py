@@ -5,7 +5,7 @@ import math
 import numpy as np
 from pydicom.uid import BreastTomosynthesisImageStorage
 
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import ScanRef

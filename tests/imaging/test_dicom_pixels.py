@@ -17,7 +17,7 @@ from pydicom.uid import (
     VLPhotographicImageStorage,
 )
 
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.reading import read_slice
 from wsseg.imaging.scan import FileRef, ScanRef
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.orientation import as_stored

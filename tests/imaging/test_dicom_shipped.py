@@ -5,7 +5,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.scan import FileRef, ScanRef
 
 

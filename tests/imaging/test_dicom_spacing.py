@@ -7,7 +7,7 @@ from pydicom.uid import (
     UltrasoundImageStorage,
 )
 
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.scan import FileRef, ScanRef
 
 

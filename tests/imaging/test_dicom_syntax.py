@@ -16,9 +16,7 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from wsseg.imaging.dicom.file import name_of, undecoded
-from wsseg.imaging.dicom.header import read_headers
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom, read_headers, syntax_name, undecoded
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.reading import read_slice
@@ -89,7 +87,7 @@ def encoded(path, write_dicom, syntax, fragments, pixels=RAMP, **elements):
         ("4.94", "pixels_elsewhere", "JPIP Referenced", "from the archive"),
         ("7.1", "unsupported_compression", "SMPTE ST 2110-20", "multi-frame image"),
         ("6.1", "unsupported_compression", "RFC 2557", "software that wrote it"),
-        ("4.999", "unsupported_compression", "not known here", "software that wrote it"),
+        ("4.999", "unsupported_compression", "unknown transfer syntax", "software that wrote it"),
     ],
 )
 def test_what_cannot_be_decoded_is_named_with_its_remedy(
@@ -106,9 +104,9 @@ def test_what_cannot_be_decoded_is_named_with_its_remedy(
 @pytest.mark.parametrize(
     ("syntax", "reason", "words"),
     [
-        ("1.2.840.113619.5.2", "unsupported_compression", "its maker's own"),
+        ("1.2.840.113619.5.2", "unsupported_compression", "its manufacturer"),
         ("1.2.840.10008.5.1.4.1.1.2", "broken_header", "CT Image Storage"),
-        ("CANARY is no UID", "broken_header", "is no UID"),
+        ("CANARY is no UID", "broken_header", "is not a UID"),
     ],
 )
 def test_a_transfer_syntax_that_is_none_is_told(tmp_path, write_dicom, syntax, reason, words):
@@ -211,5 +209,5 @@ def test_a_compressed_file_cut_in_its_pixels_is_called_cut(tmp_path, write_dicom
 def test_the_name_of_every_transfer_syntax_of_pydicom_leads_to_a_message():
     for uid, (name, kind, *_) in _uid_dict.UID_dictionary.items():
         if kind == "Transfer Syntax":
-            assert name_of(UID(uid)) == name
+            assert syntax_name(UID(uid)) == name
             assert name in str(undecoded(UID(uid), "a.dcm"))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.label_maps import safe_name, write_labels

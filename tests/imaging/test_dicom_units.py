@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from wsseg.imaging.definitions import Window
-from wsseg.imaging.dicom.reader import read_dicom
+from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.reading import read_slice
 from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.serve.inspection import skip_empty

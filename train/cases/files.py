@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import luminance
-from wsseg.imaging.dicom.segmentation import is_segmentation, unnamed_segments
+from wsseg.imaging.dicom import is_segmentation, unnamed_segments
 from wsseg.imaging.label_maps import read_labels_for
 from wsseg.imaging.reading import read_grid, read_slice, slice_count, slice_shape, unnamed_numbers
 from wsseg.imaging.scan import AS_STORED, Reorientation

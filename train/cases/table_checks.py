@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from wsseg.imaging.definitions import Denominator
-from wsseg.imaging.dicom.values import quiet
+from wsseg.imaging.dicom import silence_pydicom
 from wsseg.imaging.reading import read_slice, slice_count
 from wsseg.imaging.tables import Fault
 from wsseg.train.cases.checks import CaseRow, check_case
@@ -61,7 +61,7 @@ def check_files(
             return check_case(case, row, classes=classes, denominators=denominators)
 
     # Once for all files: to silence a library anew for each takes as long as to open one.
-    with quiet, ThreadPoolExecutor(READERS) as pool:
+    with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
         looked = list(zip(cases, pool.map(check, cases, _firsts(cases)), strict=True))
     return (
         tuple(replace(case, contents=contents) for case, (contents, _) in looked),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import Denominator
-from wsseg.imaging.dicom.values import quiet
+from wsseg.imaging.dicom import silence_pydicom
 from wsseg.train.cases.schema import NOT_MARKED, Box, Case, Region
 from wsseg.train.data.area_resize import HALF, area_mean, keep_one, shrink_marks
 from wsseg.train.targets.evidence import BorderEvidence, Evidence, Growth, Target
@@ -146,7 +146,7 @@ def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[B
     of the chosen cases bears a shape.
     """
     chosen = marked[:: max(1, len(marked) // BORDER_CASES)]
-    with quiet, ThreadPoolExecutor(READERS) as pool:
+    with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
         borders = pool.map(lambda position: evidence_of_borders(read(position)), chosen)
         return [border for several in borders for border in several]
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.dicom.values import quiet
+from wsseg.imaging.dicom import silence_pydicom
 from wsseg.train.cases.facts import labelled_numbers
 from wsseg.train.cases.schema import MARKED_BACKGROUND, Case
 from wsseg.train.data.dataset import READERS, CaseDataset
@@ -37,7 +37,7 @@ def localise_cases(cases: CaseDataset) -> dict[int, tuple[BlobProposal | None, .
     Empty where every case with an area locates its classes. Logs which classes are localised from
     their areas, and which are not and why.
     """
-    with quiet, ThreadPoolExecutor(READERS) as pool:
+    with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
         places = list(pool.map(lambda case: _places(case, cases), cases.cases))
         _warn_of_unplaced(cases, places)
         if not any(each.wanted.any() for each in places):
