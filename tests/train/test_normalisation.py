@@ -23,7 +23,7 @@ from wsseg.train.validation import Choice, evaluate
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-SHORT = CONFIG.model_copy(update={"terms": PRESETS["full"], "learning_rate": 1e-3, "epochs": 6})
+SHORT = CONFIG.model_copy(update={"terms": PRESETS["full"], "learning_rate": 0.05, "epochs": 3})
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def blobs(make_blobs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def short(blobs, tmp_path_factory):
-    """A run of 24 steps, and its record."""
+    """A run of 12 steps, and its record."""
     out = tmp_path_factory.mktemp("short") / "run"
     with one_thread(), quick_runs():
         return out, train(blobs, out, SHORT)
@@ -111,7 +111,7 @@ def test_better_averages_stay(learner, short):
     own.average.module.load_state_dict(load_file(short[0] / WEIGHTS))
     before = {n: t.clone() for n, t in own.average.module.state_dict().items()}
     training = TrainingState(
-        RunFacts(cases_sha256="", window=Window(), channels=1), [], Choice(6, "mask")
+        RunFacts(cases_sha256="", window=Window(), channels=1), [], Choice(3, "mask")
     )
     found = choose_normalisation(own, data, training, before)
     assert found.kept == "averaged"
