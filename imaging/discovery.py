@@ -1,8 +1,8 @@
-"""Finds scans in whatever a user names: files, folders, archives, with or without suffix."""
+"""Finds scans in whatever a user names: files, folders and archives, recognised by content."""
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from wsseg.imaging.archive import Budget, unpack_gzip, unpack_tar, unpack_zip
@@ -15,115 +15,173 @@ from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.volume_header import NoImageError
 from wsseg.imaging.volumes import header_beside, volume_refs
 
-# Every file under a path, once: sorted, links followed, devices accounted for.
+_Item = tuple[FileRef, Content] | Failure
+"""A file with its content, or why it has none that is read."""
+
+
+def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]:
+    """Every scan in files, folders, zip and tar archives and gzip files, by first bytes only.
+
+    Each file ends in scans or in one Failure (the voxels of a pair in that of their header): what
+    is no image is "skipped"; an image, or what may be one, that is not read is "failed". Pictures
+    and volumes are yielded as they are met, DICOM scans at the end, because their files may be
+    anywhere. Archives are unpacked into `scratch`, which must outlive the reading of the scans.
+
+    Sources are relative to a single input; with several inputs, each source begins with as much
+    of the path of its input as distinguishes it (see `shown_names`).
+
+    Raises WssegError at once if a path does not exist.
+    """
+    for path in paths:
+        if not path.exists():
+            raise WssegError(missing(path, str(path))[1])
+    return _find([header_beside(path) or path for path in paths], scratch)
+
+
+def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
+    headers: list[Header] = []
+    for item in _unpacked(_once(paths), scratch):
+        if isinstance(item, Failure):
+            yield item
+            continue
+        file, content = item
+        if content == "dicom":
+            images = read_headers(file)
+            if isinstance(images, Failure):
+                yield images
+            else:
+                headers += images
+        elif content == "picture":
+            yield from picture_refs(file)
+        else:
+            try:
+                yield from volume_refs(file)
+            except ReadError as error:
+                status: Status = "skipped" if isinstance(error, NoImageError) else "failed"
+                yield Failure(file.source, error.reason, str(error), status=status)
+    yield from group(headers)
+
+
+def _once(paths: Sequence[Path]) -> Iterator[FileRef | Failure]:
+    """The files under all paths, without the voxels of pairs; each file once."""
+    seen: set[Path] = set()
+    for root, name in zip(paths, shown_names(paths), strict=True):
+        for item in list_files(root, name):
+            if isinstance(item, FileRef):
+                if header_beside(item.path):
+                    continue
+                target = item.path.resolve()
+                if target in seen:
+                    message = f"{item.source} was named or linked before"
+                    yield Failure(item.source, "duplicate", message, status="skipped")
+                    continue
+                seen.add(target)
+            yield item
+
+
+def _unpacked(files: Iterable[FileRef | Failure], scratch: Path) -> Iterator[_Item]:
+    """Files with their content; archives and packed files are replaced by what they hold."""
+    for file in files:
+        item = _with_content(file)
+        if isinstance(item, Failure) or item[1] not in ARCHIVES:
+            yield item
+            continue
+        archive, content = item
+        budget = Budget()
+        if content == "gzip":
+            yield from _unpacked_gzip(archive, scratch, budget)
+            continue
+        unpack = unpack_tar if content == "tar" else unpack_zip
+        empty = True
+        for member in unpack(archive, scratch, budget):
+            empty = False
+            if isinstance(member, Failure):
+                yield member
+                continue
+            inside = member.source.removeprefix(f"{archive.source}/").split("/")
+            hidden = any(part.startswith((".", "__MACOSX")) for part in inside)
+            if not hidden and not header_beside(member.path):
+                item = _with_content(member)
+                if isinstance(item, tuple) and item[1] == "gzip":
+                    yield from _unpacked_gzip(item[0], scratch, budget)
+                else:
+                    yield _unless_archive(item)
+        if empty:
+            message = f"{archive.source} is an empty archive"
+            yield Failure(archive.source, "empty_archive", message, status="skipped")
+
+
+def _with_content(file: FileRef | Failure) -> _Item:
+    if isinstance(file, Failure):
+        return file
+    try:
+        content = content_of(read_head(file))
+    except OSError as error:
+        return _unreadable(file.source, error)
+    return content if isinstance(content, Failure) else (file, content)
+
+
+def _unpacked_gzip(packed: FileRef, scratch: Path, budget: Budget) -> Iterator[_Item]:
+    for file in unpack_gzip(packed, scratch, budget):
+        yield _unless_archive(_with_content(file))
+
+
+def _unless_archive(item: _Item) -> _Item:
+    """Archives within archives are not unpacked, because they may be nested without end."""
+    if isinstance(item, Failure) or item[1] not in ARCHIVES:
+        return item
+    source = item[0].source
+    message = f"{source} is an archive inside an archive: unpack the outer one first"
+    return Failure(source, "nested_archive", message)
 
 
 def list_files(root: Path, name: str) -> Iterator[FileRef | Failure]:
     """The file `root`, or the files under the folder `root`, sorted by name.
 
-    Links are followed wherever they lead, as the user who made them expects: files by links of
-    git-annex, subjects by links to their folders. No folder is entered twice, so that no loop can
-    hang, and none above `root`. Hidden files and folders, among them the scratch folders of
-    interrupted runs, are passed over silently. `name` is the `source` of a named file, and stands
-    before the sources, relative to `root`, of the files of a folder.
+    name: the source of a named file, and the beginning of the sources of a folder's files, which
+    are relative to `root`. Links are followed wherever they lead, as the user who made them
+    expects: files by links of git-annex, subjects by links to their folders. No folder is entered
+    twice, so that no loop can hang, and none above `root`. Hidden files and folders, among them
+    the scratch folders of interrupted runs, are skipped silently.
     """
     if not root.is_dir():
         yield _checked(root, name)
         return
-    inside = root.resolve()
-    entered = {inside}
-    folders = [(root, inside)]
+    real_root = root.resolve()
+    entered = {real_root}
+    folders = [(root, real_root)]
     while folders:
-        folder, place = folders.pop()
-        below = []
-        for path, found in _listed(folder, place, lambda path: _source(path, root, name), inside):
-            if not isinstance(found, Path):
-                yield found
-            elif found not in entered:
-                entered.add(found)
-                below.append((path, found))
-            elif path.is_symlink():
-                yield _linked_before(_source(path, root, name))
-        folders += reversed(below)
-
-
-def _listed(
-    folder: Path, place: Path, source: Callable[[Path], str], inside: Path
-) -> Iterator[tuple[Path, FileRef | Failure | Path]]:
-    """The visible entries of a folder, sorted, and what each of them is."""
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield folder, _unreadable(source(folder), error)
-        return
-    for entry in entries:
-        if not entry.name.startswith("."):
+        folder, real_folder = folders.pop()
+        subfolders = []
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            yield _unreadable(_source(folder, root, name), error)
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
             path = Path(entry.path)
-            yield path, _entry(entry, place, source(path), inside)
+            source = _source(path, root, name)
+            item = _entry(entry, real_folder, source, real_root)
+            if not isinstance(item, Path):
+                yield item
+            elif item not in entered:
+                entered.add(item)
+                subfolders.append((path, item))
+            elif path.is_symlink():
+                yield _linked_before(source)
+        folders += reversed(subfolders)
 
 
 def _entry(
-    entry: os.DirEntry[str], place: Path, source: str, inside: Path
+    entry: os.DirEntry[str], real_folder: Path, source: str, real_root: Path
 ) -> FileRef | Failure | Path:
     """What an entry of a folder is: a file, a folder by its real path, or why it is neither."""
-    if entry.is_symlink():
-        return _target(Path(entry.path), source, inside)
-    if entry.is_dir(follow_symlinks=False):
-        return place / entry.name
-    return _checked(Path(entry.path), source)
-
-
-def shown(name: str) -> str:
-    """A file name as reports can store it: bytes that are no UTF-8 are escaped, each in its way.
-
-    Names in an old encoding that differ in such a byte alone must not become one source.
-    """
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def shown_names(roots: Sequence[Path]) -> list[str]:
-    """What reports call each input: "" for a single folder, otherwise its name.
-
-    Where the names of several inputs collide, so that one source could mean two files, they
-    become as much of the end of the inputs' paths as tells them apart: siteA/ct.nii, siteB/ct.nii.
-    """
-    if len(roots) == 1:
-        return ["" if roots[0].is_dir() else shown(roots[0].name)]
-    paths = [_whole(root).parts for root in roots]
-    lengths = [1] * len(roots)
-    while longer := _ambiguous(paths, lengths):
-        for index in longer:
-            lengths[index] += 1
-    return [
-        shown(PurePosixPath(*path[-length:]).as_posix())
-        for path, length in zip(paths, lengths, strict=True)
-    ]
-
-
-def _whole(root: Path) -> Path:
-    return root.resolve() if ".." in root.parts else root.absolute()
-
-
-def _ambiguous(paths: Sequence[tuple[str, ...]], lengths: Sequence[int]) -> set[int]:
-    """Inputs whose ends, of these lengths, are or lie below another's with another beginning."""
-    cut = [(path[:-length], path[-length:]) for path, length in zip(paths, lengths, strict=True)]
-    starts_of: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-    for start, end in cut:
-        starts_of.setdefault(end, set()).add(start)
-    found = set()
-    for index, (start, end) in enumerate(cut):
-        above = (starts_of.get(end[:length], {start}) for length in range(1, len(end) + 1))
-        if start and any(starts != {start} for starts in above):
-            found.add(index)
-    return found
-
-
-def _source(path: Path, root: Path, name: str) -> str:
-    return PurePosixPath(name, shown(path.relative_to(root).as_posix())).as_posix()
-
-
-def _target(path: Path, source: str, inside: Path) -> FileRef | Failure | Path:
-    """What a link leads to, as `_entry` gives it."""
+    path = Path(entry.path)
+    if not entry.is_symlink():
+        folder = entry.is_dir(follow_symlinks=False)
+        return real_folder / entry.name if folder else _checked(path, source)
     try:
         target = path.resolve(strict=True)
     except FileNotFoundError:
@@ -132,30 +190,22 @@ def _target(path: Path, source: str, inside: Path) -> FileRef | Failure | Path:
         return _unreadable(source, error)
     if not target.is_dir():
         return _checked(path, source)
-    if target == inside or not inside.is_relative_to(target):
-        # A folder of the input is read under its own name, unless that is hidden.
-        own = target.relative_to(inside).parts if target.is_relative_to(inside) else (".",)
-        hidden = any(part.startswith(".") for part in own)
-        return target if hidden else _linked_before(source)
-    message = f"{source} is a link to a folder above the input: name that folder as an input"
-    return Failure(source, "link", message)
+    if target != real_root and real_root.is_relative_to(target):
+        message = f"{source} is a link to a folder above the input: name that folder as an input"
+        return Failure(source, "link", message)
+    # A folder of the input is read under its own name, unless that is hidden.
+    own = target.relative_to(real_root).parts if target.is_relative_to(real_root) else (".",)
+    hidden = any(part.startswith(".") for part in own)
+    return target if hidden else _linked_before(source)
+
+
+def _source(path: Path, root: Path, name: str) -> str:
+    return PurePosixPath(name, shown(path.relative_to(root).as_posix())).as_posix()
 
 
 def _linked_before(source: str) -> Failure:
     message = f"{source} is a link to a folder that is read under another name"
     return Failure(source, "duplicate", message, status="skipped")
-
-
-def missing(path: Path, name: str) -> tuple[str, str]:
-    """Why there is nothing at a path, in a code and in words that call it `name`."""
-    if not path.is_symlink():
-        return "file_gone", f"{name} does not exist: check the path"
-    pointer = os.fsencode(path.readlink())
-    if is_pointer(pointer):
-        what = f"{name} is a link to content that is not here: {get_content(pointer)}"
-        return "content_missing", what
-    what = f"{name} is a link to a file that is not there: copy the file, or remove the link"
-    return "broken_link", what
 
 
 def _checked(path: Path, source: str) -> FileRef | Failure:
@@ -175,141 +225,55 @@ def _unreadable(source: str, error: OSError | RuntimeError) -> Failure:
     return Failure(source, "unreadable", f"{source} cannot be opened: {why}")
 
 
-def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]:
-    """Every scan in files, folders, zip and tar archives and gzip files, by first bytes only.
+def missing(path: Path, name: str) -> tuple[str, str]:
+    """Why there is nothing at a path: a code, and a sentence that calls the path `name`."""
+    if not path.is_symlink():
+        return "file_gone", f"{name} does not exist: check the path"
+    pointer = os.fsencode(path.readlink())
+    if is_pointer(pointer):
+        what = f"{name} is a link to content that is not here: {get_content(pointer)}"
+        return "content_missing", what
+    what = f"{name} is a link to a file that is not there: copy the file, or remove the link"
+    return "broken_link", what
 
-    Each file ends in scans or in one Failure (the voxels of a pair in that of their header):
-    what is no image is "skipped", what is one and is not read, or may be, is "failed". Pictures
-    and volumes come as they are met, DICOM scans at the end, because their files may lie
-    anywhere. Archives are unpacked into `scratch`, which must outlive the reading of the scans.
 
-    Sources are relative to a single input; of several inputs each is named in front, by as much
-    of its path as tells it from the others (see `shown_names`).
+def shown(name: str) -> str:
+    """A file name as reports can store it: bytes that are no UTF-8 are escaped, each differently.
 
-    Raises WssegError at once if a path does not exist.
+    Names in an old encoding that differ only in such a byte must not become one source.
     """
-    for path in paths:
-        if not path.exists():
-            raise WssegError(missing(path, str(path))[1])
-    return _find([header_beside(path) or path for path in paths], scratch)
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
-    headers: list[Header] = []
-    files = _unpacked(_once(paths), scratch)
-    for found in files:
-        if isinstance(found, Failure):
-            yield found
-            continue
-        file, content = found
-        if content == "dicom":
-            images = read_headers(file)
-            if isinstance(images, Failure):
-                yield images
-            else:
-                headers += images
-        elif content == "volume":
-            yield from _volumes(file)
-        else:
-            yield from picture_refs(file)
-    yield from group(headers)
+def shown_names(roots: Sequence[Path]) -> list[str]:
+    """What reports call each input: "" for a single folder, otherwise its name.
+
+    Where the names of several inputs collide, so that one source could mean two files, they
+    become as much of the end of the inputs' paths as distinguishes them: siteA/ct.nii,
+    siteB/ct.nii.
+    """
+    if len(roots) == 1:
+        return ["" if roots[0].is_dir() else shown(roots[0].name)]
+    paths = [(r.resolve() if ".." in r.parts else r.absolute()).parts for r in roots]
+    lengths = [1] * len(roots)
+    while longer := _ambiguous(paths, lengths):
+        for index in longer:
+            lengths[index] += 1
+    return [
+        shown(PurePosixPath(*path[-length:]).as_posix())
+        for path, length in zip(paths, lengths, strict=True)
+    ]
 
 
-def _once(paths: Sequence[Path]) -> Iterator[FileRef | Failure]:
-    """The files under all paths; one that several of them reach counts once."""
-    seen: set[Path] = set()
-    for root, name in zip(paths, shown_names(paths), strict=True):
-        for found in list_files(root, name):
-            if isinstance(found, FileRef):
-                if header_beside(found.path):
-                    continue
-                target = found.path.resolve()
-                if target in seen:
-                    yield _repeated(found)
-                    continue
-                seen.add(target)
-            yield found
-
-
-def _repeated(file: FileRef) -> Failure:
-    message = f"{file.source} was named or linked before"
-    return Failure(file.source, "duplicate", message, status="skipped")
-
-
-def _unpacked(
-    files: Iterable[FileRef | Failure], scratch: Path
-) -> Iterator[tuple[FileRef, Content] | Failure]:
-    """Files with their content, archives and packed files replaced by what they hold."""
-    for file in files:
-        found = _with_content(file)
-        if isinstance(found, tuple) and found[1] in ARCHIVES:
-            yield from _held(*found, scratch, Budget())
-        else:
-            yield found
-
-
-def _with_content(file: FileRef | Failure) -> tuple[FileRef, Content] | Failure:
-    if isinstance(file, Failure):
-        return file
-    try:
-        content = content_of(read_head(file))
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        return Failure(file.source, "unreadable", f"{file.source} cannot be opened: {why}")
-    return content if isinstance(content, Failure) else (file, content)
-
-
-def _held(
-    file: FileRef, content: Content, scratch: Path, budget: Budget
-) -> Iterator[tuple[FileRef, Content] | Failure]:
-    """What a packed file or an archive holds."""
-    if content == "gzip":
-        for unpacked in unpack_gzip(file, scratch, budget):
-            yield _unless_archive(_with_content(unpacked))
-    else:
-        unpack = unpack_tar if content == "tar" else unpack_zip
-        yield from _members(file, unpack(file, scratch, budget), scratch, budget)
-
-
-def _members(
-    archive: FileRef, members: Iterable[FileRef | Failure], scratch: Path, budget: Budget
-) -> Iterator[tuple[FileRef, Content] | Failure]:
-    """The members of an archive, hidden ones passed over; none is an archive itself."""
-    empty = True
-    for member in members:
-        empty = False
-        if isinstance(member, Failure):
-            yield member
-        elif not _hidden(member, archive) and not header_beside(member.path):
-            found = _with_content(member)
-            if isinstance(found, tuple) and found[1] == "gzip":
-                yield from _held(*found, scratch, budget)
-            else:
-                yield _unless_archive(found)
-    if empty:
-        message = f"{archive.source} is an empty archive"
-        yield Failure(archive.source, "empty_archive", message, status="skipped")
-
-
-def _unless_archive(
-    found: tuple[FileRef, Content] | Failure,
-) -> tuple[FileRef, Content] | Failure:
-    """Archives within archives are not unpacked: there is no end to them."""
-    if isinstance(found, Failure) or found[1] not in ARCHIVES:
-        return found
-    source = found[0].source
-    message = f"{source} is an archive inside an archive: unpack the outer one first"
-    return Failure(source, "nested_archive", message)
-
-
-def _hidden(member: FileRef, archive: FileRef) -> bool:
-    inside = member.source.removeprefix(f"{archive.source}/")
-    return any(part.startswith((".", "__MACOSX")) for part in inside.split("/"))
-
-
-def _volumes(file: FileRef) -> Iterator[ScanRef | Failure]:
-    try:
-        yield from volume_refs(file)
-    except ReadError as error:
-        status: Status = "skipped" if isinstance(error, NoImageError) else "failed"
-        yield Failure(file.source, error.reason, str(error), status=status)
+def _ambiguous(paths: Sequence[tuple[str, ...]], lengths: Sequence[int]) -> set[int]:
+    """Inputs whose last parts, in these numbers, could also name a file of another input."""
+    split = [(path[:-length], path[-length:]) for path, length in zip(paths, lengths, strict=True)]
+    starts_of: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for start, end in split:
+        starts_of.setdefault(end, set()).add(start)
+    ambiguous = set()
+    for index, (start, end) in enumerate(split):
+        above = (starts_of.get(end[:length], {start}) for length in range(1, len(end) + 1))
+        if start and any(starts != {start} for starts in above):
+            ambiguous.add(index)
+    return ambiguous

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that was found."""
+"""Files: written whole or not at all, locked, found by name, and opened once for many readers."""
 
 import io
 import os
@@ -14,12 +14,17 @@ from typing import BinaryIO, NamedTuple
 from wsseg.imaging.errors import ReadError, WssegError
 from wsseg.imaging.scan import FileRef
 
-# Files and folders that appear whole or not at all.
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows has no flock: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = ".lock-"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a scratch path beside `path`; it takes its place only if the block succeeds.
+    """Yield a scratch path that replaces the file `path` only if the block succeeds.
 
     The scratch name keeps its suffixes, because writers choose the format by them.
     """
@@ -39,7 +44,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Outside the scratch folder, whose clean-up would take it along if the exchange broke off.
+    # Outside the scratch folder, whose removal would delete it if the exchange failed.
     previous = path.with_name(f".previous-{path.name}")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as scratch:
         partial = Path(scratch, path.name)
@@ -57,38 +62,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(previous, ignore_errors=True)
 
 
-# One process at a time on one output: a lock that the kernel gives back, however it ends.
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows has no flock: nothing is held there
-    fcntl = None  # type: ignore[assignment]
-
-PREFIX = ".lock-"
-
-
 @contextmanager
 def lock_output(output: Path, busy: str) -> Iterator[None]:
-    """Hold an output, a file or a folder, which need not exist yet; WssegError where another does.
+    """Lock an output, a file or a folder, which need not exist yet, for one process at a time.
 
-    busy: what the error says. The lock is a file beside the output while it is held; one that a
-    killed process left behind locks nothing. It holds among processes of one machine; on a network
-    share, among machines, only if the share passes locks on (NFS from version 4, mostly).
+    Raises WssegError with the message `busy` where another process has locked it. The lock is a
+    file beside the output; the kernel releases it however the process ends, so that a file which
+    a killed process left behind locks nothing. It is valid among processes of one machine; on a
+    network share, among machines, only if the share passes locks on (NFS from version 4, mostly).
     """
-    place = output.resolve()  # one folder under two names is one
-    path = place.with_name(f"{PREFIX}{place.name}")
+    output = output.resolve()  # one folder under two names is one
+    path = output.with_name(f"{PREFIX}{output.name}")
     try:
         descriptor = _locked(path)
     except BlockingIOError as error:
         raise WssegError(busy) from error
     except OSError:
-        # No right to write there, or a file system without locks: the work itself will tell.
+        # No right to write there, or a file system without locks: the work itself reports it.
         descriptor = None
     try:
         yield
     finally:
         if descriptor is not None:
-            # While it is still locked: afterwards it could be another's.
+            # While it is still locked: afterwards another process may own it.
             with suppress(OSError):
                 path.unlink()
             os.close(descriptor)
@@ -108,61 +104,50 @@ def _locked(path: Path) -> int | None:
         except OSError:
             os.close(descriptor)
             raise
-        # Another process let go between our opening and locking, and its file is gone.
+        # Another process released it between our opening and locking, and its file is gone.
         os.close(descriptor)
-
-
-# Files that a table names as another system writes paths: back-slashes, accents in two forms.
 
 
 def named_file(folder: Path, text: str) -> Path:
     """The file that `text` names, relative to `folder`; as written where there is none.
 
-    A back-slash separates folders where no file has it in its name. An accent may be one character
-    with its letter in the table and a second one on the disk, or the other way round, in any part
-    of the path.
+    For tables from other systems: a back-slash separates folders where no file has it in its name,
+    and an accent may be one character with its letter in the table and a second one on the disk,
+    or the reverse, in any part of the path.
     """
     path = folder / text
-    if "\\" not in text and text.isascii():
-        # No other way to write it: nothing needs to be looked up.
+    if ("\\" not in text and text.isascii()) or path.exists():
         return path
-    if path.exists():
-        return path
-    for way in (text.replace("\\", "/"), text):
-        found = _on_disk(folder, Path(way))
-        if found is not None:
-            return found
+    for spelling in (text.replace("\\", "/"), text):
+        match = _on_disk(folder, Path(spelling))
+        if match is not None:
+            return match
     return path
 
 
 def name_key(text: str) -> str:
-    """What two ways of writing one path have in common."""
+    """The same text for every spelling of one path."""
     return unicodedata.normalize("NFC", text.replace("\\", "/"))
 
 
 def _on_disk(folder: Path, path: Path) -> Path | None:
-    place = Path(path.anchor) if path.anchor else folder
+    """The path (relative to `folder`, or absolute) with its accents as the disk writes them."""
+    current = Path(path.anchor) if path.anchor else folder
     for part in path.parts[1:] if path.anchor else path.parts:
-        following = place / part
-        if not following.exists():
-            alike = next(_alike(place, part), None)
-            if alike is None:
+        if not (current / part).exists():
+            wanted = unicodedata.normalize("NFC", part)
+            names = (entry.name for entry in current.iterdir()) if current.is_dir() else ()
+            part = next((n for n in names if unicodedata.normalize("NFC", n) == wanted), "")
+            if not part:
                 return None
-            following = alike
-        place = following
-    return place
+        current /= part
+    return current
 
 
-def _alike(folder: Path, name: str) -> Iterator[Path]:
-    wanted = unicodedata.normalize("NFC", name)
-    if folder.is_dir():
-        for entry in folder.iterdir():
-            if unicodedata.normalize("NFC", entry.name) == wanted:
-                yield entry
-
+# Files that several readers use, opened once.
 
 Version = tuple[int, int]
-"""Size in bytes and time of change in ns: what tells a file from another one put in its place."""
+"""Size in bytes and time of change in ns: distinguishes a file from one that replaced it."""
 
 
 class HeldFile(NamedTuple):
@@ -173,7 +158,7 @@ class HeldFile(NamedTuple):
     content: bytes | None
 
 
-# Of the running thread alone: each reads its own files.
+# Of the current thread alone: each reads its own files.
 _held: ContextVar[Mapping[Path, HeldFile]] = ContextVar("held", default={})  # noqa: B039
 
 
@@ -188,7 +173,7 @@ def holding(files: Mapping[Path, HeldFile]) -> Iterator[None]:
 
 
 def held_file(path: Path) -> HeldFile | None:
-    """The file as it is held for this thread; None where it is not."""
+    """The file if it is held for this thread, else None."""
     return _held.get().get(path)
 
 
@@ -201,23 +186,20 @@ def open_file(path: Path, *, buffering: int = -1) -> BinaryIO:
 
 
 def version_of(path: Path) -> Version:
-    """The version of the file that is held, else that of the file now.
-
-    It is a part of the key under which a file's content is kept.
-    """
+    """The version of the held file, else of the file on the disk; a part of keys of caches."""
     held = held_file(path)
     return seen_by(path.stat()) if held is None else held.version
 
 
 def seen_by(status: os.stat_result) -> Version:
-    """The version that a file's status tells."""
+    """The version of a file with this status."""
     return status.st_size, status.st_mtime_ns
 
 
 def check_unchanged(file: FileRef, seen: tuple[str | int, ...]) -> None:
-    """Compare what a file shows now with what it showed when it was found, if that is known.
+    """Raise ReadError for a file whose version, if it is known, is not that of when it was found.
 
-    Raises ReadError: a file that was replaced meanwhile may belong to another scan or patient.
+    A file that was replaced meanwhile may belong to another scan or patient.
     """
     if file.seen and file.seen != seen:
         raise ReadError(
@@ -229,15 +211,14 @@ def check_unchanged(file: FileRef, seen: tuple[str | int, ...]) -> None:
 
 @contextmanager
 def unchanged(file: FileRef) -> Iterator[None]:
-    """Read a file of any format but DICOM, which is told by its UIDs; raises as above.
+    """`check_unchanged` before and after a file is read; for any format but DICOM, which has UIDs.
 
-    A file that was replaced by a broken one, or while it was read, is told as one that changed.
+    A file that was replaced by a broken one, or while it was read, is thus reported as changed.
     """
-    if not file.seen:
-        yield
-        return
-    check_unchanged(file, version_of(file.path))
+    if file.seen:
+        check_unchanged(file, version_of(file.path))
     try:
         yield
     finally:
-        check_unchanged(file, version_of(file.path))
+        if file.seen:
+            check_unchanged(file, version_of(file.path))

@@ -1,10 +1,9 @@
-"""Label maps, written on the grid of the scan that they belong to."""
+"""Label maps on the grid of their image: read for any slice of it, and written for a scan."""
 
 import gzip
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +31,13 @@ from wsseg.imaging.reading import (
     read_grid,
     read_label_slice,
 )
-from wsseg.imaging.scan import AS_STORED, Geometry, Scan
+from wsseg.imaging.scan import AS_STORED, Scan
 from wsseg.imaging.volumes import open_volume
 
 Labels = NDArray[np.uint8]
+_Index = NDArray[np.intp]
+_Voxels = tuple[_Index, _Index, _Index]
+"""Where pixels lie in a label map: index of the first, steps to the next column and row."""
 
 # A qform or an affine that leaves a slice further than this from its place is not written.
 PLACE_TOLERANCE_MM = 1e-2
@@ -75,7 +77,12 @@ def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
     path = folder / f"{safe_name(scan)}{_suffix(scan)}"
     with atomic(path) as partial:
         if scan.ref.kind == "picture":
-            _save_pages([Image.fromarray(plane) for plane in labels], partial)
+            first, *others = [Image.fromarray(plane) for plane in labels]
+            if others:
+                tiff = {"compression": "tiff_adobe_deflate", "save_all": True}
+                first.save(partial, format="TIFF", append_images=others, **tiff)
+            else:
+                first.save(partial, format="PNG")
         elif scan.ref.kind == "volume":
             _save_nifti(*_on_source_grid(scan, labels), partial)
         else:
@@ -94,22 +101,18 @@ def safe_name(scan: Scan, *, suffix: str | None = None) -> str:
     `suffix` is that of the file to be written, by default that of the label map.
     """
     if scan.ref.kind == "dicom":
+        name = uid = scan.series_uid
+        if len(uid) > 64 or not _UID.fullmatch(uid):
+            name = _hash(uid or "\0".join(file.source for file in scan.ref.files), 16)
         part = f"-part{scan.ref.part}" if scan.ref.part else ""
-        return f"{_series_name(scan)}{scan.ref.name_ending}{part}"
+        return f"{name}{scan.ref.name_ending}{part}"
     volume = "" if scan.ref.volume is None else f"-t{scan.ref.volume:03d}"
     return f"{_source_name(scan.ref.files[0].source, suffix or _suffix(scan))}{volume}"
 
 
-def _series_name(scan: Scan) -> str:
-    uid = scan.series_uid
-    if len(uid) <= 64 and _UID.fullmatch(uid):
-        return uid
-    return _hash(uid or "\0".join(file.source for file in scan.ref.files), 16)
-
-
 def _source_name(source: str, implied_suffix: str) -> str:
-    found = _SUFFIX.search(source)
-    suffix = found.group() if found else ""
+    match = _SUFFIX.search(source)
+    suffix = match.group() if match else ""
     stem = source.removesuffix(suffix)
     name = (stem if suffix == implied_suffix else source).replace("/", "__")
     ambiguous = not suffix or _GIVEN_ENDING.search(stem) or not _CLEAN_PATH.fullmatch(source)
@@ -135,20 +138,10 @@ def _suffix(scan: Scan) -> str:
     return ".png" if len(scan.pixels) == 1 else ".tif"
 
 
-def _save_pages(pages: Sequence[Image.Image], path: Path) -> None:
-    if len(pages) == 1:
-        pages[0].save(path, format="PNG")
-    else:
-        compression = "tiff_adobe_deflate"
-        pages[0].save(
-            path, format="TIFF", compression=compression, save_all=True, append_images=pages[1:]
-        )
-
-
 def _on_source_grid(
     scan: Scan, labels: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], Nifti1Header]:
-    """Labels (i, j, k) as their source stores its voxels, under the source's place."""
+    """Labels (i, j, k) as their source stores its voxels, with the position of the source."""
     file = scan.ref.files[0]
     with translate_errors(file.source), unchanged(file):
         source = open_volume(file)
@@ -157,16 +150,16 @@ def _on_source_grid(
     stored = np.empty(source.layout.shape, np.uint8, order="F")
     for index, plane in enumerate(labels):
         stored[:, :, index] = source.reorientation.undo(plane)
-    found = source.header.nifti
-    if found is None:
+    nifti = source.header.nifti
+    if nifti is None:
         lengths = [edge or 1.0 for edge in source.header.lengths_mm]
         return stored, _placed_header(source.affine, lengths, stored.shape)
-    header = Nifti2Header() if isinstance(found, Nifti2Header) else Nifti1Header()
+    header = Nifti2Header() if isinstance(nifti, Nifti2Header) else Nifti1Header()
     for field in _PLACE_FIELDS:
-        header[field] = found[field]
-    header["pixdim"][:4] = found["pixdim"][:4]
-    header["xyzt_units"] = int(found["xyzt_units"]) & _SPATIAL_UNIT or _MM
-    return (stored[:, :, 0] if found["dim"][0] == 2 else stored), header
+        header[field] = nifti[field]
+    header["pixdim"][:4] = nifti["pixdim"][:4]
+    header["xyzt_units"] = int(nifti["xyzt_units"]) & _SPATIAL_UNIT or _MM
+    return (stored[:, :, 0] if nifti["dim"][0] == 2 else stored), header
 
 
 def _on_patient_grid(
@@ -174,7 +167,8 @@ def _on_patient_grid(
 ) -> tuple[NDArray[np.uint8], Nifti1Header]:
     """Labels (column, row, slice) as the DICOM source stores its pixels, in RAS+ mm.
 
-    With voxel lengths alone where no affine is true.
+    Only voxel lengths are written where no affine places every slice; 1 mm where they are unknown,
+    for readers that refuse 0.
     """
     as_is = scan.reorientation == AS_STORED
     planes = labels if as_is else np.stack([scan.reorientation.undo(plane) for plane in labels])
@@ -182,9 +176,13 @@ def _on_patient_grid(
     geometry = as_stored(scan.geometry, scan.reorientation, (rows, columns))
     stored = planes.transpose(2, 1, 0)
     affine = None
-    if geometry.affine is not None and _even(geometry):
+    if geometry.affine is not None and _even(geometry.affine, geometry.positions_mm):
         affine = RAS_TO_LPS @ geometry.affine
-    header = _placed_header(affine, _lengths_mm(geometry), stored.shape)
+    row_mm, column_mm = geometry.pixel_mm or (1.0, 1.0)
+    slice_mm, positions = 1.0, geometry.positions_mm
+    if positions is not None and len(positions) > 1:
+        slice_mm = float(np.median(np.abs(np.diff(positions)))) or 1.0
+    header = _placed_header(affine, (column_mm, row_mm, slice_mm), stored.shape)
     header["xyzt_units"] = _MM if geometry.pixel_mm else 0
     return stored, header
 
@@ -199,30 +197,20 @@ def _placed_header(
     if affine is not None:
         header.set_sform(affine, _SCANNER)
         header.set_qform(affine, _SCANNER)
-        # A qform holds no shear, and a tilted gantry makes one.
+        # A qform holds no shear, which a tilted gantry causes.
         if grid_distance(affine, header.get_qform(), shape) > PLACE_TOLERANCE_MM:
             header["qform_code"] = 0
     return header
 
 
-def _lengths_mm(geometry: Geometry) -> tuple[float, float, float]:
-    """Voxel lengths for a header without affine; 1 where unknown, for readers that refuse 0."""
-    row_mm, column_mm = geometry.pixel_mm or (1.0, 1.0)
-    positions = geometry.positions_mm
-    if positions is None or len(positions) < 2:
-        return column_mm, row_mm, 1.0
-    return column_mm, row_mm, float(np.median(np.abs(np.diff(positions)))) or 1.0
-
-
-def _even(geometry: Geometry) -> bool:
-    """Whether the affine puts every slice where it is: not so with a missing slice."""
-    if geometry.affine is None or geometry.positions_mm is None:
-        return geometry.positions_mm is None
-    across, down, through = geometry.affine[:3, :3].T
+def _even(affine: Affine, positions_mm: NDArray[np.float64] | None) -> bool:
+    """Whether the affine places every slice correctly, which it cannot if a slice is missing."""
+    if positions_mm is None:
+        return True
+    across, down, through = affine[:3, :3].T
     normal = np.cross(across, down)
     step = normal @ through / np.linalg.norm(normal)
-    steps = np.arange(len(geometry.positions_mm)) * step
-    moved = geometry.positions_mm - geometry.positions_mm[0] - steps
+    moved = positions_mm - positions_mm[0] - np.arange(len(positions_mm)) * step
     return bool(np.abs(moved).max() <= PLACE_TOLERANCE_MM)
 
 
@@ -239,11 +227,10 @@ def _save_nifti(stored: NDArray[np.uint8], header: Nifti1Header, path: Path) -> 
         kind(stored, None, header).to_stream(stream)
 
 
+# Labels of an image, read.
+
 # Steps across and down of labels that are stored in slices as the image is.
 _SIDE_BY_SIDE = (1, 0, 0, 0, 1, 0)
-
-Read = Callable[[int], Labels]
-"""Reads the slice of a label file that has this number."""
 
 
 def read_labels_for(
@@ -257,15 +244,15 @@ def read_labels_for(
 ) -> Labels:
     """The labels (row, column) of one slice of an image, in the image's display order.
 
-    path: the label file. One that says where it lies in the patient is put on the slice by that,
+    path: the label file. One that states its position in the patient is put on the slice by that,
     wherever it has a voxel for every pixel; else the labels of a file with one slice belong to
-    whichever slice of the image is asked for. A picture, and any file that does not say how it
-    lies, counts rows and columns as a DICOM image is stored, and is turned as that is. A DICOM
-    segmentation is put on a DICOM image by segment and place, see `segment_labels`.
+    whichever slice of the image is read. A picture, and any file that does not state how it is
+    oriented, counts rows and columns as a DICOM image is stored, and is reoriented like that. A
+    DICOM segmentation is put on a DICOM image by segment and position, see `segment_labels`.
     numbering, background: as for `read_label_slice`.
 
-    Raises ReadError for labels that cannot be read, and for those that lie elsewhere than a DICOM
-    image does.
+    Raises ReadError for labels that cannot be read, and for those of another part of the patient
+    than a DICOM image.
     """
     grid = read_grid(image, volume)
     with translate_errors(path.name):
@@ -276,41 +263,34 @@ def read_labels_for(
                     f"{path.name} is a DICOM segmentation, and the image is no DICOM: convert it "
                     "to a label map of the image's own format",
                 )
-            place = slice_position(image, slice_index, volume)
-            found = segment_labels(path, place, numbering, background=background)
-            return grid.reorientation.apply(found)
+            position = slice_position(image, slice_index, volume)
+            segments = segment_labels(path, position, numbering, background=background)
+            return grid.reorientation.apply(segments)
     labels = _label_grid(path, volume)
-    if other := _other_volumes(grid, labels, path):
-        raise ReadError("volumes_differ", other)
+    if difference := _volumes_difference(grid, labels, path):
+        raise ReadError("volumes_differ", difference)
 
     def read(index: int) -> Labels:
         return read_label_slice(
             path, slice_index=index, volume=volume, numbering=numbering, background=background
         )
 
-    section = _section(grid, labels, slice_index)
-    if section is not None:
-        return _cut(read, section)
-    if grid.kind == "dicom" and grid.placed and labels.placed:
-        raise ReadError("labels_elsewhere", f"{path.name} {_elsewhere(grid, labels, slice_index)}")
-    found = read(slice_index if labels.slices > 1 else 0)
-    return found if labels.plane else grid.reorientation.apply(found)
-
-
-def _label_grid(path: Path, volume: int) -> Grid:
-    """The grid of the labels of a volume, which labels of one volume serve whichever it is."""
-    grid = read_grid(path)
-    return read_grid(path, volume) if grid.volumes > 1 else grid
-
-
-def _other_volumes(grid: Grid, labels: Grid, path: Path) -> str:
-    """What is wrong with labels in other volumes than the image's, as of one class each."""
-    if labels.volumes in (1, grid.volumes):
-        return ""
-    return (
-        f"{path.name} has {labels.volumes} volumes and the image {grid.volumes}: save one label "
-        "map of class numbers, or one for each volume of the image"
-    )
+    voxels = _voxels_of_pixels(grid, labels, slice_index)
+    if voxels is not None:
+        return _read_section(read, voxels, grid.shape)
+    corners = _corners(grid, labels, slice_index)
+    if grid.kind == "dicom" and corners is not None:
+        size = np.array([*labels.shape[::-1], labels.slices])[:, None]
+        outside = corners - np.clip(np.rint(corners), 0, size - 1)
+        steps: Any = labels.geometry.affine
+        apart = np.linalg.norm(steps[:3, :3] @ outside, axis=0).max()
+        raise ReadError(
+            "labels_elsewhere",
+            f"{path.name} lies elsewhere in the patient, up to {apart:.3g} mm from the image: draw "
+            "it on the image's own grid, or save it as a picture of the image's own pixels",
+        )
+    plane = read(slice_index if labels.slices > 1 else 0)
+    return plane if labels.plane else grid.reorientation.apply(plane)
 
 
 def label_grid_difference(image: Path, path: Path, *, slice_index: int = 0, volume: int = 0) -> str:
@@ -320,38 +300,37 @@ def label_grid_difference(image: Path, path: Path, *, slice_index: int = 0, volu
     """
     with translate_errors(path.name):
         if is_segmentation(path):
-            return ""  # put in its place, or refused, as it is read
+            return ""  # placed, or refused, when it is read
     grid, labels = read_grid(image, volume), _label_grid(path, volume)
-    if other := _other_volumes(grid, labels, path):
-        return other
-    if labels.slices == 1 < grid.slices or _section(grid, labels, slice_index) is not None:
+    if difference := _volumes_difference(grid, labels, path):
+        return difference
+    one_slice = labels.slices == 1 < grid.slices
+    if one_slice or _voxels_of_pixels(grid, labels, slice_index) is not None:
         return ""
     return grid_difference(image, path, volume)
 
 
-@dataclass(frozen=True)
-class _Section:
-    """Where a slice's pixels are in a label map: indices (column, row, slice) of the first pixel
-    and steps to the next column and row; shape: of the slice."""
+def _label_grid(path: Path, volume: int) -> Grid:
+    """The grid of the labels of a volume; labels of one volume serve every volume."""
+    grid = read_grid(path)
+    return read_grid(path, volume) if grid.volumes > 1 else grid
 
-    first: NDArray[np.intp]
-    across: NDArray[np.intp]
-    down: NDArray[np.intp]
-    shape: tuple[int, int]
 
-    def indices(self) -> NDArray[np.intp]:
-        """(3, row, column): column, row and slice of each pixel in the label map."""
-        rows, columns = np.indices(self.shape)
-        first, across, down = (each[:, None, None] for each in (self.first, self.across, self.down))
-        places: NDArray[np.intp] = first + across * columns + down * rows
-        return places
+def _volumes_difference(grid: Grid, labels: Grid, path: Path) -> str:
+    """Why labels have other volumes than the image, such as one of each class; "" if they fit."""
+    if labels.volumes in (1, grid.volumes):
+        return ""
+    return (
+        f"{path.name} has {labels.volumes} volumes and the image {grid.volumes}: save one label "
+        "map of class numbers, or one for each volume of the image"
+    )
 
 
 def _corners(grid: Grid, labels: Grid, slice_index: int) -> NDArray[np.float64] | None:
-    """Places (3, 4) of a slice's corners among the labels' (column, row, slice) indices.
+    """Labels' (column, row, slice) indices (3, 4) of a slice's corners.
 
     The first pixel, the last of its row, the last of its column, the last; None where one of the
-    two does not say how it lies.
+    two files does not state its position.
     """
     one, other = grid.geometry.affine, labels.geometry.affine
     if one is None or other is None:
@@ -359,49 +338,36 @@ def _corners(grid: Grid, labels: Grid, slice_index: int) -> NDArray[np.float64] 
     rows, columns = grid.shape
     ends = [(0, 0), (columns - 1, 0), (0, rows - 1), (columns - 1, rows - 1)]
     corners = np.array([(column, row, slice_index, 1) for column, row in ends], np.float64).T
-    places: NDArray[np.float64] = (np.linalg.inv(other) @ one @ corners)[:3]
-    return places
+    indices: NDArray[np.float64] = (np.linalg.inv(other) @ one @ corners)[:3]
+    return indices
 
 
-def _section(grid: Grid, labels: Grid, slice_index: int) -> _Section | None:
+def _voxels_of_pixels(grid: Grid, labels: Grid, slice_index: int) -> _Voxels | None:
     """The voxels of a label map that are the pixels of a slice; None where they are not."""
-    found = _corners(grid, labels, slice_index)
-    if found is None:
+    corners = _corners(grid, labels, slice_index)
+    if corners is None:
         return None
-    nearest = np.rint(found).astype(np.intp)
+    nearest = np.rint(corners).astype(np.intp)
     size = np.array([*labels.shape[::-1], labels.slices])[:, None]
-    if np.abs(found - nearest).max() > GRID_TOLERANCE or (nearest < 0).any():
+    inside = (nearest >= 0).all() and (nearest < size).all()
+    if not inside or np.abs(corners - nearest).max() > GRID_TOLERANCE:
         return None
-    first, right, below, _ = nearest.T
-    across, down = (
-        whole_step(end - first, pixels)
-        for end, pixels in zip((right, below), grid.shape[::-1], strict=True)
-    )
-    if (nearest >= size).any() or across is None or down is None:
-        return None
-    return _Section(first, across, down, grid.shape)
+    first, right, bottom, _ = nearest.T
+    across = whole_step(right - first, grid.shape[1])
+    down = whole_step(bottom - first, grid.shape[0])
+    return None if across is None or down is None else (first, across, down)
 
 
-def _cut(read: Read, section: _Section) -> Labels:
-    if (*section.across, *section.down) == _SIDE_BY_SIDE:
-        left, top, index = section.first
-        height, width = section.shape
-        return read(int(index))[top : top + height, left : left + width]
-    columns, rows, slices = section.indices()
+def _read_section(read: Callable[[int], Labels], voxels: _Voxels, shape: tuple[int, int]) -> Labels:
+    """The labels (row, column) of this shape at these voxels."""
+    first, across, down = voxels
+    if (*across, *down) == _SIDE_BY_SIDE:
+        left, top, index = first
+        return read(int(index))[top : top + shape[0], left : left + shape[1]]
+    rows, columns = np.indices(shape)
+    first, across, down = (each[:, None, None] for each in (first, across, down))
+    label_columns, label_rows, slices = first + across * columns + down * rows
     low, high = int(slices.min()), int(slices.max())
     planes = np.stack([read(index) for index in range(low, high + 1)])
-    cut: Labels = planes[slices - low, rows, columns]
-    return cut
-
-
-def _elsewhere(grid: Grid, labels: Grid, slice_index: int) -> str:
-    """What is wrong with the place of labels that have no voxel for some pixel of a slice."""
-    remedy = "draw it on the image's own grid, or save it as a picture of the image's own pixels"
-    found = _corners(grid, labels, slice_index)
-    affine = labels.geometry.affine
-    if found is None or affine is None:
-        raise AssertionError("both places are known")
-    size = np.array([*labels.shape[::-1], labels.slices])[:, None]
-    nearest = np.clip(np.rint(found), 0, size - 1)
-    apart = np.linalg.norm(affine[:3, :3] @ (found - nearest), axis=0).max()
-    return f"lies elsewhere in the patient, up to {apart:.3g} mm from the image: {remedy}"
+    section: Labels = planes[slices - low, label_rows, label_columns]
+    return section

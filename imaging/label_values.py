@@ -1,7 +1,7 @@
-"""From what a label file holds, numbers, colours or segments, to the numbers of classes."""
+"""The class numbers that the values of label files stand for: numbers, colours or segments."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +16,7 @@ Label = int | str
 """A number, a colour ("#rrggbb") or the text of a DICOM segment."""
 
 BACKGROUND = "background"
-"""The name in a map under which what belongs to no class may stand."""
+"""The name in a map for labels that belong to no class."""
 COLOURS_SHOWN = 5
 VOC_COLOURS = 256
 WHITE_16 = 65535
@@ -28,13 +28,19 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 class Numbering:
     """How label files number the classes.
 
-    one_class: whether the table has a single class. stored: for each class, in order, what stands
-    for it in label files; empty where class k is number k. background: what stands for none.
+    one_class: whether the table has a single class. stored: for each class, in order, the labels
+    that stand for it in label files; empty where class k is number k. background: the labels that
+    stand for none.
     """
 
     one_class: bool = False
     stored: tuple[tuple[Label, ...], ...] = ()
     background: tuple[Label, ...] = ()
+
+    @property
+    def named(self) -> set[Label]:
+        """Every label that the map names."""
+        return {label for stored in (*self.stored, self.background) for label in stored}
 
     def class_of(self, labels: Iterable[Label], background: int) -> int | None:
         """The class number that any of these labels of one thing stands for; None for none."""
@@ -83,128 +89,95 @@ def _settled(label: Label) -> Label:
 def class_numbers(page: Page, how: Numbering, *, background: int, name: str) -> Labels:
     """The class numbers (row, column) of a label picture, 0 where no class is.
 
-    Without a map the stored whole numbers 0..255 are given as they are; black and white alone, in 1
-    bit or a palette, are 0 and 1. A palette counts by its colours, never by their order: grey is
-    its value; others count where they can only mean one thing, see `_coloured_numbers`. With a map,
-    what it does not name is 0, but for 255, which like what is named background becomes
-    `background`. Raises ReadError for colours that say nothing, fractions, negative and, without a
-    map, large numbers.
+    Without a map the stored whole numbers 0..255 are returned as they are; black and white alone,
+    in 1 bit or a palette, are 0 and 1. A palette counts by its colours, never by their order: grey
+    is its value; other colours count where they can only mean one thing, see `_coloured_numbers`.
+    With a map, unnamed values are 0; 255 and the values named background become `background`.
+    Raises ReadError for colours without a meaning, fractions, negative and, without a map, large
+    numbers.
     """
-    if _plain_bytes(page) and not how.stored:
+    as_stored = page.values.dtype == np.uint8 and not page.coloured and page.label_mirror is None
+    if as_stored and page.alpha is None and not how.stored:
         return np.array(page.values)
     keys = _keys(page, how, name)
     if how.stored:
         return _mapped(keys, how, background, name)
     if (keys < 0).any() and page.coloured:
         keys = _coloured_numbers(keys, page, how, name)
-    return _whole(keys, name)
-
-
-def _plain_bytes(page: Page) -> bool:
-    grey = page.values.ndim == 2 and page.values.dtype == np.uint8
-    return grey and page.label_mirror is None and page.alpha is None
+    if (keys > WHITE).any():
+        raise _number_error(keys[keys > WHITE][0], name)
+    return keys.astype(np.uint8)
 
 
 def unnamed(page: Page, how: Numbering, name: str) -> list[int]:
     """Numbers of a label picture that a map does not name, which become background."""
+    aside = {0, WHITE, *how.named}
     keys = np.unique(_keys(page, how, name))
-    named = {label for stored in (*how.stored, how.background) for label in stored}
-    return [int(key) for key in keys if key > 0 and key != WHITE and int(key) not in named]
+    return [int(key) for key in keys if key > 0 and int(key) not in aside]
 
 
 def _keys(page: Page, how: Numbering, name: str) -> NDArray[np.float64]:
-    """Whole numbers (row, column); -1 less the 24 bits of RGB for what has a colour."""
-    values = page.numbers()
-    if values.ndim == 2:
-        _require_whole(values, name)
-        kind = page.values.dtype
-        deep = kind.kind == "u" and kind.itemsize == 2
-        keys = _white_of_16_bits(values, how) if deep else values
+    """Whole numbers (row, column); colours as `_colour_keys` gives them.
+
+    Black and white alone are 0 and 1, or 0 and 255 where a map names 255, in a palette or in 1
+    bit: programs store those in either way. In 16 bits they are 0 and 255, unless the map names the
+    number by which white is stored.
+    """
+    keys = page.numbers()
+    if keys.ndim == 2:
+        with np.errstate(invalid="ignore"):
+            wrong = keys[~((keys >= 0) & (keys == np.floor(keys)) & np.isfinite(keys))]
+        if wrong.size:
+            raise _number_error(wrong[0], name)
+        deep = page.values.dtype.kind == "u" and page.values.dtype.itemsize == 2
+        if deep and WHITE_16 not in how.named and np.isin(keys, (0, WHITE_16)).all():
+            keys = np.where(keys == 0, 0.0, WHITE)
     else:
-        if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max() > WHITE:
+        if not np.isfinite(keys).all() or keys.min(initial=0) < 0 or keys.max() > WHITE:
             raise _colour_error(name, "holds colours beyond 0..255")
-        rgb = np.rint(values).astype(np.int64)
-        grey = (rgb == rgb[..., :1]).all(axis=-1)
-        codes = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-        keys = np.where(grey, rgb[..., 0], -1 - codes).astype(np.float64)
+        keys = _colour_keys(np.rint(keys).astype(np.int64))
     if page.alpha is not None:
         keys = _where_opaque(keys, page.alpha, how, name)
     drawn = page.index is not None and not page.numbered
-    return _two_tone(keys, how) if drawn or _is_bilevel(page) else keys
-
-
-def _white_of_16_bits(values: NDArray[np.float64], how: Numbering) -> NDArray[np.float64]:
-    """0 and 255 for black and white alone, which no map of the numbers names as they are stored."""
-    named = any(WHITE_16 in stored for stored in (*how.stored, how.background))
-    if named or not np.isin(values, (0, WHITE_16)).all():
-        return values
-    return np.where(values == 0, 0.0, WHITE)
-
-
-def _is_bilevel(page: Page) -> bool:
-    """Whether the picture has one bit a pixel."""
-    return page.values.dtype == np.bool_
-
-
-def _two_tone(keys: NDArray[np.float64], how: Numbering) -> NDArray[np.float64]:
-    """0 and 1 for black and white alone: programs store those as a palette or as bits at will.
-
-    0 and 255 where a map names 255.
-    """
-    if not np.isin(keys, (0, 1, WHITE)).all() or ((keys == 1).any() and (keys == WHITE).any()):
+    if not drawn and page.values.dtype != np.bool_:
         return keys
-    named = any(WHITE in stored for stored in (*how.stored, how.background))
-    return np.where(keys == 0, 0.0, WHITE if named else 1.0)
+    one, white = (keys == 1).any(), (keys == WHITE).any()
+    if not np.isin(keys, (0, 1, WHITE)).all() or (one and white):
+        return keys
+    return np.where(keys == 0, 0.0, WHITE if WHITE in how.named else 1.0)
 
 
-def _require_whole(values: NDArray[np.float64], name: str) -> None:
-    with np.errstate(invalid="ignore"):
-        wrong = values[~((values >= 0) & (values == np.floor(values)) & np.isfinite(values))]
-    if wrong.size:
-        raise _number_error(wrong[0], name)
-
-
-def _number_error(value: float, name: str) -> ReadError:
-    return ReadError(
-        "not_labels",
-        f"{name} holds {value:g}, a label map has whole numbers from 0 to 255: save class "
-        "numbers, without interpolation; name larger ones under [labels] in the settings",
-    )
-
-
-def _whole(keys: NDArray[np.float64], name: str) -> Labels:
-    large = keys[keys > WHITE]
-    if large.size:
-        raise _number_error(large[0], name)
-    return keys.astype(np.uint8)
+def _colour_keys(rgb: NDArray[np.int64]) -> NDArray[np.float64]:
+    """RGB (..., 3), 0..255, as its value where it is grey, else as -1 less its 24 bits."""
+    grey = (rgb == rgb[..., :1]).all(axis=-1)
+    codes = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+    return np.where(grey, rgb[..., 0], -1 - codes).astype(np.float64)
 
 
 def _where_opaque(
     keys: NDArray[np.float64], alpha: Stored, how: Numbering, name: str
 ) -> NDArray[np.float64]:
-    """0 where the picture is transparent; opacity itself where colours say nothing."""
+    """0 where the picture is transparent; the opacity itself where all colours are equal."""
     clear = alpha == 0
     if not clear.any():
         return keys
-    steps = np.unique(alpha[~clear])
-    if steps.size > 1:
+    if np.unique(alpha[~clear]).size > 1:
         raise ReadError(
             "label_alpha",
-            f"{name} is transparent by degrees, and a label either is or is not: save it without "
-            "soft edges, or without transparency",
+            f"{name} is partly transparent, which a label cannot be: save it without soft edges, "
+            "or without transparency",
         )
     hidden, seen = np.unique(keys[clear]), np.unique(keys[~clear])
-    painted = seen[seen != 0]
-    if painted.size and (hidden.size == 1 or not np.any(hidden)):
+    if seen.any() and (hidden.size == 1 or not hidden.any()):
         return np.where(clear, 0.0, keys)
-    if not painted.size and not np.any(hidden):
+    if not seen.any() and not hidden.any():
         if not seen.size:
             return keys
         if how.one_class:
             return np.where(clear, 0.0, 1.0)
     raise ReadError(
         "label_alpha",
-        f"{name} says one thing by its colours and another by its transparency: save it without "
+        f"the colours and the transparency of {name} contradict each other: save it without "
         "transparency, 0 where no class is",
     )
 
@@ -224,25 +197,22 @@ def _coloured_numbers(
     others = set(np.unique(keys[keys >= 0])) - {0.0, float(WHITE)}
     if how.one_class and colours.size == 1 and not others:
         return np.where(keys < 0, 1.0, keys)
-    raise _colour_error(name, f"holds {_shown(colours)}")
+    raise _colour_error(name, f"holds {_hex_list(colours)}")
 
 
 def _mapped(keys: NDArray[np.float64], how: Numbering, background: int, name: str) -> Labels:
     labels = np.zeros(keys.shape, np.uint8)
     unknown = []
     for key in np.unique(keys):
-        label: Label = int(key) if key >= 0 else _hex(key)
-        number = how.class_of([label], background)
-        if number is None and key < 0:
+        class_number = how.class_of([int(key) if key >= 0 else _hex(key)], background)
+        if class_number is None and key < 0:
             unknown.append(key)
-        elif number is None:
-            number = background if key == WHITE else 0
-        if number:
-            labels[keys == key] = number
+        elif class_number is None:
+            class_number = background if key == WHITE else 0
+        if class_number:
+            labels[keys == key] = class_number
     if unknown:
-        raise _colour_error(
-            name, f"holds {_shown(np.array(unknown))}, which [labels] does not name"
-        )
+        raise _colour_error(name, f"holds {_hex_list(unknown)}, which [labels] does not name")
     return labels
 
 
@@ -250,9 +220,17 @@ def _hex(key: float) -> str:
     return f"#{int(-1 - key):06x}"
 
 
-def _shown(colours: NDArray[np.float64]) -> str:
-    more = " ..." if colours.size > COLOURS_SHOWN else ""
+def _hex_list(colours: Sequence[float] | NDArray[np.float64]) -> str:
+    more = " ..." if len(colours) > COLOURS_SHOWN else ""
     return f"the colours {', '.join(map(_hex, colours[:COLOURS_SHOWN]))}{more}"
+
+
+def _number_error(value: float, name: str) -> ReadError:
+    return ReadError(
+        "not_labels",
+        f"{name} holds {value:g}, a label map has whole numbers from 0 to 255: save class "
+        "numbers, without interpolation; name larger ones under [labels] in the settings",
+    )
 
 
 def _colour_error(name: str, what: str) -> ReadError:
@@ -271,6 +249,4 @@ def _voc_keys() -> NDArray[np.float64]:
     for bit in range(8):
         for channel in range(3):
             rgb[:, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-    grey = (rgb == rgb[:, :1]).all(axis=-1)
-    codes = (rgb[:, 0] << 16) | (rgb[:, 1] << 8) | rgb[:, 2]
-    return np.where(grey, rgb[:, 0], -1 - codes).astype(np.float64)
+    return _colour_keys(rgb)

@@ -1,6 +1,5 @@
-"""Headers of FreeSurfer's volumes, .mgh and .mgz."""
+"""Headers of NIfTI and Analyze files, and of FreeSurfer's volumes (.mgh, .mgz)."""
 
-import gzip
 import math
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,16 @@ from wsseg.imaging.orientation import Affine, grid_distance, voxel_mm
 from wsseg.imaging.volume_header import (
     Layout,
     NoImageError,
-    Packing,
     VolumeHeader,
     bad_header,
     check_layout,
     colour_channels,
     file_packing,
     known_lengths,
+    open_unpacked,
     usable,
     vectors,
 )
-
-# NIfTI and Analyze headers: what the voxels are, where they lie, and what to do with mistakes.
 
 HEADER_BYTES = 540  # of NIfTI-2, the longer one
 
@@ -79,7 +76,8 @@ def read_nifti(path: Path, source: str) -> VolumeHeader:
     ReadError for a header that cannot be true, and NoImageError for an intent that is no image.
     """
     path = _sibling(path, ".hdr") or path
-    block = _unpacked_block(path)
+    with open_unpacked(path) as stream:
+        block = stream.read(HEADER_BYTES)
     for kind in _HEADER_KINDS:
         if len(block) >= kind.sizeof_hdr and kind.may_contain_header(block):
             header = kind(block[: kind.sizeof_hdr], check=False)
@@ -93,14 +91,9 @@ def read_nifti(path: Path, source: str) -> VolumeHeader:
 
 
 def is_analyze(block: bytes) -> bool:
-    """Whether a file starts like an Analyze header: its own length, and no magic of NIfTI."""
+    """Whether a file starts like an Analyze header: with its own length, and no magic of NIfTI."""
     lengths = ((348).to_bytes(4, "little"), (348).to_bytes(4, "big"))
     return block.startswith(lengths) and block[344:347] not in (b"n+1", b"ni1")
-
-
-def _unpacked_block(path: Path) -> bytes:
-    with gzip.open(path) if file_packing(path) == "file" else path.open("rb") as stream:
-        return stream.read(HEADER_BYTES)
 
 
 def _sibling(path: Path, suffix: str) -> Path | None:
@@ -122,7 +115,8 @@ def _nifti(header: Nifti1Header, path: Path, source: str) -> VolumeHeader:
     if intent in _NO_IMAGES:
         raise NoImageError("no_image", f"{source} is {_NO_IMAGES[intent]}, not an image to segment")
     layout = _layout(header, intent, source, single=single)
-    packing = _check(layout, data, source)
+    packing = file_packing(data)
+    check_layout(layout, data, packing, source)
     affine, flags = _placement(header, layout.shape, source)
     return VolumeHeader(
         layout=layout,
@@ -151,16 +145,10 @@ def _analyze(header: Spm99AnalyzeHeader, path: Path, source: str) -> VolumeHeade
         int(_voxel_offset(header, source)),
         slope=slope if math.isfinite(slope) and slope else 1.0,
     )
-    packing = _check(layout, data, source)
-    lengths = known_lengths(np.abs(header["pixdim"][1:4]))  # a minus told of a mirrored axis
-    return VolumeHeader(layout, data, packing, None, lengths, ("NO_ORIENTATION",))
-
-
-def _check(layout: Layout, data: Path, source: str) -> Packing:
-    """How the file of voxels is packed. Raises ReadError for what it cannot hold."""
     packing = file_packing(data)
     check_layout(layout, data, packing, source)
-    return packing
+    lengths = known_lengths(np.abs(header["pixdim"][1:4]))  # a minus told of a mirrored axis
+    return VolumeHeader(layout, data, packing, None, lengths, ("NO_ORIENTATION",))
 
 
 def _data_path(path: Path, source: str) -> Path:
@@ -189,7 +177,12 @@ def _layout(header: Nifti1Header, intent: int, source: str, *, single: bool) -> 
         start = header.single_vox_offset  # as every reader takes it: the header lies at 0
     if single and start < header.sizeof_hdr:
         raise bad_header(source, f"voxel offset {start:g}")
-    slope, offset = _scaling(header, source)
+    try:
+        slope, offset = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise bad_header(source, f"rescale intercept {header['scl_inter']}") from error
+    if slope is None or dtype.names:  # a slope of 0 means "not scaled"; colours are never scaled
+        slope, offset = 1.0, 0.0
     order = "ijkvc" if channels > 1 else "ijkv"
     return Layout(shape, volumes, dtype, int(start), slope, offset, channels, order)
 
@@ -228,26 +221,15 @@ def _shape(header: Any, source: str) -> tuple[tuple[int, int, int], int, int]:
     return (sizes[0], sizes[1], sizes[2] if count > 2 else 1), time, values
 
 
-def _scaling(header: Nifti1Header, source: str) -> tuple[float, float]:
-    try:
-        slope, offset = header.get_slope_inter()
-    except HeaderDataError as error:
-        raise bad_header(source, f"rescale intercept {header['scl_inter']}") from error
-    # The standard: a slope of 0 means "not scaled". RGB values are never scaled.
-    if slope is None or np.dtype(header.get_data_dtype()).names:
-        return 1.0, 0.0
-    return slope, offset
-
-
 def _placement(
     header: Nifti1Header, shape: tuple[int, int, int], source: str
 ) -> tuple[Affine | None, tuple[str, ...]]:
     """The affine from (i, j, k, 1) to RAS+ mm, and flags about it.
 
-    The sform goes before the qform, and each takes the place of one that cannot be used: it is
-    cleared in the header, flag AFFINE_IGNORED. None and NO_ORIENTATION when the header sets
-    neither; AFFINES_DIFFER when it sets two that disagree. Raises ReadError when those that it
-    sets are all beyond use.
+    The sform has precedence over the qform. One that cannot be used is cleared in the header, with
+    the flag AFFINE_IGNORED, and the other replaces it. None and NO_ORIENTATION when the header sets
+    neither; AFFINES_DIFFER when it sets two that disagree. Raises ReadError when none of those
+    that it sets can be used.
     """
     if header["pixdim"][0] not in (-1, 1):
         header["pixdim"][0] = 1  # the standard reads 0 as 1
@@ -267,7 +249,9 @@ def _placement(
     flags: tuple[str, ...] = ()
     if len(good) < len(coded):
         flags = ("AFFINE_IGNORED",)
-        _clear(header, "qform" if good[0] is forms["sform"] else "sform")
+        # Cleared, so that no copy of the header hands it on.
+        for field in _FORM_FIELDS["qform" if good[0] is forms["sform"] else "sform"]:
+            header[field] = 0
     if len(good) == 2:
         limit = AFFINE_TOLERANCE * voxel_mm(good[0]).min()
         flags = ("AFFINES_DIFFER",) if grid_distance(good[0], good[1], shape) > limit else ()
@@ -276,10 +260,7 @@ def _placement(
 
 
 def _thick(affine: Affine) -> Affine:
-    """The affine of a single slice, of which some writers give the step to the next as 0.
-
-    It takes none: then that is its normal, 1 mm long.
-    """
+    """The affine of a single slice, with a step of 1 mm along its normal where it states 0."""
     if affine[:3, 2].any():
         return affine
     thick = affine.copy()
@@ -288,22 +269,15 @@ def _thick(affine: Affine) -> Affine:
     return thick
 
 
-def _clear(header: Nifti1Header, form: str) -> None:
-    """Take a form that cannot be used out of a header, so that no copy hands it on."""
-    for field in _FORM_FIELDS[form]:
-        header[field] = 0
-
-
 def millimetres(header: Nifti1Header) -> float:
     """How many mm one spatial unit of the header is."""
     return _MILLIMETRES.get(int(header["xyzt_units"]) & 0b111, 1.0)
 
 
 def _qform(header: Nifti1Header) -> Affine | None:
-    """The affine of the quaternion; None where there is no rotation or no length in it.
+    """The affine of the quaternion; None where it holds no rotation or no length.
 
-    A norm that rounding carried above 1 is brought back to 1 in the header, as the reference
-    library does.
+    A norm that was rounded above 1 is set to 1 in the header, as the reference library does.
     """
     fields = [f"quatern_{axis}" for axis in "bcd"]
     norm = math.sqrt(sum(float(header[field]) ** 2 for field in fields))
@@ -317,19 +291,18 @@ def _qform(header: Nifti1Header) -> Affine | None:
     return qform
 
 
-_VERSION = b"\0\0\0\x01"
+_MGH_VERSION = b"\0\0\0\x01"
 _NUMBERS_END = 30  # of the seven numbers and the flag that begin the header
-_TYPES = range(11)
 _LARGEST_SIDE = 1 << 20
 
 
 def is_mgh(start: bytes) -> bool:
     """Whether a file starts like an MGH volume: its version, then four sizes and a type."""
-    if not start.startswith(_VERSION) or len(start) < _NUMBERS_END:
+    if not start.startswith(_MGH_VERSION) or len(start) < _NUMBERS_END:
         return False
     *sizes, kind = np.frombuffer(start, ">i4", 5, offset=4).tolist()
     flag = int.from_bytes(start[28:30], "big")
-    return all(0 < size < _LARGEST_SIDE for size in sizes) and kind in _TYPES and flag in (0, 1)
+    return all(0 < size < _LARGEST_SIDE for size in sizes) and kind in range(11) and flag in (0, 1)
 
 
 def read_mgh(path: Path, source: str) -> VolumeHeader:
@@ -338,11 +311,11 @@ def read_mgh(path: Path, source: str) -> VolumeHeader:
     Without its goodRASFlag the header knows neither lengths nor directions.
     """
     packing = file_packing(path)
-    with gzip.open(path) if packing == "file" else path.open("rb") as stream:
+    with open_unpacked(path) as stream:
         block = stream.read(MGHHeader.template_dtype.itemsize)
     if len(block) < MGHHeader.template_dtype.itemsize:
         raise ReadError("truncated", f"{source} ends within its header: copy or export it again")
-    # nibabel fills in a place where the flag says that there is none.
+    # nibabel fills in a position where the flag says that there is none.
     placed = int.from_bytes(block[28:30], "big") == 1
     header = MGHHeader(block, check=False)
     try:

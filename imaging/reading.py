@@ -1,7 +1,5 @@
-"""Any scan that was found, read."""
+"""Reads whole scans, and single slices of images and label maps, of every format."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +11,6 @@ from PIL import Image
 from wsseg.imaging.archive import unpacked
 from wsseg.imaging.content import Content, content_of, is_dicom, read_head
 from wsseg.imaging.dicom import (
-    DicomVolume,
     at_pixels,
     dicom_volumes,
     frames_ref,
@@ -29,7 +26,7 @@ from wsseg.imaging.files import Version, open_file, unchanged, version_of
 from wsseg.imaging.intensity import fill_nonfinite
 from wsseg.imaging.label_values import PLAIN, Numbering, class_numbers, unnamed
 from wsseg.imaging.orientation import grid_distance, voxel_mm
-from wsseg.imaging.picture_page import ORIENTED, WHITE, Page, Picture
+from wsseg.imaging.picture_page import ORIENTED, WHITE, Page
 from wsseg.imaging.pictures import grey_if_equal, open_picture, picture_geometry, read_picture
 from wsseg.imaging.scan import (
     AS_STORED,
@@ -52,52 +49,13 @@ from wsseg.imaging.volumes import (
     volume_geometry,
 )
 
-# How an image file stores its values, by its header: files of one scale are stored alike.
-
-# A table may name each slice of a file in a row of its own, and ask several things of each.
+# A table may have a row for each slice of a file, and several things are read of each row.
 _REMEMBERED = 4096
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24  # of the first bytes: a signature of 8, a chunk's head of 8, width and height
 _TAGS = tags_of(("Modality", "BitsStored", "RescaleSlope", "RescaleIntercept", "RescaleType"))
 _MODES = {"F": "floating-point", "I": "32-bit", "I;16": "16-bit", "I;16B": "16-bit"}
-
-
-def stored_as(path: Path) -> str:
-    """A few words on how values are stored, such as "16-bit"; "" where the header cannot be read.
-
-    Only to be compared: files stored in other ways may still be on one scale.
-    """
-    try:
-        return _stored_as(path, version_of(path))
-    except Exception:  # whoever reads the file says what is wrong with it
-        return ""
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _stored_as(path: Path, _version: Version) -> str:
-    head = read_head(FileRef(path, path.name))
-    if head.start.startswith(_PNG):
-        return f"{max(8, head.start[_PNG_DEPTH])}-bit"
-    if is_dicom(head.start):
-        return _dicom(path)
-    header = header_beside(path)
-    if header or content_of(head) == "volume":
-        layout = open_volume(FileRef(header or path, path.name)).layout
-        return f"{layout.dtype.name}, slope {layout.slope:g}, intercept {layout.offset:g}"
-    with silence_pydicom, open_file(path) as stream, Image.open(stream) as picture:
-        return _MODES.get(picture.mode, "8-bit")
-
-
-def _dicom(path: Path) -> str:
-    with silence_pydicom:
-        header, _ = open_dicom(path, path.name, tags=_TAGS, stop=at_pixels)
-        slope, intercept = (value_of(header, f"Rescale{what}") for what in ("Slope", "Intercept"))
-        words = (text(header, "Modality"), f"{value_of(header, 'BitsStored')}-bit")
-        return f"{' '.join(words)}, slope {slope}, intercept {intercept}".strip()
-
-
-# Single slices, for training: images and label maps of any format in one display order.
 
 # Corners of two grids may lie this part of the smallest voxel edge apart: above the rounding of
 # float32 headers, below what moves a label to another pixel.
@@ -109,11 +67,11 @@ LARGEST_LABEL_STEP = 0.5
 
 @dataclass(frozen=True)
 class Grid:
-    """Size and place of a file's slices in display order, by its header.
+    """Size and position of a file's slices in display order, by its header.
 
-    shape: rows and columns. plane: "" where the file does not say how it lies. turn: from rows and
-    columns as tables, points and drawn pictures count them to those that are shown: a DICOM image
-    is counted as it is stored, all others as they are shown. tagged: whether an orientation tag
+    shape: rows and columns. plane: "" where the file does not state it. reorientation: from rows
+    and columns as tables, points and drawn pictures count them to those that are shown: a DICOM
+    image is counted as it is stored, any other as it is shown. tagged: whether an orientation tag
     (EXIF) turns a picture.
     """
 
@@ -151,10 +109,9 @@ def read_slice(path: Path, *, slice_index: int = 0, volume: int = 0) -> NDArray[
 def read_slice_and_origin(
     path: Path, *, slice_index: int = 0, volume: int = 0
 ) -> tuple[NDArray[np.float32], Origin]:
-    """One slice as `read_slice` gives it, and what its header says besides its values."""
+    """One slice as `read_slice` gives it, and what its header states besides its values."""
     with translate_errors(path.name):
-        kind, file = _opened(path)
-        stored, origin = _PLANES[kind](file, slice_index, volume)
+        stored, origin = _plane(*_opened(path), slice_index, volume)
         plane = np.require(stored, requirements="W")
         fill_nonfinite(plane[np.newaxis], path.name)
         return grey_if_equal(plane, axes=2), origin
@@ -173,10 +130,10 @@ def read_label_slice(
     Without a map of the numbering the stored whole numbers 0..255; a 1-bit picture gives 0 and 1.
     `background` is what a map's background, and its 255, become: 0 in a mask, 255 in marks. A
     file with one volume serves every volume. Colours, palettes and opacity count as in
-    `class_numbers`. Raises ReadError for what says no class.
+    `class_numbers`. Raises ReadError for values that stand for no class.
     """
     with translate_errors(path.name):
-        page = _label_page(path, slice_index, volume)
+        page = _label_page(*_opened(path), slice_index, volume)
         return class_numbers(page, numbering, background=background, name=path.name)
 
 
@@ -188,7 +145,7 @@ def unnamed_numbers(
     Raises ReadError.
     """
     with translate_errors(path.name):
-        return unnamed(_label_page(path, slice_index, volume), numbering, path.name)
+        return unnamed(_label_page(*_opened(path), slice_index, volume), numbering, path.name)
 
 
 def slice_shape(path: Path, *, slice_index: int = 0, volume: int = 0) -> tuple[int, int]:
@@ -205,7 +162,7 @@ def slice_count(path: Path, volume: int = 0) -> int:
 
 
 def pixel_mm2(path: Path, volume: int = 0) -> float | None:
-    """The area of a pixel in mm2, as measuring the scan would say; None where it is not known.
+    """The area of a pixel in mm2, as when the scan is measured; None where it is not known.
 
     By the header alone. Raises ReadError.
     """
@@ -222,7 +179,7 @@ def grid_difference(first: Path, second: Path, volume: int = 0) -> str:
     """How the pixel grids of an image and its label map differ, in words; "" when they do not.
 
     volume: of the image, and of the label map where it has several. Sizes are compared for all
-    formats, places in the patient for files that know them. Raises ReadError.
+    formats, positions in the patient for files that state them. Raises ReadError.
     """
     one, other = read_grid(first, volume), read_grid(second)
     if other.volumes > 1:
@@ -234,18 +191,14 @@ def grid_difference(first: Path, second: Path, volume: int = 0) -> str:
             f"{second.name} {other.slices} of {other.shape}"
         )
     if one.kind == other.kind == "volume" or (one.placed and other.placed):
-        return _apart(one.geometry, other.geometry, (*shape[::-1], one.slices))
+        affine, second_affine = one.geometry.affine, other.geometry.affine
+        if affine is None or second_affine is None:
+            same = affine is second_affine
+            return "" if same else "only one of the two files states how it is oriented"
+        apart = grid_distance(affine, second_affine, (*shape[::-1], one.slices))
+        if apart > GRID_TOLERANCE * voxel_mm(affine).min():
+            return f"the two grids lie up to {apart:.3g} mm apart in the patient"
     return ""
-
-
-def _apart(one: Geometry, other: Geometry, size: tuple[int, int, int]) -> str:
-    if one.affine is None or other.affine is None:
-        same = one.affine is other.affine
-        return "" if same else "only one of the two files says how it is oriented"
-    apart = grid_distance(one.affine, other.affine, size)
-    if apart <= GRID_TOLERANCE * voxel_mm(one.affine).min():
-        return ""
-    return f"the two grids lie up to {apart:.3g} mm apart in the patient"
 
 
 def read_grid(path: Path, volume: int = 0) -> Grid:
@@ -257,11 +210,78 @@ def read_grid(path: Path, volume: int = 0) -> Grid:
 @lru_cache(maxsize=_REMEMBERED)
 def _grid(path: Path, volume: int, _version: Version) -> Grid:
     kind, file = _opened(path)
-    return _GRIDS[kind](file, volume)
+    if kind == "dicom":
+        volumes = dicom_volumes(file)
+        _check_index(file, volume, len(volumes), "volume")
+        scan = volumes[volume]
+        return Grid(
+            *(kind, scan.reorientation.shape(scan.stored), len(scan.frames), len(volumes)),
+            geometry=scan.geometry,
+            plane=scan.plane,
+            reorientation=scan.reorientation,
+        )
+    if kind == "volume":
+        opened = _open(file)
+        return Grid(
+            *(kind, opened.plane_shape, opened.layout.shape[2], opened.layout.volumes),
+            geometry=volume_geometry(opened),
+            plane=opened.plane_name,
+        )
+    with open_picture(file, file.name) as picture:
+        return Grid(
+            *(kind, picture.shape, picture.slices, picture.volumes),
+            geometry=picture_geometry(picture),
+            tagged=ORIENTED in picture.flags,
+        )
+
+
+def stored_as(path: Path) -> str:
+    """A few words on how values are stored, such as "16-bit"; "" where the header cannot be read.
+
+    Only to be compared: files stored in other ways may still be on one scale.
+    """
+    try:
+        return _stored_as(path, version_of(path))
+    except Exception:  # whoever reads the file says what is wrong with it
+        return ""
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _stored_as(path: Path, _version: Version) -> str:
+    head = read_head(FileRef(path, path.name))
+    if head.start.startswith(_PNG):
+        return f"{max(8, head.start[_PNG_DEPTH])}-bit"
+    if is_dicom(head.start):
+        with silence_pydicom:
+            dicom, _ = open_dicom(path, path.name, tags=_TAGS, stop=at_pixels)
+            words = f"{text(dicom, 'Modality')} {value_of(dicom, 'BitsStored')}-bit"
+            slope = value_of(dicom, "RescaleSlope")
+            intercept = value_of(dicom, "RescaleIntercept")
+            return f"{words}, slope {slope}, intercept {intercept}".strip()
+    header = header_beside(path)
+    if header or content_of(head) == "volume":
+        layout = open_volume(FileRef(header or path, path.name)).layout
+        return f"{layout.dtype.name}, slope {layout.slope:g}, intercept {layout.offset:g}"
+    with silence_pydicom, open_file(path) as stream, Image.open(stream) as picture:
+        return _MODES.get(picture.mode, "8-bit")
+
+
+def read(ref: ScanRef) -> Scan:
+    """Read the pixels and geometry of one scan.
+
+    Raises ReadError, and nothing else that a file could cause; with the reason `changed` where the
+    file was replaced after it was found.
+    """
+    file = ref.files[0]
+    if ref.kind == "dicom":  # compares the UIDs of its files itself
+        with translate_errors(file.source):
+            return read_dicom(ref)
+    with translate_errors(file.source), unchanged(file):
+        return read_volume(ref) if ref.kind == "volume" else read_picture(ref)
 
 
 def _opened(path: Path) -> tuple[Kind, Path]:
-    """How to read a file, and which: itself, or a copy of what is packed in it."""
+    """The kind of a file, and the file to read: itself, or a copy of what is packed in it."""
     content = _content(path, version_of(path))
     if content == "gzip":
         path = unpacked(path)
@@ -281,6 +301,11 @@ def _content(path: Path, _version: Version) -> Content:
     return content
 
 
+def _open(path: Path) -> VolumeFile:
+    """The volume in a file, or the one whose voxels the file holds."""
+    return open_volume(FileRef(header_beside(path) or path, path.name))
+
+
 def _check_index(path: Path, index: int, count: int, what: str) -> None:
     if not 0 <= index < count:
         raise ReadError(
@@ -289,37 +314,61 @@ def _check_index(path: Path, index: int, count: int, what: str) -> None:
         )
 
 
-def _open(path: Path) -> VolumeFile:
-    """The volume in a file, or that whose voxels the file holds."""
-    return open_volume(FileRef(header_beside(path) or path, path.name))
+def _plane(
+    kind: Kind, path: Path, slice_index: int, volume: int
+) -> tuple[NDArray[np.float32], Origin]:
+    """The values of a slice in display order, and what its header states besides."""
+    if kind == "dicom":
+        volumes = dicom_volumes(path)
+        _check_index(path, volume, len(volumes), "volume")
+        frames = volumes[volume].frames
+        _check_index(path, slice_index, len(frames), "slice")
+        alone = read_dicom(frames_ref(path, (frames[slice_index],)))
+        return alone.pixels[0], scan_origin(alone)
+    if kind == "volume":
+        opened = _open(path)
+        _check_index(path, slice_index, opened.layout.shape[2], "slice")
+        _check_index(path, volume, opened.layout.volumes, "volume")
+        return opened.plane(slice_index, volume), Origin()
+    with open_picture(path, path.name) as picture:
+        _check_index(path, slice_index, picture.slices, "slice")
+        _check_index(path, volume, picture.volumes, "volume")
+        return picture.page(slice_index, volume).shown(), Origin()
 
 
-def _volume_plane(path: Path, slice_index: int, volume: int) -> tuple[NDArray[np.float32], Origin]:
-    opened = _open(path)
-    _check_index(path, slice_index, opened.layout.shape[2], "slice")
-    _check_index(path, volume, opened.layout.volumes, "volume")
-    return opened.plane(slice_index, volume), Origin()
-
-
-def _volume_labels(path: Path, slice_index: int, volume: int) -> NDArray[np.float32]:
-    header = _open(path).header
-    layout = header.layout
-    if header.label_map == SEGMENTS and layout.volumes > 1:
-        raise ReadError(
-            "overlapping_segments",
-            f"{path.name} holds segments in {layout.volumes} layers, because they overlap: save "
-            "them as one label map, or one file each",
-        )
-    plane, _ = _volume_plane(path, slice_index, volume if layout.volumes > 1 else 0)
-    scaled = layout.slope != 1.0 and layout.dtype.kind in "iu"
-    return _requantised(plane, abs(layout.slope)) if scaled else plane
+def _label_page(kind: Kind, path: Path, slice_index: int, volume: int) -> Page:
+    """A slice of a label file, in display order; a file of one volume serves every volume."""
+    if kind == "dicom":
+        return Page(_plane(kind, path, slice_index, volume)[0])
+    if kind == "volume":
+        header = _open(path).header
+        layout = header.layout
+        if header.label_map == SEGMENTS and layout.volumes > 1:
+            raise ReadError(
+                "overlapping_segments",
+                f"{path.name} holds segments in {layout.volumes} layers, because they overlap: "
+                "save them as one label map, or one file each",
+            )
+        plane, _ = _plane(kind, path, slice_index, volume if layout.volumes > 1 else 0)
+        scaled = layout.slope != 1.0 and layout.dtype.kind in "iu"
+        return Page(_requantised(plane, abs(layout.slope)) if scaled else plane)
+    with open_picture(path, path.name) as picture:
+        volume = volume if picture.volumes > 1 else 0
+        _check_index(path, slice_index, picture.slices, "slice")
+        _check_index(path, volume, picture.volumes, "volume")
+        if picture.lossy:
+            raise ReadError(
+                "lossy_labels",
+                f"{path.name} is compressed with loss, which changes label numbers: save it as PNG",
+            )
+        return picture.page(slice_index, volume)
 
 
 def _requantised(plane: NDArray[np.float32], step: float) -> NDArray[np.float32]:
-    """Whole numbers that were stored as multiples of a small step, and came back beside.
+    """Whole numbers where rounding to multiples of a small step explains every difference.
 
-    Fractions stay what they are, to be refused: a value further from a whole number than
-    rounding to the step explains, and two values that would be one number.
+    Fractions stay as they are, to be refused: those further from a whole number than that, and two
+    values that would become one number.
     """
     if step > LARGEST_LABEL_STEP:
         return plane
@@ -327,125 +376,3 @@ def _requantised(plane: NDArray[np.float32], step: float) -> NDArray[np.float32]
     near = np.abs(plane - whole) <= step / 2 + np.spacing(np.abs(plane))
     one_value = len(np.unique(plane)) == len(np.unique(whole))
     return whole if near.all() and one_value else plane
-
-
-def _volume_grid(path: Path, _volume: int) -> Grid:
-    opened = _open(path)
-    layout = opened.layout
-    return Grid(
-        *("volume", opened.plane_shape, layout.shape[2], layout.volumes),
-        geometry=volume_geometry(opened),
-        plane=opened.plane_name,
-    )
-
-
-def _dicom_plane(path: Path, slice_index: int, volume: int) -> tuple[NDArray[np.float32], Origin]:
-    place = _dicom_volume(path, volume)
-    _check_index(path, slice_index, len(place.frames), "slice")
-    alone = read_dicom(frames_ref(path, (place.frames[slice_index],)))
-    return alone.pixels[0], scan_origin(alone)
-
-
-def _dicom_volume(path: Path, volume: int) -> DicomVolume:
-    places = dicom_volumes(path)
-    _check_index(path, volume, len(places), "volume")
-    return places[volume]
-
-
-def _dicom_grid(path: Path, volume: int) -> Grid:
-    place = _dicom_volume(path, volume)
-    return Grid(
-        *(
-            "dicom",
-            place.reorientation.shape(place.stored),
-            len(place.frames),
-            len(dicom_volumes(path)),
-        ),
-        geometry=place.geometry,
-        plane=place.plane,
-        reorientation=place.reorientation,
-    )
-
-
-def _check_picture(picture: Picture, path: Path, slice_index: int, volume: int) -> None:
-    _check_index(path, slice_index, picture.slices, "slice")
-    _check_index(path, volume, picture.volumes, "volume")
-
-
-def _picture_plane(path: Path, slice_index: int, volume: int) -> tuple[NDArray[np.float32], Origin]:
-    with open_picture(path, path.name) as picture:
-        _check_picture(picture, path, slice_index, volume)
-        return picture.page(slice_index, volume).shown(), Origin()
-
-
-def _picture_labels(path: Path, slice_index: int, volume: int) -> Page:
-    with open_picture(path, path.name) as picture:
-        own = volume if picture.volumes > 1 else 0
-        _check_picture(picture, path, slice_index, own)
-        if picture.lossy:
-            raise ReadError(
-                "lossy_labels",
-                f"{path.name} is compressed with loss, which changes label numbers: save it as PNG",
-            )
-        return picture.page(slice_index, own)
-
-
-def _picture_grid(path: Path, _volume: int) -> Grid:
-    with open_picture(path, path.name) as picture:
-        return Grid(
-            *("picture", picture.shape, picture.slices, picture.volumes),
-            geometry=picture_geometry(picture),
-            tagged=ORIENTED in picture.flags,
-        )
-
-
-def _label_page(path: Path, slice_index: int, volume: int) -> Page:
-    kind, file = _opened(path)
-    return _LABELS[kind](file, slice_index, volume)
-
-
-def _volume_label_page(path: Path, slice_index: int, volume: int) -> Page:
-    return Page(_volume_labels(path, slice_index, volume))
-
-
-def _dicom_label_page(path: Path, slice_index: int, volume: int) -> Page:
-    return Page(_dicom_plane(path, slice_index, volume)[0])
-
-
-_Planes = Callable[[Path, int, int], tuple[NDArray[np.float32], Origin]]
-
-_PLANES: dict[Kind, _Planes] = {
-    "volume": _volume_plane,
-    "dicom": _dicom_plane,
-    "picture": _picture_plane,
-}
-_LABELS: dict[Kind, Callable[[Path, int, int], Page]] = {
-    "volume": _volume_label_page,
-    "dicom": _dicom_label_page,
-    "picture": _picture_labels,
-}
-_GRIDS: dict[Kind, Callable[[Path, int], Grid]] = {
-    "volume": _volume_grid,
-    "dicom": _dicom_grid,
-    "picture": _picture_grid,
-}
-
-
-_READERS: dict[Kind, Callable[[ScanRef], Scan]] = {
-    "dicom": read_dicom,
-    "volume": read_volume,
-    "picture": read_picture,
-}
-
-
-def read(ref: ScanRef) -> Scan:
-    """Read the pixels and geometry of one scan.
-
-    Raises ReadError, and nothing else that a file could cause; one with the reason `changed` where
-    the file is no longer the one that was found.
-    """
-    file = ref.files[0]
-    # DICOM is told by its UIDs, as it is read.
-    watched = nullcontext() if ref.kind == "dicom" else unchanged(file)
-    with translate_errors(file.source), watched:
-        return _READERS[ref.kind](ref)

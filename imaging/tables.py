@@ -1,7 +1,6 @@
-"""A table as rows of text, from CSV or a workbook: nothing about the meaning of its cells.
+"""A table as rows of text, from CSV or an Excel workbook; the meaning of its cells is not known.
 
-One reader for every table that a person hands in, so that a spreadsheet is read the same whatever
-it is for.
+One reader for every table that a person writes, so that all spreadsheets are read the same way.
 """
 
 import csv
@@ -16,16 +15,32 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from wsseg.imaging.errors import WssegError
 
-# What is wrong with a table that somebody wrote: every fault at once, each with its line.
-
 MOST_LINES = 50
 """Faults shown in one report; a fault in every row of a long table reads no better in full."""
+DELIMITERS = (",", ";", "\t")
+OWN = ("x_", "note")
+"""Columns that begin so are the user's own."""
+WORKBOOKS = (".xlsx", ".xlsm")
+TABLES = (".csv", ".tsv", ".txt", *WORKBOOKS)
+"""How the names of tables end."""
+
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_OLD_OFFICE = b"\xd0\xcf\x11\xe0"
+_ZIP = b"PK\x03\x04"
+_QUOTED = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]')
+"""Parts of a number format that are shown as they are, or are no part of the number."""
+_DIGITS = 15
+"""Significant digits that a spreadsheet keeps."""
+
+log = logging.getLogger(__name__)
+
+Lines = Iterator[tuple[int, list[str]]]
+"""Rows of cells that are not all empty, each with the line, or row of the sheet, it begins on."""
 
 
 @dataclass(frozen=True, order=True)
@@ -60,143 +75,13 @@ class TableError(WssegError):
         super().__init__("\n".join(lines))
 
 
-# Sheets of Excel workbooks as rows of text: what a person sees, not how it is stored.
-
-WORKBOOKS = (".xlsx", ".xlsm")
-_ZIP = b"PK\x03\x04"
-_QUOTED = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]')
-"""Parts of a number format that are shown as they stand, or are no part of the number."""
-_DIGITS = 15
-"""Significant digits that a spreadsheet keeps."""
-
-log = logging.getLogger(__name__)
-
-
-def is_workbook(content: bytes) -> bool:
-    """Whether the file is a zip archive, as workbooks are."""
-    return content.startswith(_ZIP)
-
-
-def sheet_rows(path: Path, content: bytes, sheet: str | None) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a sheet that are not empty, each with its row, from 1.
-
-    sheet: its name, None for the first one with cells that is not hidden. Formulas give the value
-    that was computed when the workbook was saved. A number that is formatted as a percentage is
-    text with a percent sign, as it is shown: 0.0423 is 4.23%. Raises WssegError for a file that is
-    no such workbook or lacks the sheet; TableError for formulas without a value and for cells that
-    were merged.
-    """
-    values, formulas = (_open(path, content, data_only=only) for only in (True, False))
-    chosen = _choose(path, values, sheet)
-    found = formulas[chosen.title]
-    faults = [*_merged(chosen), *_uncomputed(chosen, found)]
-    if faults:
-        raise TableError(path.name, faults)
-    hidden = sum(bool(each.hidden) for each in chosen.row_dimensions.values())
-    if hidden:
-        log.warning("%s: %d hidden rows of the sheet are read too", path.name, hidden)
-    for number, cells in enumerate(chosen.iter_rows(), 1):
-        texts = [_text(cell) for cell in cells]
-        if any(texts):
-            yield number, texts
-
-
-def _open(path: Path, content: bytes, *, data_only: bool) -> Any:
-    import openpyxl
-
-    try:
-        with warnings.catch_warnings():
-            # Of drawings, validation and styles, which have no part in the cells.
-            warnings.simplefilter("ignore")
-            return openpyxl.load_workbook(io.BytesIO(content), data_only=data_only)
-    except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile, SyntaxError) as error:
-        raise WssegError(
-            f"{path} cannot be read as an Excel workbook: save it as .xlsx or as CSV UTF-8"
-        ) from error
-
-
-def _choose(path: Path, book: Any, name: str | None) -> Any:
-    sheets = book.worksheets
-    titles = ", ".join(each.title for each in sheets)
-    if name is not None:
-        named = [each for each in sheets if each.title.casefold() == name.casefold()]
-        if not named:
-            raise WssegError(f"{path} has no sheet {name}: it has {titles}")
-        return named[0]
-    filled = [each for each in sheets if any(map(_text, chain.from_iterable(each.iter_rows())))]
-    shown = [each for each in filled if each.sheet_state == "visible"]
-    if not shown:
-        raise WssegError(f"{path} has no sheet with cells that can be seen: it has {titles}")
-    if len(filled) > 1:
-        log.warning("%s: the sheet %s is read, of %s", path.name, shown[0].title, titles)
-    return shown[0]
-
-
-def _merged(sheet: Any) -> Iterator[Fault]:
-    """Only the first of merged cells has a value, so that the others would count as unknown."""
-    first = next((n for n, cells in enumerate(sheet.iter_rows(), 1) if any(map(_text, cells))), 1)
-    for area in sheet.merged_cells.ranges:
-        if area.max_row > first or area.max_col > area.min_col:
-            yield Fault(
-                area.min_row,
-                f"the cells {area.coord} are merged: unmerge them, and fill in each of them",
-            )
-
-
-def _uncomputed(values: Any, formulas: Any) -> Iterator[Fault]:
-    """Formulas that no program has computed: libraries leave their values out, or write 0 and ask
-    for all to be computed on opening."""
-    asked = formulas.parent.calculation.fullCalcOnLoad
-    for cells in formulas.iter_rows():
-        for cell in cells:
-            value = values[cell.coordinate].value if cell.data_type == "f" else True
-            if value is None or (asked and value == 0 and value is not False):
-                yield Fault(
-                    cell.row,
-                    f"the formula in {cell.coordinate} has no computed value: open the workbook in "
-                    f"a spreadsheet program and save it, or write the number",
-                )
-
-
-def _text(cell: Any) -> str:
-    value = cell.value
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, int | float):
-        if "%" in _QUOTED.sub("", cell.number_format):
-            return f"{_number(value * 100)}%"
-        return _number(value)
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    return str(value).strip()
-
-
-def _number(value: float) -> str:
-    return f"{value:.{_DIGITS}g}" if isinstance(value, float) else str(value)
-
-
-DELIMITERS = (",", ";", "\t")
-OWN = ("x_", "note")
-"""Columns that begin so are the user's own."""
-TABLES = (".csv", ".tsv", ".txt", *WORKBOOKS)
-"""How the names of tables end."""
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_OLD_OFFICE = b"\xd0\xcf\x11\xe0"
-
-
-Lines = Iterator[tuple[int, list[str]]]
-"""Rows of cells that are not all empty, each with the line, or row of the sheet, it begins on."""
-
-
 @dataclass(frozen=True)
 class TableOptions:
     """How a table is to be read.
 
-    sheet: of a workbook, by name; the first one by default. ignore_columns: columns to pass over,
-    by name or by a pattern such as Patient*; capitals do not matter. Only columns that mean nothing
-    here can be passed over.
+    sheet: of a workbook, by name; the first one by default. ignore_columns: columns to ignore, by
+    name or by a pattern such as Patient*; capitals do not matter. Only columns that have no meaning
+    here can be ignored.
     """
 
     sheet: str | None = None
@@ -216,10 +101,10 @@ class Row:
 
 @dataclass(frozen=True)
 class TextTable:
-    """The rows that have as many cells as the header; `faults` tell of the others.
+    """The rows that have as many cells as the header; `faults` names the others.
 
-    line: of the header. header: without the columns that are passed over. written: the columns
-    whose names the file writes in another way, such as Ratio for ratio.
+    line: of the header. header: without the ignored columns. written: the columns whose names the
+    file writes in another way, such as Ratio for ratio.
     """
 
     path: Path
@@ -241,36 +126,85 @@ def read_table(
     """Read a CSV file or a sheet of an Excel workbook.
 
     Text: UTF-8 or UTF-16 with a byte order mark, UTF-8 without, else Windows-1252, with a warning;
-    cells between commas, semicolons or tabs, or what a first line `sep=` says. Rows of empty cells
-    are passed over, and so are columns without a name or a cell; spaces around a cell are dropped.
-    known: columns by their plain names, written in any capitals and with blanks for underscores;
-    `name:...` is the column `name` of something. Raises WssegError for a file that is missing, no
-    table or empty, TableError for columns that share a name.
+    cells between commas, semicolons or tabs, or what a first line `sep=` states. Rows of empty
+    cells are skipped, and so are columns without a name or a cell; spaces around a cell are
+    removed. known: columns by their plain names, written in any capitals and with blanks for
+    underscores; `name:...` is the column `name` of something. Raises WssegError for a file that is
+    missing, no table or empty, TableError for columns that share a name.
     """
-    content = _content(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WssegError(
+            f"{path} cannot be read ({error.strerror}): expected a table, CSV or XLSX"
+        ) from error
     lines = _lines(path, content, options.sheet)
     line, first = next(lines, (1, []))
     if not first:
         raise WssegError(f"{path} is empty: expected a line with the names of the columns")
     header = [canonical(name, known) for name in first]
-    rows, faults = _of_width(lines, len(header))
-    kept = _kept(header, rows)
-    ignored, wrong = _ignored([header[place] for place in kept], known, options.ignore_columns)
-    kept = [place for place in kept if header[place] not in ignored]
-    names = [header[place] for place in kept]
-    wrong += _header_faults(names)
+    rows: list[tuple[int, list[str]]] = []
+    faults = []
+    for begin, cells in lines:
+        if len(cells) >= len(header) and not any(cells[len(header) :]):
+            rows.append((begin, cells))
+            continue
+        surplus = len(cells) > len(header)
+        hint = "put a cell that holds the delimiter in double quotes" if surplus else "fill up"
+        message = f"{len(cells)} cells where the header has {len(header)}: {hint}"
+        faults.append(Fault(begin, message))
+    # Spreadsheets write empty columns too.
+    named = {
+        index: name
+        for index, name in enumerate(header)
+        if name or any(cells[index] for _, cells in rows)
+    }
+    ignored, wrong = _ignored(list(named.values()), known, options.ignore_columns)
+    columns = {index: name for index, name in named.items() if name not in ignored}
+    names = tuple(columns.values())
+    wrong += [
+        f"column {position} has no name: name it, or remove it"
+        for position, name in enumerate(names, 1)
+        if not name
+    ]
+    wrong += [
+        f"{names.count(name)} columns are named {name}: keep one of them"
+        for name in dict.fromkeys(names)
+        if name and names.count(name) > 1
+    ]
     if wrong:
         raise TableError(path.name, [Fault(line, message) for message in wrong])
-    written = {name: first[place] for name, place in zip(names, kept, strict=True)}
     return TextTable(
         path,
         hashlib.sha256(content).hexdigest(),
         line,
-        tuple(names),
-        tuple(Row(at, {header[place]: cells[place] for place in kept}) for at, cells in rows),
+        names,
+        tuple(
+            Row(begin, {name: cells[index] for index, name in columns.items()})
+            for begin, cells in rows
+        ),
         tuple(faults),
-        {name: found for name, found in written.items() if name != found},
+        {name: first[index] for index, name in columns.items() if name != first[index]},
     )
+
+
+def _ignored(
+    header: Sequence[str], known: Collection[str], patterns: Sequence[str]
+) -> tuple[set[str], list[str]]:
+    """The columns to ignore, and what is wrong with the patterns."""
+    unknown = [name for name in header if name and not is_known(name, known)]
+    ignored, messages = set[str](), []
+    for pattern in patterns:
+        fits = {n for n in unknown if fnmatch.fnmatch(n.casefold(), plain_text(pattern).casefold())}
+        if canonical(pattern, known) in header and not fits and not is_own(pattern):
+            messages.append(
+                f"column {pattern} has a meaning here and cannot be ignored: "
+                f"let its name begin with x_ to keep it for yourself"
+            )
+        elif not fits and pattern != "*":
+            messages.append(f"no column {pattern} is there to be ignored: correct its name")
+        ignored |= fits
+    return ignored, messages
 
 
 def canonical(column: str, known: Collection[str]) -> str:
@@ -302,13 +236,9 @@ def is_known(column: str, known: Collection[str]) -> bool:
     return is_own(column) or column.partition(":")[0] in known
 
 
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise WssegError(
-            f"{path} cannot be read ({error.strerror}): expected a table, CSV or XLSX"
-        ) from error
+def is_workbook(content: bytes) -> bool:
+    """Whether the file is a zip archive, as workbooks are."""
+    return content.startswith(_ZIP)
 
 
 def _lines(path: Path, content: bytes, sheet: str | None) -> Lines:
@@ -321,24 +251,19 @@ def _lines(path: Path, content: bytes, sheet: str | None) -> Lines:
         return sheet_rows(path, content, sheet)
     if sheet is not None:
         raise WssegError(f"{path} is text and has no sheet {sheet}: leave the sheet out")
-    return _text_lines(path, _decoded_text(path, content))
-
-
-def _decoded_text(path: Path, content: bytes) -> str:
-    encoding = "utf-16" if content.startswith(_UTF_16) else "utf-8-sig"
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as fault:
-        text = _windows_text(path, content, fault.start)
+    text = _decoded_text(path, content)
     if "\0" in text:
         raise WssegError(
             f"{path} is no text, or UTF-16 without a byte order mark: save the table as CSV UTF-8"
         )
-    return text
+    return _text_lines(path, text)
 
 
-def _windows_text(path: Path, content: bytes, start: int) -> str:
-    line = content[:start].count(b"\n") + 1
+def _decoded_text(path: Path, content: bytes) -> str:
+    try:
+        return content.decode("utf-16" if content.startswith(_UTF_16) else "utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line = content[: fault.start].count(b"\n") + 1
     try:
         text = content.decode("cp1252")
     except UnicodeDecodeError as fault:
@@ -356,8 +281,16 @@ def _windows_text(path: Path, content: bytes, start: int) -> str:
 
 def _text_lines(path: Path, text: str) -> Lines:
     stream = io.StringIO(text, newline="")
-    delimiter, skipped = _stated_delimiter(stream)
-    reader = csv.reader(stream, delimiter=delimiter or _delimiter(text), strict=True)
+    skipped = 0
+    first = stream.readline().strip().strip('"')
+    if first[:4].casefold() == "sep=":
+        delimiter, skipped = first[4:5] or "\t", 1
+    else:
+        # The delimiter that splits the first line into most columns; a comma if none does.
+        stream.seek(0)
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        delimiter = max(DELIMITERS, key="".join(first.split('"')[::2]).count)
+    reader = csv.reader(stream, delimiter=delimiter, strict=True)
     begin = skipped + 1
     try:
         for cells in reader:
@@ -370,72 +303,101 @@ def _text_lines(path: Path, text: str) -> Lines:
         raise TableError(path.name, [Fault(begin, why)]) from error
 
 
-def _stated_delimiter(stream: io.StringIO) -> tuple[str, int]:
-    """The delimiter that a first line sep= states, and how many lines that took."""
-    first = stream.readline().strip().strip('"')
-    if first[:4].casefold() == "sep=":
-        return first[4:5] or "\t", 1
-    stream.seek(0)
-    return "", 0
+# Sheets of Excel workbooks as the text that a person sees, however it is stored.
 
 
-def _delimiter(text: str) -> str:
-    """The delimiter that cuts the first line into more columns; a comma if none does."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    unquoted = "".join(first.split('"')[::2])
-    return max(DELIMITERS, key=unquoted.count)
+def sheet_rows(path: Path, content: bytes, sheet: str | None) -> Lines:
+    """The rows of a sheet that are not empty, each with its row, from 1.
 
+    sheet: its name, None for the first one with cells that is not hidden. Formulas give the value
+    that was computed when the workbook was saved. A number that is formatted as a percentage is
+    text with a percent sign, as it is shown: 0.0423 is 4.23%. Raises WssegError for a file that is
+    no such workbook or lacks the sheet; TableError for formulas without a value and for cells that
+    were merged.
+    """
+    import openpyxl
 
-def _of_width(lines: Lines, width: int) -> tuple[list[tuple[int, list[str]]], list[Fault]]:
-    """The rows of that many cells, empty ones behind the last column left out, and the others."""
-    rows, faults = [], []
-    for line, cells in lines:
-        if len(cells) < width or any(cells[width:]):
-            faults.append(Fault(line, _width_message(len(cells), width)))
-        else:
-            rows.append((line, cells[:width]))
-    return rows, faults
-
-
-def _width_message(found: int, expected: int) -> str:
-    hint = "put a cell that holds the delimiter in double quotes" if found > expected else "fill up"
-    return f"{found} cells where the header has {expected}: {hint}"
-
-
-def _kept(header: Sequence[str], rows: Sequence[tuple[int, list[str]]]) -> list[int]:
-    """The places of the columns with a name or any cell: spreadsheets write empty ones too."""
-    return [
-        place for place, name in enumerate(header) if name or any(cells[place] for _, cells in rows)
-    ]
-
-
-def _ignored(
-    header: Sequence[str], known: Collection[str], patterns: Sequence[str]
-) -> tuple[set[str], list[str]]:
-    """The columns to pass over, and what is wrong with the patterns."""
-    unknown = [name for name in header if name and not is_known(name, known)]
-    ignored, messages = set[str](), []
-    for pattern in patterns:
-        fits = {n for n in unknown if fnmatch.fnmatch(n.casefold(), plain_text(pattern).casefold())}
-        if canonical(pattern, known) in header and not fits and not is_own(pattern):
-            messages.append(
-                f"column {pattern} has a meaning here and cannot be ignored: "
-                f"let its name begin with x_ to keep it for yourself"
+    try:
+        with warnings.catch_warnings():
+            # Of drawings, validation and styles, which have no part in the cells.
+            warnings.simplefilter("ignore")
+            values, formulas = (
+                openpyxl.load_workbook(io.BytesIO(content), data_only=only)
+                for only in (True, False)
             )
-        elif not fits and pattern != "*":
-            messages.append(f"no column {pattern} is there to be ignored: correct its name")
-        ignored |= fits
-    return ignored, messages
+    except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile, SyntaxError) as error:
+        raise WssegError(
+            f"{path} cannot be read as an Excel workbook: save it as .xlsx or as CSV UTF-8"
+        ) from error
+    chosen = _choose(path, values, sheet)
+    faults = [*_merged(chosen), *_uncomputed(chosen, formulas[chosen.title])]
+    if faults:
+        raise TableError(path.name, faults)
+    hidden = sum(bool(each.hidden) for each in chosen.row_dimensions.values())
+    if hidden:
+        log.warning("%s: %d hidden rows of the sheet are read too", path.name, hidden)
+    for number, cells in enumerate(chosen.iter_rows(), 1):
+        texts = [_text(cell) for cell in cells]
+        if any(texts):
+            yield number, texts
 
 
-def _header_faults(header: Sequence[str]) -> list[str]:
-    messages = [
-        f"column {place} has no name: name it, or remove it"
-        for place, name in enumerate(header, 1)
-        if not name
-    ]
-    return messages + [
-        f"{header.count(name)} columns are named {name}: keep one of them"
-        for name in dict.fromkeys(header)
-        if name and header.count(name) > 1
-    ]
+def _choose(path: Path, book: Any, name: str | None) -> Any:
+    sheets = book.worksheets
+    titles = ", ".join(each.title for each in sheets)
+    if name is not None:
+        for each in sheets:
+            if each.title.casefold() == name.casefold():
+                return each
+        raise WssegError(f"{path} has no sheet {name}: it has {titles}")
+    filled = [each for each in sheets if any(_text(c) for row in each.iter_rows() for c in row)]
+    shown = [each for each in filled if each.sheet_state == "visible"]
+    if not shown:
+        raise WssegError(f"{path} has no sheet with cells that can be seen: it has {titles}")
+    if len(filled) > 1:
+        log.warning("%s: the sheet %s is read, of %s", path.name, shown[0].title, titles)
+    return shown[0]
+
+
+def _merged(sheet: Any) -> Iterator[Fault]:
+    """Merged cells, of which only the first has a value: the others would count as unknown."""
+    first = next((n for n, cells in enumerate(sheet.iter_rows(), 1) if any(map(_text, cells))), 1)
+    for area in sheet.merged_cells.ranges:
+        if area.max_row > first or area.max_col > area.min_col:
+            yield Fault(
+                area.min_row,
+                f"the cells {area.coord} are merged: unmerge them, and fill in each of them",
+            )
+
+
+def _uncomputed(values: Any, formulas: Any) -> Iterator[Fault]:
+    """Formulas that no program has computed.
+
+    Libraries leave their values out, or write 0 and ask for all to be computed on opening.
+    """
+    asked = formulas.parent.calculation.fullCalcOnLoad
+    for cells in formulas.iter_rows():
+        for cell in cells:
+            value = values[cell.coordinate].value if cell.data_type == "f" else True
+            if value is None or (asked and value == 0 and value is not False):
+                yield Fault(
+                    cell.row,
+                    f"the formula in {cell.coordinate} has no computed value: open the workbook in "
+                    f"a spreadsheet program and save it, or write the number",
+                )
+
+
+def _text(cell: Any) -> str:
+    value = cell.value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, int | float):
+        percent = "%" if "%" in _QUOTED.sub("", cell.number_format) else ""
+        number = value * 100 if percent else value
+        text = f"{number:.{_DIGITS}g}" if isinstance(number, float) else str(number)
+        return f"{text}{percent}"
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    return str(value).strip()

@@ -1,7 +1,9 @@
-"""What the header of a volume says, in whatever format, checked against what its file can hold."""
+"""The header of a volume of any format, checked against what its file can hold."""
 
+import gzip
 import math
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
@@ -159,6 +161,11 @@ def file_packing(path: Path) -> Packing:
     """Whether a file is gzip-compressed as a whole: by its content, whatever its name says."""
     with path.open("rb") as file:
         return "file" if file.read(2) == GZIP_MAGIC else "none"
+
+
+def open_unpacked(path: Path) -> gzip.GzipFile | BufferedReader:
+    """The content of a file, without the gzip compression that it may have as a whole."""
+    return gzip.open(path) if file_packing(path) == "file" else path.open("rb")
 
 
 def known_lengths(lengths: object) -> Lengths:

@@ -1,11 +1,10 @@
-"""Scans in volume files: one per time volume, each plane turned to display order."""
+"""Volume files of every format: scans, one per time volume, with planes in display order."""
 
 import gzip
 import io
 import os
 import re
 import zlib
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,69 +43,80 @@ from wsseg.imaging.volume_header import (
     NoImageError,
     VolumeHeader,
     beside,
-    file_packing,
+    open_unpacked,
 )
-
-# Volumes kept in two files: which header the voxels in a file belong to.
-
-_ANALYZE = re.compile(r"(?P<stem>.+)\.img(\.gz)?$", re.IGNORECASE)
-_TEXT_HEADERS = {".mhd": meta_image_data_name, ".nhdr": nrrd_data_name}
-_FOLDERS = 64
-
-
-def header_beside(path: Path) -> Path | None:
-    """The .hdr, .mhd or .nhdr file whose voxels the file `path` holds, if it is such a file."""
-    if found := _ANALYZE.match(path.name):
-        names = [f"{found['stem']}.{hdr}{gz}" for hdr in ("hdr", "HDR") for gz in ("", ".gz")]
-        headers = (path.with_name(name) for name in names)
-        if header := next((header for header in headers if header.is_file()), None):
-            return header
-    if path.suffix.lower() in ("", ".dcm", *_TEXT_HEADERS):
-        return None  # most files, and none that a header's writer would name
-    try:
-        changed = path.parent.stat().st_mtime_ns
-    except OSError:
-        return None
-    return _named_by_headers(path.parent, changed).get(path.name)
-
-
-@lru_cache(maxsize=_FOLDERS)
-def _named_by_headers(folder: Path, _changed: int) -> dict[str, Path]:
-    """Files of a folder that its text headers name for their voxels, with those headers."""
-    found = {}
-    with os.scandir(folder) as entries:
-        names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in _TEXT_HEADERS)
-    for header in (folder / name for name in names):
-        if not header.is_file():
-            continue
-        try:
-            with header.open("rb") as file:
-                named = _TEXT_HEADERS[header.suffix.lower()](file.read(TEXT_HEADER_BYTES))
-            if named:
-                found[beside(header, named, header.name).name] = header
-        except (OSError, ReadError):
-            continue  # told where the header itself is read
-    return found
-
-
-# A volume file, opened: its header checked, its voxels still on disk.
 
 # An opened .gz file keeps its place in the stream, so that reading on costs no second start.
 OPENED_FILES = 8
+FOLDERS = 64
+"""Folders whose pairs of header and voxels are remembered."""
 
-# Suffixes by which nibabel unpacks a file; what is named otherwise is unpacked here.
-_GZIP_SUFFIXES = (".gz", ".mgz")
-_UNPACKED_BY_NAME = (*_GZIP_SUFFIXES, ".bz2", ".zst")
-_INFLATE_EITHER = 32 + zlib.MAX_WBITS  # a stream of zlib or gzip, told by its header
+# Suffixes by which nibabel unpacks a file; any other file is unpacked here.
+_UNPACKED_BY_NAME = (".gz", ".mgz", ".bz2", ".zst")
+_INFLATE_EITHER = 32 + zlib.MAX_WBITS  # a stream of zlib or gzip, recognised by its header
 _PACKED_CHUNK = 1 << 16
+_ANALYZE_VOXELS = re.compile(r"(?P<stem>.+)\.img(\.gz)?$", re.IGNORECASE)
+_TEXT_HEADERS = {".mhd": meta_image_data_name, ".nhdr": nrrd_data_name}
+
+
+def volume_refs(file: FileRef) -> tuple[ScanRef, ...]:
+    """The scans in a NIfTI, Analyze, NRRD, MetaImage or MGH file, one per time volume.
+
+    Only the header is read. Raises ReadError for one that is broken or states more voxels than
+    the file can hold, and NoImageError for a label map or a transformation.
+    """
+    with translate_errors(file.source):
+        header = open_volume(file).header
+        if header.label_map:
+            raise NoImageError(
+                "label_map",
+                f"{file.source} is a label map by its header ({header.label_map}), not an image to "
+                "segment",
+            )
+    size = header.layout.decoded_bytes
+    if header.layout.volumes == 1:
+        return (ScanRef("volume", (file,), decoded_bytes=size),)
+    return tuple(
+        ScanRef("volume", (file,), volume=volume, decoded_bytes=size)
+        for volume in range(header.layout.volumes)
+    )
+
+
+def read_volume(ref: ScanRef) -> Scan:
+    """Read one time volume, slices along the third axis, planes in display order.
+
+    Values that are not finite become the lowest finite value of their slice (or, where it has
+    none, of the volume), with the flag NONFINITE. Raises ReadError.
+    """
+    file = ref.files[0]
+    with translate_errors(file.source):
+        opened = open_volume(file)
+        pixels = opened.planes(ref.volume or 0)
+        geometry = volume_geometry(opened)
+        rules = {
+            "NONFINITE": fill_nonfinite(pixels, file.source),
+            "ALPHA_DROPPED": opened.layout.alpha,
+            "PX_ONLY": geometry.pixel_mm is None,
+        }
+        skew = () if opened.affine is None else skew_flags(opened.affine)
+        flags = (*ref.flags, *opened.header.flags, *skew)
+        flags += tuple(flag for flag, true in rules.items() if true)
+        slices = (SliceId(file.source, frame=ref.volume),) * len(pixels)
+        return Scan(
+            *(pixels, geometry, slices, ref),
+            flags=flags,
+            reorientation=opened.reorientation,
+            plane=opened.plane_name,
+        )
 
 
 @dataclass(frozen=True)
 class VolumeFile:
-    """`turn` brings a plane (i, j) to display order; k counts the slices.
+    """A volume whose header is checked and whose voxels are still on disk.
 
-    Threads that read volumes of one packed file by turns would send it back to its start each
-    time: `one_reader` stops that.
+    reorientation: brings a plane (i, j) to display order; k counts the slices. one_reader: held
+    by a thread that reads a whole volume of a packed file, because threads that take turns would
+    send it back to its start each time. data_version: of the file with the voxels.
     """
 
     source: str
@@ -142,11 +152,27 @@ class VolumeFile:
         Values that are not finite are left in place. Raises ReadError for damaged data.
         """
         layout = self.layout
-        values = self.reorientation.apply(self._stored(slice_index, volume))
+        chosen = {"k": slice_index, "v": volume}
+        try:
+            stored = np.asarray(
+                self.voxels[tuple(chosen.get(axis, slice(None)) for axis in layout.order)]
+            )
+        except (EOFError, OSError, TypeError, ValueError, zlib.error) as error:
+            raise ReadError(
+                "truncated",
+                f"{self.source} ends or breaks before slice {slice_index} of volume {volume}: "
+                "copy or export it again",
+            ) from error
+        if stored.dtype.names:
+            stored = np.stack([stored[name] for name in "RGB"], axis=-1)
+        elif "c" in layout.order:
+            axes = [axis for axis in layout.order if axis in "cij"]
+            stored = np.moveaxis(stored, axes.index("c"), -1)[..., :3]
+        values = self.reorientation.apply(stored)
         if (layout.slope, layout.offset) != (1.0, 0.0):
             values = values * np.float64(layout.slope) + layout.offset
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, and is treated as such
-            # A copy always: a view of the bytes that were read could not be mended.
+            # Always a copy: a view of the bytes that were read is not writable.
             return np.array(values, dtype=np.float32, order="C")
 
     def planes(self, volume: int = 0) -> NDArray[np.float32]:
@@ -159,33 +185,23 @@ class VolumeFile:
                 pixels[index] = self.plane(index, volume)
         return pixels
 
-    def _stored(self, slice_index: int, volume: int) -> NDArray[Any]:
-        """A plane (i, j) or (i, j, 3) as it is stored."""
-        layout = self.layout
-        chosen = {"k": slice_index, "v": volume}
-        index = tuple(chosen.get(axis, slice(None)) for axis in layout.order)
-        try:
-            stored = np.asarray(self.voxels[index])
-        except (EOFError, OSError, TypeError, ValueError, zlib.error) as error:
-            raise ReadError(
-                "truncated",
-                f"{self.source} ends or breaks before slice {slice_index} of volume {volume}: "
-                "copy or export it again",
-            ) from error
-        if stored.dtype.names:
-            return np.stack([stored[name] for name in "RGB"], axis=-1)
-        if "c" not in layout.order:
-            return stored
-        channels = np.moveaxis(
-            stored, [axis for axis in layout.order if axis in "cij"].index("c"), -1
-        )
-        return channels[..., :3]
+
+def volume_geometry(opened: VolumeFile) -> Geometry:
+    """Where the turned pixels lie; without an affine only the header's voxel lengths are known."""
+    size_i, size_j, slices = opened.layout.shape
+    if opened.affine is not None:
+        turned = RAS_TO_LPS @ opened.affine @ opened.reorientation.to_stored((size_i, size_j))
+        return lps_geometry(turned, slices)
+    edge_i, edge_j, edge_k = opened.header.lengths_mm
+    pixel_mm = (edge_j, edge_i) if edge_i and edge_j else None
+    positions = np.arange(slices, dtype=np.float64) * edge_k if edge_k else None
+    return Geometry(None, pixel_mm, positions)
 
 
 def open_volume(file: FileRef) -> VolumeFile:
     """Open a volume file of any format and check its header; no voxel is read.
 
-    Raises ReadError for a header that is broken or promises more than the file can hold.
+    Raises ReadError for a header that is broken or states more voxels than the file can hold.
     """
     # A forked process shares its parent's file positions: it must open files of its own.
     key = (file.path, file.source, (os.getpid(), *version_of(file.path)))
@@ -199,54 +215,46 @@ def open_volume(file: FileRef) -> VolumeFile:
 
 @lru_cache(maxsize=OPENED_FILES)
 def _open(path: Path, source: str, _key: tuple[int, int, int]) -> VolumeFile:
-    header = _reader(path)(path, source)
-    turn = Reorientation() if header.affine is None else display_reorientation(header.affine)
-    one_reader = nullcontext() if header.packing == "none" else Lock()
-    version = version_of(header.data)
-    return VolumeFile(source, header, turn, _voxels(header), one_reader, version)
-
-
-def _reader(path: Path) -> Callable[[Path, str], VolumeHeader]:
-    with gzip.open(path) if file_packing(path) == "file" else path.open("rb") as stream:
+    with open_unpacked(path) as stream:
         start = stream.read(HEADER_BYTES)
     if start.startswith(NRRD_MAGIC):
-        return read_nrrd
-    if is_meta_image(start):
-        return read_meta_image
-    return read_mgh if is_mgh(start) else read_nifti
-
-
-def _voxels(header: VolumeHeader) -> ArrayProxy:
-    layout = header.layout
-    sizes = dict(zip("ijk", layout.shape, strict=True)) | {
-        "v": layout.volumes,
-        "c": layout.channels,
-    }
-    start = 0 if header.packing == "voxels" else layout.start
-    spec = (tuple(sizes[axis] for axis in layout.order), layout.dtype, start)
-    # No memory map: a file that shrinks while it is mapped kills the process.
-    return ArrayProxy(_stream(header), spec, mmap=False, keep_file_open=True)
-
-
-def _stream(header: VolumeHeader) -> Any:
-    """The file with the voxels: its name where nibabel can tell by it what to do, or a stream."""
-    data, suffix = header.data, header.data.suffix.lower()
+        header = read_nrrd(path, source)
+    elif is_meta_image(start):
+        header = read_meta_image(path, source)
+    else:
+        header = read_mgh(path, source) if is_mgh(start) else read_nifti(path, source)
+    layout, data, suffix = header.layout, header.data, header.data.suffix.lower()
+    stream_or_name: Any = str(data)  # nibabel unpacks a file by its name
     if header.packing == "voxels":
-        return io.BufferedReader(_Inflated(data, header.layout.start), _PACKED_CHUNK)
-    if header.packing == "file":
-        return str(data) if suffix == ".gz" else gzip.open(data)
-    return _Plain(data) if suffix in _UNPACKED_BY_NAME else str(data)
+        stream_or_name = io.BufferedReader(_Inflated(data, layout.start), _PACKED_CHUNK)
+    elif header.packing == "file":
+        stream_or_name = str(data) if suffix == ".gz" else gzip.open(data)  # noqa: SIM115  the proxy keeps it
+    elif header.packing == "none" and suffix in _UNPACKED_BY_NAME:
+        stream_or_name = _Plain(data)
+    sizes = dict(zip("ijk", layout.shape, strict=True))
+    sizes |= {"v": layout.volumes, "c": layout.channels}
+    start_byte = 0 if header.packing == "voxels" else layout.start
+    spec = (tuple(sizes[axis] for axis in layout.order), layout.dtype, start_byte)
+    return VolumeFile(
+        source,
+        header,
+        Reorientation() if header.affine is None else display_reorientation(header.affine),
+        # No memory map: a file that shrinks while it is mapped kills the process.
+        ArrayProxy(stream_or_name, spec, mmap=False, keep_file_open=True),
+        nullcontext() if header.packing == "none" else Lock(),
+        version_of(data),
+    )
 
 
 class _Plain(io.FileIO):
-    """A file that closes without a word when nothing uses it any more."""
+    """A file that closes without a warning when nothing uses it any more."""
 
     def __del__(self) -> None:
         self.close()
 
 
 class _Inflated(io.RawIOBase):
-    """The part of a file from `start` on, inflated as it is read; going back begins again."""
+    """The part of a file from `start` on, inflated as it is read; seeking back starts again."""
 
     def __init__(self, path: Path, start: int) -> None:
         self._file = path.open("rb")
@@ -256,7 +264,7 @@ class _Inflated(io.RawIOBase):
     def _rewind(self) -> None:
         self._file.seek(self._start)
         self._inflater = zlib.decompressobj(_INFLATE_EITHER)
-        self._place = 0
+        self._offset = 0
 
     def readable(self) -> Literal[True]:
         return True
@@ -265,7 +273,7 @@ class _Inflated(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._place
+        return self._offset
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer as far as one step goes; 0 at the end."""
@@ -276,21 +284,21 @@ class _Inflated(io.RawIOBase):
             values = self._inflater.decompress(packed, len(buffer))
             if values:
                 buffer[: len(values)] = values
-                self._place += len(values)
+                self._offset += len(values)
                 return len(values)
         return 0
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place counted from the first inflated byte."""
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to an offset from the first inflated byte."""
         if whence == io.SEEK_CUR:
-            place += self._place
+            offset += self._offset
         elif whence != io.SEEK_SET:
             raise io.UnsupportedOperation("the end of a stream is not known")
-        if place < self._place:
+        if offset < self._offset:
             self._rewind()
-        while self._place < place and self.read(min(_PACKED_CHUNK, place - self._place)):
+        while self._offset < offset and self.read(min(_PACKED_CHUNK, offset - self._offset)):
             pass
-        return self._place
+        return self._offset
 
     def close(self) -> None:
         """Close the file below too."""
@@ -299,64 +307,36 @@ class _Inflated(io.RawIOBase):
         super().close()
 
 
-def volume_refs(file: FileRef) -> tuple[ScanRef, ...]:
-    """The scans in a NIfTI, Analyze, NRRD, MetaImage or MGH file, one per time volume.
-
-    Only its header is read. Raises ReadError for a header that is broken or promises more than
-    the file can hold, and NoImageError for a label map or a transformation.
-    """
-    with translate_errors(file.source):
-        header = open_volume(file).header
-        if header.label_map:
-            raise NoImageError(
-                "label_map",
-                f"{file.source} is a label map, its header says so ({header.label_map}), not an "
-                "image to segment",
-            )
-    size = header.layout.decoded_bytes
-    if header.layout.volumes == 1:
-        return (ScanRef("volume", (file,), decoded_bytes=size),)
-    return tuple(
-        ScanRef("volume", (file,), volume=volume, decoded_bytes=size)
-        for volume in range(header.layout.volumes)
-    )
+def header_beside(path: Path) -> Path | None:
+    """The .hdr, .mhd or .nhdr file whose voxels the file `path` holds, if it is such a file."""
+    if match := _ANALYZE_VOXELS.match(path.name):
+        names = [f"{match['stem']}.{hdr}{gz}" for hdr in ("hdr", "HDR") for gz in ("", ".gz")]
+        headers = (path.with_name(name) for name in names)
+        if header := next((header for header in headers if header.is_file()), None):
+            return header
+    if path.suffix.lower() in ("", ".dcm", *_TEXT_HEADERS):
+        return None  # most files, and none that a header's writer would name
+    try:
+        changed = path.parent.stat().st_mtime_ns
+    except OSError:
+        return None
+    return _named_by_headers(path.parent, changed).get(path.name)
 
 
-def read_volume(ref: ScanRef) -> Scan:
-    """Read one time volume, slices along the third axis, planes in display order.
-
-    Values that are not finite become the lowest finite value of their slice (or, where it has
-    none, of the volume), with the flag NONFINITE. Raises ReadError.
-    """
-    file = ref.files[0]
-    with translate_errors(file.source):
-        opened = open_volume(file)
-        pixels = opened.planes(ref.volume or 0)
-        geometry = volume_geometry(opened)
-        found = {
-            "NONFINITE": fill_nonfinite(pixels, file.source),
-            "ALPHA_DROPPED": opened.layout.alpha,
-            "PX_ONLY": geometry.pixel_mm is None,
-        }
-        skew = () if opened.affine is None else skew_flags(opened.affine)
-        flags = (*ref.flags, *opened.header.flags, *skew)
-        flags += tuple(flag for flag, holds in found.items() if holds)
-        slices = (SliceId(file.source, frame=ref.volume),) * len(pixels)
-        return Scan(
-            *(pixels, geometry, slices, ref),
-            flags=flags,
-            reorientation=opened.reorientation,
-            plane=opened.plane_name,
-        )
-
-
-def volume_geometry(opened: VolumeFile) -> Geometry:
-    """Where the turned pixels lie; without an affine only the header's voxel lengths are known."""
-    size_i, size_j, slices = opened.layout.shape
-    if opened.affine is not None:
-        turned = RAS_TO_LPS @ opened.affine @ opened.reorientation.to_stored((size_i, size_j))
-        return lps_geometry(turned, slices)
-    edge_i, edge_j, edge_k = opened.header.lengths_mm
-    pixel_mm = (edge_j, edge_i) if edge_i and edge_j else None
-    positions = np.arange(slices, dtype=np.float64) * edge_k if edge_k else None
-    return Geometry(None, pixel_mm, positions)
+@lru_cache(maxsize=FOLDERS)
+def _named_by_headers(folder: Path, _changed: int) -> dict[str, Path]:
+    """Files of a folder that its text headers name for their voxels, with those headers."""
+    headers = {}
+    with os.scandir(folder) as entries:
+        names = sorted(e.name for e in entries if Path(e.name).suffix.lower() in _TEXT_HEADERS)
+    for header in (folder / name for name in names):
+        if not header.is_file():
+            continue
+        try:
+            with header.open("rb") as file:
+                named = _TEXT_HEADERS[header.suffix.lower()](file.read(TEXT_HEADER_BYTES))
+            if named:
+                headers[beside(header, named, header.name).name] = header
+        except (OSError, ReadError):
+            continue  # reported where the header itself is read
+    return headers
