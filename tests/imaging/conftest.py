@@ -13,7 +13,7 @@ WriteDicom = Callable[..., Path]
 STUDY, SERIES, SPACE = (generate_uid(entropy_srcs=[name]) for name in ("study", "series", "space"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_dicom() -> WriteDicom:
     """Write a CT slice; keywords set elements, None removes them."""
     return _write_dicom

@@ -1,5 +1,6 @@
 """One body, stored in every arrangement: shown in one way, and measured in its own place."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -35,8 +36,12 @@ def rotation(*angles):
     return nibabel.eulerangles.euler2mat(*angles)
 
 
-UPRIGHT = np.eye(3)
-TILTED = [rotation(0.2, 0.1, 0.3), rotation(-0.3, 0.4, -0.2), rotation(0.1, -0.5, 0.35)]
+AXES = {
+    "upright": np.eye(3),
+    "tilted": rotation(0.2, 0.1, 0.3),
+    "tilted again": rotation(-0.3, 0.4, -0.2),
+    "tilted far": rotation(0.1, -0.5, 0.35),
+}
 
 
 def arranged(order, signs, axes):
@@ -113,12 +118,26 @@ def item(**elements):
 STORED_AS = {"nifti": as_nifti, "dicom": as_dicom, "enhanced": as_enhanced}
 
 
-def scan_of(folder, kind, voxels, affine, write_dicom) -> Any:
-    folder.mkdir()
-    STORED_AS[kind](folder, voxels, affine, write_dicom)
-    (ref,) = find([folder], scratch=folder / "scratch")
-    assert isinstance(ref, ScanRef)
-    return read(ref)
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, write_dicom):
+    """A function that stores the body in every arrangement and reads it; each kind is made once.
+
+    Of each it gives the order of the axes, the voxels, and the scan.
+    """
+
+    @functools.cache
+    def scans(kind: str, axes: str) -> list[tuple[Any, Any, Any]]:
+        made = []
+        for order, signs in ARRANGEMENTS:
+            folder = tmp_path_factory.mktemp("body")
+            voxels, affine = arranged(order, signs, AXES[axes])
+            STORED_AS[kind](folder, voxels, affine, write_dicom)
+            (ref,) = find([folder], scratch=folder / "scratch")
+            assert isinstance(ref, ScanRef)
+            made.append((order, voxels, read(ref)))
+        return made
+
+    return scans
 
 
 def place(affine, index):
@@ -126,12 +145,10 @@ def place(affine, index):
 
 
 @pytest.mark.parametrize("kind", STORED_AS)
-@pytest.mark.parametrize("axes", [UPRIGHT, *TILTED])
-def test_a_body_is_shown_in_one_way_however_it_is_stored(tmp_path, write_dicom, kind, axes):
+@pytest.mark.parametrize("axes", AXES)
+def test_a_body_is_shown_in_one_way_however_it_is_stored(stored, kind, axes):
     shown: dict[str, list[Any]] = {}
-    for number, (order, signs) in enumerate(ARRANGEMENTS):
-        voxels, affine = arranged(order, signs, axes)
-        scan = scan_of(tmp_path / str(number), kind, voxels, affine, write_dicom)
+    for order, _, scan in stored(kind, axes):
         assert scan.plane == PLANES[order[2]]
         shown.setdefault(scan.plane, []).append(scan)
         first = shown[scan.plane][0]
@@ -148,19 +165,19 @@ def test_a_body_is_shown_in_one_way_however_it_is_stored(tmp_path, write_dicom, 
     for name, scans in shown.items():
         for axis, (body_axis, sign) in enumerate(SHOWN[name]):
             direction = scans[0].geometry.affine[:3, axis]
-            assert np.dot(direction, axes[:, body_axis] * sign) == pytest.approx(EDGES[body_axis])
+            assert np.dot(direction, AXES[axes][:, body_axis] * sign) == pytest.approx(
+                EDGES[body_axis]
+            )
 
 
 @pytest.mark.parametrize("kind", STORED_AS)
-@pytest.mark.parametrize("axes", [UPRIGHT, TILTED[2]])
-def test_shown_pixels_and_written_labels_lie_where_the_body_does(tmp_path, write_dicom, kind, axes):
+@pytest.mark.parametrize("axes", ["upright", "tilted far"])
+def test_shown_pixels_and_written_labels_lie_where_the_body_does(tmp_path, stored, kind, axes):
     bright = BODY >= 100
     middle = np.argwhere(bright).mean(0)
     body = np.eye(4)
-    body[:3, :3], body[:3, 3] = axes * EDGES, ORIGIN
-    for number, (order, signs) in enumerate(ARRANGEMENTS):
-        voxels, affine = arranged(order, signs, axes)
-        scan = scan_of(tmp_path / str(number), kind, voxels, affine, write_dicom)
+    body[:3, :3], body[:3, 3] = AXES[axes] * EDGES, ORIGIN
+    for number, (_, voxels, scan) in enumerate(stored(kind, axes)):
         inside = scan.pixels >= 100
         k, row, column = np.argwhere(inside).mean(0)
         np.testing.assert_allclose(

@@ -176,11 +176,12 @@ class Straight:
 def prepared(
     table: CaseTable, config: TrainConfig, precision: Literal["32-true", "bf16-mixed"] = "32-true"
 ) -> tuple[Data, Learner]:
-    """Data and a network that is ready for its first step."""
+    """Data and a small network that is ready for its first step."""
     facts = choose_facts(table, config)
     data = prepare_data(table, config, facts)
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
-    return data, prepare_learner(fabric, data, config, facts)
+    with small_network():
+        return data, prepare_learner(fabric, data, config, facts)
 
 
 @contextmanager

@@ -116,9 +116,8 @@ def test_ratios_of_another_denominator_leave_the_middle(table):
     assert fit_thresholds(learner, data.train) == (DEFAULT,)
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_record_carries_the_thresholds_that_were_fitted(table, tmp_path, monkeypatch):
-    for name in ("draw_curves", "draw_examples"):
-        monkeypatch.setattr(f"wsseg.train.report.{name}", lambda *arguments: None)
     monkeypatch.setattr("wsseg.train.report.fit_thresholds", lambda learner, cases: (0.38,))
     assert train(table.path, tmp_path / "run", CONFIG).thresholds == (0.38,)
     assert load_run(tmp_path / "run").record.thresholds == (0.38,)

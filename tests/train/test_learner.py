@@ -23,6 +23,8 @@ from wsseg.train.trainer import (
     require_evidence,
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 CONFIG = TrainConfig(
     preset="paper",
     network="mobilenet_v2",

@@ -31,11 +31,7 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def _without_pictures(monkeypatch):
-    """What is drawn of a run is no matter of its preset, and takes longer than the training."""
-    for name in ("draw_curves", "draw_examples"):
-        monkeypatch.setattr(f"wsseg.train.report.{name}", lambda *arguments: None)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def test_every_preset_is_tried():
