@@ -116,26 +116,30 @@ def judged_with() -> str | None:
 
 def no_driver() -> str | None:
     """The reason why no NVIDIA GPU can be used here, found without a model; None if one can."""
-    try:
-        driver = _driver()
-    except OSError:
+    driver = _driver()
+    if driver is None:
         return f"no NVIDIA driver was found ({LIBRARY} does not load)"
     return None if _devices(driver) else "the NVIDIA driver finds no GPU"
 
 
 def this_architecture() -> str | None:
     """The architecture of the first GPU, such as "sm_89"; None without a GPU."""
+    driver = _driver()
+    device, digits = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()]
+    if not driver or not _devices(driver) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    for digit, attribute in zip(digits, CAPABILITY, strict=True):
+        if driver.cuDeviceGetAttribute(ctypes.byref(digit), attribute, device):
+            return None
+    return "sm_" + "".join(str(digit.value) for digit in digits)
+
+
+def _driver() -> Any:
+    """NVIDIA's driver, which needs neither a CUDA toolkit nor torch; None without it."""
     try:
-        driver = _driver()
+        return ctypes.CDLL(LIBRARY)
     except OSError:
         return None
-    device, numbers = ctypes.c_int(), [ctypes.c_int(), ctypes.c_int()]
-    if not _devices(driver) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return None
-    for number, attribute in zip(numbers, CAPABILITY, strict=True):
-        if driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device):
-            return None
-    return "sm_" + "".join(str(number.value) for number in numbers)
 
 
 def _devices(driver: Any) -> int:
@@ -144,10 +148,6 @@ def _devices(driver: Any) -> int:
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
         return 0
     return count.value
-
-
-def _driver() -> Any:
-    return ctypes.CDLL(LIBRARY)
 
 
 def preload_libraries() -> None:

@@ -167,13 +167,10 @@ class BoundEngine:
     _refused: set[Shape] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        self.name, self.precision, self.file = (
-            self.plain.name,
-            self.plain.precision,
-            self.plain.file,
-        )
-        self.gives_probability = self.plain.gives_probability
-        self.with_probability = self.plain.with_probability  # without buffers of its own
+        plain = self.plain
+        self.name, self.precision, self.file = plain.name, plain.precision, plain.file
+        self.gives_probability = plain.gives_probability
+        self.with_probability = plain.with_probability  # without buffers of its own
 
     def keeps(self, shape: Shape) -> bool:
         """Whether batches of this shape have buffers."""

@@ -10,7 +10,7 @@ import tensorrt_rtx
 
 from tests.serve.conftest import PARITY, make_manifest
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engines import select as choose
+from wsseg.serve.engines import select
 from wsseg.serve.engines import tensorrt as tensorrt_engine
 from wsseg.serve.engines.base import EngineOptions, UnusableError
 from wsseg.serve.engines.select import ADAPTERS, open_engine
@@ -79,7 +79,7 @@ def stale(tmp_path, monkeypatch):
     able = tuple(
         a if a is not rtx else type(a)(**{**vars(a), "absent": lambda: None}) for a in ADAPTERS
     )
-    monkeypatch.setattr(choose, "ADAPTERS", able)
+    monkeypatch.setattr(select, "ADAPTERS", able)
     monkeypatch.setattr(tensorrt_engine, "this_architecture", lambda: "sm_89")
     monkeypatch.setenv("WSSEG_CACHE", str(tmp_path / "cache"))
     return make_manifest(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.serve.conftest import PARITY, make_manifest
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engines import select as choose
+from wsseg.serve.engines import select
 from wsseg.serve.engines.base import EngineOptions, Prediction, UnusableError
 from wsseg.serve.engines.hardware import UNKNOWN
 from wsseg.serve.engines.select import ADAPTERS, Adapter, candidates, open_engine
@@ -55,7 +55,7 @@ def machine(monkeypatch):
             )
             for name, adapter in zip(NAMES, ADAPTERS, strict=True)
         )
-        monkeypatch.setattr(choose, "ADAPTERS", adapters)
+        monkeypatch.setattr(select, "ADAPTERS", adapters)
 
     return pretend
 
@@ -84,13 +84,13 @@ CPU_ONLY = ("openvino/cpu", "onnxruntime/cpu")
 
 def test_on_a_cpu_the_fastest_that_the_export_measured_is_taken(machine, monkeypatch):
     machine(*CPU_ONLY)
-    monkeypatch.setattr(choose, "integer_kind", lambda: "avx_vnni")
+    monkeypatch.setattr(select, "integer_kind", lambda: "avx_vnni")
     assert taken(AUTO, FP32, FP16, VINO, VINO_INT8) == "openvino-cpu int8"
 
 
 def test_int8_is_not_taken_by_itself_on_another_kind_of_cpu(machine, monkeypatch):
     machine(*CPU_ONLY)
-    monkeypatch.setattr(choose, "integer_kind", lambda: None)
+    monkeypatch.setattr(select, "integer_kind", lambda: None)
     assert taken(AUTO, FP32, VINO, VINO_INT8) == "openvino-cpu fp32"
     wished = EngineOptions(device="cpu", engine="openvino", precision="int8")
     assert taken(wished, FP32, VINO, VINO_INT8) == "openvino-cpu int8"
@@ -209,6 +209,6 @@ def test_on_this_machine_a_real_folder_opens(model):
 
 def test_int8_judged_where_nobody_knows_the_cpu_is_not_taken_by_itself(machine, monkeypatch):
     machine(*CPU_ONLY)
-    monkeypatch.setattr(choose, "integer_kind", lambda: None)
+    monkeypatch.setattr(select, "integer_kind", lambda: None)
     foreign = VINO_INT8.model_copy(update={"instructions": UNKNOWN})
     assert taken(AUTO, FP32, VINO, foreign) == "openvino-cpu fp32"
