@@ -41,8 +41,11 @@ for _ in range(int(sys.argv[2])):
 CHECK = "import sys; from wsseg.cli.main import main; sys.argv = ['wsseg', *sys.argv[1:]]; main()"
 
 
-def run_in(build: Path, code: str, *arguments: object) -> None:
-    """Run Python code on the packages of a checkout, which need not be the installed one."""
+def run_in(build: Path, code: str, *arguments: object) -> str:
+    """Run Python code on the packages of a checkout, which need not be the installed one.
+
+    Returns what it prints.
+    """
     environment = {**os.environ, "PYTHONPATH": str(build / ".typing"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     done = subprocess.run(
@@ -50,10 +53,14 @@ def run_in(build: Path, code: str, *arguments: object) -> None:
     )
     if done.returncode:
         raise SystemExit(f"{build} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
-def write_cases(folder: Path, count: int) -> Path:
-    """A table of 512 x 512 pictures of a dark disc on noise, each with a mark of 8 x 8 pixels."""
+def write_cases(folder: Path, count: int, *, every: int = 1) -> Path:
+    """A table of 512 x 512 pictures of a dark disc on noise, with a mark of 8 x 8 pixels each.
+
+    every: of so many pictures only the first has a mark.
+    """
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:512, :512]
     for index in range(count):
@@ -68,7 +75,9 @@ def write_cases(folder: Path, count: int) -> Path:
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "ratio", "marks", "group"])
-        writer.writerows([f"p{i}.png", "0.0431", f"m{i}.png", f"g{i}"] for i in range(count))
+        writer.writerows(
+            [f"p{i}.png", "0.0431", "" if i % every else f"m{i}.png", f"g{i}"] for i in range(count)
+        )
     return table
 
 
@@ -94,7 +103,7 @@ def main() -> None:
         def checking(build: Path) -> None:
             run_in(build, CHECK, "cases", "check", table)
 
-        print(f"{where()}; earlier build {_commit(earlier)}; median of {asked.runs} pairs\n")
+        print(f"{where()}; earlier build {commit_of(earlier)}; median of {asked.runs} pairs\n")
         print("| job | time / earlier build |\n|---|---|")
         for name, job in (
             (f"find and read {asked.slices} DICOM slices, {PASSES} times", reading),
@@ -104,7 +113,8 @@ def main() -> None:
             print(f"| {name} | {figure} |", flush=True)
 
 
-def _commit(build: Path) -> str:
+def commit_of(build: Path) -> str:
+    """The commit that a checkout is of."""
     command = ["git", "-C", str(build), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

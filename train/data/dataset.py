@@ -248,7 +248,7 @@ class CaseDataset:
             full = class_masks(case, classes)
             marks = read_marks(case, raw.shape[1:])
         with torch.no_grad():
-            windowed = self._front.windowed(torch.from_numpy(raw)[None])
+            windowed = self._front.windowed_finite(torch.from_numpy(raw)[None])
             image = self._front.resized(windowed)[0]
         if self._keeps:
             self.looks[case.row] = look_of(raw[0] if len(raw) == 1 else raw.transpose(1, 2, 0))

@@ -55,8 +55,15 @@ class Front(nn.Module):
     def windowed(self, raw: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n c rows columns"]:
         """0..1 intensities at the raw grid for raw pixels in physical units."""
         fixed = self.window.kind == "fixed"
-        raw = torch.where(torch.isfinite(raw), raw, self.window.low if fixed else 0.0)
-        return self._fixed(raw) if fixed else self._own(raw)
+        return self.windowed_finite(
+            torch.where(torch.isfinite(raw), raw, self.window.low if fixed else 0.0)
+        )
+
+    def windowed_finite(
+        self, raw: Float[Tensor, "n c rows columns"]
+    ) -> Float[Tensor, "n c rows columns"]:
+        """The same for pixels that are known to be finite, as those of images that were read."""
+        return self._fixed(raw) if self.window.kind == "fixed" else self._own(raw)
 
     def normalise(self, image: Float[Tensor, "n c s s"]) -> Float[Tensor, "n 3 s s"]:
         """Intensities in ImageNet's units for 0..1 intensities; grey is repeated to RGB."""

@@ -61,12 +61,24 @@ def step_cost(
     """
     smooth = ndimage.gaussian_filter(image.astype(np.float32), LIKENESS_PIXELS)
     reach = max(NEAR_RADII * math.sqrt(area / math.pi), LEAST_NEAR_PIXELS)
-    spread = float(smooth[euclidean_cost(mark, np.ones_like(mark)) < reach].std())
+    spread = float(smooth[within(mark, reach)].std())
     unlike = np.abs(smooth - np.median(smooth[mark])) / (spread if spread > 0 else 1.0)
     cost: NDArray[np.floating] = (
         1 + edge_cost * edges + unlike_cost * np.minimum(unlike, MOST_UNLIKE)
     )
     return cost
+
+
+def within(mark: NDArray[np.bool_], reach: float) -> NDArray[np.bool_]:
+    """The pixels that are nearer to a mark, of at least one pixel, than so many pixels."""
+    rows, columns = (np.flatnonzero(mark.any(axis)) for axis in (1, 0))
+    margin = math.ceil(reach)
+    window = tuple(
+        slice(max(0, places[0] - margin), places[-1] + 1 + margin) for places in (rows, columns)
+    )
+    near = np.zeros_like(mark)
+    near[window] = ndimage.distance_transform_edt(~mark[window]) < reach
+    return near
 
 
 def geodesic_cost(
@@ -356,6 +368,5 @@ def _taught(
     doubtful = (relative >= inner) & (relative < outer)
     if seed.growth == "geodesic":
         radius = math.sqrt(_pixels(seed) / math.pi)
-        away = ndimage.distance_transform_edt(~seed.mark)
-        doubtful |= (relative >= outer) & (away < SAFE_RADII * radius)
+        doubtful |= (relative >= outer) & within(seed.mark, SAFE_RADII * radius)
     return relative < 1, np.where(doubtful, DOUBTFUL, 1.0).astype(np.float32)

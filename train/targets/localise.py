@@ -11,12 +11,13 @@ detection at a given scale (Lindeberg, "Feature Detection with Automatic Scale S
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
+from scipy.fft import irfftn, next_fast_len, rfftn
 
 from wsseg.train.data.area_resize import area_mean
 
@@ -105,21 +106,56 @@ def _contrasts(
     image: NDArray[np.floating], axes: tuple[float, float], angle: float
 ) -> NDArray[np.floating]:
     """Return, for an ellipse at each pixel, its mean minus its ring's; NaN if it does not fit."""
+    rows, columns = image.shape
+    probe = _probe((rows, columns), axes, angle)
+    spectrum = rfftn(image, probe.transformed)
+    inside, ring = (
+        probe.around(spectrum * kernel) / np.maximum(count, 0.5)
+        for kernel, count in zip(probe.spectra, probe.counts, strict=True)
+    )
+    contrast: NDArray[np.float64] = np.where(probe.fits, inside - ring, math.nan)
+    return contrast
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """An ellipse and its ring, ready to be laid about each pixel of an image.
+
+    shape: of the image; transformed: to which both are padded. spectra: of ellipse and ring.
+    counts: how many of their pixels lie in the image, about each of its pixels. fits: whether
+    enough do.
+    """
+
+    shape: tuple[int, int]
+    reach: int
+    transformed: tuple[int, int]
+    spectra: tuple[NDArray[np.complexfloating], ...]
+    counts: tuple[NDArray[np.floating], ...] = ()
+    fits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+    def around(self, spectrum: NDArray[np.complexfloating]) -> NDArray[np.floating]:
+        """The sums about each pixel that a product of spectra stands for."""
+        rows, columns = self.shape
+        sums: NDArray[np.floating] = irfftn(spectrum, self.transformed)
+        return sums[self.reach : self.reach + rows, self.reach : self.reach + columns]
+
+
+# One area is looked for in two images, one after the other, and in many where all have it.
+@lru_cache(maxsize=2 * len(SHAPES))
+def _probe(shape: tuple[int, int], axes: tuple[float, float], angle: float) -> _Probe:
     grown = max(RING, 1 + RING_PIXELS / axes[1])
     reach = math.ceil(axes[0] * grown)
     rows, columns = np.indices((2 * reach + 1,) * 2) - float(reach)
     radius = _radius(rows, columns, axes, angle)
     inside, ring = radius <= 1, (radius > 1) & (radius <= grown)
-    means, counts = [], []
-    for kernel in (inside, ring):
-        # Symmetric about its centre, so that convolution and correlation are the same.
-        weights = kernel.astype(np.float64)
-        count = fftconvolve(np.ones(image.shape), weights, mode="same")
-        means.append(fftconvolve(image, weights, mode="same") / np.maximum(count, 0.5))
-        counts.append(count)
+    height, width = (next_fast_len(side + 2 * reach, real=True) for side in shape)
+    # Symmetric about their centres, so that convolution and correlation are the same.
+    spectra = tuple(rfftn(kernel.astype(np.float64), (height, width)) for kernel in (inside, ring))
+    probe = _Probe(shape, reach, (height, width), spectra)
+    everywhere = rfftn(np.ones(shape), (height, width))
+    counts = tuple(probe.around(everywhere * kernel) for kernel in spectra)
     fits = (counts[0] >= INSIDE * inside.sum()) & (counts[1] >= 0.5)
-    contrast: NDArray[np.float64] = np.where(fits, means[0] - means[1], math.nan)
-    return contrast
+    return replace(probe, counts=counts, fits=fits)
 
 
 def _radius(
@@ -178,8 +214,7 @@ def localise_class(
         shown[at]
         for at in np.linspace(0, len(shown) - 1, min(len(shown), TESTED)).round().astype(int)
     ]
-    candidates = {index: best_blobs(images[index], areas[index]) for index in tested}
-    scores = _scores(images, areas, candidates)
+    candidates, scores = _candidates_and_scores(images, areas, tested)
     polarity = max(scores, key=lambda sign: scores[sign])
     if scores[polarity] < SIGNIFICANT:
         return "unexplained"
@@ -201,22 +236,28 @@ def _covered(blob: Blob, mark: NDArray[np.floating]) -> float:
     return float((mark * drawn).sum() / max(min(mark.sum(), drawn.sum()), 1e-6))
 
 
-def _scores(
-    images: Sequence[NDArray[np.floating]],
-    areas: Sequence[float],
-    candidates: Mapping[int, Mapping[Polarity, Blob]],
-) -> dict[Polarity, float]:
-    """Return by polarity the t statistic of contrasts at an image's own area minus at another's."""
-    gains: dict[Polarity, list[float]] = {-1: [], 1: []}
-    order = np.random.default_rng(0).permutation(list(candidates)).tolist()
+def _candidates_and_scores(
+    images: Sequence[NDArray[np.floating]], areas: Sequence[float], tested: Sequence[int]
+) -> tuple[dict[int, dict[Polarity, Blob]], dict[Polarity, float]]:
+    """Return the blobs of the tested images at their own areas, by index, and how they compare.
+
+    The score of a polarity is the t statistic of contrasts at an image's own area minus at
+    another's.
+    """
+    own: dict[int, dict[Polarity, Blob]] = {}
+    foreign: dict[int, dict[Polarity, Blob]] = {}
+    order = np.random.default_rng(0).permutation(tested).tolist()
     for index, other in zip(order, [*order[1:], order[0]], strict=True):
-        foreign = best_blobs(images[index], areas[other])
-        for polarity, values in gains.items():
-            if polarity in foreign and polarity in candidates[index]:
-                own = candidates[index][polarity]
-                values.append(own.contrast - foreign[polarity].contrast)
+        # One after the other, so that both find the probes of the area ready.
+        own[other] = best_blobs(images[other], areas[other])
+        foreign[index] = best_blobs(images[index], areas[other])
     scores: dict[Polarity, float] = {-1: 0.0, 1: 0.0}
-    for polarity, values in gains.items():
-        if len(values) >= LEAST_CASES and (spread := np.std(values, ddof=1)) > 0:
-            scores[polarity] = float(np.mean(values) / spread * math.sqrt(len(values)))
-    return scores
+    for polarity in POLARITIES:
+        gains = [
+            own[index][polarity].contrast - foreign[index][polarity].contrast
+            for index in order
+            if polarity in own[index] and polarity in foreign[index]
+        ]
+        if len(gains) >= LEAST_CASES and (spread := np.std(gains, ddof=1)) > 0:
+            scores[polarity] = float(np.mean(gains) / spread * math.sqrt(len(gains)))
+    return own, scores
