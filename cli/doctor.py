@@ -18,7 +18,7 @@ from wsseg.imaging import privacy
 _PACKAGES = (
     ("torch", ("torch",), "train"),
     ("torchvision", ("torchvision",), "train"),
-    ("lightning", ("lightning",), "train"),
+    ("lightning_fabric", ("lightning-fabric",), "train"),
     ("onnx", ("onnx",), "export"),
     ("onnxruntime", ("onnxruntime-gpu", "onnxruntime"), None),
     ("openvino", ("openvino",), "openvino"),

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 # Modules that the base install leaves out, and the extra that brings each.
 _EXTRAS = {
     "jaxtyping": "train",
-    "lightning": "train",
+    "lightning_fabric": "train",
     "matplotlib": "train",
     "safetensors": "train",
     "scipy": "train",

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from lightning.fabric import Fabric
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from wsseg.train.cases.files import read_image
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.distributed import gathered, rank, world_size
+from wsseg.train.fabric import Fabric
 from wsseg.train.metrics import summarise
 from wsseg.train.networks import Network, Predictor
 from wsseg.train.run_folder import WEIGHTS, Comparison, RunFacts, load_run

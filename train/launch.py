@@ -19,14 +19,16 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.strategies.ddp import DDPStrategy
 
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
+from wsseg.train.fabric import (
+    DDPStrategy,
+    Fabric,
+    LightningEnvironment,
+    TorchElasticEnvironment,
+)
 
 WORKER = "wsseg.train.worker"
 RENDEZVOUS = "WSSEG_RENDEZVOUS"

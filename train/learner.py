@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -19,6 +18,7 @@ from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.data.preprocess import Front
 from wsseg.train.distributed import convert, gathered, rank, set_step, world_size
+from wsseg.train.fabric import Fabric
 from wsseg.train.losses import Objective
 from wsseg.train.networks import Network, Predictor
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import RatioDefinition, Window
@@ -35,6 +34,7 @@ from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.data.preprocess import Front
 from wsseg.train.data.sampler import steps_per_epoch, stream
 from wsseg.train.distillation import find_teacher, teach, with_teacher
+from wsseg.train.fabric import Fabric
 from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
 from wsseg.train.learner import Learner, Plan, build_learner
 from wsseg.train.loop import Data, fit

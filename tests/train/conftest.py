@@ -16,7 +16,6 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from lightning.fabric import Fabric
 from PIL import Image
 
 from tests.small_network import small_network
@@ -25,6 +24,7 @@ from wsseg.train.cases.agreement import region_box, region_moments
 from wsseg.train.cases.schema import CaseTable
 from wsseg.train.config import PRESETS, SelfTraining, TrainConfig
 from wsseg.train.data.preprocess import Front
+from wsseg.train.fabric import Fabric
 from wsseg.train.launch import RENDEZVOUS
 from wsseg.train.learner import Learner
 from wsseg.train.loop import Data

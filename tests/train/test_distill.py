@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.fabric import Fabric
 from safetensors.torch import load_file, save_file
 
 from tests.train.conftest import (
@@ -21,6 +20,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.distillation import compare, find_teacher, teach
+from wsseg.train.fabric import Fabric
 from wsseg.train.loop import Data
 from wsseg.train.losses import Distillation, TargetCrossEntropy
 from wsseg.train.progress import EpochReport

@@ -124,7 +124,7 @@ def read_image(case: Case, channels: int) -> NDArray[np.float32]:
     if pixels.ndim == 3 and channels == 1:
         pixels = luminance(pixels)
     if pixels.ndim == 2:
-        return np.repeat(pixels[None], channels, axis=0)
+        return pixels[None] if channels == 1 else np.repeat(pixels[None], channels, axis=0)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 

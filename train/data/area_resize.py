@@ -85,7 +85,7 @@ def shrink_marks(marks: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np
     """
     smaller = np.full(shape, NOT_MARKED, np.uint8)
     best = np.zeros(shape, np.float32)
-    for label in np.unique(marks[marks != NOT_MARKED]):
+    for label in np.unique(marks[marks != NOT_MARKED]) if marks.any() else ():
         mark = marks == label
         share = area_mean(mark.astype(np.float32), shape)
         claimed = ((share >= HALF - 1e-5) | _thin(mark, share)) & (share > best)
@@ -96,15 +96,18 @@ def shrink_marks(marks: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np
 
 def _thin(mark: NDArray[np.bool_], share: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Cells that connected pieces of a mark keep, each by its own best coverage."""
-    rows, columns = np.nonzero(mark)
-    top, left = rows.min(), columns.min()
-    around = mark[top : rows.max() + 1, left : columns.max() + 1]
+    # Around the mark alone: most pictures are empty but for it.
+    top, bottom = np.flatnonzero(mark.any(1))[[0, -1]]
+    left, right = np.flatnonzero(mark.any(0))[[0, -1]]
+    around = mark[top : bottom + 1, left : right + 1]
     pieces, count = ndimage.label(around, np.ones((3, 3)))
+    inside = np.nonzero(around)
+    piece, rows, columns = pieces[inside] - 1, inside[0] + top, inside[1] + left
     cells = tuple(
         ((place + 0.5) * (cells / extent)).astype(int)
         for place, cells, extent in zip((rows, columns), share.shape, mark.shape, strict=True)
     )
-    piece, covered = pieces[rows - top, columns - left] - 1, share[cells]
+    covered = share[cells]
     best = np.zeros(count, np.float32)
     np.maximum.at(best, piece, covered)
     kept = covered >= np.minimum(HALF, NEAR_BEST * best)[piece]
