@@ -14,7 +14,7 @@ from pydicom.uid import UID
 from wsseg.imaging.dicom.decoder import Stored, decode_frames, deferred_element
 from wsseg.imaging.dicom.file import integer, is_compressed, items, number, numbers, text
 from wsseg.imaging.dicom.rescale import Rescale
-from wsseg.imaging.dicom.sop_classes import is_x_ray, measures
+from wsseg.imaging.dicom.sop_classes import is_measured, is_x_ray
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.scan import FileRef
 
@@ -24,13 +24,13 @@ Pixels = NDArray[np.float32]
 MAX_PLANE_BYTES = 4 * 2**30
 # Of all frames, which are never in memory together: hours of cine, but no endless run.
 MAX_PIXEL_BYTES = 64 * 2**30
-# A compressed frame has the head of its fragment, and two bytes at the very least.
+# A compressed frame has the head of its fragment, and at least two bytes.
 _LEAST_FRAME_BYTES = 10
 _EIGHT_BIT = 255
 # How keywords of floating point values begin, by their size in bytes.
 _FLOAT_KINDS = {4: "Float", 8: "DoubleFloat"}
-# Units of a radiograph (PS3.3 C.11.1.1.2). What else is written there says how it was processed
-# (LOG_E REL, NORMALIZED), or is the optical density of a film: bones are bright once inverted.
+# Units of a radiograph (PS3.3 C.11.1.1.2). Other values of RescaleType describe its processing
+# (LOG_E REL, NORMALIZED), or are the optical density of a film: bones are bright once inverted.
 _UNITS_OF_X_RAY = frozenset({"HU", "HU_MOD", "MGML", "PCT", "Z_EFF", "ED", "EDW"})
 _OPTICAL_DENSITY = "OD"
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -38,7 +38,7 @@ PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 @dataclass(frozen=True)
 class Layout:
-    """The pixel grid a header promises. bits are those of one stored sample."""
+    """The pixel grid that a header states. bits: of one stored sample."""
 
     rows: int
     columns: int
@@ -54,7 +54,7 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of all frames: (frame, row, column[, 3])."""
+        """(frame, row, column[, 3]) of all frames."""
         return (self.frames, self.rows, self.columns, *((3,) if self.colour else ()))
 
     @property
@@ -73,31 +73,24 @@ class Layout:
 def read_layout(dataset: FileDataset, file: FileRef, wanted: int | None = None) -> Layout:
     """The grid, checked against the file before anything is allocated. Raises ReadError.
 
-    wanted: how many of the frames are going to be read; all if None.
+    wanted: the number of frames that will be read; all if None.
     """
     source = file.source
-    found = {
+    frames = integer(dataset, "NumberOfFrames") if "NumberOfFrames" in dataset else 1
+    stated = {
         "Rows": integer(dataset, "Rows"),
         "Columns": integer(dataset, "Columns"),
         "BitsAllocated": integer(dataset, "BitsAllocated"),
-        "NumberOfFrames": (integer(dataset, "NumberOfFrames") if "NumberOfFrames" in dataset else 1)
-        or 1,
+        "NumberOfFrames": frames or 1,
         "SamplesPerPixel": integer(dataset, "SamplesPerPixel") or 1,
     }
-    for keyword, value in found.items():
+    for keyword, value in stated.items():
         if value is None or value <= 0:
             what = f"its header gives no usable {keyword}"
             raise ReadError("broken_header", f"{source} is damaged, {what}: export it again")
-    rows, columns, bits, frames, samples = (int(value or 0) for value in found.values())
-    layout = Layout(
-        rows, columns, frames, samples, bits, text(dataset, "PhotometricInterpretation")
-    )
-    _check(layout, dataset, file, layout.frames if wanted is None else wanted)
-    return layout
-
-
-def _check(layout: Layout, dataset: FileDataset, file: FileRef, wanted: int) -> None:
-    source, path = file.source, file.path
+    rows, columns, bits, count, samples = (value or 0 for value in stated.values())
+    photometric = text(dataset, "PhotometricInterpretation")
+    layout = Layout(rows, columns, count, samples, bits, photometric)
     if layout.bits not in (1, 8, 16, 32, 64):
         raise ReadError(
             "unsupported_bits",
@@ -109,7 +102,7 @@ def _check(layout: Layout, dataset: FileDataset, file: FileRef, wanted: int) -> 
             "unsupported_colour",
             f"{source} has {layout.samples} values a pixel, grey or RGB was expected: convert it",
         )
-    stored = stored_bytes(dataset, path)
+    stored = _stored_bytes(dataset, file.path)
     if not stored:
         raise ReadError("no_pixels", f"{source} has a header but no pixels: export it again")
     compressed = is_compressed(dataset.file_meta.TransferSyntaxUID)
@@ -120,9 +113,10 @@ def _check(layout: Layout, dataset: FileDataset, file: FileRef, wanted: int) -> 
             f"{source} holds {stored} bytes of pixels, its header promises "
             f"{'at least ' if compressed else ''}{least}: copy or export it again",
         )
+    needed = layout.plane_bytes * (layout.frames if wanted is None else wanted)
     for size, limit, what in (
         (layout.plane_bytes, MAX_PLANE_BYTES, "of pixels a frame"),
-        (layout.plane_bytes * wanted, MAX_PIXEL_BYTES, "of pixels"),
+        (needed, MAX_PIXEL_BYTES, "of pixels"),
     ):
         if size > limit:
             raise ReadError(
@@ -130,10 +124,11 @@ def _check(layout: Layout, dataset: FileDataset, file: FileRef, wanted: int) -> 
                 f"{source} promises {size / 2**30:.1f} GiB {what}, at most {limit >> 30} GiB are "
                 "read: split it into smaller files",
             )
+    return layout
 
 
-def stored_bytes(dataset: FileDataset, path: Path) -> int:
-    """Bytes of pixels that the file has, whether they were read already or left for later."""
+def _stored_bytes(dataset: FileDataset, path: Path) -> int:
+    """Bytes of pixels in the file, whether they were read already or deferred."""
     for keyword in PIXEL_KEYWORDS:
         if left := deferred_element(dataset, keyword):
             return min(left.length, path.stat().st_size - left.value_tell)
@@ -143,13 +138,13 @@ def stored_bytes(dataset: FileDataset, path: Path) -> int:
 
 
 class ObjectPixels:
-    """The frames of one object as planes (row, column[, 3]) float32, decoded when asked for.
+    """The frames of one object as planes (row, column[, 3]) float32, decoded on request.
 
-    Grey values are rescaled or looked up; those made for the eye are inverted where they are
+    Grey values are rescaled or looked up; those made to be looked at are inverted where they are
     MONOCHROME1, within the range of the stored values or of the table; padding is replaced by the
     lowest real value of its frame. RGB and palette colours become 0..255. shape: of all frames.
-    rescales: of those that will be asked for.
-    flags: about how the planes so far were made.
+    rescales: by index, of the frames that will be requested. flags: about how the planes so far
+    were made.
     """
 
     def __init__(
@@ -165,47 +160,44 @@ class ObjectPixels:
         self.flags = {"SCALED_TO_8_BIT"} if deep else set()
 
     def planes(self, frames: Sequence[int]) -> Iterator[Pixels]:
-        """The planes of `frames`, 0-based and ascending.
+        """The planes of `frames`, by index from 0, ascending.
 
-        Raises what `decode_frames` raises, ValueError and EOFError for other frames than promised.
+        Raises what `decode_frames` raises, and ValueError and EOFError for frames of another shape
+        or number than the header states.
         """
         stored_frames = decode_frames(self._dataset, self._path, self.shape[0], frames)
         done = 0
         for index, stored in zip(frames, stored_frames, strict=False):
             if stored.shape[:2] != self.shape[1:3]:
                 raise ValueError
-            yield self._paint(stored) if self._paint else self._grey(stored, index)
+            yield self._paint(stored) if self._paint else self._grey(stored, self._rescales[index])
             done += 1
         if done < len(frames):
             raise EOFError
 
-    def _grey(self, stored: Stored, index: int) -> Pixels:
-        pixels, flags = _grey_plane(stored, self._dataset, self._rescales[index])
-        self.flags |= flags
+    def _grey(self, stored: Stored, rescale: Rescale) -> Pixels:
+        inverse = _shown_inverted(self._dataset, rescale)
+        if inverse:
+            self.flags.add("MONOCHROME1")
+        padding = _padding(stored, self._dataset)
+        if items(self._dataset, "ModalityLUTSequence"):
+            pixels = _looked_up(stored, self._dataset, inverse=inverse)
+        else:
+            values = _inverted(stored, self._dataset) if inverse else stored
+            pixels = values.astype(np.float32)
+            pixels *= np.float32(rescale.slope)
+            pixels += np.float32(rescale.intercept)
+        if padding is not None and padding.any() and not padding.all():
+            pixels[padding] = pixels[~padding].min()
+            self.flags.add("PADDING_REPLACED")
         return pixels
 
 
-def _grey_plane(stored: Stored, dataset: Dataset, rescale: Rescale) -> tuple[Pixels, set[str]]:
-    inverse = _shown_inverted(dataset, rescale)
-    flags = {"MONOCHROME1"} if inverse else set()
-    padding = _padding(stored, dataset)
-    if items(dataset, "ModalityLUTSequence"):
-        pixels = _looked_up(stored, dataset, inverse=inverse)
-    else:
-        pixels = (_inverted(stored, dataset) if inverse else stored).astype(np.float32)
-        pixels *= np.float32(rescale.slope)
-        pixels += np.float32(rescale.intercept)
-    if padding is not None and padding.any() and not padding.all():
-        pixels[padding] = pixels[~padding].min()
-        flags.add("PADDING_REPLACED")
-    return pixels, flags
-
-
 def _shown_inverted(dataset: Dataset, rescale: Rescale) -> bool:
-    """Whether values are turned over so that bright means much, as a viewer would show them.
+    """Whether values are inverted so that bright means much, as a viewer would show them.
 
-    MONOCHROME1 says how an image is shown, not what was measured: a radiograph or a capture is made
-    to be looked at, but a measured quantity, or one with a unit, stays as it is.
+    MONOCHROME1 describes how an image is shown, not what was measured: a radiograph or a capture is
+    made to be looked at, but a measured quantity, or one with a unit, stays as it is.
     """
     if text(dataset, "PhotometricInterpretation") != "MONOCHROME1":
         return False
@@ -213,11 +205,11 @@ def _shown_inverted(dataset: Dataset, rescale: Rescale) -> bool:
     if is_x_ray(sop_class, modality):
         return rescale.unit not in _UNITS_OF_X_RAY
     has_unit = rescale.unit not in ("", _OPTICAL_DENSITY)
-    return not has_unit and not measures(sop_class, modality)
+    return not has_unit and not is_measured(sop_class, modality)
 
 
 def _inverted(stored: Stored, dataset: Dataset) -> Stored:
-    """Mirror values within the range that the header gives them, so that bright means much."""
+    """Mirror values within the range of their stored bits, so that bright means much."""
     if stored.dtype.kind == "f":
         return np.negative(stored)
     bits = integer(dataset, "BitsStored") or stored.dtype.itemsize * 8
@@ -242,7 +234,7 @@ def _looked_up(stored: Stored, dataset: Dataset, *, inverse: bool) -> Pixels:
 
 
 def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_] | None:
-    """Where pixels lie outside the field of view, by the values the header keeps for that."""
+    """Where pixels lie outside the field of view, by PixelPaddingValue and its range limit."""
     kind = "" if stored.dtype.kind != "f" else _FLOAT_KINDS[stored.dtype.itemsize]
     value = number(dataset, f"{kind}PixelPaddingValue")
     if value is None:
@@ -255,8 +247,10 @@ def _padding(stored: Stored, dataset: Dataset) -> NDArray[np.bool_] | None:
 
 
 def _as_stored(value: float, stored: Stored, bits: int) -> float:
-    """A padding value in the pixels' own sign: headers write -2000 as 63536 and back, and the
-    lowest of 12 signed bits as 2048."""
+    """A padding value in the pixels' own sign.
+
+    Headers write -2000 as 63536 and back, and the lowest of 12 signed bits as 2048.
+    """
     if stored.dtype.kind == "f":
         return value
     lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -264,11 +258,11 @@ def _as_stored(value: float, stored: Stored, bits: int) -> float:
         lowest, highest = 0, 2**bits - 1
     allocated = 2 ** (stored.dtype.itemsize * 8)
     written = (value, value - allocated, value + allocated, value - 2**bits)
-    return next((found for found in written if lowest <= found <= highest), value)
+    return next((each for each in written if lowest <= each <= highest), value)
 
 
 def _painter(dataset: Dataset, layout: Layout) -> Callable[[Stored], Pixels]:
-    """What turns stored frames, of palette indices or RGB values, into RGB 0..255."""
+    """A function from stored frames, of palette indices or RGB values, to RGB 0..255."""
     depth = _colour_depth(dataset, layout)
     scale = np.float32(_EIGHT_BIT / (2**depth - 1))
     if layout.samples == 3:
@@ -290,7 +284,7 @@ def _colour_depth(dataset: Dataset, layout: Layout) -> int:
 
 
 def _palette(dataset: Dataset) -> tuple[int, NDArray[np.integer[Any]]]:
-    """The first index that the palette maps, and its colours (index, 3)."""
+    """The first index of the palette, and its colours (index, 3)."""
     entries, first, _ = numbers(dataset, "RedPaletteColorLookupTableDescriptor", 3) or (0, 0, 0)
     indices = int(first) + np.arange(int(entries) or 2**16)
     table: NDArray[np.integer[Any]] = apply_color_lut(indices, dataset)[:, :3]

@@ -1,4 +1,7 @@
-"""From stored values to physical ones: the line that a header gives, and the unit it leads to."""
+"""From stored values to physical ones: the line that a header gives, and the unit it leads to.
+
+CT in Hounsfield units, PET in standardised uptake values (SUV) where the header has all they take.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -11,9 +14,19 @@ from wsseg.imaging.dicom.geometry import macro
 from wsseg.imaging.dicom.sop_classes import is_ct, is_pet, kind_of, stores_ct
 from wsseg.imaging.errors import ReadError
 
-# Standardised uptake values: the factor that makes PET images comparable.
-
+HU = "HU"
 SUV = "SUV"
+
+# Third value of ImageType and of a frame's type: a projection, whatever its rescale says.
+_LOCALIZER = "LOCALIZER"
+# Maps of multi-energy CT that show no attenuation (PS3.3 C.8.15.3.13), in whatever unit.
+_SPECTRAL_MAPS = frozenset(
+    {"EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED"}
+)
+# Units as UCUM writes them.
+_UCUM_HU = "[hnsf'U]"
+_UCUM_SUV = frozenset({"{SUVbw}g/ml", "g/ml{SUVbw}"})
+_UCUM_ACTIVITY = frozenset({"Bq/ml", "Bq/mL"})
 
 _PHILIPS = (0x70530010, 0x70531000, 0x70531009)  # creator, SUV factor, activity factor
 _GE = (0x00090010, 0x0009100D)  # creator, start of the scan
@@ -31,8 +44,7 @@ SUV_TAGS = [
     *_PHILIPS,
     *_GE,
 ]
-
-# What a header can mean by a weight, a dose and a decay. Beyond, it has another unit (grams, MBq,
+# Limits of a plausible weight, dose and decay. Beyond, the header has another unit (grams, MBq,
 # minutes) or dates that were changed apart from each other.
 _HEAVIEST_KG = 500.0
 _LOWEST_DOSE_BQ = 1e5
@@ -44,150 +56,12 @@ _DAY_S = 86400.0
 _SAME_MOMENT = timedelta(seconds=1)
 
 
-def suv_factor(header: Dataset, units: str) -> float | None:
-    """What PET values in `units` are multiplied with to become SUV by body weight, in g/ml.
-
-    header: attributes of one image, or of a frame and its object together. None where it does not
-    give all that is needed, or not credibly. The dose is decayed to the time to which the image is
-    corrected. Source: Kinahan et al., vendor-neutral pseudo-code for SUV, QIBA FDG-PET/CT profile.
-    """
-    if units == "GML":
-        return 1.0 if text(header, "SUVType") in ("", "BW") else None
-    if not _corrected(header):
-        return None
-    if units == "CNTS":
-        factor, activity = _philips(header)
-        if factor:
-            return factor
-        per_activity = _per_activity(header) if activity else None
-        return None if per_activity is None else activity * per_activity
-    return _per_activity(header) if units == "BQML" else None
-
-
-def _corrected(header: Dataset) -> bool:
-    """Whether attenuation and decay were corrected for, without which no activity is known."""
-    if {"ATTN", "DECY"} <= set(texts(header, "CorrectedImage")):
-        return True
-    enhanced = (text(header, keyword) for keyword in ("AttenuationCorrected", "DecayCorrected"))
-    return all(found == "YES" for found in enhanced)
-
-
-def _per_activity(header: Dataset) -> float | None:
-    """Grams of body for each Bq that is left at the time of the image."""
-    weight = number(header, "PatientWeight") or 0.0
-    isotope = first_item(header, "RadiopharmaceuticalInformationSequence")
-    dose = number(isotope, "RadionuclideTotalDose") or 0.0
-    half_lives = _half_lives(header, isotope)
-    if not 0 < weight <= _HEAVIEST_KG or dose < _LOWEST_DOSE_BQ or half_lives is None:
-        return None
-    return weight * 1000 / (dose * math.exp2(-half_lives))
-
-
-def _half_lives(header: Dataset, isotope: Dataset) -> float | None:
-    """How many half-lives the dose decayed before the time to which the image is corrected."""
-    correction = text(header, "DecayCorrection")
-    if correction == "ADMIN":
-        return 0.0
-    half_life = number(isotope, "RadionuclideHalfLife") or 0.0
-    stated = _moment(text(header, "DecayCorrectionDateTime"))
-    if half_life <= 0 or (correction != "START" and stated is None):
-        return None
-    scanned = stated or _scan_start(header, half_life)
-    if scanned is None:
-        return None
-    injected = _moment(text(isotope, "RadiopharmaceuticalStartDateTime"))
-    if injected:
-        elapsed = (scanned - injected).total_seconds()
-    else:
-        time = _moment("20000101" + _time(isotope, "RadiopharmaceuticalStartTime"))
-        if time is None or half_life > _SHORT_LIVED_S:
-            return None
-        start = datetime.combine(scanned.date(), time.time())
-        elapsed = (scanned - start).total_seconds() % _DAY_S  # the night may lie between them
-    half_lives = elapsed / half_life
-    return half_lives if 0 <= half_lives <= _MOST_HALF_LIVES else None
-
-
-def _scan_start(header: Dataset, half_life: float) -> datetime | None:
-    """When the acquisition of the series began, to which scanners correct its decay."""
-    acquired = _moment(text(header, "AcquisitionDate") + _time(header, "AcquisitionTime"))
-    series = _moment(text(header, "SeriesDate") + _time(header, "SeriesTime"))
-    if series and acquired and series <= acquired + _SAME_MOMENT:
-        return series
-    # A series that was processed later has the time of that; the frame may tell the scan's.
-    if text_at(header, _GE[0]) == "GEMS_PETD_01" and (start := _moment(text_at(header, _GE[1]))):
-        return start
-    offset = number(header, "FrameReferenceTime")
-    duration = number(header, "ActualFrameDuration")
-    if acquired is None or offset is None or not duration or duration < 0:
-        return None
-    decay = math.log(2) / half_life * duration / 1000
-    mean_s = duration / 1000 / decay * math.log(decay / -math.expm1(-decay))
-    return acquired - timedelta(seconds=offset / 1000 - mean_s)
-
-
-def _philips(header: Dataset) -> tuple[float, float]:
-    """Factors from counts to SUV and to Bq/ml; 0 where there is none."""
-    if not text_at(header, _PHILIPS[0]).startswith("Philips PET"):
-        return 0.0, 0.0
-    return _number_at(header, _PHILIPS[1]), _number_at(header, _PHILIPS[2])
-
-
-def _time(dataset: Dataset, keyword: str) -> str:
-    return text(dataset, keyword).replace(":", "")
-
-
-def _moment(stated: str) -> datetime | None:
-    """YYYYMMDDHHMMSS, with a fraction or without its end; None where a date or the time lacks.
-
-    A zone at the end is left out: the other times of the header are of the same place.
-    """
-    plain = stated.partition("+")[0].partition("-")[0].replace(".", "", 1)
-    digits, fraction = plain[:14], plain[14:]
-    if len(digits) < 10 or not plain.isdecimal():
-        return None
-    try:
-        moment = datetime.strptime(digits.ljust(14, "0"), "%Y%m%d%H%M%S")
-    except ValueError:
-        return None
-    return moment + timedelta(seconds=float(f"0.{fraction or 0}"))
-
-
-def text_at(dataset: Dataset, tag: int) -> str:
-    """A private element as text, "" where there is none."""
-    value = value_of(dataset, tag)
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")
-    return "" if value is None else str(value).strip("\0 ")
-
-
-def _number_at(dataset: Dataset, tag: int) -> float:
-    try:
-        found = float(text_at(dataset, tag))
-    except ValueError:
-        return 0.0
-    return found if math.isfinite(found) and found > 0 else 0.0
-
-
-HU = "HU"
-
-# Third value of ImageType and of a frame's type: a projection, whatever its rescale says.
-_LOCALIZER = "LOCALIZER"
-# Maps of multi-energy CT that show no attenuation (PS3.3 C.8.15.3.13), in whatever unit.
-_SPECTRAL_MAPS = frozenset(
-    {"EFF_ATOMIC_NUM", "ELECTRON_DENSITY", "MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED"}
-)
-# Units as UCUM writes them.
-_UCUM_HU = "[hnsf'U]"
-_UCUM_SUV = frozenset({"{SUVbw}g/ml", "g/ml{SUVbw}"})
-_UCUM_ACTIVITY = frozenset({"Bq/ml", "Bq/mL"})
-
-
 @dataclass(frozen=True)
 class Rescale:
     """Physical value = stored value * slope + intercept.
 
-    unit: "HU", "SUV" (by body weight, g/ml), what else the header names, or "" where it names none.
+    unit: "HU", "SUV" (by body weight, g/ml), another unit that the header names, or "" where it
+    names none.
     """
 
     slope: float = 1.0
@@ -218,30 +92,52 @@ def rescale_of(dataset: Dataset, own: Dataset, shared: Dataset, source: str) -> 
 
 
 def _line(dataset: Dataset, default: Rescale, source: str) -> Rescale:
-    found = []
-    for keyword, value in (
-        ("RescaleSlope", default.slope),
-        ("RescaleIntercept", default.intercept),
-    ):
+    line = {"RescaleSlope": default.slope, "RescaleIntercept": default.intercept}
+    for keyword in line:
         if not _stated(dataset, keyword) and not _malformed(dataset, keyword):
-            found.append(value)
             continue
-        stored = number(dataset, keyword)
-        if stored is None or (keyword == "RescaleSlope" and stored == 0):
+        value = number(dataset, keyword)
+        if value is None or (keyword == "RescaleSlope" and value == 0):
             raise ReadError(
                 "broken_header",
                 f"{source} is damaged, its {keyword} is not a usable number: export it again",
             )
-        found.append(stored)
-    return Rescale(found[0], found[1], _named(dataset, "RescaleType") or default.unit)
+        line[keyword] = value
+    return Rescale(
+        line["RescaleSlope"],
+        line["RescaleIntercept"],
+        _named(dataset, "RescaleType") or default.unit,
+    )
+
+
+def _stated(dataset: Dataset, keyword: str) -> bool:
+    return value_of(dataset, keyword) not in (None, "")
+
+
+def _malformed(dataset: Dataset, keyword: str) -> bool:
+    """True where the element is there, not empty, and cannot be converted."""
+    if keyword not in dataset:
+        return False
+    try:
+        _ = dataset[keyword].value
+    except Exception:  # pydicom raises many types on malformed values
+        return True
+    return False
+
+
+def _named(dataset: Dataset, keyword: str) -> str:
+    """The unit that a rescale or a table names, "" for none and for "unspecified"."""
+    unit = text(dataset, keyword).upper()
+    return "" if unit in ("US", "UNSPECIFIED") else unit
 
 
 def _in_hu(
     dataset: Dataset, transformation: Dataset, groups: tuple[Dataset, Dataset], *, implied: bool
 ) -> bool:
-    """Whether the values of a CT are Hounsfield units, by what its header says of them.
+    """Whether the values of a CT are Hounsfield units, by its header.
 
-    implied: a rescale without a type leads to them, as in a CT image (PS3.3 C.8.2.1).
+    groups: the frame's own functional groups and the shared ones. implied: a rescale without a
+    type leads to Hounsfield units, as in a CT image (PS3.3 C.8.2.1).
     """
     frame_type = macro(*groups, "CTImageFrameTypeSequence")
     kinds = {*texts(dataset, "ImageType"), *texts(frame_type, "FrameType")}
@@ -257,20 +153,30 @@ def _in_hu(
     stated = text(transformation, "RescaleType") or text(dataset, "RescaleType")
     if stated:
         return stated.upper() == HU
-    # Of several energies an image has to name its unit.
+    # An image of several energies has to name its unit.
     if not implied or text(dataset, "MultienergyCTAcquisition") == "YES":
         return False
-    mapped = _mapped(dataset, *groups)
+    mapped = _real_world_lines(dataset, *groups)
     return not mapped or _UCUM_HU in mapped
 
 
 def _uptake(dataset: Dataset, own: Dataset, shared: Dataset, line: Rescale) -> Rescale:
     """SUV where the header has all that it takes, the stored quantity otherwise."""
-    mapped = _mapped(dataset, own, shared)
+    mapped = _real_world_lines(dataset, own, shared)
     for unit, mapping in mapped.items():
         if unit in _UCUM_SUV:
             return Rescale(*mapping, SUV)
-    header = _together(dataset, own, shared)
+    # A converted object has sequences for attributes that no functional group has a place for
+    # (PS3.3 C.7.6.16.2.25).
+    converted = (
+        *items(shared, "UnassignedSharedConvertedAttributesSequence")[:1],
+        *items(own, "UnassignedPerFrameConvertedAttributesSequence")[:1],
+    )
+    header = dataset
+    if converted:
+        header = Dataset()
+        for part in (dataset, *converted):
+            header.update(part)
     units = text(header, "Units") or line.unit
     for unit, mapping in mapped.items():
         if unit in _UCUM_ACTIVITY and units != "BQML":
@@ -281,52 +187,133 @@ def _uptake(dataset: Dataset, own: Dataset, shared: Dataset, line: Rescale) -> R
     return Rescale(line.slope * factor, line.intercept * factor, SUV)
 
 
-def _together(dataset: Dataset, own: Dataset, shared: Dataset) -> Dataset:
-    """The attributes of a frame, of all frames and of the object, as one: a converted object
-    keeps those that have no place of their own in its groups (PS3.3 C.7.6.16.2.25)."""
-    parts = (
-        dataset,
-        *items(shared, "UnassignedSharedConvertedAttributesSequence")[:1],
-        *items(own, "UnassignedPerFrameConvertedAttributesSequence")[:1],
-    )
-    if len(parts) == 1:
-        return dataset
-    together = Dataset()
-    for part in parts:
-        together.update(part)
-    return together
-
-
-def _mapped(dataset: Dataset, own: Dataset, shared: Dataset) -> dict[str, tuple[float, float]]:
-    """Real world values by their unit in UCUM: slope and intercept of those that lie on a line."""
+def _real_world_lines(
+    dataset: Dataset, own: Dataset, shared: Dataset
+) -> dict[str, tuple[float, float]]:
+    """Linear real world value mappings: UCUM unit to slope and intercept."""
     keyword = "RealWorldValueMappingSequence"
-    found = {}
+    lines = {}
     for mapping in items(own, keyword) or items(shared, keyword) or items(dataset, keyword):
         code = first_item(mapping, "MeasurementUnitsCodeSequence")
         slope = number(mapping, "RealWorldValueSlope")
         intercept = number(mapping, "RealWorldValueIntercept")
         unit = text(code, "CodeValue")
         if unit and slope and intercept is not None:
-            found[unit] = (slope, intercept)
-    return found
+            lines[unit] = (slope, intercept)
+    return lines
 
 
-def _named(dataset: Dataset, keyword: str) -> str:
-    """The unit that a rescale or a table names, "" for none and for "unspecified"."""
-    named = text(dataset, keyword).upper()
-    return "" if named in ("US", "UNSPECIFIED") else named
+def suv_factor(header: Dataset, units: str) -> float | None:
+    """The factor from PET values in `units` to SUV by body weight, in g/ml.
+
+    header: attributes of one image, or of a frame and its object together. None where it does not
+    state all that is needed, or not credibly. The dose is decayed to the time to which the image
+    is corrected. Source: Kinahan et al., vendor-neutral pseudo-code for SUV, QIBA FDG-PET/CT
+    profile.
+    """
+    if units == "GML":
+        return 1.0 if text(header, "SUVType") in ("", "BW") else None
+    # Without correction for attenuation and decay no activity is known.
+    enhanced = [text(header, keyword) for keyword in ("AttenuationCorrected", "DecayCorrected")]
+    if not {"ATTN", "DECY"} <= set(texts(header, "CorrectedImage")) and enhanced != ["YES"] * 2:
+        return None
+    if units == "CNTS":
+        if not _text_at(header, _PHILIPS[0]).startswith("Philips PET"):
+            return None
+        if factor := _positive_at(header, _PHILIPS[1]):
+            return factor
+        activity = _positive_at(header, _PHILIPS[2])  # Bq/ml of one count
+        per_activity = _per_activity(header) if activity else None
+        return None if per_activity is None else activity * per_activity
+    return _per_activity(header) if units == "BQML" else None
 
 
-def _stated(dataset: Dataset, keyword: str) -> bool:
-    return value_of(dataset, keyword) not in (None, "")
+def _per_activity(header: Dataset) -> float | None:
+    """Grams of body for each Bq that is left at the time of the image."""
+    weight = number(header, "PatientWeight") or 0.0
+    isotope = first_item(header, "RadiopharmaceuticalInformationSequence")
+    dose = number(isotope, "RadionuclideTotalDose") or 0.0
+    half_lives = _half_lives(header, isotope)
+    if not 0 < weight <= _HEAVIEST_KG or dose < _LOWEST_DOSE_BQ or half_lives is None:
+        return None
+    return weight * 1000 / (dose * math.exp2(-half_lives))
 
 
-def _malformed(dataset: Dataset, keyword: str) -> bool:
-    """True where the element is there, not empty, and cannot be converted."""
-    if keyword not in dataset:
-        return False
+def _half_lives(header: Dataset, isotope: Dataset) -> float | None:
+    """The number of half-lives from the injection to the time to which the image is corrected."""
+    correction = text(header, "DecayCorrection")
+    if correction == "ADMIN":
+        return 0.0
+    half_life = number(isotope, "RadionuclideHalfLife") or 0.0
+    stated = _moment(text(header, "DecayCorrectionDateTime"))
+    if half_life <= 0 or (correction != "START" and stated is None):
+        return None
+    scanned = stated or _scan_start(header, half_life)
+    if scanned is None:
+        return None
+    injected = _moment(text(isotope, "RadiopharmaceuticalStartDateTime"))
+    if injected:
+        elapsed = (scanned - injected).total_seconds()
+    else:
+        time = _moment("20000101" + _time(isotope, "RadiopharmaceuticalStartTime"))
+        if time is None or half_life > _SHORT_LIVED_S:
+            return None
+        start = datetime.combine(scanned.date(), time.time())
+        elapsed = (scanned - start).total_seconds() % _DAY_S  # the night may lie between them
+    half_lives = elapsed / half_life
+    return half_lives if 0 <= half_lives <= _MOST_HALF_LIVES else None
+
+
+def _scan_start(header: Dataset, half_life: float) -> datetime | None:
+    """The start of the series' acquisition, to which scanners correct its decay."""
+    acquired = _moment(text(header, "AcquisitionDate") + _time(header, "AcquisitionTime"))
+    series = _moment(text(header, "SeriesDate") + _time(header, "SeriesTime"))
+    if series and acquired and series <= acquired + _SAME_MOMENT:
+        return series
+    # A series that was processed later has the time of that; the frame may state the scan's.
+    if _text_at(header, _GE[0]) == "GEMS_PETD_01" and (start := _moment(_text_at(header, _GE[1]))):
+        return start
+    offset = number(header, "FrameReferenceTime")
+    duration = number(header, "ActualFrameDuration")
+    if acquired is None or offset is None or not duration or duration < 0:
+        return None
+    decay = math.log(2) / half_life * duration / 1000
+    mean_s = duration / 1000 / decay * math.log(decay / -math.expm1(-decay))
+    return acquired - timedelta(seconds=offset / 1000 - mean_s)
+
+
+def _time(dataset: Dataset, keyword: str) -> str:
+    return text(dataset, keyword).replace(":", "")
+
+
+def _moment(stated: str) -> datetime | None:
+    """YYYYMMDDHHMMSS, with a fraction or without its end; None without a date or a time.
+
+    A time zone at the end is ignored: the other times of the header are of the same location.
+    """
+    plain = stated.partition("+")[0].partition("-")[0].replace(".", "", 1)
+    digits, fraction = plain[:14], plain[14:]
+    if len(digits) < 10 or not plain.isdecimal():
+        return None
     try:
-        _ = dataset[keyword].value
-    except Exception:  # pydicom raises many kinds on malformed values
-        return True
-    return False
+        moment = datetime.strptime(digits.ljust(14, "0"), "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+    return moment + timedelta(seconds=float(f"0.{fraction or 0}"))
+
+
+def _text_at(dataset: Dataset, tag: int) -> str:
+    """A private element as text, "" where there is none."""
+    value = value_of(dataset, tag)
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    return "" if value is None else str(value).strip("\0 ")
+
+
+def _positive_at(dataset: Dataset, tag: int) -> float:
+    """A positive number in a private element, 0 where there is none."""
+    try:
+        value = float(_text_at(dataset, tag))
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) and value > 0 else 0.0

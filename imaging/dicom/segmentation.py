@@ -1,10 +1,13 @@
-"""DICOM segmentations as labels of an image's slice: by segment, and by where each frame lies."""
+"""DICOM segmentations as labels of an image's slice, by segment and position of each frame.
+
+Indices are (row, column) or frames from 0; positions are in LPS mm.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +38,7 @@ from wsseg.imaging.scan import FileRef
 
 # Corners of a frame and a slice may lie this part of a pixel apart: above the rounding of decimal
 # strings, below what moves a label to another pixel.
-PLACE_TOLERANCE = 0.1
+_POSITION_TOLERANCE = 0.1
 
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
@@ -44,21 +47,31 @@ _SPACE_TAGS = tags_of(("FrameOfReferenceUID",))
 _REMEMBERED = 4  # segmentations that are parsed: their frames have a header each
 
 
+Indices = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+
 @dataclass(frozen=True)
 class SlicePosition:
-    """A slice of a DICOM image as stored. shape: rows and columns. frame: its number, from 1."""
+    """A slice of a DICOM image as stored, and the identifiers by which others refer to it.
+
+    shape: (rows, columns). space: FrameOfReferenceUID. series, instance: UIDs. frame_number: from
+    1, as DICOM counts frames.
+    """
 
     plane: Plane
     shape: tuple[int, int]
     space: str
     series: str
     instance: str
-    frame: int
+    frame_number: int
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """index: in the file. segment: 0 for a label map. sources: (instance, frames or None)."""
+    """index: in the file, from 0. segment: 0 for a label map.
+
+    sources: images that the frame was drawn on, as instance UID and frame numbers, none for all.
+    """
 
     index: int
     plane: Plane
@@ -68,9 +81,10 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Segmentation:
+    """texts: segment labels by number. series, instances: UIDs of the images it refers to."""
+
     source: str
     dataset: Dataset
-    kind: Literal["binary", "map"]
     shape: tuple[int, int]
     texts: dict[int, str]
     frames: tuple[_Frame, ...]
@@ -96,9 +110,9 @@ def _sop_class(path: Path, _version: Version) -> str:
 
 
 def slice_position(image: Path, slice_index: int, volume: int) -> SlicePosition:
-    """Where a slice of a DICOM image lies, and how it is called. Raises ReadError."""
-    place = dicom_volumes(image)[volume]
-    frame = place.frames[slice_index]
+    """The position and identifiers of a slice of a DICOM image. Raises ReadError."""
+    scan = dicom_volumes(image)[volume]
+    frame = scan.frames[slice_index]
     with silence_pydicom:
         header, _ = open_dicom(
             image,
@@ -109,7 +123,7 @@ def slice_position(image: Path, slice_index: int, volume: int) -> SlicePosition:
         frames = read_frames(header, frame_count(header), image.name, (frame,))
         return SlicePosition(
             frames.planes[0],
-            place.stored,
+            scan.stored,
             text(header, "FrameOfReferenceUID"),
             text(header, "SeriesInstanceUID"),
             text(header, "SOPInstanceUID"),
@@ -118,47 +132,49 @@ def slice_position(image: Path, slice_index: int, volume: int) -> SlicePosition:
 
 
 def segment_labels(
-    path: Path, place: SlicePosition, numbering: Numbering, *, background: int
+    path: Path, position: SlicePosition, numbering: Numbering, *, background: int
 ) -> Labels:
     """Class numbers (row, column) that a segmentation gives a slice, on its stored pixels.
 
     Without a map, segment k is class k. A slice of the images that the segmentation refers to has
     no frame where nothing was drawn on it. Raises ReadError where it refers to other images, its
-    pixels do not lie on the slice's, it holds probabilities, or one pixel belongs to two classes.
+    pixels do not lie on the slice's, it has probabilities, or one pixel belongs to two classes.
     """
-    found = _opened(path)
-    frames = list(_frames_on(found, place))
-    if not frames and not _refers_to(found, place):
-        raise ReadError(
-            "labels_elsewhere",
-            f"{found.source} was drawn on other images, and has no frame where this one lies: name "
-            "the segmentation of this image",
-        )
-    labels = np.zeros(place.shape, np.uint8)
+    segmentation = _parsed(path, version_of(path))
+    frames = list(_frames_on(segmentation, position))
+    if not frames:
+        sources = {uid for frame in segmentation.frames for uid, _ in frame.sources}
+        named = position.instance in segmentation.instances | sources
+        if not named and position.series not in segmentation.series:
+            raise ReadError(
+                "labels_elsewhere",
+                f"{segmentation.source} was drawn on other images, and has no frame where this one "
+                "lies: name the segmentation of this image",
+            )
+    labels = np.zeros(position.shape, np.uint8)
     for frame, indices in frames:
-        stored = _pixels(found, frame)[indices]
-        numbers = np.unique(stored[stored != 0])
-        for number in map(int, numbers):
-            segment = frame.segment or number
-            value = _class_of(segment, found, numbering, background)
-            inside = stored == number
-            if value and np.any((labels[inside] != 0) & (labels[inside] != value)):
+        stored = _pixels(segmentation, frame)[indices]
+        for value in map(int, np.unique(stored[stored != 0])):
+            segment = frame.segment or value
+            label = _class_of(segment, segmentation, numbering, background)
+            inside = stored == value
+            if label and np.any((labels[inside] != 0) & (labels[inside] != label)):
                 raise ReadError(
                     "overlap",
-                    f"{found.source} gives pixels to two classes, segment {segment} being one of "
-                    "them: correct the segments, or join them under [labels] in the settings",
+                    f"{segmentation.source} gives pixels to two classes, segment {segment} being "
+                    "one of them: correct the segments, or join them under [labels] in the "
+                    "settings",
                 )
-            if value:
-                labels[inside] = value
+            if label:
+                labels[inside] = label
     return labels
 
 
 def unnamed_segments(path: Path, numbering: Numbering) -> list[int]:
     """Numbers of the segments that a map does not name. Raises ReadError."""
-    found = _opened(path)
     return [
         number
-        for number, words in sorted(found.texts.items())
+        for number, words in sorted(_parsed(path, version_of(path)).texts.items())
         if numbering.class_of(_names(number, words), 0) is None
     ]
 
@@ -167,20 +183,19 @@ def _names(number: int, words: str) -> list[Label]:
     return [number, words] if words else [number]
 
 
-def _class_of(segment: int, found: _Segmentation, numbering: Numbering, background: int) -> int:
+def _class_of(
+    segment: int, segmentation: _Segmentation, numbering: Numbering, background: int
+) -> int:
     if numbering.stored:
-        names = _names(segment, found.texts.get(segment, ""))
+        names = _names(segment, segmentation.texts.get(segment, ""))
         return numbering.class_of(names, background) or 0
     if segment > WHITE:
         raise ReadError(
             "not_labels",
-            f"{found.source} has a segment {segment}: name it under [labels] in the settings",
+            f"{segmentation.source} has a segment {segment}: name it under [labels] in the "
+            "settings",
         )
     return segment
-
-
-def _opened(path: Path) -> _Segmentation:
-    return _parsed(path, version_of(path))
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -191,23 +206,22 @@ def _parsed(path: Path, _version: tuple[int, int]) -> _Segmentation:
         dataset = dcmread(stream)
         source = path.name
         is_map = text(dataset, "SOPClassUID") == _LABEL_MAP
-        how = "LABELMAP" if is_map else text(dataset, "SegmentationType")
-        if how not in ("BINARY", "LABELMAP"):
+        kind = "LABELMAP" if is_map else text(dataset, "SegmentationType")
+        if kind not in ("BINARY", "LABELMAP"):
             raise ReadError(
                 "not_labels",
-                f"{source} is a segmentation of type {how or 'unknown'}, which holds no classes: "
+                f"{source} is a segmentation of type {kind or 'unknown'}, which holds no classes: "
                 "save it as BINARY or LABELMAP",
             )
         return _Segmentation(
             source=source,
             dataset=dataset,
-            kind="map" if how == "LABELMAP" else "binary",
             shape=(integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0),
             texts={
                 integer(item, "SegmentNumber") or 0: text(item, "SegmentLabel")
                 for item in items(dataset, "SegmentSequence")
             },
-            frames=tuple(_frames(dataset, source, is_map=how == "LABELMAP")),
+            frames=tuple(_frames(dataset, source, is_map=kind == "LABELMAP")),
             space=text(dataset, "FrameOfReferenceUID"),
             series=frozenset(
                 text(item, "SeriesInstanceUID")
@@ -223,118 +237,104 @@ def _parsed(path: Path, _version: tuple[int, int]) -> _Segmentation:
 
 
 def _frames(dataset: Dataset, source: str, *, is_map: bool) -> Iterator[_Frame]:
-    count = frame_count(dataset)
-    planes = read_frames(dataset, count, source).planes
+    planes = read_frames(dataset, frame_count(dataset), source).planes
     groups = items(dataset, "PerFrameFunctionalGroupsSequence")
     shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     for index, plane in enumerate(planes):
         group = groups[index] if index < len(groups) else Dataset()
-        segment = 0 if is_map else _segment_of(group, shared, source)
-        sources = (
-            (
-                text(item, "ReferencedSOPInstanceUID"),
-                _frame_numbers(item),
-            )
+        segments = (
+            integer(item, "ReferencedSegmentNumber")
+            for holder in (group, shared)
+            for item in items(holder, "SegmentIdentificationSequence")
+        )
+        segment = 0 if is_map else next(filter(None, segments), None)
+        if segment is None:
+            raise ReadError("broken_header", f"{source} has frames of no segment: export it again")
+        sources = tuple(
+            (text(item, "ReferencedSOPInstanceUID"), _frame_numbers(item))
             for holder in (group, shared)
             for derivation in items(holder, "DerivationImageSequence")
             for item in items(derivation, "SourceImageSequence")
         )
-        yield _Frame(index, plane, segment, tuple(sources))
-
-
-def _segment_of(group: Dataset, shared: Dataset, source: str) -> int:
-    for holder in (group, shared):
-        for item in items(holder, "SegmentIdentificationSequence"):
-            number = integer(item, "ReferencedSegmentNumber")
-            if number:
-                return number
-    raise ReadError("broken_header", f"{source} has frames of no segment: export it again")
+        yield _Frame(index, plane, segment, sources)
 
 
 def _frame_numbers(item: Dataset) -> tuple[int, ...]:
-    """Frames of a source image, from 1; none where all are meant."""
-    found = value_of(item, "ReferencedFrameNumber")
-    several = found if isinstance(found, MultiValue) else [found]
-    return tuple(int(str(number)) for number in several if number is not None)
+    """ReferencedFrameNumber, from 1; none where all frames of the source are meant."""
+    value = value_of(item, "ReferencedFrameNumber")
+    values = value if isinstance(value, MultiValue) else [value]
+    return tuple(int(str(each)) for each in values if each is not None)
 
 
-def _refers_to(found: _Segmentation, place: SlicePosition) -> bool:
-    named = found.instances | {uid for frame in found.frames for uid, _ in frame.sources}
-    return place.instance in named or place.series in found.series
-
-
-Indices = tuple[NDArray[np.intp], NDArray[np.intp]]
-
-
-def _frames_on(found: _Segmentation, place: SlicePosition) -> Iterator[tuple[_Frame, Indices]]:
+def _frames_on(
+    segmentation: _Segmentation, position: SlicePosition
+) -> Iterator[tuple[_Frame, Indices]]:
     """The frames that lie on a slice, with the row and column in them of each of its pixels."""
-    placed = place.plane.position and place.plane.orientation and place.plane.pixel_mm
-    if placed and found.space and place.space and found.space != place.space:
+    placed = position.plane.placed and position.plane.pixel_mm
+    if placed and segmentation.space and position.space and segmentation.space != position.space:
         raise ReadError(
             "labels_elsewhere",
-            f"{found.source} and the image count millimetres from different places (frames of "
-            "reference): name the segmentation of this image",
+            f"{segmentation.source} and the image count millimetres from different places (frames "
+            "of reference): name the segmentation of this image",
         )
-    for frame in found.frames:
-        plane = frame.plane
-        if placed and plane.position and plane.orientation and plane.pixel_mm:
-            indices = _indices(found, frame, place)
+    for frame in segmentation.frames:
+        if placed and frame.plane.placed and frame.plane.pixel_mm:
+            indices = _indices(segmentation, frame, position)
             if indices is not None:
                 yield frame, indices
-        elif _derived(frame, place):
-            if found.shape != place.shape:
-                raise _off_grid(found, place)
-            rows, columns = np.indices(place.shape)
+        elif any(
+            uid == position.instance and (not numbers or position.frame_number in numbers)
+            for uid, numbers in frame.sources
+        ):
+            if segmentation.shape != position.shape:
+                raise _off_grid(segmentation, position)
+            rows, columns = np.indices(position.shape)
             yield frame, (rows, columns)
 
 
-def _derived(frame: _Frame, place: SlicePosition) -> bool:
-    return any(
-        uid == place.instance and (not numbers or place.frame in numbers)
-        for uid, numbers in frame.sources
-    )
-
-
-def _indices(found: _Segmentation, frame: _Frame, place: SlicePosition) -> Indices | None:
+def _indices(segmentation: _Segmentation, frame: _Frame, position: SlicePosition) -> Indices | None:
     """Where the slice's pixels are in a frame; None where the frame lies in another plane."""
-    rows, columns = place.shape
-    ends = np.array([(0, 0), (columns - 1, 0), (0, rows - 1)], np.float64)
-    corners = _placed(place.plane, ends)
+    rows, columns = position.shape
+    own = _axes(position.plane)
+    ends = np.array([(0, 0), (columns - 1, 0), (0, rows - 1)], np.float64)  # (column, row)
+    corners = (
+        own.origin + ends[:, :1] * own.across * own.size[1] + ends[:, 1:] * own.down * own.size[0]
+    )
     across, down, normal, origin, size = _axes(frame.plane)
     offsets = corners - origin
-    if np.abs(offsets @ normal).max() > PLACE_TOLERANCE * min(size):
+    if np.abs(offsets @ normal).max() > _POSITION_TOLERANCE * min(size):
         return None
     exact = np.stack([offsets @ down / size[0], offsets @ across / size[1]], axis=-1)
     nearest = np.rint(exact).astype(np.intp)
     first, right, below = nearest
     along, along_down = whole_step(right - first, columns), whole_step(below - first, rows)
-    near = np.abs(exact - nearest).max() <= PLACE_TOLERANCE
+    near = np.abs(exact - nearest).max() <= _POSITION_TOLERANCE
     last = right + below - first
     inside = (np.minimum(first, last) >= 0).all() and (
-        np.maximum(first, last) < np.array(found.shape)
+        np.maximum(first, last) < np.array(segmentation.shape)
     ).all()
     if along is None or along_down is None or not (near and inside):
-        raise _off_grid(found, place)
-    row, column = np.indices(place.shape)
+        raise _off_grid(segmentation, position)
+    row, column = np.indices(position.shape)
     return (
         first[0] + along[0] * column + along_down[0] * row,
         first[1] + along[1] * column + along_down[1] * row,
     )
 
 
-def whole_step(way: NDArray[np.intp], pixels: int) -> NDArray[np.intp] | None:
-    """From one pixel to the next, one voxel along one axis; None for other steps.
+def whole_step(distance: NDArray[np.intp], pixels: int) -> NDArray[np.intp] | None:
+    """The step from one pixel to the next: one voxel along one axis; None for other steps.
 
-    way: in voxels, from the first of so many pixels to the last.
+    distance: in voxels along each axis, from the first of so many pixels to the last.
     """
-    step = np.sign(way)
-    whole = np.array_equal(way, step * (pixels - 1))
+    step = np.sign(distance)
+    whole = np.array_equal(distance, step * (pixels - 1))
     return step if whole and np.count_nonzero(step) == min(1, pixels - 1) else None
 
 
 class _Axes(NamedTuple):
     """Unit vectors along rows and columns and across the plane, LPS mm of the first pixel, and
-    (row, column) distance of pixels."""
+    (row, column) distance of pixels in mm."""
 
     across: NDArray[np.float64]
     down: NDArray[np.float64]
@@ -352,50 +352,44 @@ def _axes(plane: Plane) -> _Axes:
     return _Axes(across, down, normal, np.array(plane.position), plane.pixel_mm)
 
 
-def _placed(plane: Plane, ends: NDArray[np.float64]) -> NDArray[np.float64]:
-    """LPS mm (n, 3) of pixels (n, 2), column before row."""
-    across, down, _, origin, size = _axes(plane)
-    return origin + ends[:, :1] * across * size[1] + ends[:, 1:] * down * size[0]
-
-
-def _off_grid(found: _Segmentation, place: SlicePosition) -> ReadError:
+def _off_grid(segmentation: _Segmentation, position: SlicePosition) -> ReadError:
     return ReadError(
         "labels_elsewhere",
-        f"{found.source} has frames of {found.shape} (rows, columns), whose pixels are not those "
-        f"of the image's {place.shape}: resample it to the image's grid",
+        f"{segmentation.source} has frames of {segmentation.shape} (rows, columns), whose pixels "
+        f"are not those of the image's {position.shape}: resample it to the image's grid",
     )
 
 
-def _pixels(found: _Segmentation, frame: _Frame) -> NDArray[np.integer[Any]]:
+def _pixels(segmentation: _Segmentation, frame: _Frame) -> NDArray[np.integer[Any]]:
     from pydicom.pixels.utils import pixel_array
 
-    dataset = found.dataset
+    dataset = segmentation.dataset
     packed = integer(dataset, "BitsAllocated") == 1
     if packed and not dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return _unpacked(found, frame.index)
+        return _unpacked(segmentation, frame.index)
     with silence_pydicom:
         stored = pixel_array(dataset, index=frame.index, raw=True)
-    if stored.shape != found.shape:
-        raise _damaged(found)
+    if stored.shape != segmentation.shape:
+        raise _damaged(segmentation)
     return stored
 
 
-def _unpacked(found: _Segmentation, index: int) -> NDArray[np.uint8]:
+def _unpacked(segmentation: _Segmentation, index: int) -> NDArray[np.uint8]:
     """A frame of bits, which follow those of the frame before within a byte (PS3.5, 8.1.1).
 
-    pydicom 3.0.2 takes a byte too few for some frames where only one is asked for.
+    pydicom 3.0.2 takes a byte too few for some frames where only one is requested.
     """
-    rows, columns = found.shape
+    rows, columns = segmentation.shape
     count = rows * columns
     first = index * count
     nbytes = (first + count + 7) // 8
-    content = found.dataset.PixelData[first // 8 : nbytes]
+    content = segmentation.dataset.PixelData[first // 8 : nbytes]
     bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
     frame = bits[first % 8 : first % 8 + count]
     if frame.size < count:
-        raise _damaged(found)
+        raise _damaged(segmentation)
     return frame.reshape(rows, columns)
 
 
-def _damaged(found: _Segmentation) -> ReadError:
-    return ReadError("broken_pixels", f"{found.source} is damaged: export it again")
+def _damaged(segmentation: _Segmentation) -> ReadError:
+    return ReadError("broken_pixels", f"{segmentation.source} is damaged: export it again")

@@ -1,4 +1,4 @@
-"""What a SOP class tells before anything is read: image, and of which sort, or why not."""
+"""SOP classes: which objects are images, of which kind, and why others are not read."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,9 +12,9 @@ ImageKind = Literal["tomographic", "projection", "unknown"]
 
 @dataclass(frozen=True)
 class NoImage:
-    """Why objects of a SOP class are not read: `reason` for machines, `description` for people.
+    """Why objects of a SOP class are not read: `reason` for programs, `description` for people.
 
-    Images that are not read have a `remedy`, objects that are no images to segment none.
+    Images that are not read have a `remedy`; objects that are not images to segment have none.
     """
 
     reason: str
@@ -22,7 +22,7 @@ class NoImage:
     remedy: str = ""
 
 
-# Slices of a body: they belong together and should know where they lie.
+# Slices of a body: they belong together, and their headers should state their positions.
 _TOMOGRAPHIC = frozenset(
     _STORAGE + suffix
     for suffix in (
@@ -47,7 +47,7 @@ _TOMOGRAPHIC = frozenset(
     )
 )
 
-# X-ray projections: a length in the header is one in the detector's plane unless it says more.
+# X-ray projections: a length in the header holds in the detector's plane unless it states more.
 _X_RAY = frozenset(
     _STORAGE + suffix
     for suffix in (
@@ -75,7 +75,7 @@ _CT = frozenset(_STORAGE + suffix for suffix in ("2", "2.1", "2.2"))
 _PET = frozenset(_STORAGE + suffix for suffix in ("128", "128.1", "130"))
 _MR_AND_NM = frozenset(_STORAGE + suffix for suffix in ("4", "4.1", "4.4", "5", "20"))
 _ULTRASOUND_VOLUME = _STORAGE + "6.2"
-# What the modality of a capture, or of an object of an unknown class, says of it.
+# What the modality of a capture, or of an object of an unknown class, implies.
 _X_RAY_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "RTIMAGE", "XA"})
 _MEASURING_MODALITIES = frozenset({"CT", "MR", "NM", "PT"})
 _NUCLEAR = frozenset(_STORAGE + suffix for suffix in ("5", "20"))
@@ -169,31 +169,29 @@ _NO_IMAGE_MODALITIES = {
 
 
 def no_image(sop_class: str, modality: str) -> NoImage | None:
-    """Why an object is not an image to segment; None if it is one, or may be."""
+    """Why an object is not an image to segment, or not read; None if it is one, or may be."""
     if sop_class in _TOMOGRAPHIC | _X_RAY | _PICTURES:
         return None
     if sop_class in _NO_IMAGES:
         return _NO_IMAGES[sop_class]
-    for family, found in _NO_IMAGE_FAMILIES.items():
-        if sop_class.startswith(family):
-            return found
-    return _NO_IMAGE_MODALITIES.get(modality)
+    families = (kind for family, kind in _NO_IMAGE_FAMILIES.items() if sop_class.startswith(family))
+    return next(families, _NO_IMAGE_MODALITIES.get(modality))
 
 
 def kind_of(sop_class: str) -> ImageKind:
-    """Slices of a body, pictures that stand for themselves, or a class unknown here."""
+    """Slices of a body, independent pictures (projections, captures), or an unknown class."""
     if sop_class in _TOMOGRAPHIC:
         return "tomographic"
     return "projection" if sop_class in _X_RAY | _PICTURES else "unknown"
 
 
 def is_nuclear(sop_class: str) -> bool:
-    """True for nuclear medicine, whose frames are told apart by vectors of numbers."""
+    """True for nuclear medicine, which describes its frames by vectors of numbers."""
     return sop_class in _NUCLEAR
 
 
 def is_planar(sop_class: str, image_type: str) -> bool:
-    """True where pictures stand for themselves, not for slices of a body.
+    """True for independent pictures, which are not slices of a body.
 
     Projections, captures, visible light, and views of nuclear medicine that were not
     reconstructed, by the third value of ImageType (PS3.3 C.8.4.9.1.1).
@@ -204,9 +202,9 @@ def is_planar(sop_class: str, image_type: str) -> bool:
 
 
 def has_pixels(sop_class: str) -> bool:
-    """Whether an object of the class has pixels when it is whole, as far as can be told.
+    """Whether a complete object of the class has pixels, as far as its name shows.
 
-    A class that was cut itself, or is none, may have been an image's.
+    A UID that is truncated itself, or unknown, may be that of an image.
     """
     if kind_of(sop_class) != "unknown":
         return True
@@ -227,7 +225,7 @@ def often_annotated(sop_class: str) -> bool:
 
 
 def stores_ct(sop_class: str) -> bool:
-    """True for the classes of CT images, which are in Hounsfield units unless they say other."""
+    """True for the classes of CT images: Hounsfield units, unless the image states another."""
     return sop_class in _CT
 
 
@@ -241,8 +239,8 @@ def is_pet(sop_class: str, modality: str) -> bool:
     return sop_class in _PET or modality == "PT"
 
 
-def measures(sop_class: str, modality: str) -> bool:
-    """True where pixel values are a measured quantity; elsewhere they are made to be looked at.
+def is_measured(sop_class: str, modality: str) -> bool:
+    """True where pixel values are a measured quantity, not made to be looked at.
 
     CT, MR, PET and nuclear medicine, by their class, and by modality where the class is unknown.
     """
