@@ -11,10 +11,9 @@ import zipfile
 
 import pytest
 
+from wsseg.imaging import Failure, FileRef
 from wsseg.imaging import archive as archive_module
 from wsseg.imaging.archive import Budget, unpack_gzip, unpack_tar, unpack_zip
-from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import FileRef
 
 
 def packed(path, members, compression=zipfile.ZIP_DEFLATED):

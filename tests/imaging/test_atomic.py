@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.files import atomic, atomic_folder
+from wsseg.imaging import atomic, atomic_folder
 
 
 class StopError(Exception):

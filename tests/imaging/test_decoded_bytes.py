@@ -8,9 +8,7 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from wsseg.imaging.discovery import find
-from wsseg.imaging.reading import read
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging import ScanRef, find, read
 
 
 def refs(path: Path, scratch: Path) -> list[ScanRef]:

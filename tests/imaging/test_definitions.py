@@ -6,17 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from wsseg.imaging.definitions import (
+from wsseg.imaging import (
     PixelCounts,
     RatioDefinition,
     area_ratios,
     denominator_of,
     dice,
     iou,
-    known,
     mask_iou,
-    quotient,
 )
+from wsseg.imaging.definitions import known, quotient
 
 CLASSES = ("organ", "tumour")
 RATIOS = (

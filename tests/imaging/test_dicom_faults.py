@@ -23,11 +23,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from wsseg.imaging import Failure, FileRef, ReadError, ScanRef
 from wsseg.imaging.dicom import decoder as dicom_decode
 from wsseg.imaging.dicom import file as dicom_file
 from wsseg.imaging.dicom import read_dicom, read_headers, silence_pydicom
-from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.scan import FileRef, ScanRef
 
 CANARIES = ("Canary", "CANARY-1")
 

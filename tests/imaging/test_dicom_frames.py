@@ -9,10 +9,8 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
+from wsseg.imaging import Failure, FileRef, ScanRef, find
 from wsseg.imaging.dicom import read_dicom
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import FileRef, ScanRef
 
 AXIAL = [1, 0, 0, 0, 1, 0]
 

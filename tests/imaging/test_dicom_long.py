@@ -19,13 +19,12 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
+from wsseg.imaging import FileRef, ReadError, ScanRef, read_slice
 from wsseg.imaging import scan as planes
 from wsseg.imaging.dicom import object as dicom_object
 from wsseg.imaging.dicom import read_dicom
 from wsseg.imaging.dicom import reader as dicom_read
-from wsseg.imaging.errors import ReadError
-from wsseg.imaging.reading import read_slice
-from wsseg.imaging.scan import FileRef, Planes, ScanRef
+from wsseg.imaging.scan import Planes
 
 FRAMES = 7
 

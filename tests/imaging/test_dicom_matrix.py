@@ -5,10 +5,8 @@ import math
 import numpy as np
 from pydicom.uid import BreastTomosynthesisImageStorage
 
+from wsseg.imaging import Failure, ScanRef, find
 from wsseg.imaging.dicom import read_dicom
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import ScanRef
 
 SLICES = 12
 STEP_MM = 2.0

@@ -7,10 +7,16 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ImplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
 
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.reading import read, read_slice, slice_count, slice_shape
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging import (
+    Failure,
+    ReadError,
+    ScanRef,
+    find,
+    read,
+    read_slice,
+    slice_count,
+    slice_shape,
+)
 
 TILE = (6, 8)
 TYPE = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]

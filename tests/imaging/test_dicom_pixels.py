@@ -17,9 +17,8 @@ from pydicom.uid import (
     VLPhotographicImageStorage,
 )
 
+from wsseg.imaging import FileRef, ScanRef, read_slice
 from wsseg.imaging.dicom import read_dicom
-from wsseg.imaging.reading import read_slice
-from wsseg.imaging.scan import FileRef, ScanRef
 
 RADIOGRAPH = {"SOPClassUID": ComputedRadiographyImageStorage, "Modality": "CR"}
 

@@ -3,11 +3,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from wsseg.imaging import Failure, ReadError, ScanRef, find
 from wsseg.imaging.dicom import read_dicom
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.orientation import as_stored
-from wsseg.imaging.scan import ScanRef
 
 SLICES = 12
 STEP_MM = 2.0

@@ -5,8 +5,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
+from wsseg.imaging import FileRef, ScanRef
 from wsseg.imaging.dicom import read_dicom
-from wsseg.imaging.scan import FileRef, ScanRef
 
 
 def shipped(name):

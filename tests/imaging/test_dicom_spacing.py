@@ -7,8 +7,8 @@ from pydicom.uid import (
     UltrasoundImageStorage,
 )
 
+from wsseg.imaging import FileRef, ScanRef
 from wsseg.imaging.dicom import read_dicom
-from wsseg.imaging.scan import FileRef, ScanRef
 
 
 def ultrasound_region(**changes):

@@ -16,11 +16,8 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
+from wsseg.imaging import Failure, FileRef, ReadError, ScanRef, find, read_slice
 from wsseg.imaging.dicom import read_dicom, read_headers, syntax_name, undecoded
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.reading import read_slice
-from wsseg.imaging.scan import FileRef, ScanRef
 
 DICOM = "1.2.840.10008.1.2."
 RAMP = np.arange(256, dtype=np.uint16).reshape(16, 16)

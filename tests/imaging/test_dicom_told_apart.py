@@ -5,12 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from wsseg.imaging import Failure, ReadError, ScanRef, find, read, safe_name, write_labels
 from wsseg.imaging.dicom import read_dicom
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.label_maps import safe_name, write_labels
-from wsseg.imaging.reading import read
-from wsseg.imaging.scan import ScanRef
 
 AIR = np.zeros((16, 16), np.int16)
 

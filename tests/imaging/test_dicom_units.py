@@ -21,10 +21,8 @@ from pydicom.uid import (
     UltrasoundImageStorage,
 )
 
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import FileRef, ScanRef, Window, read_slice
 from wsseg.imaging.dicom import read_dicom
-from wsseg.imaging.reading import read_slice
-from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.serve.inspection import skip_empty
 
 

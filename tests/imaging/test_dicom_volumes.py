@@ -13,9 +13,7 @@ from pydicom.uid import (
     XRay3DAngiographicImageStorage,
 )
 
-from wsseg.imaging.discovery import find
-from wsseg.imaging.reading import read, read_grid, read_slice, slice_count, slice_shape
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging import ScanRef, find, read, read_grid, read_slice, slice_count, slice_shape
 
 UNPLACED = dict.fromkeys(("ImagePositionPatient", "ImageOrientationPatient"))
 CORONAL = [1, 0, 0, 0, 0, -1]

@@ -3,13 +3,8 @@
 import numpy as np
 import pytest
 
-from wsseg.imaging.definitions import (
-    CLASS_COLOURS,
-    Window,
-    class_colour,
-    grey_values,
-    label_colours,
-)
+from wsseg.imaging import Window, class_colour, grey_values, label_colours
+from wsseg.imaging.definitions import CLASS_COLOURS
 
 WINDOW = Window(low=0, high=200)
 

@@ -11,10 +11,7 @@ from nibabel.nifti1 import Nifti1Image
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage
 
-from wsseg.imaging.discovery import find
-from wsseg.imaging.label_maps import write_labels
-from wsseg.imaging.reading import read, read_grid, read_slice
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging import ScanRef, find, read, read_grid, read_slice, write_labels
 
 RAS_TO_LPS = np.diag([-1.0, -1, 1, 1])
 # A body of 6 x 5 x 4 voxels along the patient's left, back and head, none of its edges equal.

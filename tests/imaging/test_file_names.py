@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.files import name_key, named_file
+from wsseg.imaging import named_file
+from wsseg.imaging.files import name_key
 
 COMPOSED, APART = (unicodedata.normalize(form, "Ménière") for form in ("NFC", "NFD"))
 

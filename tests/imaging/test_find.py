@@ -24,11 +24,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure, WssegError
-from wsseg.imaging.label_maps import safe_name
-from wsseg.imaging.reading import read
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging import Failure, ScanRef, WssegError, find, read, safe_name
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.imaging.label_maps import safe_name
-from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
+from wsseg.imaging import FileRef, Geometry, Scan, ScanRef, SliceId, safe_name
 
 
 def named(kind, source, *, uid="", part=0, volume=None, slices=1, ending=""):

@@ -13,11 +13,18 @@ from nibabel.nifti2 import Nifti2Image
 from nibabel.testing import data_path as nibabel_data
 from PIL import Image
 
-from wsseg.imaging.errors import ReadError
-from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging import (
+    FileRef,
+    Geometry,
+    ReadError,
+    Scan,
+    ScanRef,
+    SliceId,
+    read_volume,
+    volume_refs,
+    write_labels,
+)
 from wsseg.imaging.pictures import read_picture
-from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
-from wsseg.imaging.volumes import read_volume, volume_refs
 
 RAS_TO_LPS = np.diag([-1, -1, 1, 1])
 SHAPE = (4, 5, 3)

@@ -8,8 +8,7 @@ from threading import Barrier
 
 import pytest
 
-from wsseg.imaging.errors import WssegError
-from wsseg.imaging.files import lock_output
+from wsseg.imaging import WssegError, lock_output
 
 HOLDER = """
 import sys

@@ -11,11 +11,8 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
 from nibabel.nifti2 import Nifti2Image
 from nibabel.testing import data_path as nibabel_data
 
-from wsseg.imaging.errors import ReadError
-from wsseg.imaging.label_maps import write_labels
-from wsseg.imaging.scan import FileRef
+from wsseg.imaging import FileRef, ReadError, read_volume, volume_refs, write_labels
 from wsseg.imaging.volume_header import NoImageError
-from wsseg.imaging.volumes import read_volume, volume_refs
 
 AFFINE = np.diag([-0.5, -0.8, 3.0, 1.0])  # axial, already in display order
 VOXELS = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3)

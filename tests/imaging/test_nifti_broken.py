@@ -7,10 +7,7 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Header, Nifti1Image, Nifti1Pair
 
-from wsseg.imaging import volume_header
-from wsseg.imaging.errors import ReadError
-from wsseg.imaging.scan import FileRef
-from wsseg.imaging.volumes import read_volume, volume_refs
+from wsseg.imaging import FileRef, ReadError, read_volume, volume_header, volume_refs
 
 AFFINE = np.diag([-0.5, -0.8, 3.0, 1.0])
 VOXELS = np.arange(4 * 5 * 3, dtype=np.int16).reshape(4, 5, 3)

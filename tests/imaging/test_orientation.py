@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wsseg.imaging import Reorientation
 from wsseg.imaging.orientation import (
     RAS_TO_LPS,
     display_reorientation,
@@ -15,7 +16,6 @@ from wsseg.imaging.orientation import (
     lps_geometry,
     skew_flags,
 )
-from wsseg.imaging.scan import Reorientation
 
 SPACING = np.diag([0.5, 0.8, 3.0])
 AXIS_ALIGNED = [

@@ -11,13 +11,18 @@ import pytest
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
+from wsseg.imaging import (
+    FileRef,
+    ReadError,
+    ScanRef,
+    read_label_slice,
+    read_slice,
+    slice_shape,
+    volume_header,
+    volume_refs,
+)
 from wsseg.imaging import pictures as picture_module
-from wsseg.imaging import volume_header
-from wsseg.imaging.errors import ReadError
 from wsseg.imaging.pictures import read_picture
-from wsseg.imaging.reading import read_label_slice, read_slice, slice_shape
-from wsseg.imaging.scan import FileRef, ScanRef
-from wsseg.imaging.volumes import volume_refs
 
 GREY = np.arange(20, dtype=np.uint8).reshape(4, 5) * 10
 COLOUR = np.stack([GREY, GREY + 5, GREY + 9], axis=-1)

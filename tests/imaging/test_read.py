@@ -13,12 +13,18 @@ from nibabel.freesurfer.mghformat import MGHImage
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 
+from wsseg.imaging import (
+    FileRef,
+    Geometry,
+    ReadError,
+    Scan,
+    ScanRef,
+    SliceId,
+    find,
+    read,
+    write_labels,
+)
 from wsseg.imaging import reading as read_module
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import ReadError
-from wsseg.imaging.label_maps import write_labels
-from wsseg.imaging.reading import read
-from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 
 REF = ScanRef("picture", (FileRef(Path("x"), "folder/a.png"),))
 DAMAGE = 300

@@ -15,10 +15,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from wsseg.imaging.errors import ReadError
-from wsseg.imaging.label_maps import label_grid_difference, read_labels_for
-from wsseg.imaging.label_values import PLAIN, numbering
-from wsseg.imaging.reading import read_grid
+from wsseg.imaging import ReadError, label_grid_difference, numbering, read_grid, read_labels_for
+from wsseg.imaging.label_values import PLAIN
 
 SIZE = 16
 HEIGHTS = (0.0, 2.0, 4.0)

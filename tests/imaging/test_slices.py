@@ -15,20 +15,19 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import RTDoseStorage
 
-from wsseg.imaging.archive import KEPT
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import ReadError
-from wsseg.imaging.label_maps import write_labels
-from wsseg.imaging.reading import (
-    grid_difference,
-    pixel_mm2,
+from wsseg.imaging import (
+    ReadError,
+    ScanRef,
+    find,
     read,
     read_label_slice,
     read_slice,
     slice_count,
     slice_shape,
+    write_labels,
 )
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.archive import KEPT
+from wsseg.imaging.reading import grid_difference, pixel_mm2
 
 # Sagittal, stored feet to head and back to front: display order turns every axis.
 AFFINE = np.array([[0, 0, -3, 5], [0.5, 0, 0, 6], [0, 0.8, 0, 7], [0, 0, 0, 1.0]])

@@ -7,8 +7,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from wsseg.imaging.errors import WssegError
-from wsseg.imaging.tables import TableError, TableOptions, TextTable, read_table
+from wsseg.imaging import TableError, TableOptions, TextTable, WssegError, read_table
 
 KNOWN = frozenset({"image", "ratio", "mark_kind"})
 

@@ -7,10 +7,17 @@ import pytest
 import tifffile
 from PIL import Image
 
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.reading import read, read_label_slice, read_slice, slice_count, slice_shape
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging import (
+    Failure,
+    ReadError,
+    ScanRef,
+    find,
+    read,
+    read_label_slice,
+    read_slice,
+    slice_count,
+    slice_shape,
+)
 
 RANDOM = np.random.default_rng(2)
 GREY = RANDOM.integers(0, 256, (40, 56), np.uint8)

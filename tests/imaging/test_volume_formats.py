@@ -15,19 +15,22 @@ from nibabel.freesurfer.mghformat import MGHImage
 from nibabel.nifti1 import Nifti1Image
 from nibabel.spm99analyze import Spm99AnalyzeImage
 
-from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import Failure, ReadError
-from wsseg.imaging.label_maps import label_grid_difference, read_labels_for, write_labels
-from wsseg.imaging.reading import (
-    grid_difference,
+from wsseg.imaging import (
+    Failure,
+    ReadError,
+    Scan,
+    ScanRef,
+    find,
+    label_grid_difference,
     read,
     read_label_slice,
+    read_labels_for,
     read_slice,
     slice_count,
     slice_shape,
-    stored_as,
+    write_labels,
 )
-from wsseg.imaging.scan import Scan, ScanRef
+from wsseg.imaging.reading import grid_difference, stored_as
 
 VOXELS = np.arange(60, dtype=np.int16).reshape(4, 5, 3)
 LENGTHS = np.diag([0.5, 0.8, 3.0])
