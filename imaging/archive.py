@@ -1,4 +1,4 @@
-"""Files that gzip packed, unpacked for readers that come again for another slice."""
+"""Archives and gzip files, unpacked under new names; members that could do harm are refused."""
 
 import errno
 import gzip
@@ -20,17 +20,15 @@ from typing import IO, Any, Literal
 from wsseg.imaging.errors import Failure, ReadError, no_space
 from wsseg.imaging.files import version_of
 from wsseg.imaging.scan import FileRef
-from wsseg.imaging.volume_header import GZIP_MAGIC
-
-# Archives: members are unpacked under names of our own, and hostile ones are refused.
+from wsseg.imaging.volume_header import file_packing, open_unpacked
 
 MAX_INFLATED_BYTES = 4 * 2**30
 MAX_ENTRIES = 100_000
-# Deflate reaches 1032:1 on zeros, scans rarely 10:1. Small members are never judged by ratio: an
+# Deflate reaches 1032:1 on zeros, scans rarely 10:1. The ratio of small members is not checked: an
 # empty label map of a whole CT compresses a thousandfold and is harmless.
 MAX_RATIO = 200
 RATIO_FLOOR_BYTES = 64 * 2**20
-# What a tar archive may spend on the headers of one member: long names take a few KB.
+# Most bytes of the headers of one member of a tar archive: long names take a few KB.
 TAR_HEADER_BYTES = 2**20
 
 _SUFFIX = re.compile(r"(\.nii|\.img|\.hdr|\.seg)?\.[A-Za-z0-9]{1,8}$", re.IGNORECASE)
@@ -49,7 +47,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A member as the archive's directory tells of it, before any byte is unpacked."""
+    """A member as the archive's directory describes it, before any byte is unpacked."""
 
     name: str
     size: int
@@ -59,7 +57,7 @@ class _Entry:
 
 
 class _TooMuchError(Exception):
-    """A stream gave more than it was allowed to."""
+    """A stream yielded more bytes than allowed."""
 
 
 def unpack_zip(archive: FileRef, scratch: Path, budget: Budget) -> Iterator[FileRef | Failure]:
@@ -76,7 +74,7 @@ def unpack_zip(archive: FileRef, scratch: Path, budget: Budget) -> Iterator[File
 def unpack_tar(archive: FileRef, scratch: Path, budget: Budget) -> Iterator[FileRef | Failure]:
     """Unpack a tar archive, gzip-compressed or not, as `unpack_zip` does a zip archive.
 
-    It has no directory and is read once through: what comes after damage is lost, and told.
+    It has no directory and is read once through: members after damage are lost, and reported.
     """
     yield from _unpacked(_tar_members, archive, scratch, budget)
 
@@ -86,21 +84,21 @@ def unpack_gzip(packed: FileRef, scratch: Path, budget: Budget) -> Iterator[File
     yield from _unpacked(_gzip_member, packed, scratch, budget)
 
 
-_Members = Callable[[FileRef, Path, Budget], Iterator[FileRef | Failure]]
-
-
 def _unpacked(
-    members: _Members, archive: FileRef, scratch: Path, budget: Budget
+    members: Callable[[FileRef, Path, Budget], Iterator[FileRef | Failure]],
+    archive: FileRef,
+    scratch: Path,
+    budget: Budget,
 ) -> Iterator[FileRef | Failure]:
-    found: list[FileRef | Failure] = []
+    results: list[FileRef | Failure] = []
     try:
         scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=scratch, prefix="unpacked-"))
         for member in members(archive, folder, budget):
-            found.append(member)  # noqa: PERF402  what was unpacked before an error counts
+            results.append(member)  # noqa: PERF402  what was unpacked before an error counts
     except Exception as error:  # the libraries raise many kinds on damage; none may stop a run
-        found.append(_damaged(archive.source, error))
-    yield from found
+        results.append(_damaged(archive.source, error))
+    yield from results
 
 
 def _zip_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
@@ -109,7 +107,7 @@ def _zip_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[Fil
         if len(members) > MAX_ENTRIES:
             yield _too_many(archive.source)
             return
-        places = _Places(folder)
+        paths = _NewPaths(folder)
         for member in members:
             kind = stat.S_IFMT(member.external_attr >> 16)
             entry = _Entry(
@@ -125,24 +123,23 @@ def _zip_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[Fil
                 continue
             budget.left -= entry.size
             # zipfile never yields more bytes than the directory promised, and checks the sum.
-            yield _extract(partial(opened.open, member), FileRef(places.new(entry.name), shown))
+            yield _extract(partial(opened.open, member), FileRef(paths.new(entry.name), shown))
 
 
 def _tar_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
-    with archive.path.open("rb") as file:
-        packed = file.read(2) == GZIP_MAGIC
+    packed = file_packing(archive.path) == "file"
     packed_size = archive.path.stat().st_size
-    places = _Places(folder)
-    with gzip.open(archive.path) if packed else archive.path.open("rb") as plain:
+    paths = _NewPaths(folder)
+    with open_unpacked(archive.path) as plain:
         stream = _Metered(plain)
-        count, passed_over = 0, 0
+        count, skipped = 0, 0
         with tarfile.open(fileobj=stream, mode="r|") as opened:
             while True:
-                stream.left = TAR_HEADER_BYTES + passed_over
+                stream.left = TAR_HEADER_BYTES + skipped
                 member = opened.next()
                 if member is None:
                     return
-                passed_over = member.size
+                skipped = member.size
                 count += 1
                 if count > MAX_ENTRIES:
                     yield _too_many(archive.source)
@@ -161,7 +158,7 @@ def _tar_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[Fil
                 budget.left -= entry.size
                 stream.left = TAR_HEADER_BYTES + member.size
                 found = _extract(
-                    partial(_tar_content, opened, member), FileRef(places.new(name), shown)
+                    partial(_tar_content, opened, member), FileRef(paths.new(name), shown)
                 )
                 yield found
                 if isinstance(found, Failure):
@@ -177,17 +174,17 @@ def _tar_content(opened: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 def _gzip_member(packed: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
     most = min(budget.left, max(RATIO_FLOOR_BYTES, MAX_RATIO * packed.path.stat().st_size))
-    path = _Places(folder).new(_GZIP_SUFFIX.sub("", packed.source))
+    path = _NewPaths(folder).new(_GZIP_SUFFIX.sub("", packed.source))
     with gzip.open(packed.path) as stream:
         content = io.BufferedReader(_Metered(stream, most))
-        found = _extract(lambda: content, FileRef(path, packed.source))
-    if isinstance(found, FileRef):
+        result = _extract(lambda: content, FileRef(path, packed.source))
+    if isinstance(result, FileRef):
         budget.left -= path.stat().st_size
-    yield found
+    yield result
 
 
 class _Metered(io.RawIOBase):
-    """A stream that gives `left` bytes and raises when more are there."""
+    """A stream that yields `left` bytes and raises if there are more."""
 
     def __init__(
         self, stream: io.BufferedReader | gzip.GzipFile, left: int = TAR_HEADER_BYTES
@@ -218,11 +215,13 @@ def _too_many(source: str) -> Failure:
 
 
 def _refusal(entry: _Entry, shown: str, budget: Budget) -> Failure | None:
-    """Why a member must not be unpacked, judged by its directory entry alone."""
+    """Why a member must not be unpacked, by its directory entry alone."""
     large = entry.size > RATIO_FLOOR_BYTES
+    # The archive may be of either system, so both readings of its separators must be safe.
+    readings = (PurePosixPath(entry.name), PureWindowsPath(entry.name))
     rules = (
         (
-            _escapes(entry.name),
+            any(path.anchor or ".." in path.parts for path in readings),
             "unsafe_path",
             "its path leaves the archive: unpack it yourself if you trust it",
         ),
@@ -245,15 +244,7 @@ def _refusal(entry: _Entry, shown: str, budget: Budget) -> Failure | None:
     return None
 
 
-def _escapes(name: str) -> bool:
-    # The archive may come from either world, so both readings of its separators must be safe.
-    return any(
-        path.is_absolute() or path.anchor != "" or ".." in path.parts
-        for path in (PurePosixPath(name), PureWindowsPath(name))
-    )
-
-
-class _Places:
+class _NewPaths:
     """New paths in a folder; members of one stem share a number, repeated ones do not."""
 
     def __init__(self, folder: Path) -> None:
@@ -261,8 +252,8 @@ class _Places:
         self._numbers: dict[str, int] = {}
 
     def new(self, name: str) -> Path:
-        found = _SUFFIX.search(name)
-        suffix = found.group() if found else ""
+        match = _SUFFIX.search(name)
+        suffix = match.group() if match else ""
         stem = name.removesuffix(suffix)
         numbers = self._numbers
         path = self._folder / f"{numbers.setdefault(stem, len(numbers)):06d}{suffix}"
@@ -299,30 +290,30 @@ def _damaged(shown: str, error: Exception) -> Failure:
     )
 
 
-# Tables go through the slices of one file after the other.
 KEPT = 4
+"""Unpacked files that are kept: a table names the slices of one file after the other."""
 
 
 def unpacked(path: Path) -> Path:
     """A copy of what a gzip file holds, in the folder for temporary files, under its own name.
 
     The last few are kept while the process runs. Raises ReadError for a file that cannot be
-    unpacked, or that would grow beyond all measure.
+    unpacked, or that grows beyond the limits of archives.
     """
-    return _unpacked_gzip(path, (os.getpid(), *version_of(path))).path
+    return _copy(path, (os.getpid(), *version_of(path))).path
 
 
 class _Copy:
-    """A folder with one file, removed when nothing asks for it any more."""
+    """A folder with one file, removed when nothing uses it any more."""
 
     def __init__(self, packed: Path) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="wsseg-"))
-        # A forked process inherits this object, and must not remove what its parent reads.
+        # A forked process inherits this object, and must not remove the file that its parent reads.
         weakref.finalize(self, _remove, self._folder, os.getpid())
-        (found,) = unpack_gzip(FileRef(packed, packed.name), self._folder, Budget())
-        if isinstance(found, Failure):
-            raise ReadError(found.reason, found.message)
-        self.path = found.path.rename(self._folder / packed.name.removesuffix(packed.suffix))
+        (file,) = unpack_gzip(FileRef(packed, packed.name), self._folder, Budget())
+        if isinstance(file, Failure):
+            raise ReadError(file.reason, file.message)
+        self.path = file.path.rename(self._folder / packed.name.removesuffix(packed.suffix))
 
 
 def _remove(folder: Path, owner: int) -> None:
@@ -331,5 +322,5 @@ def _remove(folder: Path, owner: int) -> None:
 
 
 @lru_cache(maxsize=KEPT)
-def _unpacked_gzip(path: Path, _key: tuple[int, int, int]) -> _Copy:
+def _copy(path: Path, _key: tuple[int, int, int]) -> _Copy:
     return _Copy(path)

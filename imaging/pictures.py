@@ -1,5 +1,6 @@
-"""Pictures: TIFF, PNG, JPEG, BMP, GIF, WebP, PNM, JPEG 2000; most know no millimetres."""
+"""Pictures: TIFF, PNG, JPEG, BMP, GIF, WebP, PNM, JPEG 2000; most state no millimetres."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,12 @@ from wsseg.imaging.picture_page import ORIENTED, SIDEWAYS, UPRIGHT, WHITE, Page,
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 from wsseg.imaging.tiff import MAGICS, open_tiff
 
-# The pixels of one-page pictures as stored, where Pillow alone would cut or scale them.
+# Formats that hold pixels and nothing to run: no EPS, which would start an interpreter.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
+KNOWN = ("TIFF", *FORMATS)
+MAX_STACK_VALUES = 2**30  # of all pages and channels together: 4 GiB of float32
+
+_ONE_CHANNEL = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
 _SEPARATOR = rb"(?:\s|#[^\r\n]*[\r\n])+"
 # Netpbm's grey and colour maps, plain and packed: width, height and the value of white.
@@ -27,7 +33,6 @@ _PNM_HEAD_BYTES = 4096
 _PNM_COLOURS, _PNM_PLAIN = (b"3", b"6"), (b"2", b"3")
 _SIZE_MARKER, _CODING_MARKER = b"\xff\x51", b"\xff\x52"
 _J2K_HEAD_BYTES = 1 << 16
-_IRREVERSIBLE = 0
 # Markers that begin a frame of JPEG (ITU T.81, table B.1), and of JPEG-LS.
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _LOSSLESS = {0xC3: "a lossless JPEG", 0xC7: "a lossless JPEG", 0xF7: "a JPEG-LS picture"}
@@ -36,17 +41,159 @@ _JPEG_HEAD_BYTES = 1 << 18
 _SPREAD = {"L;2": 85, "L;4": 17}
 
 
+def picture_refs(file: FileRef) -> tuple[ScanRef, ...]:
+    """The scans in a picture file, one per time of a TIFF hyperstack, by its header only.
+
+    Errors in a file are reported when it is read.
+    """
+    try:
+        with translate_errors(file.source), open_picture(file.path, file.source) as picture:
+            values = picture.shape[0] * picture.shape[1] * picture.slices
+            size = values * (3 if picture.colour else 1) * 4
+            times = range(picture.volumes) if picture.volumes > 1 else (None,)
+    except ReadError:
+        return (ScanRef("picture", (file,)),)
+    return tuple(ScanRef("picture", (file,), volume=time, decoded_bytes=size) for time in times)
+
+
+def read_picture(ref: ScanRef) -> Scan:
+    """Read a picture as one slice, or a TIFF of several pages as that many; as it is shown.
+
+    Grey values keep the file's own units (0..255, 0..65535, signed or fractional); grey of fewer
+    bits than a byte becomes 0..255; colour becomes RGB 0..255 (slice, row, column, 3), or grey
+    where its three channels are equal. An orientation tag is applied. Raises ReadError.
+    """
+    file = ref.files[0]
+    with translate_errors(file.source), open_picture(file.path, file.source) as picture:
+        flags = (*ref.flags, *picture.flags)
+        rows, columns = picture.shape
+        shape = (picture.slices, rows, columns, *((3,) if picture.colour else ()))
+        if math.prod(shape) > MAX_STACK_VALUES:
+            kind = "colour" if picture.colour else "grey"
+            what = f"{picture.slices} pages of {rows} x {columns} {kind} pixels"
+            raise ReadError("too_large", f"{file.source} has {what}: split it or make it smaller")
+        pixels = np.empty(shape, np.float32)
+        for index in range(picture.slices):
+            page = picture.page(index, ref.volume or 0).shown()
+            pixels[index] = page[..., np.newaxis] if page.ndim < pixels.ndim - 1 else page
+        pixels = grey_if_equal(pixels, axes=3)
+        if fill_nonfinite(pixels, file.source):
+            flags = (*flags, "NONFINITE")
+        slices = (SliceId(file.source, frame=ref.volume),) * len(pixels)
+        return Scan(pixels, picture_geometry(picture), slices, ref, flags=flags)
+
+
+@contextmanager
+def open_picture(path: Path, source: str) -> Iterator[Picture]:
+    """Open a picture by its content, not its suffix; no pixel is decoded yet.
+
+    Raises ReadError for more pixels than Pillow holds to be safe, and for TIFFs of more than
+    pictures, see `open_tiff`.
+    """
+    with open_file(path, buffering=0) as stream:
+        is_tiff = stream.read(4) in MAGICS
+    with silence_pydicom:
+        if is_tiff:
+            with open_tiff(path, source) as tiff:
+                yield tiff
+        else:
+            with _opened(path, source) as image:
+                yield _picture(image, path)
+
+
+def _picture(image: Image.Image, path: Path) -> Picture:
+    orientation = _orientation(image, path)
+    size = (image.height, image.width)
+    rules = {
+        "ALPHA_DROPPED": image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info,
+        "FIRST_FRAME": getattr(image, "n_frames", 1) > 1,
+        "SCALED_TO_8_BIT": is_reduced(image, path),
+        ORIENTED: orientation != UPRIGHT,
+    }
+
+    def page(_slice: int, _volume: int) -> Page:
+        return decoded_page(image, path).turned(orientation)
+
+    return Picture(
+        shape=size[::-1] if orientation in SIDEWAYS else size,
+        colour=image.mode not in _ONE_CHANNEL and not is_deep_grey(image),
+        flags=tuple(flag for flag, true in rules.items() if true),
+        lossy=is_lossy(image, path),
+        page=page,
+    )
+
+
+@contextmanager
+def _opened(path: Path, source: str) -> Iterator[Image.Image]:
+    too_large = ReadError(
+        "too_large",
+        f"{source} has more than {Image.MAX_IMAGE_PIXELS} pixels: crop it or make it smaller",
+    )
+    with open_file(path) as stream:
+        try:
+            image = Image.open(stream, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise too_large from error
+        except UnidentifiedImageError as error:
+            known = ", ".join(KNOWN)
+            if jpeg := unread_jpeg(path):
+                raise ReadError(
+                    "compression", f"{source} is {jpeg}, which is not read: save it as PNG or TIFF"
+                ) from error
+            raise ReadError(
+                "not_a_picture", f"{source} is not one of {known}, or is truncated: convert it"
+            ) from error
+        with image:
+            # Pillow itself only warns between its limit and twice that.
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_VALUES):
+                raise too_large
+            yield image
+
+
+def _orientation(image: Image.Image, path: Path) -> int:
+    """EXIF orientation, 1 to 8, from EXIF or XMP, before the pixels or behind them."""
+    # The method of the class would decode a PNG to look behind its pixels.
+    tags = Image.Image.getexif(image)
+    if not tags and image.format == "PNG":
+        tags.load(late_exif(path))
+    found = tags.get(ExifTags.Base.Orientation)
+    return found if isinstance(found, int) and 1 <= found <= 8 else UPRIGHT
+
+
+def grey_if_equal(pixels: NDArray[np.float32], *, axes: int) -> NDArray[np.float32]:
+    """RGB (..., 3) as grey (...) where its channels are equal throughout; grey as it is.
+
+    axes: how many axes grey pixels have, 2 for a slice and 3 for a stack.
+    """
+    # Part by part: a comparison of the whole would need a quarter of its memory again.
+    if pixels.ndim == axes or any((part != part[..., :1]).any() for part in pixels):
+        return pixels
+    return np.ascontiguousarray(pixels[..., 0])
+
+
+def picture_geometry(picture: Picture) -> Geometry:
+    """The lengths that a picture states; it never states a position in the body."""
+    step, positions = picture.lengths.slice_mm, None
+    if step and picture.slices > 1:
+        positions = np.arange(picture.slices, dtype=np.float64) * step
+    return Geometry(pixel_mm=picture.lengths.pixel_mm, positions_mm=positions)
+
+
+# The pixels as stored, where Pillow alone would lose bits or scale them.
+
+
 def decoded_page(image: Image.Image, path: Path) -> Page:
-    """The pixels as stored, not turned. Raises whatever the decoders raise on damage."""
+    """The pixels in stored orientation. Raises whatever the decoders raise on damage."""
     if image.format == "PPM":
-        found = _PNM.match(_head(path, _PNM_HEAD_BYTES))
-        if found:
-            return _netpbm(path, found)
+        header = _PNM.match(_head(path, _PNM_HEAD_BYTES))
+        if header:
+            return _netpbm(path, header)
     if image.format == "PNG" and _is_deep_png(image):
         from imagecodecs import png_decode
 
         return _of_samples(png_decode(_content(path)), 16)
-    if image.format == "JPEG2000" and _needs_openjpeg(path):
+    # Pillow shifts components of other than 8 bits, and drops signs.
+    if image.format == "JPEG2000" and any(size != 7 for size in _j2k_components(path)):
         from imagecodecs import jpeg2k_decode
 
         return _of_samples(jpeg2k_decode(_content(path)), max(_j2k_depths(path)))
@@ -58,8 +205,8 @@ def is_reduced(image: Image.Image, path: Path) -> bool:
     if image.format == "PNG":
         return _is_deep_png(image) and not is_deep_grey(image)
     if image.format == "PPM":
-        found = _PNM.match(_head(path, _PNM_HEAD_BYTES))
-        return bool(found and found[1] in _PNM_COLOURS and int(found[4]) > WHITE)
+        header = _PNM.match(_head(path, _PNM_HEAD_BYTES))
+        return bool(header and header[1] in _PNM_COLOURS and int(header[4]) > WHITE)
     if image.format == "JPEG2000":
         depths = _j2k_depths(path)
         return len(depths) >= 3 and max(depths) > 8
@@ -78,7 +225,7 @@ def is_lossy(image: Image.Image, path: Path) -> bool:
     if image.format == "JPEG2000":
         head = _head(path, _J2K_HEAD_BYTES)
         at = head.find(_CODING_MARKER)
-        return at < 0 or head[at + 13 : at + 14] == bytes([_IRREVERSIBLE])
+        return at < 0 or head[at + 13 : at + 14] == b"\0"  # the irreversible wavelet
     return image.format in ("JPEG", "MPO")
 
 
@@ -132,19 +279,19 @@ def _is_deep_png(image: Image.Image) -> bool:
     return _raw_mode(image) in ("RGB;16B", "RGBA;16B", "LA;16B")
 
 
-def _netpbm(path: Path, found: re.Match[bytes]) -> Page:
-    columns, rows, white = (int(found[group]) for group in (2, 3, 4))
-    content = _content(path)[found.end() :]
-    samples = 3 if found[1] in _PNM_COLOURS else 1
+def _netpbm(path: Path, header: re.Match[bytes]) -> Page:
+    columns, rows, white = (int(header[group]) for group in (2, 3, 4))
+    content = _content(path)[header.end() :]
+    samples = 3 if header[1] in _PNM_COLOURS else 1
     count = rows * columns * samples
-    if found[1] in _PNM_PLAIN:
+    if header[1] in _PNM_PLAIN:
         text = re.sub(rb"#[^\r\n]*", b"", content).split()
         values: Stored = np.array(text[:count], np.int64)
     else:
         dtype = np.dtype(">u2" if white > WHITE else np.uint8)
         values = np.frombuffer(content, dtype, count)
     shaped = values.reshape((rows, columns, 3) if samples == 3 else (rows, columns))
-    # Grey of more than a byte keeps its units, as 12 bits of a camera do in 16 of other formats.
+    # Grey of more than a byte keeps its units, like 12 bits of a camera in 16 of other formats.
     own_units = samples == 1 and white >= WHITE
     return Page(shaped, 1.0 if own_units else WHITE / white)
 
@@ -198,9 +345,9 @@ def _painted(image: Image.Image) -> Page:
 
 
 def _opaque(image: Image.Image, values: Stored, spread: int) -> Stored | None:
-    """Opacity by the one value or colour that the file calls transparent; None where none is.
+    """Opacity by the one value or colour that the file calls transparent; None without one.
 
-    spread: of the values, which the transparent one has not.
+    spread: the factor by which Pillow multiplied the values, but not the transparent one.
     """
     clear: Any = image.info.get("transparency")
     if clear is None:
@@ -210,180 +357,14 @@ def _opaque(image: Image.Image, values: Stored, spread: int) -> Stored | None:
     return np.where(values == clear * spread, 0, WHITE)
 
 
-def _j2k_size(path: Path) -> bytes:
-    """The image header of a JPEG 2000 codestream, from its marker on."""
-    head = _head(path, _J2K_HEAD_BYTES)
-    at = head.find(_SIZE_MARKER)
-    return head[at:] if at >= 0 else b""
-
-
 def _j2k_depths(path: Path) -> list[int]:
     return [(size & 0x7F) + 1 for size in _j2k_components(path)]
 
 
 def _j2k_components(path: Path) -> list[int]:
     """Depth less one of each component, the highest bit set where it is signed."""
-    size = _j2k_size(path)
+    head = _head(path, _J2K_HEAD_BYTES)
+    at = head.find(_SIZE_MARKER)
+    size = head[at:] if at >= 0 else b""
     count = int.from_bytes(size[38:40], "big")
     return list(size[40 : 40 + 3 * count : 3])
-
-
-def _needs_openjpeg(path: Path) -> bool:
-    """Whether a component has other than 8 unsigned bits: Pillow shifts those, or drops signs."""
-    return any(size != 7 for size in _j2k_components(path))
-
-
-# Formats that hold pixels and nothing to run: no EPS, which would start an interpreter.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
-KNOWN = ("TIFF", *FORMATS)
-MAX_STACK_VALUES = 2**30  # of all pages and channels together: 4 GiB of float32
-
-_ONE_CHANNEL = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
-
-
-def picture_refs(file: FileRef) -> tuple[ScanRef, ...]:
-    """The scans in a picture file, one per time of a TIFF hyperstack, by its header only.
-
-    What is wrong with a file is told when it is read.
-    """
-    try:
-        with translate_errors(file.source), open_picture(file.path, file.source) as picture:
-            values = picture.shape[0] * picture.shape[1] * picture.slices
-            size = values * (3 if picture.colour else 1) * 4
-            volumes = picture.volumes
-    except ReadError:
-        return (ScanRef("picture", (file,)),)
-    if volumes == 1:
-        return (ScanRef("picture", (file,), decoded_bytes=size),)
-    return tuple(
-        ScanRef("picture", (file,), volume=volume, decoded_bytes=size) for volume in range(volumes)
-    )
-
-
-def read_picture(ref: ScanRef) -> Scan:
-    """Read a picture as one slice, or a TIFF of several pages as that many; as it is shown.
-
-    Grey values keep the file's own units (0..255, 0..65535, signed or fractional); grey of fewer
-    bits than a byte becomes 0..255; colour becomes RGB 0..255 (slice, row, column, 3), or grey
-    where its three channels are equal. An orientation tag is applied. Raises ReadError.
-    """
-    file = ref.files[0]
-    with translate_errors(file.source), open_picture(file.path, file.source) as picture:
-        flags = (*ref.flags, *picture.flags)
-        pixels = grey_if_equal(_stack(picture, ref.volume or 0, file.source), axes=3)
-        if fill_nonfinite(pixels, file.source):
-            flags = (*flags, "NONFINITE")
-        slices = (SliceId(file.source, frame=ref.volume),) * len(pixels)
-        return Scan(pixels, picture_geometry(picture), slices, ref, flags=flags)
-
-
-@contextmanager
-def open_picture(path: Path, source: str) -> Iterator[Picture]:
-    """Open a picture by its content, not its suffix; no pixel is decoded yet.
-
-    Raises ReadError for more pixels than Pillow holds to be safe, and for TIFFs of more than
-    pictures, see `open_tiff`.
-    """
-    with open_file(path, buffering=0) as stream:
-        is_tiff = stream.read(4) in MAGICS
-    with silence_pydicom:
-        if is_tiff:
-            with open_tiff(path, source) as tiff:
-                yield tiff
-            return
-        with _opened(path, source) as image:
-            yield _picture(image, path)
-
-
-def _picture(image: Image.Image, path: Path) -> Picture:
-    orientation = _orientation(image, path)
-    size = (image.height, image.width)
-    rules = {
-        "ALPHA_DROPPED": image.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in image.info,
-        "FIRST_FRAME": getattr(image, "n_frames", 1) > 1,
-        "SCALED_TO_8_BIT": is_reduced(image, path),
-        ORIENTED: orientation != UPRIGHT,
-    }
-
-    def page(_slice: int, _volume: int) -> Page:
-        return decoded_page(image, path).turned(orientation)
-
-    return Picture(
-        shape=size[::-1] if orientation in SIDEWAYS else size,
-        colour=image.mode not in _ONE_CHANNEL and not is_deep_grey(image),
-        flags=tuple(flag for flag, true in rules.items() if true),
-        lossy=is_lossy(image, path),
-        page=page,
-    )
-
-
-@contextmanager
-def _opened(path: Path, source: str) -> Iterator[Image.Image]:
-    too_large = ReadError(
-        "too_large",
-        f"{source} has more than {Image.MAX_IMAGE_PIXELS} pixels: crop it or make it smaller",
-    )
-    with open_file(path) as stream:
-        try:
-            image = Image.open(stream, formats=FORMATS)
-        except Image.DecompressionBombError as error:
-            raise too_large from error
-        except UnidentifiedImageError as error:
-            known = ", ".join(KNOWN)
-            if found := unread_jpeg(path):
-                raise ReadError(
-                    "compression", f"{source} is {found}, which is not read: save it as PNG or TIFF"
-                ) from error
-            raise ReadError(
-                "not_a_picture", f"{source} is none of {known}, or is cut: convert it"
-            ) from error
-        with image:
-            # Pillow itself only warns between its limit and twice that.
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_VALUES):
-                raise too_large
-            yield image
-
-
-def _orientation(image: Image.Image, path: Path) -> int:
-    """EXIF orientation, 1 to 8, from EXIF or XMP, before the pixels or behind them."""
-    # The method of the class would decode a PNG to look behind its pixels.
-    tags = Image.Image.getexif(image)
-    if not tags and image.format == "PNG":
-        tags.load(late_exif(path))
-    found = tags.get(ExifTags.Base.Orientation)
-    return found if isinstance(found, int) and 1 <= found <= 8 else UPRIGHT
-
-
-def grey_if_equal(pixels: NDArray[np.float32], *, axes: int) -> NDArray[np.float32]:
-    """RGB (..., 3) as grey (...) where its channels are equal throughout; grey as it is.
-
-    axes: how many axes grey pixels have, 2 for a slice and 3 for a stack.
-    """
-    # Part by part: a comparison of the whole would need a quarter of its memory again.
-    if pixels.ndim == axes or any((part != part[..., :1]).any() for part in pixels):
-        return pixels
-    return np.ascontiguousarray(pixels[..., 0])
-
-
-def _stack(picture: Picture, volume: int, source: str) -> NDArray[np.float32]:
-    rows, columns = picture.shape
-    shape = (picture.slices, rows, columns, *((3,) if picture.colour else ()))
-    if picture.slices * rows * columns * (3 if picture.colour else 1) > MAX_STACK_VALUES:
-        kind = "colour" if picture.colour else "grey"
-        what = f"{picture.slices} pages of {rows} x {columns} {kind} pixels"
-        raise ReadError("too_large", f"{source} has {what}: split it or make it smaller")
-    pixels = np.empty(shape, np.float32)
-    for index in range(picture.slices):
-        page = picture.page(index, volume).shown()
-        pixels[index] = page[..., np.newaxis] if page.ndim < pixels.ndim - 1 else page
-    return pixels
-
-
-def picture_geometry(picture: Picture) -> Geometry:
-    """The lengths that a picture states; where it lies in a body it never knows."""
-    lengths = picture.lengths
-    through = lengths.slice_mm
-    positions = None
-    if through and picture.slices > 1:
-        positions = np.arange(picture.slices, dtype=np.float64) * through
-    return Geometry(pixel_mm=lengths.pixel_mm, positions_mm=positions)
