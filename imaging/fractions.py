@@ -1,7 +1,7 @@
 """Ratios as people write them: as fractions or in percent, with a point or a comma.
 
-Whether a column is in percent is judged by its name and by all of its cells together, never cell
-by cell: in a column of percentages 0,63 means 0.0063, whatever it looks like beside 4,23.
+Whether a column is in percent is decided by its name and by all of its cells together, never cell
+by cell: in a column of percentages 0,63 means 0.0063, just as 4,23 means 0.0423.
 """
 
 import math
@@ -27,8 +27,8 @@ _THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 class Column:
     """A column of numbers as a table has it.
 
-    name: for messages. percent: whether its name says that it is in percent. remedy: what to call
-    it if it is. bounded: whether its values are shares, from 0 to 1. exact: whether they are
+    name: for messages. percent: whether its name states that it is in percent. remedy: what to
+    call it if it is. bounded: whether its values are shares, from 0 to 1. exact: whether they are
     ratios, and not bounds of such. cells: line and text of those that are filled.
     """
 
@@ -41,8 +41,8 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What columns hold. values: of each column, by line. doubts: what may not be meant."""
+class ColumnValues:
+    """What columns hold. values: of each column, by line. doubts: what may be a mistake."""
 
     values: tuple[dict[int, float], ...]
     faults: tuple[Fault, ...]
@@ -63,52 +63,76 @@ def number_in(text: str) -> float | None:
     return None if number is None else float(number)
 
 
-def fractions(columns: Sequence[Column], line: int) -> Judged:
+def fractions(columns: Sequence[Column], line: int) -> ColumnValues:
     """Read columns of ratios, all of one table, as fractions of 1.
 
     A column is in percent if its name says so, or if all of its cells but zeros have a percent
-    sign. Signs in some cells only, cells above 1 in a column of shares that says nothing of
+    sign. Signs in some cells only, cells above 1 in a column of shares that does not name
     percent, and columns of which some are in percent and others not, are faults of the columns;
     what has no unit of its own has no values. line: of the header, for these.
     """
     faults: list[Fault] = []
     read = [_cells(column, faults) for column in columns]
-    unclear = [_unit_faults(column, cells) for column, cells in zip(columns, read, strict=True)]
-    faults += [Fault(line, message) for messages in unclear for message in messages]
-    faults += [Fault(line, message) for message in _mixed_columns(columns, read)]
-    values = tuple(
-        {}
-        if messages
-        else {cell.line: float(cell.number / 100 if scaled else cell.number) for cell in cells}
-        for cells, scaled, messages in zip(
-            read, map(_in_percent, columns, read), unclear, strict=True
+    values: list[dict[int, float]] = []
+    # Shares of which some columns are in percent and others not; columns of zeros are either.
+    units: dict[bool, list[Column]] = {True: [], False: []}
+    for column, cells in zip(columns, read, strict=True):
+        percent = column.percent or any(cell.signed for cell in cells)
+        if column.bounded and any(cell.number for cell in cells):
+            units[percent].append(column)
+        message = _unit_fault(column, cells)
+        if message:
+            faults.append(Fault(line, message))
+            cells = []
+        factor = 100 if percent else 1
+        values.append({cell.line: float(cell.number / factor) for cell in cells})
+    if units[True] and units[False]:
+        plain = units[False][0]
+        message = (
+            f"{units[True][0].name} is in percent and {plain.name} is not: write all in one unit; "
+            f"in percent, {plain.name} is called {plain.remedy}"
         )
-    )
+        faults.append(Fault(line, message))
     pairs = list(zip(columns, values, strict=True))
     doubts = [doubt for pair in pairs for doubt in (*_outliers(*pair), *unlikely(*pair))]
-    return Judged(values, tuple(faults), (*doubts, *_fractions_called_percent(pairs)))
+    called = [(column, shares) for column, shares in pairs if column.percent]
+    known = [value for _, shares in called for value in shares.values() if value > 0]
+    if known and max(known) <= 0.01:
+        doubts.append(
+            f"{called[0][0].name} is read as percent, as it is called, though no cell is above 1: "
+            f"its median is {np.median(known):.3g} of the image; if it holds fractions, leave the "
+            "word percent out of its name"
+        )
+    return ColumnValues(tuple(values), tuple(faults), tuple(doubts))
 
 
-def sizes(columns: Sequence[Column], line: int) -> Judged:
+def sizes(columns: Sequence[Column], line: int) -> ColumnValues:
     """Read columns of areas, finite numbers from 0; line: of the header."""
     faults: list[Fault] = []
     values = []
     for column in columns:
-        cells = _plain_cells(column, faults)
+        cells = []
+        for cell_line, text in column.cells:
+            number = _decimal(text)
+            if number is None or number < 0:
+                message = f"{column.name}: {text} is no area: write a number from 0, or leave it"
+                faults.append(Fault(cell_line, message))
+            else:
+                cells.append(_Cell(cell_line, text, number, signed=False))
         commas = [cell for cell in cells if "," in cell.text]
         if commas and all(_THOUSANDS.fullmatch(cell.text) for cell in commas):
             faults.append(
                 Fault(
                     line,
-                    f"{column.name}: nobody can tell whether {commas[0].text} (line "
-                    f"{commas[0].line}) has a decimal comma or separates thousands: write numbers "
-                    f"without separators, and with a decimal point",
+                    f"{column.name}: {commas[0].text} (line {commas[0].line}) may have a decimal "
+                    f"comma or a thousands separator: write numbers without separators, and with "
+                    f"a decimal point",
                 )
             )
             cells = []
         values.append({cell.line: float(cell.number) for cell in cells})
     doubts = [doubt for pair in zip(columns, values, strict=True) for doubt in _outliers(*pair)]
-    return Judged(tuple(values), tuple(faults), tuple(doubts))
+    return ColumnValues(tuple(values), tuple(faults), tuple(doubts))
 
 
 def _decimal(text: str) -> Decimal | None:
@@ -120,7 +144,7 @@ def _decimal(text: str) -> Decimal | None:
 
 def _cells(column: Column, faults: list[Fault]) -> list[_Cell]:
     """The cells that hold a ratio, whatever its unit; the others are faults."""
-    found = []
+    cells = []
     for line, text in column.cells:
         signed = text.endswith("%")
         number = _decimal(text.removesuffix("%").strip())
@@ -132,76 +156,42 @@ def _cells(column: Column, faults: list[Fault]) -> list[_Cell]:
         elif number < 0:
             why = f"{text} is below 0: write a fraction from 0 to 1"
         elif column.bounded and number > 100:
-            why = f"{text} is more than all, even in percent: write a fraction from 0 to 1"
-        else:
-            found.append(_Cell(line, text, number, signed))
-            continue
-        faults.append(Fault(line, f"{column.name}: {why}"))
-    return found
-
-
-def _plain_cells(column: Column, faults: list[Fault]) -> list[_Cell]:
-    found = []
-    for line, text in column.cells:
-        number = _decimal(text)
-        if number is None or number < 0:
-            faults.append(
-                Fault(line, f"{column.name}: {text} is no area: write a number from 0, or leave it")
+            why = (
+                f"{text} is more than the whole image, even in percent: write a fraction from 0 to "
+                "1"
             )
         else:
-            found.append(_Cell(line, text, number, signed=False))
-    return found
+            cells.append(_Cell(line, text, number, signed))
+            continue
+        faults.append(Fault(line, f"{column.name}: {why}"))
+    return cells
 
 
-def _in_percent(column: Column, cells: Sequence[_Cell]) -> bool:
-    return column.percent or any(cell.signed for cell in cells)
-
-
-def _unit_faults(column: Column, cells: Sequence[_Cell]) -> list[str]:
-    """What keeps the unit of a column from being told."""
+def _unit_fault(column: Column, cells: Sequence[_Cell]) -> str:
+    """Why the unit of a column is unclear; "" where it is clear."""
     if column.percent:
-        return []
-    told = [cell for cell in cells if cell.number]
-    bare = [cell for cell in told if not cell.signed]
-    if len(bare) < len(told):
-        return [_mixed_message(column, told, bare)] if bare else []
+        return ""
+    signed = [cell for cell in cells if cell.number and cell.signed]
+    bare = [cell for cell in cells if cell.number and not cell.signed]
+    if signed and bare:
+        return (
+            f"{column.name}: {len(signed)} cells have a percent sign, as in line {signed[0].line}, "
+            f"and {len(bare)} have none, as in line {bare[0].line}: write all of them in percent "
+            f"and call the column {column.remedy}, or none"
+        )
     above = [cell for cell in bare if cell.number > 1]
     if not column.bounded or not above:
-        return []
+        return ""
     largest = max(above, key=lambda cell: cell.number)
-    return [
+    return (
         f"{column.name}: {len(above)} of {len(cells)} cells are above 1, the largest "
         f"{largest.text} in line {largest.line}: if this column is in percent, call it "
         f"{column.remedy}, and every cell of it is read so; if not, correct these cells"
-    ]
-
-
-def _mixed_message(column: Column, told: Sequence[_Cell], bare: Sequence[_Cell]) -> str:
-    signed = [cell for cell in told if cell.signed]
-    return (
-        f"{column.name}: {len(signed)} cells have a percent sign, as in line {signed[0].line}, and "
-        f"{len(bare)} have none, as in line {bare[0].line}: write all of them in percent and call "
-        f"the column {column.remedy}, or none"
     )
 
 
-def _mixed_columns(columns: Sequence[Column], read: Sequence[Sequence[_Cell]]) -> list[str]:
-    """Shares of which some columns are in percent and others not; columns of zeros are either."""
-    units: dict[bool, list[Column]] = {True: [], False: []}
-    for column, cells in zip(columns, read, strict=True):
-        if column.bounded and any(cell.number for cell in cells):
-            units[_in_percent(column, cells)].append(column)
-    if not (units[True] and units[False]):
-        return []
-    plain = units[False][0]
-    return [
-        f"{units[True][0].name} is in percent and {plain.name} is not: write all in one unit; in "
-        f"percent, {plain.name} is called {plain.remedy}"
-    ]
-
-
 def unlikely(column: Column, values: Mapping[int, float]) -> list[str]:
-    """What the median of a column of shares says of its unit, where that may be another."""
+    """Doubts about the unit of a column of shares, by its median."""
     known = [value for value in values.values() if value > 0]
     if not (known and column.bounded and column.exact):
         return []
@@ -218,19 +208,6 @@ def unlikely(column: Column, values: Mapping[int, float]) -> list[str]:
             f"image: check its unit"
         ]
     return []
-
-
-def _fractions_called_percent(pairs: Sequence[tuple[Column, dict[int, float]]]) -> list[str]:
-    """Whether columns that are called percent look like fractions, all of them."""
-    called = [(column, values) for column, values in pairs if column.percent]
-    known = [value for _, values in called for value in values.values() if value > 0]
-    if not known or max(known) > 0.01:
-        return []
-    return [
-        f"{called[0][0].name} is read as percent, as it is called, though no cell is above 1: its "
-        f"median is {np.median(known):.3g} of the image; if it holds fractions, leave the word "
-        f"percent out of its name"
-    ]
 
 
 def _outliers(column: Column, values: dict[int, float]) -> list[str]:

@@ -123,7 +123,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path):
 
 
 def test_a_line_break_within_quotes_does_not_shift_the_lines(tmp_path: Path):
-    with pytest.raises(TableError, match="line 2: ratio: 200 is more than all"):
+    with pytest.raises(TableError, match="line 2: ratio: 200 is more than the whole image"):
         read(tmp_path, 'source,ratio,note\na.png,200,"two\nlines"\n')
     first, second = read(tmp_path, 'source,ratio,note\na.png,0.1,"two\nlines"\nb.png,0.1,\n')
     assert (first.line, second.line) == (2, 4)

@@ -70,7 +70,10 @@ ROW_FAULTS = {
     ),
     "more than 100 percent": ("image,ratio_percent\na.png,120\n", "line 2: ratio_percent: 120 is"),
     "ratio below 0": ("image,ratio\na.png,-0.1\n", "-0.1 is below 0"),
-    "ratio far above 1": ("image,ratio\na.png,250\n", "250 is more than all, even in percent"),
+    "ratio far above 1": (
+        "image,ratio\na.png,250\n",
+        "250 is more than the whole image, even in percent",
+    ),
     "ratio is a word": ("image,ratio\na.png,big\n", "big is not a number: write a fraction"),
     "ratio is nan": ("image,ratio\na.png,nan\n", "nan is not a number"),
     "area larger than the image": (
@@ -81,7 +84,7 @@ ROW_FAULTS = {
     "area and ratio": ("image,area_px,ratio\na.png,8,0.1\n", "ratio and area_px both give a size"),
     "thousands or decimals": (
         'image,area_px\na.png,"1,234"\n',
-        "nobody can tell whether 1,234 (line 2) has a decimal comma",
+        "1,234 (line 2) may have a decimal comma",
     ),
     "class without evidence": (
         "image,ratio:a,ratio:cyst\na.png,0.1,\n",

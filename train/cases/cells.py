@@ -10,7 +10,7 @@ from typing import get_args
 from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import named_file
-from wsseg.imaging.fractions import Column, Judged, fractions, sizes, unlikely
+from wsseg.imaging.fractions import Column, ColumnValues, fractions, sizes, unlikely
 from wsseg.imaging.reading import pixel_mm2, slice_shape
 from wsseg.imaging.tables import Fault, Row, TextTable
 from wsseg.train.cases.schema import (
@@ -286,7 +286,7 @@ def _judged(
     return _read(list(bounded), fractions(asked, table.line))
 
 
-def _read(names: list[str], judged: Judged) -> _Read:
+def _read(names: list[str], judged: ColumnValues) -> _Read:
     return _Read(dict(zip(names, judged.values, strict=True)), judged.faults, judged.doubts)
 
 
