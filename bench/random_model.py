@@ -7,7 +7,7 @@ from wsseg.export.graph import DeployGraph, save_onnx, to_onnx
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Training
 from wsseg.train.config import NetworkName
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Predictor, build_network
 
 
@@ -15,7 +15,9 @@ def write_random_model(folder: Path, name: NetworkName, size: int) -> Path:
     """Write a grey network of one class that sees `size` x `size` pixels; returns the folder."""
     folder.mkdir(parents=True)
     network = build_network(name, classes=1, channels=1, dropout=0.0)
-    graph = DeployGraph(Predictor(Front(Window(), size, 1), network).eval(), (0.5,), "fp32").eval()
+    graph = DeployGraph(
+        Predictor(Preprocess(Window(), size, 1), network).eval(), (0.5,), "fp32"
+    ).eval()
     path = folder / "model.onnx"
     save_onnx(to_onnx(graph, channels=1, description="{}"), path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()

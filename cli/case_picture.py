@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import class_colour, grey_values
 from wsseg.imaging.files import atomic
 from wsseg.imaging.reading import read_slice
-from wsseg.train.cases.evidence import FIELDS, Signal
+from wsseg.train.cases.evidence import FIELDS, SupervisionKind
 from wsseg.train.cases.files import case_marks, case_mask
 from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Region
 
@@ -21,7 +21,7 @@ BACKGROUND = "#FFFFFF"
 TARGET_ALPHA = 0.45
 """Opacity of a pixel that is surely taught as part of the class."""
 
-Signals = tuple[frozenset[Signal], ...]
+Signals = tuple[frozenset[SupervisionKind], ...]
 Targets = Callable[[Case], NDArray[np.float32]]
 """What a case's pixels are taught, (k, row, column) of any grid over its picture, 0..1, NaN where
 nothing."""

@@ -15,10 +15,10 @@ from wsseg.imaging.errors import WssegError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from wsseg.train.cases.evidence import Signal
+    from wsseg.train.cases.evidence import SupervisionKind
     from wsseg.train.cases.schema import Case, CaseTable
 
-MOMENTS: "tuple[Signal, ...]" = ("centroid", "spread")
+MOMENTS: "tuple[SupervisionKind, ...]" = ("centroid", "spread")
 """Signals that the default preset does not read."""
 BLIND_TO_BACKGROUND = ("weak_mark",)
 """Terms that read marks, but of classes only."""
@@ -84,7 +84,7 @@ class Carried:
     """A case and its signals, class by class."""
 
     case: "Case"
-    signals: "tuple[frozenset[Signal], ...]"
+    signals: "tuple[frozenset[SupervisionKind], ...]"
 
 
 def check_cases(
@@ -119,9 +119,9 @@ def check_cases(
 
 def carry(case: "Case", classes: int) -> Carried:
     """The signals of a checked case."""
-    from wsseg.train.cases.evidence import class_signals
+    from wsseg.train.cases.evidence import class_supervision
 
-    return Carried(case, tuple(class_signals(case, label) for label in range(1, classes + 1)))
+    return Carried(case, tuple(class_supervision(case, label) for label in range(1, classes + 1)))
 
 
 def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] = ()) -> None:
@@ -221,11 +221,11 @@ def _readers(training: Sequence[Carried]) -> "Table":
     return table
 
 
-def _all_signals(carried: Sequence[Carried]) -> "set[Signal]":
+def _all_signals(carried: Sequence[Carried]) -> "set[SupervisionKind]":
     return {signal for each in carried for signals in each.signals for signal in signals}
 
 
-def readers(signal: "Signal") -> tuple[list[str], list[str]]:
+def readers(signal: "SupervisionKind") -> tuple[list[str], list[str]]:
     """The loss terms, and the presets with such a term, that this signal alone lets teach."""
     from wsseg.train.cases.evidence import FIELDS
     from wsseg.train.config import PRESETS

@@ -60,7 +60,7 @@ def choose_normalisation(
     judged = spread(range(len(shown)), len(shown) if by_val else MOST_JUDGED)
 
     def figures(network: Network) -> dict[str, float]:
-        predictor = Predictor(learner.front, network).eval()
+        predictor = Predictor(learner.preprocess, network).eval()
         device = learner.fabric.device
         return summarise(evaluate(predictor, shown, judged, data.denominators, device))
 
@@ -112,7 +112,7 @@ def with_statistics_anew(
         copy = build_network(
             config.network,
             classes=len(cases.classes),
-            channels=learner.front.channels,
+            channels=learner.preprocess.channels,
             dropout=0.0,
         )
     precision = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
@@ -128,7 +128,7 @@ def _batches(learner: Learner, cases: CaseDataset, indices: Sequence[int]) -> It
     size = min(learner.plan.config.batch, len(indices))
     for first in range(0, len(indices) - size + 1, size):
         batch = collate([cases.item(index) for index in indices[first : first + size]])
-        yield learner.front.normalise(batch.image.to(learner.fabric.device))
+        yield learner.preprocess.normalise(batch.image.to(learner.fabric.device))
 
 
 def fit_thresholds(learner: Learner, cases: CaseDataset) -> tuple[float, ...]:
@@ -168,8 +168,8 @@ def best_thresholds(areas: NDArray[np.floating], known: NDArray[np.floating]) ->
 @torch.no_grad()
 def _areas(learner: Learner, image: Float[Tensor, "b c s s"]) -> NDArray[np.floating]:
     """Return the area ratio of each image and class at each candidate (b, k, candidates)."""
-    network, front = learner.predictor().network, learner.front
-    maps = network(front.normalise(image.to(learner.fabric.device))).logits.sigmoid()
+    network, preprocess = learner.predictor().network, learner.preprocess
+    maps = network(preprocess.normalise(image.to(learner.fabric.device))).logits.sigmoid()
     shares = [(maps >= limit).float().mean((2, 3)) for limit in CANDIDATES.tolist()]
     areas: NDArray[np.floating] = torch.stack(shares, -1).cpu().numpy()
     return areas

@@ -106,9 +106,9 @@ def teach(fabric: Fabric, teacher: Teacher, cases: CaseDataset, config: TrainCon
 def _map(
     fabric: Fabric, teacher: Teacher, cases: CaseDataset, at: int, size: int, mirrored: bool
 ) -> UInt8[Tensor, "k s s"]:
-    front, network = teacher.predictor.front, teacher.network
-    raw = torch.from_numpy(read_image(cases.cases[at], front.channels))[None]
-    image = front(raw.to(fabric.device))
+    preprocess, network = teacher.predictor.front, teacher.network
+    raw = torch.from_numpy(read_image(cases.cases[at], preprocess.channels))[None]
+    image = preprocess(raw.to(fabric.device))
     probability = soft_map(network, image, size)
     if mirrored:
         probability = (probability + soft_map(network, image.flip(3), size).flip(3)) / 2

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.batch import Batch, Outputs
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.distributed import convert, gathered, rank, set_step, world_size
 from wsseg.train.fabric import Fabric
 from wsseg.train.losses import Objective
@@ -198,7 +198,7 @@ class Learner:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel
-    front: Front
+    preprocess: Preprocess
     plan: Plan
 
     def step(self, share: Batch, number: int) -> dict[str, float]:
@@ -229,7 +229,7 @@ class Learner:
     def _outputs(self, batch: Batch, number: int) -> Outputs:
         """Return the network's outputs for a batch, and what else the objective reads."""
         needs = self.plan.objective.needs
-        image = _laid_out(self.front.normalise(batch.image))
+        image = _laid_out(self.preprocess.normalise(batch.image))
         teacher = None
         if "teacher" in needs:
             with torch.no_grad(), self.fabric.autocast():
@@ -242,7 +242,7 @@ class Learner:
         random = np.random.default_rng((self.plan.config.seed, number))
         count, first = len(image), rank() * len(image)
         view = View(draw_view(world_size() * count, random).back[first : first + count])
-        both = self.front.normalise(torch.cat([batch.image, view.apply(batch.image)]))
+        both = self.preprocess.normalise(torch.cat([batch.image, view.apply(batch.image)]))
         logits, reconstruction = self.module(_laid_out(both))
         here, moved = logits.chunk(2)
         return Outputs(here, reconstruction.chunk(2)[0], view.undo(moved), teacher)
@@ -257,7 +257,7 @@ class Learner:
         network = self.average.module
         if not isinstance(network, Network):
             raise AssertionError("the average is a copy of the network")
-        return Predictor(self.front, network).eval()
+        return Predictor(self.preprocess, network).eval()
 
     def state(self) -> dict[str, Any]:
         """Return all that the next step depends on besides the data and the step's number."""
@@ -292,7 +292,7 @@ class Learner:
         )
 
 
-def build_learner(fabric: Fabric, network: Network, front: Front, plan: Plan) -> Learner:
+def build_learner(fabric: Fabric, network: Network, preprocess: Preprocess, plan: Plan) -> Learner:
     """Put a network with its first weights on the device; add optimiser and average."""
     if "reconstruction" not in plan.objective.needs:
         # Nothing teaches this head: weight decay must not move it, DDP must not wait for it.
@@ -308,7 +308,7 @@ def build_learner(fabric: Fabric, network: Network, front: Front, plan: Plan) ->
         module=module,
         optimizer=optimizer,
         average=average.eval(),
-        front=front.to(fabric.device),
+        preprocess=preprocess.to(fabric.device),
         plan=plan,
     )
 

@@ -19,7 +19,7 @@ from torchvision.models.segmentation.deeplabv3 import ASPP, DeepLabV3
 
 from wsseg.train.config import NetworkName
 from wsseg.train.data.batch import Outputs
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.distributed import SeededDropout
 
 # DeepLabV3 (V3+ on MobileNetV2) with the paper's reconstruction head.
@@ -64,8 +64,8 @@ class Network(nn.Module):
     def forward(self, image: Float[Tensor, "n 3 h w"]) -> Outputs:
         """Logits and reconstruction at the input's size, float32.
 
-        image: normalised by `Front.normalise`. The reconstruction ends in a sigmoid, because its
-        target is the 0..1 image: it cannot leave the range, and starts at mid grey.
+        image: normalised by `Preprocess.normalise`. The reconstruction ends in a sigmoid, because
+        its target is the 0..1 image: it cannot leave the range, and starts at mid grey.
         """
         features = self.backbone(image)
         logits = _enlarge(self.classifier(features), image)
@@ -216,15 +216,15 @@ BUILDERS: dict[NetworkName, Callable[[int], tuple[nn.Module, nn.Module, int]]] =
 
 
 class Predictor(nn.Module):
-    """Front and network as one module, without the reconstruction head.
+    """Preprocessing and network as one module, without the reconstruction head.
 
     The coarse logits are resized straight to the raw grid: resizing them to the network's input
     first would blur the edge twice.
     """
 
-    def __init__(self, front: Front, network: Network) -> None:
+    def __init__(self, preprocess: Preprocess, network: Network) -> None:
         super().__init__()
-        self.front = front
+        self.front = preprocess  # a part of the names of constants in exported graphs
         self.network = network
 
     def forward(self, raw: Float[Tensor, "n c rows columns"]) -> Float[Tensor, "n k rows columns"]:

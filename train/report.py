@@ -305,7 +305,7 @@ def describe(
 
     Those metrics are at a threshold of 0.5; the first process replaces them by `finish`.
     """
-    config, front, choice = learner.plan.config, learner.front, training.choice
+    config, preprocess, choice = learner.plan.config, learner.preprocess, training.choice
     if choice is None:
         raise AssertionError("a run has at least one epoch")
     chosen = training.history[choice.epoch - 1]
@@ -313,9 +313,9 @@ def describe(
         classes=table.classes,
         ratios=reported_ratios(config, table.classes),
         labels=config.labels,
-        channels=1 if front.channels == 1 else 3,
-        window=front.window,
-        size=front.size,
+        channels=1 if preprocess.channels == 1 else 3,
+        window=preprocess.window,
+        size=preprocess.size,
         network=config.network,
         preset=config.recipe,
         initial_weights=Path(config.weights).name,

@@ -22,7 +22,7 @@ from wsseg.imaging.definitions import Dependence, Frozen, RatioDefinition, Seen,
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
 from wsseg.train.config import NetworkName, TrainConfig, write_config
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Network, Predictor, build_network
 from wsseg.train.targets.evidence import Growth
 
@@ -152,7 +152,7 @@ class TrainedRun:
     """
 
     record: RunRecord
-    front: Front
+    preprocess: Preprocess
     network: Network
     predictor: Predictor
     samples: list[NDArray[np.float32]]
@@ -254,9 +254,9 @@ def load_run(run: Path) -> TrainedRun:
             record.network, classes=len(record.classes), channels=record.channels
         )
     read_weights(network, run / WEIGHTS)
-    front = Front(record.window, record.size, record.channels)
-    predictor = Predictor(front, network).eval()
-    return TrainedRun(record, front, network, predictor, _read_samples(run / SAMPLES))
+    preprocess = Preprocess(record.window, record.size, record.channels)
+    predictor = Predictor(preprocess, network).eval()
+    return TrainedRun(record, preprocess, network, predictor, _read_samples(run / SAMPLES))
 
 
 def save_samples(samples: list[NDArray[np.float32]], path: Path) -> None:

@@ -122,7 +122,7 @@ def _new_labels(
 def _maps(learner: Learner, image: Float[Tensor, "b c s s"]) -> NDArray[np.float32]:
     """Probabilities (b, k, row, column) of the averaged network."""
     network = learner.predictor().network
-    image = learner.front.normalise(image.to(learner.fabric.device))
+    image = learner.preprocess.normalise(image.to(learner.fabric.device))
     maps = network(image).logits.sigmoid()
     if learner.plan.config.augmentation.flip_horizontal > 0:
         maps = (maps + network(image.flip(3)).logits.sigmoid().flip(3)) / 2

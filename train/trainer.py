@@ -31,8 +31,8 @@ from wsseg.train.cases.images import (
 from wsseg.train.cases.schema import Case, CaseTable, class_denominators
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
-from wsseg.train.data.preprocess import Front
-from wsseg.train.data.sampler import steps_per_epoch, stream
+from wsseg.train.data.preprocess import Preprocess
+from wsseg.train.data.sampler import steps_per_epoch, training_batches
 from wsseg.train.distillation import find_teacher, teach, with_teacher
 from wsseg.train.fabric import Fabric
 from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
@@ -99,15 +99,17 @@ def growth_of(data: CaseDataset, config: TrainConfig) -> Growth | None:
     return growth
 
 
-def build_front(config: TrainConfig, facts: RunFacts) -> Front:
+def build_preprocess(config: TrainConfig, facts: RunFacts) -> Preprocess:
     """Return the preprocessing of a run's network, on the CPU."""
-    return Front(facts.window, config.size, facts.channels)
+    return Preprocess(facts.window, config.size, facts.channels)
 
 
 def teaching_cases(table: CaseTable, config: TrainConfig, facts: RunFacts) -> CaseDataset:
     """Return the training cases with their first targets."""
-    front, targets = build_front(config, facts), TargetStore()
-    data = CaseDataset(table.part("train"), table.classes, config.ratios, front, targets=targets)
+    preprocess, targets = build_preprocess(config, facts), TargetStore()
+    data = CaseDataset(
+        table.part("train"), table.classes, config.ratios, preprocess, targets=targets
+    )
     targets.growth = facts.growth or growth_of(data, config)
     if targets.growth is not None and config.localise_from_area:
         targets.proposals = localise_cases(data)
@@ -117,11 +119,11 @@ def teaching_cases(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Ca
 def prepare_data(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Data:
     """Return the training cases, in memory where they fit, and the validation and test cases."""
     train, val = table.part("train"), table.part("val")
-    front = build_front(config, facts)
+    preprocess = build_preprocess(config, facts)
     data = Data(
         train=teaching_cases(table, config, facts),
-        val=CaseDataset(val, table.classes, config.ratios, front),
-        test=CaseDataset(table.part("test"), table.classes, config.ratios, front),
+        val=CaseDataset(val, table.classes, config.ratios, preprocess),
+        test=CaseDataset(table.part("test"), table.classes, config.ratios, preprocess),
         denominators=class_denominators(table.classes, config.ratios),
         rule=choose_rule(
             config.select,
@@ -133,7 +135,7 @@ def prepare_data(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Data
     for doubt in small_regions(train, table.classes, data.denominators, config.size):
         log.warning("%s", doubt)
     data.train.fill()
-    warn_of_odd(data, front.window)
+    warn_of_odd(data, preprocess.window)
     for doubt in (*mixed_planes((*train, *val)), *mixed_origins((*train, *val))):
         log.warning("%s", doubt)
     reason = {
@@ -180,7 +182,7 @@ def prepare_learner(fabric: Fabric, data: Data, config: TrainConfig, facts: RunF
         set_prior(network, image_shares(data))
     load_weights(network, config.weights, train.classes)
     plan = Plan(config, objective, rows=tuple(case.row for case in train.cases), steps=steps)
-    return build_learner(fabric, network, build_front(config, facts), plan)
+    return build_learner(fabric, network, build_preprocess(config, facts), plan)
 
 
 def first_network(data: Data, config: TrainConfig, channels: int) -> Network:
@@ -331,7 +333,9 @@ def _train(
         learner.restore(state)
     first = len(training.history) + 1
     self_trainer = SelfTrainer(data.train, config, task.out, first)
-    batches = partial(stream, data.train, config, rank=fabric.global_rank, world=fabric.world_size)
+    batches = partial(
+        training_batches, data.train, config, rank=fabric.global_rank, world=fabric.world_size
+    )
     if not fabric.is_global_zero:
         fit(learner, data, self_trainer, batches, training, None)
         return describe(learner, table, training)

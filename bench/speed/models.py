@@ -25,7 +25,7 @@ from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.files import atomic_folder
 from wsseg.serve.manifest import FILE_NAME
 from wsseg.train.config import NetworkName
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Network, Predictor, build_network, last_layer
 from wsseg.train.run_folder import (
     RECORD,
@@ -134,7 +134,7 @@ def _predictor(name: NetworkName, size: int, samples: list[NDArray[np.float32]])
     """
     torch.manual_seed(0)
     network = build_network(name, classes=1, channels=1)
-    predictor = Predictor(Front(Window(), size, 1), network)
+    predictor = Predictor(Preprocess(Window(), size, 1), network)
     raw = torch.from_numpy(np.stack(samples))
     with torch.no_grad():
         _settle(network, predictor.front(raw))

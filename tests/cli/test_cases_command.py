@@ -10,7 +10,7 @@ from PIL import Image
 from tests.cli.conftest import call
 from wsseg.cli.case_picture import MOST, choose, draw_cases
 from wsseg.cli.cases import MOMENTS, carry, readers
-from wsseg.train.cases.evidence import FIELDS, Signal
+from wsseg.train.cases.evidence import FIELDS, SupervisionKind
 from wsseg.train.cases.schema import Case
 from wsseg.train.config import PRESETS
 from wsseg.train.data.batch import Batch
@@ -212,7 +212,7 @@ def test_targets_are_laid_over_the_picture(tmp_path: Path):
 
 
 def test_the_picture_shows_every_combination_of_signals_first():
-    few, many = (frozenset[Signal]({"ratio"}),), (frozenset[Signal]({"marks"}),)
+    few, many = (frozenset[SupervisionKind]({"ratio"}),), (frozenset[SupervisionKind]({"marks"}),)
     cases = [(Case(row=row, image=Path("a.png"), ratios=(0.1,)), many) for row in range(2, 30)]
     cases[20] = (cases[20][0], few)
     chosen = choose(cases)
@@ -242,7 +242,7 @@ def test_every_term_that_needs_labels_is_taught_by_some_signal():
         ("mask", "dice", "full"),
     ],
 )
-def test_a_signal_is_read_by_its_terms_and_presets(signal: Signal, term: str, preset: str):
+def test_a_signal_is_read_by_its_terms_and_presets(signal: SupervisionKind, term: str, preset: str):
     terms, presets = readers(signal)
     assert term in terms
     assert preset in presets

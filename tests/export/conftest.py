@@ -17,7 +17,7 @@ from wsseg.export import engines as engine_onnx
 from wsseg.export.graph import DeployGraph, to_onnx
 from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Predictor, build_network, last_layer
 from wsseg.train.run_folder import RECORD, SAMPLES, WEIGHTS, RunRecord, save_samples, save_weights
 
@@ -57,7 +57,7 @@ def make_predictor():
             running["running_var"].uniform_(0.5, 2)
             layer.weight.data.uniform_(0.5, 1.5)
             layer.bias.data.normal_(0, 0.1)
-    predictor = Predictor(Front(Window(low=-100, high=240), SIZE, 1), network).eval()
+    predictor = Predictor(Preprocess(Window(low=-100, high=240), SIZE, 1), network).eval()
     weight, bias = last_layer(network).parameters()
     with torch.no_grad():
         logits = torch.cat(

@@ -18,7 +18,7 @@ from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.manifest import load_model
 from wsseg.train.config import NetworkName
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Predictor, build_network, last_layer
 from wsseg.train.run_folder import (
     SAMPLES,
@@ -55,7 +55,7 @@ def predictor_of(name, size):
     """A predictor of one class that takes about a third of the pixels."""
     torch.manual_seed(0)
     network = build_network(name, classes=1, channels=1).eval()
-    predictor = Predictor(Front(WINDOW, size, 1), network).eval()
+    predictor = Predictor(Preprocess(WINDOW, size, 1), network).eval()
     weight, bias = last_layer(network).parameters()
     with torch.no_grad():
         logits = torch.cat(
@@ -74,7 +74,7 @@ def resnet():
 @pytest.mark.parametrize("size", [64, 72])
 @torch.no_grad()
 def test_deep_features_are_those_of_the_even_cells(resnet, size):
-    fine = Predictor(Front(WINDOW, size, 1), copy.deepcopy(resnet.network)).eval()
+    fine = Predictor(Preprocess(WINDOW, size, 1), copy.deepcopy(resnet.network)).eval()
     coarse = at_stride_16(fine)
     image = torch.randn(1, 3, size, size)
     found, expected = (model.network.backbone(image)["out"] for model in (coarse, fine))
@@ -110,7 +110,7 @@ def test_the_original_is_left_alone_and_no_weight_changes(resnet):
 def test_it_takes_about_a_third_of_the_arithmetic():
     with torch.device("meta"):
         network = build_network("resnet50", classes=1, channels=1).eval()
-        fine = Predictor(Front(WINDOW, 256, 1), network).eval()
+        fine = Predictor(Preprocess(WINDOW, 256, 1), network).eval()
         counts = []
         for model in (fine, at_stride_16(fine)):
             with FlopCounterMode(display=False) as counter:
@@ -123,7 +123,7 @@ def test_it_takes_about_a_third_of_the_arithmetic():
 def test_networks_at_stride_16_are_told_apart(name):
     network = build_network(name, classes=1, channels=1)
     with pytest.raises(WssegError, match=rf"changes nothing: {name} has .* leave the option out"):
-        at_stride_16(Predictor(Front(WINDOW, 64, 1), network))
+        at_stride_16(Predictor(Preprocess(WINDOW, 64, 1), network))
 
 
 def shallow(*, replace_stride_with_dilation, **_):

@@ -23,7 +23,7 @@ from wsseg.train import launch
 from wsseg.train.cases.agreement import region_box, region_moments
 from wsseg.train.cases.schema import CaseTable
 from wsseg.train.config import PRESETS, SelfTraining, TrainConfig
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.fabric import Fabric
 from wsseg.train.launch import RENDEZVOUS
 from wsseg.train.learner import Learner
@@ -32,7 +32,7 @@ from wsseg.train.networks import Network
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.run_folder import RunRecord
 from wsseg.train.trainer import (
-    build_front,
+    build_preprocess,
     choose_facts,
     first_network,
     prepare_data,
@@ -233,10 +233,12 @@ def train_in_float64(cases: Path, out: Path, config: TrainConfig) -> Followed:
     def network(*given: Any) -> Network:
         return first_network(*given).double()
 
-    def front(*given: Any) -> Front:
-        return build_front(*given).double()
+    def preprocess(*given: Any) -> Preprocess:
+        return build_preprocess(*given).double()
 
-    double = patch.multiple("wsseg.train.trainer", first_network=network, build_front=front)
+    double = patch.multiple(
+        "wsseg.train.trainer", first_network=network, build_preprocess=preprocess
+    )
     with one_thread(), quick_runs(), double:
         on_step = lambda step: seen.totals.append(step.total)  # noqa: E731
         train(cases, out, config, on_step=on_step, on_epoch=on_epoch)

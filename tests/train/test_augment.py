@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wsseg.train.config import Augmentation
 from wsseg.train.data.augment import apply, augment
 from wsseg.train.data.dataset import Sample
-from wsseg.train.data.region_labels import Change, empty_hints, largest_scale
+from wsseg.train.data.region_labels import AugmentParams, largest_scale, unknown_region_labels
 
 SIZE = 96
 OF_IMAGE = torch.tensor([True, False])
@@ -34,7 +34,7 @@ def sample(mask=None, marks=None, index=0):
     return Sample(
         image=image,
         ratio=torch.tensor([float(mask.float().mean()), 0.4]),
-        hints=empty_hints(2),
+        region_labels=unknown_region_labels(2),
         marks=mask.long() if marks is None else marks,
         mask=both,
         has_mask=True,
@@ -64,7 +64,7 @@ rotations = st.builds(
 def test_the_ratio_stays_true_to_the_mask(rotation, quarter_turns, flips, row, column):
     degrees, scale = rotation
     before = sample(disc((row, column), 18.0))
-    change = Change(
+    change = AugmentParams(
         flip_horizontal=flips[0],
         flip_vertical=flips[1],
         quarter_turns=quarter_turns,
@@ -84,7 +84,7 @@ def test_the_ratio_stays_true_to_the_mask(rotation, quarter_turns, flips, row, c
     assert after.image.sum().item() == pytest.approx(expected, abs=edge)
 
 
-@given(change=st.builds(Change, st.booleans(), st.booleans(), st.integers(0, 3)))
+@given(change=st.builds(AugmentParams, st.booleans(), st.booleans(), st.integers(0, 3)))
 def test_flips_and_turns_move_pixels_and_change_none(change):
     random = torch.Generator().manual_seed(0)
     before = sample(torch.rand(SIZE, SIZE, generator=random) < 0.3)
@@ -100,9 +100,9 @@ def test_flips_and_turns_move_pixels_and_change_none(change):
 def test_each_flip_and_turn_is_the_one_it_names():
     before = sample(disc((20.0, 70.0), 5.0))
     for change, expected in [
-        (Change(flip_horizontal=True), before.mask[0].flip(1)),
-        (Change(flip_vertical=True), before.mask[0].flip(0)),
-        (Change(quarter_turns=1), before.mask[0].rot90()),
+        (AugmentParams(flip_horizontal=True), before.mask[0].flip(1)),
+        (AugmentParams(flip_vertical=True), before.mask[0].flip(0)),
+        (AugmentParams(quarter_turns=1), before.mask[0].rot90()),
     ]:
         assert torch.equal(apply(change, before, OF_IMAGE).mask[0], expected)
 
@@ -111,14 +111,14 @@ def test_each_flip_and_turn_is_the_one_it_names():
 def test_a_shrunk_and_rotated_picture_stays_in_its_frame(degrees):
     before = sample(WHOLE)
     scale = largest_scale(degrees)
-    after = apply(Change(degrees=degrees, scale=scale), before, OF_IMAGE)
+    after = apply(AugmentParams(degrees=degrees, scale=scale), before, OF_IMAGE)
     assert after.mask[0].float().mean() == pytest.approx(scale**2, abs=0.01)
     assert after.ratio[0] == pytest.approx(scale**2)
 
 
 def test_the_empty_border_is_black_and_not_marked():
     before = sample(WHOLE)
-    after = apply(Change(scale=0.5, brightness=0.2), before, OF_IMAGE)
+    after = apply(AugmentParams(scale=0.5, brightness=0.2), before, OF_IMAGE)
     border = torch.ones(SIZE, SIZE, dtype=torch.bool)
     border[22:-22, 22:-22] = False
     assert not after.image[0][border].any()
@@ -134,7 +134,7 @@ def test_the_empty_border_is_black_and_not_marked():
 )
 def test_every_single_marked_pixel_survives_near_its_new_place(rotation, places):
     degrees, scale = rotation
-    change = Change(degrees=degrees, scale=scale)
+    change = AugmentParams(degrees=degrees, scale=scale)
     marks = torch.zeros(SIZE, SIZE, dtype=torch.long)
     for row, column in places:
         marks[row, column] = 255
@@ -150,7 +150,7 @@ def test_every_single_marked_pixel_survives_near_its_new_place(rotation, places)
 
 def test_labels_are_moved_without_mixing():
     marks = disc((50.0, 40.0), 10.0) * 2 + disc((50.0, 70.0), 8.0) * 255
-    after = apply(Change(degrees=17.0, scale=0.7), sample(marks=marks), OF_IMAGE)
+    after = apply(AugmentParams(degrees=17.0, scale=0.7), sample(marks=marks), OF_IMAGE)
     assert set(after.marks.unique().tolist()) == {0, 2, 255}
 
 
@@ -181,7 +181,7 @@ def test_a_case_is_changed_alike_in_the_same_epoch_and_otherwise_in_others():
 
 def test_intensities_stay_within_0_and_1_and_leave_marks_and_masks_alone():
     before = sample()
-    change = Change(contrast=0.9, brightness=0.4, noise=0.5, noise_seed=3)
+    change = AugmentParams(contrast=0.9, brightness=0.4, noise=0.5, noise_seed=3)
     after = apply(change, before, OF_IMAGE)
     assert after.image.min() >= 0
     assert after.image.max() <= 1

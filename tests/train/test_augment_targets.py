@@ -1,4 +1,4 @@
-"""Targets, weights and hints move with the picture that they speak of."""
+"""Targets, weights and region labels move with their image."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wsseg.train.config import Augmentation
 from wsseg.train.data.augment import apply, augment
 from wsseg.train.data.dataset import Sample
-from wsseg.train.data.region_labels import Change, empty_hints, largest_scale
+from wsseg.train.data.region_labels import AugmentParams, largest_scale, unknown_region_labels
 
 SIZE = 96
 OF_IMAGE = torch.tensor([True, False])
@@ -29,13 +29,13 @@ def disc(row, column, radius):
     return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
 
 
-def sample(mask, hints=None):
+def sample(mask, region_labels=None):
     """A case whose target is its mask, and whose weight is 1 in the mask and a half elsewhere."""
     both = torch.stack([mask, ~mask])
     return Sample(
         image=mask.float()[None] * 0.5 + 0.25,
         ratio=torch.tensor([float(mask.float().mean()), 0.4]),
-        hints=empty_hints(2) if hints is None else hints,
+        region_labels=unknown_region_labels(2) if region_labels is None else region_labels,
         marks=mask.long(),
         mask=both,
         has_mask=True,
@@ -49,8 +49,10 @@ def sample(mask, hints=None):
 
 
 def boxed():
-    """Hints that a free rotation would spoil."""
-    return replace(empty_hints(2), box=torch.tensor([[0.2, 0.2, 0.6, 0.5], [0.0, 0.0, 0.1, 0.1]]))
+    """Region labels that a free rotation would spoil."""
+    return replace(
+        unknown_region_labels(2), box=torch.tensor([[0.2, 0.2, 0.6, 0.5], [0.0, 0.0, 0.1, 0.1]])
+    )
 
 
 def fills_its_box(mask):
@@ -63,7 +65,7 @@ def fills_its_box(mask):
 def test_targets_and_weights_move_with_the_mask(rotation, row, column):
     degrees, scale = rotation
     before = sample(disc(row, column, 18.0))
-    after = apply(Change(degrees=degrees, scale=scale), before, OF_IMAGE)
+    after = apply(AugmentParams(degrees=degrees, scale=scale), before, OF_IMAGE)
     # Bilinear against nearest: they differ along the outline alone, and by a share of a pixel.
     outline = 2 * np.pi * 18.0 * scale
     taught, mask = after.target * after.target_weight, after.mask[0]
@@ -81,7 +83,7 @@ def test_a_taught_pixel_beside_untaught_ones_keeps_its_target(rotation):
     alone = torch.zeros_like(before.target_weight)
     alone[:, 40:42, 50:52] = 1
     marked = replace(before, target=alone.clone(), target_weight=alone)
-    after = apply(Change(degrees=degrees, scale=scale), marked, OF_IMAGE)
+    after = apply(AugmentParams(degrees=degrees, scale=scale), marked, OF_IMAGE)
     there = after.target_weight > 1e-3
     assert there.any()
     torch.testing.assert_close(after.target[there], torch.ones(int(there.sum())))
@@ -89,7 +91,7 @@ def test_a_taught_pixel_beside_untaught_ones_keeps_its_target(rotation):
 
 def test_the_empty_border_is_not_taught():
     before = sample(WHOLE)
-    after = apply(Change(scale=0.5), before, OF_IMAGE)
+    after = apply(AugmentParams(scale=0.5), before, OF_IMAGE)
     border = torch.ones(SIZE, SIZE, dtype=torch.bool)
     border[22:-22, 22:-22] = False
     assert not after.target_weight[:, border].any()
@@ -99,9 +101,9 @@ def test_the_empty_border_is_not_taught():
 @given(epoch=st.integers(1, 1000))
 def test_a_case_with_a_box_is_never_freely_rotated(epoch):
     settings = Augmentation(rotate_degrees=180, shrink=0.5, turn=0.5)
-    after = augment(sample(WHOLE, hints=boxed()), settings, OF_IMAGE, seed=0, epoch=epoch)
-    # A rotated box would be unknown, see `Hints.moved`.
-    assert not after.hints.box.isnan().any()
+    after = augment(sample(WHOLE, region_labels=boxed()), settings, OF_IMAGE, seed=0, epoch=epoch)
+    # A rotated box would be unknown, see `RegionLabels.moved`.
+    assert not after.region_labels.box.isnan().any()
     assert fills_its_box(after.mask[0])
 
 
@@ -115,7 +117,7 @@ def test_a_case_without_a_box_is_rotated_in_some_epochs():
 
 
 def test_hints_move_with_the_picture():
-    change = Change(flip_horizontal=True, quarter_turns=1, scale=0.6)
-    after = apply(change, sample(WHOLE, hints=boxed()), OF_IMAGE)
-    assert torch.equal(after.hints.box, boxed().moved(change, OF_IMAGE).box)
-    assert not torch.equal(after.hints.box, boxed().box)
+    change = AugmentParams(flip_horizontal=True, quarter_turns=1, scale=0.6)
+    after = apply(change, sample(WHOLE, region_labels=boxed()), OF_IMAGE)
+    assert torch.equal(after.region_labels.box, boxed().moved(change, OF_IMAGE).box)
+    assert not torch.equal(after.region_labels.box, boxed().box)

@@ -93,7 +93,7 @@ def _known_at(data, learner, limit):
     their map has from `limit` on."""
     weight, bias = last_layer(learner.predictor().network).parameters()
     samples = [data.train.item(place) for place in range(4)]
-    images = learner.front.normalise(torch.stack([sample.image for sample in samples]))
+    images = learner.preprocess.normalise(torch.stack([sample.image for sample in samples]))
     logits = learner.predictor().network(images).logits
     weight.mul_(2 / logits.std())
     bias.copy_((bias - logits.mean()) * 2 / logits.std())

@@ -53,7 +53,7 @@ def test_a_run_is_read_back_as_it_was_written(run):
     before = torch.random.get_rng_state()
     trained = load_run(run)
     assert trained.record == RECORD
-    assert trained.front.window == RECORD.window
+    assert trained.preprocess.window == RECORD.window
     for sample, original in zip(trained.samples, SAMPLES, strict=True):
         assert sample.dtype == np.float32
         assert np.array_equal(sample, original)

@@ -9,15 +9,15 @@ from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.reading import read_slice
 from wsseg.train.cases.schema import Case
 from wsseg.train.data.dataset import CaseDataset, collate
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 
 CLASSES = ("organ", "tumour")
 RATIOS = (
     RatioDefinition(name="organ", numerator="organ"),
     RatioDefinition(name="tumour in organ", numerator="tumour", denominator="organ"),
 )
-GREY = Front(Window(), 32, 1)
-COLOUR = Front(Window(), 32, 3)
+GREY = Preprocess(Window(), 32, 1)
+COLOUR = Preprocess(Window(), 32, 3)
 
 
 def labels():

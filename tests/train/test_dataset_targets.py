@@ -8,11 +8,11 @@ from PIL import Image
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.train.cases.schema import Box, Case, Region
 from wsseg.train.data.dataset import CaseDataset, TargetStore, collate
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.targets.pseudo_labels import BLEND, NO_LABEL, PseudoLabel
 
 SIZE = 32
-FRONT = Front(Window(), SIZE, 1)
+PREPROCESS = Preprocess(Window(), SIZE, 1)
 
 
 def region() -> np.ndarray:
@@ -39,7 +39,7 @@ def folder(tmp_path):
 def dataset(folder, growth="euclidean", **said):
     """One case of one class."""
     case = Case(row=2, image=folder / "image.png", **{"ratios": (None,), **said})
-    return CaseDataset([case], ("roi",), (), FRONT, targets=TargetStore(growth))
+    return CaseDataset([case], ("roi",), (), PREPROCESS, targets=TargetStore(growth))
 
 
 def shares():
@@ -121,7 +121,7 @@ def test_outside_its_box_a_class_is_background(folder):
 def test_only_a_share_of_the_whole_image_tells_how_far_marks_grow(folder):
     of_body = RatioDefinition(name="roi", numerator="roi", denominator="foreground")
     case = Case(row=2, image=folder / "image.png", ratios=(0.2,), marks=folder / "marks.png")
-    cases = CaseDataset([case], ("roi",), (of_body,), FRONT, targets=TargetStore("euclidean"))
+    cases = CaseDataset([case], ("roi",), (of_body,), PREPROCESS, targets=TargetStore("euclidean"))
     assert np.isnan(cases.areas(0)).all()
     assert cases.item(0).target.mean() < 0.1
 

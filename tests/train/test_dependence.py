@@ -11,7 +11,7 @@ from PIL import Image
 from wsseg.imaging.definitions import Dependence, Window
 from wsseg.train.cases.table import read_cases
 from wsseg.train.data.dataset import CaseDataset
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.image_dependence import dependence_of
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def cases(folder, *, centred=False, columns=("ratio", "marks", "mask"), same_siz
     with (folder / "cases.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     table = read_cases(folder / "cases.csv")
-    return CaseDataset(table.cases, table.classes, (), Front(Window(), 32, 1))
+    return CaseDataset(table.cases, table.classes, (), Preprocess(Window(), 32, 1))
 
 
 def blob(raw):

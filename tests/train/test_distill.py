@@ -200,11 +200,11 @@ def test_maps_are_the_mean_of_the_picture_and_its_mirror_image_on_the_students_g
     teach(fabric, teacher, data.train, STUDENT)
     assert data.train.item(0).soft.shape == (1, 32, 32)
     raw = data.train.native(0).image.expand(3, -1, -1)[None]
-    front, network = teacher.predictor.front, teacher.predictor.network
+    preprocess, network = teacher.predictor.front, teacher.predictor.network
     with torch.no_grad():
         both = [
             torch.nn.functional.interpolate(
-                network.coarse_logits(front(raw.flip(axes))), (32, 32), mode="bilinear"
+                network.coarse_logits(preprocess(raw.flip(axes))), (32, 32), mode="bilinear"
             )
             .sigmoid()
             .flip(axes)

@@ -14,7 +14,7 @@ from wsseg.train.cases.schema import Case
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, Native
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.metrics import CaseCounts, case_iou
 from wsseg.train.report import agreement, choose_examples, reported_ratios
 from wsseg.train.validation import (
@@ -46,7 +46,7 @@ def test_a_pixel_belongs_to_a_class_from_probability_one_half_on():
 
 def test_cases_are_judged_on_their_own_grids_in_the_order_asked_for(make_blobs, tmp_path):
     table = read_cases(make_blobs(tmp_path, 3, 1))
-    cases = CaseDataset(table.cases, table.classes, (), Front(Window(), 32, 1))
+    cases = CaseDataset(table.cases, table.classes, (), Preprocess(Window(), 32, 1))
     counts = evaluate(
         lambda raw: (raw > 120).float(), cases, (2, 0), ("image",), torch.device("cpu")
     )

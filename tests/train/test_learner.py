@@ -12,7 +12,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.train.cases.schema import Contents
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
-from wsseg.train.data.sampler import stream
+from wsseg.train.data.sampler import training_batches
 from wsseg.train.losses import Entropy, RatioPrior, Size, WeakMark, build_objective
 from wsseg.train.networks import last_layer
 from wsseg.train.trainer import (
@@ -46,7 +46,7 @@ def _prepare(table, config=CONFIG):
 
 
 def _batches(data, config=CONFIG, first=1):
-    return list(stream(data.train, config, first=first))
+    return list(training_batches(data.train, config, first=first))
 
 
 def test_a_step_follows_the_gradient_and_moves_the_average_along(table):

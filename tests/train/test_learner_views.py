@@ -13,7 +13,7 @@ from tests.train.conftest import prepared
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.batch import Batch, Outputs
-from wsseg.train.data.sampler import stream
+from wsseg.train.data.sampler import training_batches
 from wsseg.train.learner import draw_view
 from wsseg.train.losses import Context, Equivariance, Loss, Objective, Size, Teacher, Term
 
@@ -36,7 +36,7 @@ def table(make_blobs, tmp_path_factory):
 
 def _prepare(table, config=CONFIG):
     data, learner = prepared(table, config)
-    (batch,) = stream(data.train, config, first=1)
+    (batch,) = training_batches(data.train, config, first=1)
     return learner, batch
 
 
@@ -97,7 +97,7 @@ def test_a_step_computes_what_the_terms_read_and_nothing_else(table, reads):
 def test_the_teacher_is_the_averaged_network_and_is_not_taught(table):
     learner, batch = _prepare(table)
     with torch.no_grad():
-        image = learner.front.normalise(batch.image)
+        image = learner.preprocess.normalise(batch.image)
         expected = learner.predictor().network(image).logits.sigmoid()
     teacher = Watch(frozenset({"teacher"})).step(learner, batch).teacher
     assert teacher is not None
@@ -113,7 +113,7 @@ def test_the_second_view_is_answered_in_the_frame_of_the_first(table):
     # Drawn by seed and step.
     view = draw_view(2, np.random.default_rng((CONFIG.seed, 0)))
     network = _prepare(table)[0].network.train()
-    both = learner.front.normalise(torch.cat([batch.image, view.apply(batch.image)]))
+    both = learner.preprocess.normalise(torch.cat([batch.image, view.apply(batch.image)]))
     here, there = network(both).logits.chunk(2)
     torch.testing.assert_close(outputs.logits, here)
     torch.testing.assert_close(outputs.moved, view.undo(there))

@@ -122,7 +122,7 @@ def test_better_averages_stay(learner, short):
 
 def test_without_validation_cases_training_cases_decide(learner, tmp_path):
     table, data, own = learner
-    none = CaseDataset((), table.classes, (), own.front)
+    none = CaseDataset((), table.classes, (), own.preprocess)
     bare = replace(data, val=none, rule="last")
     save_weights(own.average.module, tmp_path / WEIGHTS)
     row = {"epoch": 1, "learning_rate": 0.1, "total": 1.0, "seconds": 1.0}

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from wsseg.imaging.definitions import Window
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Predictor, build_network, last_layer
 
 
@@ -12,7 +12,7 @@ def predictor():
     torch.manual_seed(0)
     network = build_network("mobilenet_v2", classes=2, channels=1).eval()
     nn.init.normal_(last_layer(network).weight, std=3.0)
-    return Predictor(Front(Window(), 64, 1), network).eval()
+    return Predictor(Preprocess(Window(), 64, 1), network).eval()
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.learner import self_training_epochs
 from wsseg.train.self_training import SETTLED, SelfTrainer, remove_pseudo_labels
 from wsseg.train.targets.pseudo_labels import NO_LABEL, PseudoLabel
-from wsseg.train.trainer import build_front, choose_facts
+from wsseg.train.trainer import build_preprocess, choose_facts
 
 CONFIG = TrainConfig(
     preset="wsseg",
@@ -47,8 +47,10 @@ def cases(table):
 
 
 def _cases(table, growth="euclidean"):
-    front = build_front(CONFIG, choose_facts(table, CONFIG))
-    return CaseDataset(table.part("train"), table.classes, (), front, targets=TargetStore(growth))
+    preprocess = build_preprocess(CONFIG, choose_facts(table, CONFIG))
+    return CaseDataset(
+        table.part("train"), table.classes, (), preprocess, targets=TargetStore(growth)
+    )
 
 
 def _found(*values):

@@ -19,7 +19,7 @@ from wsseg.train.networks import last_layer
 from wsseg.train.run_folder import RunFacts
 from wsseg.train.self_training import retarget
 from wsseg.train.targets.pseudo_labels import agreement
-from wsseg.train.trainer import build_front, choose_facts
+from wsseg.train.trainer import build_preprocess, choose_facts
 
 SIZE = 32
 CONFIG = TrainConfig(
@@ -47,7 +47,7 @@ def learner(table):
     network = learner.predictor().network
     with torch.no_grad():
         images = torch.stack([data.train.item(place).image for place in range(len(data.train))])
-        logits = network(learner.front.normalise(images)).logits
+        logits = network(learner.preprocess.normalise(images)).logits
         weight, bias = last_layer(network).parameters()
         weight.mul_(2 / logits.std())
         bias.copy_((bias - logits.mean()) * 2 / logits.std())
@@ -60,9 +60,9 @@ def cases(table):
 
 
 def _cases(table):
-    front = build_front(CONFIG, choose_facts(table, CONFIG))
+    preprocess = build_preprocess(CONFIG, choose_facts(table, CONFIG))
     return CaseDataset(
-        table.part("train"), table.classes, (), front, targets=TargetStore("euclidean")
+        table.part("train"), table.classes, (), preprocess, targets=TargetStore("euclidean")
     )
 
 
@@ -97,7 +97,7 @@ def test_the_surest_pixels_of_the_averaged_network_are_cut(learner, cases):
     )
     retarget(plain, cases)
     with torch.no_grad():
-        image = learner.front.normalise(cases.item(1).image[None])
+        image = learner.preprocess.normalise(cases.item(1).image[None])
         maps = learner.predictor().network(image).logits.sigmoid()[0, 0]
     inside = cases.targets.pseudo_labels[1].inside[0] == 1
     assert maps[inside].min() >= maps[~inside].max()
@@ -116,8 +116,8 @@ def mirrored(table, tmp_path):
     case = table.part("train")[1]
     Image.open(case.image).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "b.png")
     both = (case, replace(case, image=tmp_path / "b.png"))
-    front = build_front(CONFIG, choose_facts(table, CONFIG))
-    return CaseDataset(both, table.classes, (), front, targets=TargetStore("euclidean"))
+    preprocess = build_preprocess(CONFIG, choose_facts(table, CONFIG))
+    return CaseDataset(both, table.classes, (), preprocess, targets=TargetStore("euclidean"))
 
 
 def test_a_mirror_image_is_cut_alike_where_training_mirrors_images(learner, mirrored):
@@ -141,8 +141,8 @@ def _bare(cases, region):
         replace(case, ratios=(None,), marks=None, mask=None, regions=(region,))
         for case in cases.cases
     ]
-    front = build_front(CONFIG, RunFacts(cases_sha256="", window=Window(), channels=1))
-    return CaseDataset(bare, cases.classes, (), front, targets=TargetStore("euclidean"))
+    preprocess = build_preprocess(CONFIG, RunFacts(cases_sha256="", window=Window(), channels=1))
+    return CaseDataset(bare, cases.classes, (), preprocess, targets=TargetStore("euclidean"))
 
 
 def test_cuts_that_are_empty_in_both_rounds_have_no_agreement(learner, cases):
@@ -162,7 +162,7 @@ def test_a_cut_stays_in_the_box(learner, cases):
     assert len(boxed.targets.pseudo_labels) == len(cases)
     for place, found in boxed.targets.pseudo_labels.items():
         rows, columns = np.nonzero(found.inside[0].numpy())
-        top, left, bottom, right = (boxed.item(place).hints.box[0] * SIZE).tolist()
+        top, left, bottom, right = (boxed.item(place).region_labels.box[0] * SIZE).tolist()
         assert len(rows) > 0
         assert rows.min() >= math.floor(top)
         assert rows.max() < math.ceil(bottom)

@@ -24,7 +24,7 @@ from wsseg.imaging.tables import TableError
 from wsseg.train.cases.files import case_marks, case_mask
 from wsseg.train.cases.table import read_cases
 from wsseg.train.data.dataset import CaseDataset
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.simulate import MarkOptions, simulate_marks
 
 __all__ = ["write_dicom"]
@@ -252,12 +252,14 @@ def test_a_network_is_taught_the_same_however_its_image_is_stored(tmp_path, writ
         del cells["points"]  # one pixel of each picture's own first rows
         path = table(folder, {**cells, "marks": "mask.png", "mask": "mask.png", "ratio": 0.1375})
         cases = read_cases(path).cases
-        front = Front(Window(low=0, high=255), 16, 1)
-        samples.append(CaseDataset(cases, ("roi",), (), front).item(0))
+        preprocess = Preprocess(Window(low=0, high=255), 16, 1)
+        samples.append(CaseDataset(cases, ("roi",), (), preprocess).item(0))
     first, second = samples
     assert first.mask.any()
     assert first.marks.any()
     for field in ("image", "mask", "marks", "target", "target_weight", "ratio"):
         assert torch.equal(getattr(first, field), getattr(second, field))
     for field in ("box", "centroid", "spread"):
-        torch.testing.assert_close(getattr(first.hints, field), getattr(second.hints, field))
+        torch.testing.assert_close(
+            getattr(first.region_labels, field), getattr(second.region_labels, field)
+        )

@@ -9,7 +9,7 @@ from wsseg.train.cases.schema import MARKED_BACKGROUND, Case
 
 # The kinds of weak signal, which of them a case carries, and what of a batch each one fills.
 
-Signal = Literal[
+SupervisionKind = Literal[
     "ratio",
     "bounds",
     "present",
@@ -23,7 +23,7 @@ Signal = Literal[
     "mask",
 ]
 
-FIELDS: dict[Signal, frozenset[str]] = {
+FIELDS: dict[SupervisionKind, frozenset[str]] = {
     "ratio": frozenset({"ratio"}),
     "bounds": frozenset({"bounds"}),
     "present": frozenset({"present"}),
@@ -39,7 +39,7 @@ FIELDS: dict[Signal, frozenset[str]] = {
 """The labels of `Batch` that a signal alone makes known, in the order in which they are told."""
 
 
-def class_signals(case: Case, number: int) -> frozenset[Signal]:
+def class_supervision(case: Case, number: int) -> frozenset[SupervisionKind]:
     """The signals that a checked case carries for the class of that number, from 1.
 
     A mask speaks of every class, and so does background that is marked.
@@ -48,7 +48,7 @@ def class_signals(case: Case, number: int) -> frozenset[Signal]:
     region = case.regions[number - 1]
     own = {(row, column) for row, column, label in case.points if label == number}
     background = any(label == MARKED_BACKGROUND for _, _, label in case.points)
-    carried: dict[Signal, bool] = {
+    carried: dict[SupervisionKind, bool] = {
         "ratio": case.ratios[number - 1] is not None,
         "bounds": region.low is not None or region.high is not None,
         "present": region.present is not None,
@@ -69,7 +69,9 @@ def known_fields(cases: Sequence[Case], number: int, *, corrected: bool) -> froz
 
     corrected: self-training makes a target of an area too.
     """
-    carried = frozenset[Signal]().union(*(class_signals(case, number) for case in cases))
+    carried = frozenset[SupervisionKind]().union(
+        *(class_supervision(case, number) for case in cases)
+    )
     fields = frozenset[str]().union(*(FIELDS[signal] for signal in carried))
     absent = any(_absent(case, number - 1) for case in cases)
     taught = absent or (corrected and bool(carried & {"ratio", "bounds"}))
@@ -82,13 +84,13 @@ def _absent(case: Case, place: int) -> bool:
     return region.present is False or case.ratios[place] == 0 or region.high == 0
 
 
-LOCATING = frozenset[Signal]({"marks", "points", "extremes", "box", "centroid", "mask"})
+LOCATING = frozenset[SupervisionKind]({"marks", "points", "extremes", "box", "centroid", "mask"})
 """Signals that say where in the picture a class is."""
-LIMITING = frozenset[Signal]({"box", "extremes", "mask", "spread", "background marks"})
+LIMITING = frozenset[SupervisionKind]({"box", "extremes", "mask", "spread", "background marks"})
 """Signals that keep a class from being everywhere, besides its size."""
 
 
-def untaught_classes(
+def unsupervised_classes(
     cases: Sequence[Case], classes: tuple[str, ...], *, unlabelled: bool
 ) -> Iterator[Fault]:
     """Classes that no training case says anything of: the network would find them anywhere.
@@ -97,9 +99,9 @@ def untaught_classes(
     """
     training = [case for case in cases if case.split == "train"]
     for number, name in enumerate(classes, 1):
-        said = any(_own_signals(case, number) for case in training)
+        said = any(_own_supervision(case, number) for case in training)
         if training and not said and not unlabelled:
-            other = next((case for case in cases if _own_signals(case, number)), None)
+            other = next((case for case in cases if _own_supervision(case, number)), None)
             remedy = "fill in its columns in some rows, or remove them"
             if other is not None:
                 remedy = f"line {other.row}, in {other.split}, does: put such cases into train"
@@ -117,7 +119,7 @@ def doubtful_classes(
     training = [case for case in cases if case.split == "train"]
     limited = _limited(training, denominators)
     for place, name in enumerate(classes):
-        told = [case for case in training if _own_signals(case, place + 1)]
+        told = [case for case in training if _own_supervision(case, place + 1)]
         if not told:
             continue
         if not any(_shows(case, place) for case in told):
@@ -133,9 +135,9 @@ def doubtful_classes(
         yield from _baseless(training, classes, denominators, place)
 
 
-def _own_signals(case: Case, number: int) -> frozenset[Signal]:
+def _own_supervision(case: Case, number: int) -> frozenset[SupervisionKind]:
     """What a case says of this class, and not of all of them alike."""
-    return class_signals(case, number) - {"background marks"}
+    return class_supervision(case, number) - {"background marks"}
 
 
 def _shows(case: Case, place: int) -> bool:
@@ -143,7 +145,7 @@ def _shows(case: Case, place: int) -> bool:
     drawn, region = case.contents.drawn, case.regions[place]
     if drawn is not None and drawn[place]:
         return True
-    said = _own_signals(case, place + 1) - {"mask", "ratio", "bounds", "present"}
+    said = _own_supervision(case, place + 1) - {"mask", "ratio", "bounds", "present"}
     return bool(said or case.ratios[place] or region.low or region.high or region.present)
 
 
@@ -176,7 +178,7 @@ def _limits(case: Case, place: int, below: Denominator) -> bool:
     if below == "image" and (case.ratios[place] is not None or region.high is not None):
         return True
     others = {*case.contents.marked, *(number for _, _, number in case.points)} - {0, place + 1}
-    signals = class_signals(case, place + 1)
+    signals = class_supervision(case, place + 1)
     return bool(others - {MARKED_BACKGROUND} or LIMITING & signals)
 
 
@@ -201,7 +203,7 @@ def _baseless(
 
 def _sized(case: Case, place: int, below: Denominator) -> bool:
     ratio = below == "image" and case.ratios[place] is not None
-    return ratio or bool(LOCATING & class_signals(case, place + 1))
+    return ratio or bool(LOCATING & class_supervision(case, place + 1))
 
 
 def small_regions(

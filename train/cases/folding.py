@@ -8,7 +8,7 @@ import numpy as np
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.tables import TableError, TableOptions
-from wsseg.train.cases.evidence import untaught_classes
+from wsseg.train.cases.evidence import unsupervised_classes
 from wsseg.train.cases.schema import Case, CaseTable, Split, class_denominators, one_spelling
 from wsseg.train.cases.table import doubts_of, read_cases
 from wsseg.train.config import TrainConfig
@@ -42,7 +42,7 @@ def fold_of(table: CaseTable, config: TrainConfig) -> CaseTable:
         replace(case, fold=fold, split=_split(case, fold, config.fold))
         for case, fold in zip(table.cases, folds, strict=True)
     )
-    faults = untaught_classes(cases, table.classes, unlabelled=config.distill is not None)
+    faults = unsupervised_classes(cases, table.classes, unlabelled=config.distill is not None)
     told = [replace(fault, message=f"fold {config.fold}: {fault.message}") for fault in faults]
     if told:
         raise TableError(table.path.name, told)

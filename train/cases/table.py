@@ -34,7 +34,7 @@ from wsseg.train.cases.cells import (
     parse_split,
     with_fractions,
 )
-from wsseg.train.cases.evidence import doubtful_classes, untaught_classes
+from wsseg.train.cases.evidence import doubtful_classes, unsupervised_classes
 from wsseg.train.cases.files import shown
 from wsseg.train.cases.images import IMAGES, spread
 from wsseg.train.cases.schema import (
@@ -106,7 +106,7 @@ def read_cases(
     )
     faults += wrong
     if not faults:
-        faults += untaught_classes(cases, columns.classes, unlabelled=unlabelled)
+        faults += unsupervised_classes(cases, columns.classes, unlabelled=unlabelled)
     if faults:
         raise TableError(path.name, faults)
     notes = (*table.doubts, *label_notes(cases))

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 from wsseg.train.cases.schema import NOT_MARKED
 from wsseg.train.config import Augmentation
 from wsseg.train.data.dataset import Sample
-from wsseg.train.data.region_labels import Change, draw
+from wsseg.train.data.region_labels import AugmentParams, draw
 
 TINY = 1e-6
 
@@ -35,11 +35,11 @@ def augment(
     epoch has seen this case before.
     """
     random = np.random.default_rng((seed, epoch, sample.index, repeat))
-    change = draw(settings, random, upright=sample.hints.upright)
+    change = draw(settings, random, upright=sample.region_labels.upright)
     return apply(change, sample, of_image)
 
 
-def apply(change: Change, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sample:
+def apply(change: AugmentParams, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sample:
     """The changed sample: intensities first, then places, so that the empty border is 0.
 
     A ratio of the whole image becomes ratio * scale**2, which is what its pixels then cover; a
@@ -61,7 +61,7 @@ def apply(change: Change, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sampl
         sample,
         image=image,
         ratio=ratio,
-        hints=sample.hints.moved(change, of_image),
+        region_labels=sample.region_labels.moved(change, of_image),
         marks=marks[0],
         mask=mask.bool(),
         target=target,
@@ -70,7 +70,7 @@ def apply(change: Change, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sampl
     )
 
 
-def _change_intensities(image: Tensor, change: Change) -> Tensor:
+def _change_intensities(image: Tensor, change: AugmentParams) -> Tensor:
     mean = image.mean()
     changed = (image - mean) * (1 + change.contrast) + mean + change.brightness
     if change.noise:
@@ -80,7 +80,7 @@ def _change_intensities(image: Tensor, change: Change) -> Tensor:
     return changed.clamp(0, 1)
 
 
-def _move(stack: Tensor, change: Change) -> Tensor:
+def _move(stack: Tensor, change: AugmentParams) -> Tensor:
     """Flips and quarter turns, which move pixels without changing them."""
     if change.flip_horizontal:
         stack = stack.flip(2)
@@ -89,7 +89,7 @@ def _move(stack: Tensor, change: Change) -> Tensor:
     return torch.rot90(stack, change.quarter_turns, (1, 2))
 
 
-def _rotate(stack: Tensor, change: Change) -> Tensor:
+def _rotate(stack: Tensor, change: AugmentParams) -> Tensor:
     """Rotation and shrinking about the centre: bilinear for intensities, nearest for labels."""
     if change.scale == 1 and change.degrees == 0:
         return stack
@@ -106,7 +106,7 @@ def _rotate(stack: Tensor, change: Change) -> Tensor:
     return turned.to(stack.dtype)
 
 
-def _keep_marks(before: Tensor, after: Tensor, change: Change) -> Tensor:
+def _keep_marks(before: Tensor, after: Tensor, change: AugmentParams) -> Tensor:
     """Put back each marked pixel (1, s, s) whose label is gone from around its new place."""
     labels, kept = before[0].numpy(), after[0].numpy().copy()
     rows, columns = np.nonzero(labels != NOT_MARKED)
@@ -119,7 +119,7 @@ def _keep_marks(before: Tensor, after: Tensor, change: Change) -> Tensor:
 
 
 def _new_places(
-    rows: NDArray[np.intp], columns: NDArray[np.intp], size: int, change: Change
+    rows: NDArray[np.intp], columns: NDArray[np.intp], size: int, change: AugmentParams
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pixels that pixels move to under `_rotate`; y points down, so clockwise is positive."""
     centre = (size - 1) / 2

@@ -18,8 +18,8 @@ from wsseg.train.cases.files import class_masks, read_image, read_marks
 from wsseg.train.cases.schema import Case, Look, class_denominators
 from wsseg.train.data.area_resize import shrink_marks, shrink_mask
 from wsseg.train.data.batch import Batch
-from wsseg.train.data.preprocess import Front
-from wsseg.train.data.region_labels import Hints, case_hints
+from wsseg.train.data.preprocess import Preprocess
+from wsseg.train.data.region_labels import RegionLabels, case_region_labels
 from wsseg.train.targets.case_targets import (
     FULL,
     PixelTarget,
@@ -55,7 +55,7 @@ class Sample:
 
     image: Float[Tensor, "c s s"]
     ratio: Float[Tensor, " k"]
-    hints: Hints
+    region_labels: RegionLabels
     marks: Integer[Tensor, "s s"]
     mask: Bool[Tensor, "k s s"]
     has_mask: bool
@@ -99,7 +99,7 @@ class _Draft:
     """
 
     image: Float[Tensor, "c s s"]
-    hints: Hints
+    region_labels: RegionLabels
     marks: Integer[Tensor, "s s"]
     mask: Bool[Tensor, "k s s"] | None
     pixel_target: PixelTarget | None = None
@@ -112,7 +112,7 @@ class CaseDataset:
     network's size.
 
     ratios: tell which ratios are shares of the whole image (`of_image`, one per class): only those
-    change when the picture shrinks. front: channels, window and size. targets: what is taught.
+    change when the picture shrinks. preprocess: channels, window and size. targets: what is taught.
     looks: by row, where the values of the images that are kept lie. A set above `cache_bytes` is
     read from disk each time instead.
     """
@@ -122,7 +122,7 @@ class CaseDataset:
         cases: Sequence[Case],
         classes: tuple[str, ...],
         ratios: tuple[RatioDefinition, ...],
-        front: Front,
+        preprocess: Preprocess,
         *,
         targets: TargetStore | None = None,
         cache_bytes: int = CACHE_BYTES,
@@ -133,14 +133,14 @@ class CaseDataset:
         self.denominators = class_denominators(classes, ratios)
         self.of_image = torch.tensor([below == "image" for below in self.denominators])
         self.looks: dict[int, Look] = {}
-        self._front = front
+        self._preprocess = preprocess
         self._files = FilesOnce(self.cases)
         self._kept: dict[int, Sample] = {}
         self._drafts: dict[int, _Draft] = {}
         self._waiting_bytes = 0
         # Two bytes an intensity, one a mark; one a class's mask, its target and its weight.
-        per_pixel = 2 * front.channels + 1 + 3 * len(classes)
-        self._keeps = len(self.cases) * per_pixel * front.size**2 <= cache_bytes
+        per_pixel = 2 * preprocess.channels + 1 + 3 * len(classes)
+        self._keeps = len(self.cases) * per_pixel * preprocess.size**2 <= cache_bytes
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -212,7 +212,7 @@ class CaseDataset:
         """One case at its raw grid, read from disk each time."""
         case = self.cases[index]
         with self._files.of(case):
-            image = read_image(case, self._front.channels)
+            image = read_image(case, self._preprocess.channels)
             mask = class_masks(case, len(self.classes))
             marks = read_marks(case, image.shape[1:])
         return Native(
@@ -242,20 +242,20 @@ class CaseDataset:
 
     def _read(self, index: int, *, learns: bool) -> _Draft:
         """The files of a case. learns: whether a target will be made of it."""
-        case, size, classes = self.cases[index], self._front.size, len(self.classes)
+        case, size, classes = self.cases[index], self._preprocess.size, len(self.classes)
         with self._files.of(case):
-            raw = read_image(case, self._front.channels)
+            raw = read_image(case, self._preprocess.channels)
             full = class_masks(case, classes)
             marks = read_marks(case, raw.shape[1:])
         with torch.no_grad():
-            windowed = self._front.windowed_finite(torch.from_numpy(raw)[None])
-            image = self._front.resized(windowed)[0]
+            windowed = self._preprocess.windowed_finite(torch.from_numpy(raw)[None])
+            image = self._preprocess.resized(windowed)[0]
         if self._keeps:
             self.looks[case.row] = look_of(raw[0] if len(raw) == 1 else raw.transpose(1, 2, 0))
         draft = _Draft(
             # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
             image=image.half(),
-            hints=case_hints(case, raw.shape[1:]),
+            region_labels=case_region_labels(case, raw.shape[1:]),
             marks=torch.from_numpy(shrink_marks(marks, (size, size))),
             mask=None if full is None else torch.from_numpy(shrink_mask(full, size)),
         )
@@ -270,7 +270,7 @@ class CaseDataset:
         )
 
     def _sample(self, index: int, draft: _Draft) -> Sample:
-        size, classes = self._front.size, len(self.classes)
+        size, classes = self._preprocess.size, len(self.classes)
         taught = self._first_target(index, draft)
         ratios = self.cases[index].ratios
         ratio = [float("nan") if ratio is None else ratio for ratio in ratios]
@@ -278,7 +278,7 @@ class CaseDataset:
         return Sample(
             image=draft.image,
             ratio=torch.tensor(ratio, dtype=torch.float32),
-            hints=draft.hints,
+            region_labels=draft.region_labels,
             marks=draft.marks,
             mask=nothing if draft.mask is None else draft.mask,
             has_mask=draft.mask is not None,
@@ -292,7 +292,7 @@ class CaseDataset:
 
     def _first_target(self, index: int, draft: _Draft) -> PixelTarget:
         """The first target: the mask where there is one, else what is grown."""
-        size, classes = self._front.size, len(self.classes)
+        size, classes = self._preprocess.size, len(self.classes)
         if self.targets.growth is None or draft.evidence is None:
             nothing = np.zeros((classes, size, size), np.uint8)
             every = np.ones(classes, bool)
@@ -309,7 +309,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image=torch.stack([sample.image for sample in samples]),
         ratio=torch.stack([sample.ratio for sample in samples]),
         **{
-            name: torch.stack([getattr(sample.hints, name) for sample in samples])
+            name: torch.stack([getattr(sample.region_labels, name) for sample in samples])
             for name in ("bounds", "present", "box", "centroid", "spread")
         },
         marks=torch.stack([sample.marks for sample in samples]),

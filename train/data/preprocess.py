@@ -15,7 +15,7 @@ IMAGENET_SD = (0.229, 0.224, 0.225)
 CONSTANT = 1e-6
 
 
-class Front(nn.Module):
+class Preprocess(nn.Module):
     """Raw pixels of any size -> intensity window -> square of `size` -> ImageNet normalisation.
 
     window: see `Window`. size: edge of the network's square input, pixels. channels: 1 grey or

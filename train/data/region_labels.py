@@ -20,7 +20,7 @@ TURNED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Change:
+class AugmentParams:
     """One drawn change; the default changes nothing.
 
     quarter_turns: counter-clockwise. degrees: rotation about the centre, clockwise. scale: of the
@@ -40,10 +40,13 @@ class Change:
     noise_seed: int = 0
 
 
-def draw(settings: Augmentation, random: np.random.Generator, *, upright: bool = False) -> Change:
+def draw(
+    settings: Augmentation, random: np.random.Generator, *, upright: bool = False
+) -> AugmentParams:
     """A change within the settings; `upright`: without a free rotation.
 
-    The same numbers are drawn either way, so that one case's hints do not change another's course.
+    The same numbers are drawn either way, so that the labels of one case do not change the
+    draws of another.
     """
     flips = random.random(2) < (settings.flip_horizontal, settings.flip_vertical)
     turns = int(random.integers(1, 4)) if random.random() < settings.turn else 0
@@ -51,7 +54,7 @@ def draw(settings: Augmentation, random: np.random.Generator, *, upright: bool =
     if upright:
         degrees = 0.0
     contrast, brightness = random.uniform(-1, 1, 2) * (settings.contrast, settings.brightness)
-    return Change(
+    return AugmentParams(
         flip_horizontal=bool(flips[0]),
         flip_vertical=bool(flips[1]),
         quarter_turns=turns,
@@ -88,13 +91,13 @@ def _steepest(scale: float) -> float:
 
 UNKNOWN = float("nan")
 NUMBERS = 11
-"""Of one class in `Hints`."""
+"""Of one class in `RegionLabels`."""
 CENTRE = 0.5
 """Row and column of the frame's centre, as shares of its sides."""
 
 
 @dataclass(frozen=True)
-class Hints:
+class RegionLabels:
     """Bounds, tags, boxes, centroids and spreads of one picture's k classes, float32.
 
     The fields are those of `Batch`: bounds (low, high) of the ratio; present 1 or 0; box (top,
@@ -116,38 +119,38 @@ class Hints:
         return not bool(self.box.isnan().all() and self.spread.isnan().all())
 
     @property
-    def free(self) -> "Hints":
-        """The hints without boxes and spreads, for terms that read neither."""
+    def free(self) -> "RegionLabels":
+        """The labels without boxes and spreads, for losses that read neither."""
         return replace(
             self,
             box=torch.full_like(self.box, UNKNOWN),
             spread=torch.full_like(self.spread, UNKNOWN),
         )
 
-    def moved(self, change: Change, of_image: Bool[Tensor, " k"]) -> "Hints":
-        """The hints of the picture that `augment.apply` makes of this one's, which is a square.
+    def moved(self, change: AugmentParams, of_image: Bool[Tensor, " k"]) -> "RegionLabels":
+        """The labels of the image that `augment.apply` makes of this one's, which is a square.
 
         Exact for flips, quarter turns and scales. After a free rotation a box and a spread are
         unknown, because the rotated ones depend on the region's shape: see `upright`. of_image:
         which ratios are shares of the whole image; their bounds shrink with the picture's area.
         """
-        hints = self
+        labels = self
         if change.flip_horizontal:
-            hints = hints._flipped(axis=1)
+            labels = labels._flipped(axis=1)
         if change.flip_vertical:
-            hints = hints._flipped(axis=0)
+            labels = labels._flipped(axis=0)
         for _ in range(change.quarter_turns % 4):
-            hints = hints._transposed()._flipped(axis=0)
-        return hints._scaled(change.scale, of_image)._rotated(change.degrees)
+            labels = labels._transposed()._flipped(axis=0)
+        return labels._scaled(change.scale, of_image)._rotated(change.degrees)
 
-    def _flipped(self, axis: int) -> "Hints":
+    def _flipped(self, axis: int) -> "RegionLabels":
         """Mirrored along the rows (axis 0) or the columns (axis 1)."""
         box, centroid = self.box.clone(), self.centroid.clone()
         box[:, axis], box[:, axis + 2] = 1 - self.box[:, axis + 2], 1 - self.box[:, axis]
         centroid[:, axis] = 1 - self.centroid[:, axis]
         return replace(self, box=box, centroid=centroid)
 
-    def _transposed(self) -> "Hints":
+    def _transposed(self) -> "RegionLabels":
         """With rows for columns; a quarter turn is this and a flip of the new rows."""
         return replace(
             self,
@@ -156,7 +159,7 @@ class Hints:
             spread=self.spread.flip(1),
         )
 
-    def _scaled(self, scale: float, of_image: Bool[Tensor, " k"]) -> "Hints":
+    def _scaled(self, scale: float, of_image: Bool[Tensor, " k"]) -> "RegionLabels":
         """Shrunk about the centre of the frame, which keeps its size."""
         return replace(
             self,
@@ -166,7 +169,7 @@ class Hints:
             spread=self.spread * scale,
         )
 
-    def _rotated(self, degrees: float) -> "Hints":
+    def _rotated(self, degrees: float) -> "RegionLabels":
         """Rotated clockwise about the centre of the frame."""
         if degrees == 0:
             return self
@@ -185,21 +188,21 @@ class Hints:
         )
 
 
-def empty_hints(k: int) -> Hints:
-    """The hints of a picture of which nothing is known, for k classes."""
-    return _hints([(UNKNOWN,) * NUMBERS] * k)
+def unknown_region_labels(k: int) -> RegionLabels:
+    """The labels of an image of which nothing is known, for k classes."""
+    return _region_labels([(UNKNOWN,) * NUMBERS] * k)
 
 
-def case_hints(case: Case, shape: tuple[int, int]) -> Hints:
+def case_region_labels(case: Case, shape: tuple[int, int]) -> RegionLabels:
     """What a case's row says of its regions. shape: rows and columns of its picture.
 
     A single bound leaves the other one unknown.
     """
-    return _hints([_numbers(region, shape) for region in case.regions])
+    return _region_labels([_numbers(region, shape) for region in case.regions])
 
 
 def _numbers(region: Region, shape: tuple[int, int]) -> tuple[float, ...]:
-    """All that is said of one class, in the order of the fields of `Hints`."""
+    """All that is said of one class, in the order of the fields of `RegionLabels`."""
     box, centroid, spread = region.box, region.centroid, region.spread
     edges = (UNKNOWN,) * 4 if box is None else box
     centre = (UNKNOWN,) * 2 if centroid is None else (centroid[0] + 0.5, centroid[1] + 0.5)
@@ -213,10 +216,10 @@ def _numbers(region: Region, shape: tuple[int, int]) -> tuple[float, ...]:
     )
 
 
-def _hints(table: Sequence[Sequence[float]]) -> Hints:
-    """Hints of a row of numbers a class, in the order of the fields."""
+def _region_labels(table: Sequence[Sequence[float]]) -> RegionLabels:
+    """Region labels from one row of numbers per class, in the order of the fields."""
     numbers = torch.tensor(table, dtype=torch.float32).reshape(len(table), NUMBERS)
-    return Hints(
+    return RegionLabels(
         bounds=numbers[:, :2],
         present=numbers[:, 2],
         box=numbers[:, 3:7],

@@ -21,7 +21,7 @@ from wsseg.train.learner import self_training_epochs
 T = TypeVar("T")
 
 
-def epoch_order(
+def epoch_indices(
     count: int, seed: int, epoch: int, *, located: Sequence[int] = (), least: float = 0.0
 ) -> list[int]:
     """The places 0..count-1 in the order of one epoch; the same for the same seed and epoch.
@@ -51,7 +51,7 @@ def with_repeats(order: Sequence[int]) -> list[tuple[int, int]]:
     return numbered
 
 
-def batches(order: Sequence[T], size: int, rank: int = 0, world: int = 1) -> Iterator[list[T]]:
+def batch_shares(order: Sequence[T], size: int, rank: int = 0, world: int = 1) -> Iterator[list[T]]:
     """The share of process `rank` of `world` in every batch of `size` places, in order.
 
     Shares are contiguous and of one length. The last places that fill no batch are left out (the
@@ -77,7 +77,7 @@ Place = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Augmented(Dataset[Sample]):
+class AugmentedCases(Dataset[Sample]):
     """The training cases as each epoch sees them."""
 
     cases: CaseDataset
@@ -89,7 +89,7 @@ class Augmented(Dataset[Sample]):
         sample = self.cases.item(position)
         if not self.config.reads_shapes:
             # What no term reads must not keep the picture from being turned.
-            sample = replace(sample, hints=sample.hints.free)
+            sample = replace(sample, region_labels=sample.region_labels.free)
         return augment(
             sample,
             self.config.augmentation,
@@ -105,7 +105,7 @@ def steps_per_epoch(cases: CaseDataset, config: TrainConfig) -> int:
     return max(1, len(cases) // config.batch)
 
 
-def stream(
+def training_batches(
     cases: CaseDataset, config: TrainConfig, first: int, *, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
     """This process's share of every batch from epoch `first` (from 1) to the last, in order.
@@ -116,10 +116,12 @@ def stream(
     plan = [
         [(epoch, position, repeat) for position, repeat in share]
         for epoch in range(first, config.epochs + 1)
-        for share in batches(with_repeats(_order(cases, config, epoch)), config.batch, rank, world)
+        for share in batch_shares(
+            with_repeats(_order(cases, config, epoch)), config.batch, rank, world
+        )
     ]
     loader: DataLoader[Batch] = DataLoader(
-        Augmented(cases, config),  # type: ignore[arg-type]
+        AugmentedCases(cases, config),  # type: ignore[arg-type]
         batch_sampler=plan,
         num_workers=config.workers,
         collate_fn=collate,
@@ -132,8 +134,8 @@ def stream(
 def _order(cases: CaseDataset, config: TrainConfig, epoch: int) -> list[int]:
     """The cases of an epoch: with targets to learn, enough of those that say where."""
     if not config.learns_targets:
-        return epoch_order(len(cases), config.seed, epoch)
+        return epoch_indices(len(cases), config.seed, epoch)
     settings = config.self_training
     first = min(self_training_epochs(settings, config.epochs), default=config.epochs + 1)
     least = settings.located if epoch < first else settings.located_later
-    return epoch_order(len(cases), config.seed, epoch, located=cases.located, least=least)
+    return epoch_indices(len(cases), config.seed, epoch, located=cases.located, least=least)

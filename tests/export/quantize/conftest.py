@@ -14,7 +14,7 @@ from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.manifest import Manifest, Parity, Training
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Network, Predictor
 
 CLASSES = ("organ", "tumour")
@@ -48,7 +48,7 @@ def small_predictor(slices):
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU6(), Residual(8))
     classifier = nn.Conv2d(8, 2, 1)
     network = Network("mobilenet_v2", backbone, classifier, nn.Identity())
-    predictor = Predictor(Front(Window(low=-100, high=240), 64, 1), network).eval()
+    predictor = Predictor(Preprocess(Window(low=-100, high=240), 64, 1), network).eval()
     with torch.no_grad():
         logits = torch.cat(
             [predictor.logits(torch.from_numpy(x[None])).flatten(2) for x in slices], 2

@@ -10,7 +10,7 @@ from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.augment import augment
 from wsseg.train.data.batch import Batch
-from wsseg.train.data.sampler import steps_per_epoch, stream
+from wsseg.train.data.sampler import steps_per_epoch, training_batches
 from wsseg.train.targets.pseudo_labels import PseudoLabel
 from wsseg.train.trainer import choose_facts, prepare_data
 
@@ -53,9 +53,9 @@ def _cut(cases):
 @pytest.mark.parametrize("preset", ["wsseg", "paper"])
 def test_batches_are_the_same_wherever_the_stream_starts_and_however_it_is_read(cases, preset):
     config = CONFIG.model_copy(update={"preset": preset})
-    whole = list(stream(cases, config, first=1))
-    resumed = list(stream(cases, config, first=4))
-    workers = list(stream(cases, config.model_copy(update={"workers": 1}), first=4))
+    whole = list(training_batches(cases, config, first=1))
+    resumed = list(training_batches(cases, config, first=4))
+    workers = list(training_batches(cases, config.model_copy(update={"workers": 1}), first=4))
     assert len(whole) == 4 * steps_per_epoch(cases, config) == 12
     for expected, *others in zip(whole[9:], resumed, workers, strict=True):
         for other in others:
@@ -63,8 +63,8 @@ def test_batches_are_the_same_wherever_the_stream_starts_and_however_it_is_read(
 
 
 def test_processes_share_each_batch_in_order(cases):
-    whole = list(stream(cases, CONFIG, first=1))
-    shares = [list(stream(cases, CONFIG, first=1, rank=rank, world=2)) for rank in (0, 1)]
+    whole = list(training_batches(cases, CONFIG, first=1))
+    shares = [list(training_batches(cases, CONFIG, first=1, rank=rank, world=2)) for rank in (0, 1)]
     for batch, *parts in zip(whole, *shares, strict=True):
         joined = {
             field.name: torch.cat([getattr(part, field.name) for part in parts])
@@ -75,7 +75,7 @@ def test_processes_share_each_batch_in_order(cases):
 
 def _seen(cases, config):
     """How often each case is seen, epoch by epoch."""
-    batches, steps = stream(cases, config, first=1), steps_per_epoch(cases, config)
+    batches, steps = training_batches(cases, config, first=1), steps_per_epoch(cases, config)
     return [
         Counter(place for _ in range(steps) for place in next(batches).index.tolist())
         for _ in range(config.epochs)
@@ -98,7 +98,7 @@ def test_without_targets_to_learn_every_case_is_seen_once_an_epoch(cases):
 def test_a_case_that_is_repeated_in_an_epoch_is_changed_anew_each_time(cases):
     images = [
         image
-        for _, batch in zip(range(3), stream(cases, CONFIG, first=1), strict=False)
+        for _, batch in zip(range(3), training_batches(cases, CONFIG, first=1), strict=False)
         for image, place in zip(batch.image, batch.index.tolist(), strict=True)
         if place == 0
     ]
@@ -126,11 +126,11 @@ def test_a_box_or_a_spread_keeps_a_picture_upright_only_where_a_term_reads_it(
     seen: list[bool] = []
 
     def spy(sample, *settings, **place):
-        seen.append(sample.hints.upright)
+        seen.append(sample.region_labels.upright)
         return augment(sample, *settings, **place)
 
     monkeypatch.setattr("wsseg.train.data.sampler.augment", spy)
-    list(stream(cases, config, first=4))
+    list(training_batches(cases, config, first=4))
     assert seen == [upright] * 4
 
 
@@ -138,7 +138,7 @@ def test_a_box_or_a_spread_keeps_a_picture_upright_only_where_a_term_reads_it(
 def test_a_stream_that_is_begun_after_a_renewal_teaches_the_new_targets(cases, workers):
     config = CONFIG.model_copy(update={"workers": workers})
     _cut(cases)
-    for batch in stream(cases, config, first=4):
+    for batch in training_batches(cases, config, first=4):
         inside = batch.target_weight > 0.999
         # Beyond the shrunk picture nothing is taught; an unmarked case is all inside.
         unmarked = batch.index >= 2

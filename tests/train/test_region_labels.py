@@ -1,4 +1,4 @@
-"""Hints: what a row says in shares of the frame, and what a change of the picture makes of it."""
+"""Region labels as shares of the frame, and their change with the image."""
 
 import math
 from pathlib import Path
@@ -13,15 +13,21 @@ from wsseg.train.cases.agreement import region_box, region_moments
 from wsseg.train.cases.schema import Box, Case, Region
 from wsseg.train.data.augment import apply
 from wsseg.train.data.dataset import Sample
-from wsseg.train.data.region_labels import Change, Hints, case_hints, empty_hints, largest_scale
+from wsseg.train.data.region_labels import (
+    AugmentParams,
+    RegionLabels,
+    case_region_labels,
+    largest_scale,
+    unknown_region_labels,
+)
 
 SIZE = 64
 OF_IMAGE = torch.tensor([True, False])
 FIELDS = ("bounds", "present", "box", "centroid", "spread")
 
 
-def measured(mask: torch.Tensor) -> Hints:
-    """Hints of masks (k, s, s), stated as a row of the table would state them."""
+def measured(mask: torch.Tensor) -> RegionLabels:
+    """RegionLabels of masks (k, s, s), stated as a row of the table would state them."""
     regions = []
     for layer in mask.numpy():
         centroid, spread = region_moments(layer)
@@ -33,14 +39,14 @@ def measured(mask: torch.Tensor) -> Hints:
             )
         )  # fmt: skip
     case = Case(row=2, image=Path("a.png"), ratios=(None,) * len(mask), regions=tuple(regions))
-    return case_hints(case, (SIZE, SIZE))
+    return case_region_labels(case, (SIZE, SIZE))
 
 
-def moved(mask: torch.Tensor, change: Change) -> torch.Tensor:
+def moved(mask: torch.Tensor, change: AugmentParams) -> torch.Tensor:
     sample = Sample(
         image=mask[:1].float(),
         ratio=torch.tensor([0.1] * len(mask)),
-        hints=empty_hints(len(mask)),
+        region_labels=unknown_region_labels(len(mask)),
         marks=torch.zeros(SIZE, SIZE, dtype=torch.long),
         mask=mask,
         has_mask=True,
@@ -77,7 +83,7 @@ def ellipses(seed: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(masks))
 
 
-flips_and_turns = st.builds(Change, st.booleans(), st.booleans(), st.integers(0, 3))
+flips_and_turns = st.builds(AugmentParams, st.booleans(), st.booleans(), st.integers(0, 3))
 
 
 @given(seed=st.integers(0, 999), change=flips_and_turns)
@@ -91,7 +97,9 @@ def test_flipped_and_turned_hints_are_those_of_the_flipped_and_turned_mask(seed,
 @given(seed=st.integers(0, 999), scale=st.floats(0.6, 0.95), change=flips_and_turns)
 def test_shrunk_hints_are_those_of_the_shrunk_mask_to_a_pixel(seed, scale, change):
     mask = ellipses(seed)
-    both = Change(change.flip_horizontal, change.flip_vertical, change.quarter_turns, scale=scale)
+    both = AugmentParams(
+        change.flip_horizontal, change.flip_vertical, change.quarter_turns, scale=scale
+    )
     expected, found = measured(moved(mask, both)), measured(mask).moved(both, OF_IMAGE)
     pixel = 1 / SIZE
     # The tip of an ellipse may fall between the pixels that are kept.
@@ -106,7 +114,7 @@ def test_shrunk_hints_are_those_of_the_shrunk_mask_to_a_pixel(seed, scale, chang
 @given(seed=st.integers(0, 999), degrees=st.floats(-180, 180), change=flips_and_turns)
 def test_a_rotated_centroid_is_that_of_the_rotated_mask(seed, degrees, change):
     mask = ellipses(seed)
-    both = Change(
+    both = AugmentParams(
         change.flip_horizontal, change.flip_vertical, change.quarter_turns,
         degrees, largest_scale(degrees),
     )  # fmt: skip
@@ -115,7 +123,7 @@ def test_a_rotated_centroid_is_that_of_the_rotated_mask(seed, degrees, change):
 
 
 def test_a_free_rotation_leaves_no_box_and_no_spread_that_may_be_wrong():
-    turned = measured(ellipses(0)).moved(Change(degrees=5.0, scale=0.9), OF_IMAGE)
+    turned = measured(ellipses(0)).moved(AugmentParams(degrees=5.0, scale=0.9), OF_IMAGE)
     assert turned.box.isnan().all()
     assert turned.spread.isnan().all()
     assert not turned.upright
@@ -132,7 +140,7 @@ def test_a_free_rotation_leaves_no_box_and_no_spread_that_may_be_wrong():
 )
 def test_boxes_and_spreads_are_to_be_kept_upright(region, upright):
     case = Case(row=2, image=Path("a.png"), ratios=(None, None), regions=(Region(), region))
-    assert case_hints(case, (8, 8)).upright == upright
+    assert case_region_labels(case, (8, 8)).upright == upright
 
 
 def test_freed_hints_have_lost_what_a_rotation_would_lose_and_nothing_else():
@@ -150,25 +158,25 @@ def test_a_row_becomes_shares_of_its_own_frame():
         low=0.1, present=False, box=Box(2, 4, 8, 20), centroid=(4.5, 9.5), spread=(1.0, 4.0)
     )
     case = Case(row=2, image=Path("a.png"), ratios=(None, 0.2), regions=(Region(), region))
-    hints = case_hints(case, (10, 40))
-    assert hints.bounds[1, 0] == pytest.approx(0.1)
-    assert math.isnan(hints.bounds[1, 1])
-    assert hints.present[1] == 0
-    torch.testing.assert_close(hints.box[1], torch.tensor([0.2, 0.1, 0.8, 0.5]))
-    torch.testing.assert_close(hints.centroid[1], torch.tensor([0.5, 0.25]))
-    torch.testing.assert_close(hints.spread[1], torch.tensor([0.1, 0.1]))
-    assert all(getattr(hints, field)[0].isnan().all() for field in FIELDS)
+    region_labels = case_region_labels(case, (10, 40))
+    assert region_labels.bounds[1, 0] == pytest.approx(0.1)
+    assert math.isnan(region_labels.bounds[1, 1])
+    assert region_labels.present[1] == 0
+    torch.testing.assert_close(region_labels.box[1], torch.tensor([0.2, 0.1, 0.8, 0.5]))
+    torch.testing.assert_close(region_labels.centroid[1], torch.tensor([0.5, 0.25]))
+    torch.testing.assert_close(region_labels.spread[1], torch.tensor([0.1, 0.1]))
+    assert all(getattr(region_labels, field)[0].isnan().all() for field in FIELDS)
 
 
 def test_empty_hints_are_those_of_a_case_that_says_nothing():
-    bare = case_hints(Case(row=2, image=Path("a.png"), ratios=(0.1, None)), (8, 8))
+    bare = case_region_labels(Case(row=2, image=Path("a.png"), ratios=(0.1, None)), (8, 8))
     for field in FIELDS:
-        assert getattr(empty_hints(2), field).shape == getattr(bare, field).shape
-        assert getattr(empty_hints(2), field).isnan().all()
+        assert getattr(unknown_region_labels(2), field).shape == getattr(bare, field).shape
+        assert getattr(unknown_region_labels(2), field).isnan().all()
         assert getattr(bare, field).isnan().all()
 
 
 @given(change=flips_and_turns)
 def test_what_is_unknown_stays_unknown(change):
-    still = empty_hints(2).moved(change, OF_IMAGE)
+    still = unknown_region_labels(2).moved(change, OF_IMAGE)
     assert all(getattr(still, field).isnan().all() for field in FIELDS)

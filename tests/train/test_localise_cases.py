@@ -14,7 +14,7 @@ from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Region
 from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
-from wsseg.train.data.preprocess import Front
+from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.targets.localise_cases import localise_cases
 from wsseg.train.trainer import choose_facts, teaching_cases
 
@@ -62,7 +62,11 @@ def case_list(folder: Path, marked: Sequence[int] = (), sign: int = -1) -> list[
 
 def dataset(cases: Sequence[Case], *classes: str) -> CaseDataset:
     return CaseDataset(
-        cases, classes or ("roi",), (), Front(Window(), SIZE, 1), targets=TargetStore("euclidean")
+        cases,
+        classes or ("roi",),
+        (),
+        Preprocess(Window(), SIZE, 1),
+        targets=TargetStore("euclidean"),
     )
 
 
