@@ -36,7 +36,7 @@ _APART = 5
 _OVERLAP = 0.05
 # Significant digits of times and angles: 4.6 ms and 4.600001 ms are one echo.
 _DIGITS = 4
-# Slices that a scan must have to be told from a far longer one around it.
+# Slices that a scan must have to be separated from a far longer one around it.
 _FEWEST_WITHIN = 3
 
 Images = list[Header]

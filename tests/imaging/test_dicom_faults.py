@@ -1,3 +1,5 @@
+"""Damaged, hostile and unusual DICOM files fail alone, with a reason and without patient data."""
+
 import contextlib
 import logging
 import os
@@ -173,7 +175,7 @@ def test_warnings_of_pydicom_reach_neither_the_user_nor_a_log_with_their_text(
     assert "CANARY-1" not in caplog.text
 
 
-def test_other_warnings_pass_while_pydicom_is_quiet():
+def test_other_warnings_pass_while_pydicom_is_silenced():
     with silence_pydicom, pytest.warns(DeprecationWarning, match="ours"):
         warnings.warn("ours", DeprecationWarning, stacklevel=1)
 

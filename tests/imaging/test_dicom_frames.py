@@ -1,3 +1,5 @@
+"""Multi-frame objects: their frames are grouped into scans by position, traits and stacks."""
+
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -174,7 +176,7 @@ TOLD_APART = {
 
 
 @pytest.mark.parametrize("kinds", TOLD_APART.values(), ids=TOLD_APART)
-def test_frames_of_one_place_are_scans_by_what_tells_them_apart(enhanced, kinds):
+def test_frames_at_one_position_are_separated_into_scans_by_their_traits(enhanced, kinds):
     one, other = kinds
     path = enhanced(
         [

@@ -239,7 +239,9 @@ def test_long_objects_that_are_one_volume_are_put_together_in_slice_order(
     ]
 
 
-def test_a_file_cut_after_it_was_read_is_told_when_a_slice_is_taken(tmp_path, write_dicom, long):
+def test_a_file_truncated_after_it_was_read_is_reported_when_a_slice_is_decoded(
+    tmp_path, write_dicom, long
+):
     path = write(tmp_path / "a", write_dicom, "plain")
     scan = read(path)
     path.write_bytes(path.read_bytes()[:-600])

@@ -94,7 +94,7 @@ def scans_in(path):
 
 @pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian])
 @pytest.mark.parametrize("private", [numbered(7), described(7), numbered(7) + described(7)])
-def test_a_mosaic_is_taken_apart_into_slices_at_their_places(mosaic, private, syntax):
+def test_a_mosaic_is_divided_into_slices_at_their_positions(mosaic, private, syntax):
     chosen = {} if syntax is None else {"syntax": syntax}
     (scan,) = scans_in(mosaic(7, private=private, **chosen))
     assert scan.pixels.shape == (7, *TILE)
@@ -129,7 +129,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("written", "words"), REFUSED.values(), ids=REFUSED)
-def test_a_mosaic_that_cannot_be_taken_apart_surely_is_refused_by_name(mosaic, written, words):
+def test_a_mosaic_that_cannot_be_divided_with_certainty_is_refused_by_name(mosaic, written, words):
     path = mosaic(7, **written)
     (found,) = find([path], scratch=path.parent / ".scratch")
     if isinstance(found, ScanRef):  # only the pixels tell

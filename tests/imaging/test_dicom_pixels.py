@@ -1,3 +1,5 @@
+"""Stored pixels become physical values or RGB, whatever their bits, sign, padding and colours."""
+
 import numpy as np
 import pytest
 from pydicom import dcmread
@@ -155,7 +157,7 @@ def test_a_high_bit_that_the_values_do_not_reach_is_a_slip_of_the_pen(tmp_path, 
     np.testing.assert_array_equal(read(path).pixels[0], ramp)
 
 
-def test_padding_written_as_the_pattern_of_its_bits_is_found(tmp_path, write_dicom, ramp):
+def test_padding_written_as_the_pattern_of_its_bits_is_recognised(tmp_path, write_dicom, ramp):
     stored = (ramp.astype(np.int16) - 1000) & 0xFFF
     stored[0] = 0x800
     path = write_dicom(
@@ -335,7 +337,7 @@ def test_ultrasound_keeps_its_grey_values(tmp_path, write_dicom, ramp):
     np.testing.assert_array_equal(read(path).pixels[0], ramp)
 
 
-def test_frames_of_single_bits_that_end_within_a_byte_are_taken_apart(tmp_path, write_dicom):
+def test_frames_of_single_bits_that_end_within_a_byte_are_separated(tmp_path, write_dicom):
     frames = np.random.default_rng(0).integers(0, 2, (5, 15, 13)).astype(np.uint8)
     size = {"Rows": 15, "Columns": 13, "NumberOfFrames": 5}
     bits = {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "PixelData": pack_bits(frames)}

@@ -1,3 +1,5 @@
+"""The files that pydicom ships are read as pydicom itself decodes them."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The pixel size is the most trustworthy in the header, or is flagged as unknown."""
+
 import numpy as np
 import pytest
 from pydicom.dataset import Dataset

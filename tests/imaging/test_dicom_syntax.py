@@ -106,7 +106,7 @@ def test_what_cannot_be_decoded_is_named_with_its_remedy(
         ("CANARY is no UID", "broken_header", "is not a UID"),
     ],
 )
-def test_a_transfer_syntax_that_is_none_is_told(tmp_path, write_dicom, syntax, reason, words):
+def test_an_invalid_transfer_syntax_is_reported(tmp_path, write_dicom, syntax, reason, words):
     path = encoded(tmp_path / "a", write_dicom, syntax, [bytes(100)])
     _, found, message = outcome(path, tmp_path)
     assert found == reason

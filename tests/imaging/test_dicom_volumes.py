@@ -102,7 +102,7 @@ def test_slices_of_a_gated_reconstruction_are_a_scan_for_each_time_slot(nuclear)
     assert all(np.ptp(scan.geometry.positions_mm) == 10 for scan in scans)
 
 
-def test_slices_that_know_their_distance_alone_have_volumes_and_no_place(nuclear):
+def test_slices_that_state_only_their_distance_are_volumes_without_a_position(nuclear):
     (scan,) = scans_in(nuclear(3, "RECON TOMO", SliceVector=[1, 2, 3], SpacingBetweenSlices=-5))
     assert scan.flags == ()
     assert scan.geometry.affine is None

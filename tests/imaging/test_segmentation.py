@@ -133,7 +133,7 @@ def test_a_slice_that_was_looked_at_and_left_empty_is_background(tmp_path, ct):
     assert not counted(images[2], path).any()
 
 
-def test_segments_are_told_by_number_or_words(tmp_path, ct):
+def test_segments_are_identified_by_number_or_name(tmp_path, ct):
     images = ct()
     path = segmentation(tmp_path / "seg.dcm", images, LABELS)
     both = numbering(("kidney",), {"kidney": (1, "Right")})
@@ -240,7 +240,7 @@ def test_other_spaces_and_grids_are_refused(tmp_path, ct, write_dicom):
     assert refusal(outside, path) == "labels_elsewhere"
 
 
-def test_a_picture_has_no_place_for_a_segmentation(tmp_path, ct):
+def test_a_segmentation_cannot_be_positioned_on_a_picture(tmp_path, ct):
     images = ct(1)
     path = segmentation(tmp_path / "seg.dcm", images, LABELS[:1])
     Image.new("L", (SIZE, SIZE)).save(tmp_path / "a.png")

@@ -63,9 +63,7 @@ def test_two_acquisitions_a_part_of_a_slice_apart_are_two_scans(series, own, shi
     ("tag", "stated"),
     [("ConvolutionKernel", ["B30f", "B70f"]), ("KVP", [80, 140]), ("RepetitionTime", [500, 2500])],
 )
-def test_reconstructions_and_weightings_are_told_apart_in_whatever_order_they_came(
-    series, tag, stated
-):
+def test_reconstructions_and_weightings_are_separated_whatever_their_order(series, tag, stated):
     second = [0, 1, 1, 0, 0, 1, 1, 0]
     scans, failures = scans_in(
         series([5.0 * (k // 2) for k in range(8)], every=lambda k: {tag: stated[second[k]]})
@@ -123,7 +121,7 @@ def test_slices_acquired_in_turns_are_one_scan(series, tag):
 
 
 @pytest.mark.parametrize("shift", [2.5, 1.7, 0.02])
-def test_acquisitions_count_where_slices_do_not_say_how_thick_they_are(series, shift):
+def test_acquisitions_separate_slices_without_a_stated_thickness(series, shift):
     places = [5.0 * (k % 6) + shift * (k // 6) for k in range(12)]
     scans, _ = scans_in(
         series(places, every=lambda k: {"AcquisitionNumber": 1 + k // 6}, SliceThickness=None)
@@ -296,7 +294,7 @@ def test_direction_cosines_of_another_length_give_the_same_directions(series, sc
     assert heights(scan) == [2.0 * k for k in range(12)]
 
 
-def test_an_instance_number_that_is_none_changes_no_order_by_position(series):
+def test_a_missing_instance_number_does_not_change_the_order_by_position(series):
     (scan,), _ = scans_in(series(every=lambda _: {"InstanceNumber": None}))
     assert (values(scan), scan.flags) == ([100 + k for k in range(12)], ())
 
