@@ -1,4 +1,4 @@
-"""What a file is by its content: names and suffixes are only believed where content is mute."""
+"""What a file is, by its content; its name decides only where the content does not."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from wsseg.imaging.volume_header import GZIP_MAGIC
 
 HEAD_BYTES = 2048
 HELD_BYTES = 1 << 26
-"""Of the largest file that is held in memory while several readers look at it."""
+"""Size of the largest file that is held in memory while several readers use it."""
 
 Content = Literal["dicom", "volume", "picture", "zip", "tar", "gzip"]
 ARCHIVES = ("zip", "tar", "gzip")
@@ -34,7 +34,7 @@ _PICTURES = (
 _NETPBM = re.compile(rb"P([1-6]|[fF])\s+[#\d]|P7\s+(#|WIDTH)")
 _BITMAP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-# Office documents and libraries are zip archives too, but nobody means them.
+# Office documents and libraries are zip archives too, but hold no images to read.
 _ZIPPED_DOCUMENT = re.compile(
     r"\.(docx?|docm|xlsx?|xlsm|pptx?|od[tspg]|jar|war|apk|ipa|whl|egg|epub|kmz|xpi|vsix|mlpackage"
     r"|pt|pth|pt2|ckpt|pkg|key|numbers|pages)$",
@@ -104,7 +104,7 @@ _VTK_IMAGE = re.compile(
     rb"\A(# vtk DataFile.*STRUCTURED_POINTS|.*<VTKFile[^>]*ImageData)", re.DOTALL
 )
 _ISO_PICTURES = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis")
-# What may lie beside scans, mostly on their discs, and is none: programs, documents.
+# Files beside scans, mostly on their discs, that are none: programs, documents.
 _NO_IMAGES = (
     *(b"MZ", b"\x7fELF", b"\xca\xfe\xba\xbe", b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe"),
     *(b"%PDF", b"%!PS", b"\xd0\xcf\x11\xe0", b"SQLite format 3"),
@@ -140,7 +140,7 @@ class Head:
 
 
 def read_head(file: FileRef) -> Head:
-    """What `content_of` judges a file by. Raises OSError."""
+    """The head by which `content_of` recognises a file. Raises OSError."""
     held = held_file(file.path)
     if held is not None:
         return Head(file, held.start, held.version[0])
@@ -152,9 +152,9 @@ def read_head(file: FileRef) -> Head:
 def opened_once(*paths: Path | None) -> Iterator[None]:
     """Open each file once for all readers of this thread, as long as the block runs.
 
-    A picture or DICOM object of at most HELD_BYTES is read as a whole, any other file only as far
-    as its content is told by: each slice of a volume is read from its place. A file that cannot be
-    opened is left to its readers, who say what is wrong with it.
+    A picture or DICOM object of at most HELD_BYTES is read as a whole. Of any other file only the
+    head is read: each slice of a volume is read from its own offset. A file that cannot be opened
+    is left to its readers, which report why.
     """
     files = {path: _read_once(path) for path in paths if path is not None and not held_file(path)}
     with holding({path: file for path, file in files.items() if file is not None}):
@@ -176,10 +176,10 @@ def _read_once(path: Path) -> HeldFile | None:
 
 
 def content_of(head: Head) -> Content | Failure:
-    """What to read a file as, judged by its first bytes; a Failure says why it is no image.
+    """What to read a file as, by its first bytes; a Failure states why it is no image.
 
-    A packed volume is a volume, any other packed file "gzip". Only where content is mute does the
-    name decide whether an image may be lost.
+    A packed volume is a volume, any other packed file "gzip". Only where the content does not
+    decide it, the name decides whether an image may be lost.
     """
     if head.start.startswith(GZIP_MAGIC):
         return _packed_content(head)
@@ -209,7 +209,8 @@ def _plain_content(head: Head) -> Content | None:
     name, start = head.file.source, head.start
     if is_dicom(start):
         return "dicom"
-    if _is_volume(head):
+    text = start.startswith(NRRD_MAGIC) or is_meta_image(start)
+    if text or _is_nifti(start) or _is_analyze_pair(head) or is_mgh(start):
         return "volume"
     if _is_picture(start):
         return "picture"
@@ -221,10 +222,8 @@ def _plain_content(head: Head) -> Content | None:
 
 def is_dicom(start: bytes) -> bool:
     """True for the DICOM magic, or a plausible first element where the preamble was lost."""
-    return start[128:132] == b"DICM" or _starts_data_set(start)
-
-
-def _starts_data_set(start: bytes) -> bool:
+    if start[128:132] == b"DICM":
+        return True
     if len(start) < 8:
         return False
     order: Literal["little", "big"] = "big" if start[0] == 0 else "little"
@@ -233,12 +232,6 @@ def _starts_data_set(start: bytes) -> bool:
         return False
     explicit = start[4:6].isalpha() and start[4:6].isupper()
     return explicit or int.from_bytes(start[4:8], order) <= _LONGEST_FIRST_VALUE
-
-
-def _is_volume(head: Head) -> bool:
-    start = head.start
-    text = start.startswith(NRRD_MAGIC) or is_meta_image(start)
-    return text or _is_nifti(start) or _is_analyze_pair(head) or is_mgh(start)
 
 
 def _is_nifti(start: bytes) -> bool:
@@ -302,7 +295,7 @@ def _failed(head: Head, reason: str, what: str) -> Failure:
 
 
 def is_pointer(content: bytes) -> bool:
-    """Whether a link or a file only names content that git-annex or Git LFS keeps elsewhere."""
+    """Whether a link or a file only names content that git-annex or Git LFS stores elsewhere."""
     return _ANNEX.match(content) is not None or content.startswith(_LARGE_FILE)
 
 

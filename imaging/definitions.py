@@ -1,4 +1,4 @@
-"""What a trained model and a served model must agree on: intensities, classes, ratios."""
+"""What training and serving must agree on: intensities, classes, ratios, overlaps, colours."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Frozen(BaseModel):
 
 
 def fault_text(fault: Mapping[str, Any]) -> str:
-    """What a fault that pydantic found says, without the name of the exception behind it."""
+    """The message of a fault found by pydantic, without the name of the exception behind it."""
     return str(fault["msg"]).removeprefix("Value error, ")
 
 
@@ -168,11 +168,11 @@ class Range(Frozen):
 
 
 class Seen(Frozen):
-    """What the training images were, so that a scan of another kind can be told from them.
+    """What the training images were, so that a scan of another kind is recognised.
 
     planes, modalities, units, colours: how many training cases there are of each ("axial", "MR",
-    "HU", "colour" or "grey"), by what their files say; "" counts those whose files do not say.
-    Empty, and None for the intensities, where nobody looked.
+    "HU", "colour" or "grey"), by their files; "" counts those whose files do not state it. Empty,
+    and None for the intensities, where the images were not inspected.
     """
 
     planes: dict[str, int] = Field(default_factory=dict)
@@ -183,14 +183,14 @@ class Seen(Frozen):
 
 
 class Dependence(Frozen):
-    """Whether the masks of a trained network depend on the image; judged on some of its cases.
+    """Whether the masks of a trained network depend on the image; tested on some of its cases.
 
-    ignored: classes whose masks are alike in different images although what is known of the images
-    differs: the network cannot be told from one that ignores its input. evidence: by class, the
-    figures that this was decided by, see `train.dependence`; a figure that the cases do not give
-    is left out. masks_alike: mean IoU of the masks of different images. constant_error: of the
-    best constant in place of the ratio. swapped_recall, swapped_iou: of an image's marks and mask
-    with the masks of other images.
+    ignored: classes whose masks are nearly the same in different images although the labels of the
+    images differ: the network does not differ from one that ignores its input. evidence: by class,
+    the figures that decided this, see `train.image_dependence`; a figure that the cases do not give
+    is left out. masks_alike: mean IoU of the masks of different images. constant_error: of the best
+    constant in place of the ratio. swapped_recall, swapped_iou: of an image's marks and mask with
+    the masks of other images.
     """
 
     cases: int
@@ -199,7 +199,7 @@ class Dependence(Frozen):
 
     @property
     def warning(self) -> str:
-        """What a person must know, in one sentence; "" where the masks depend on the image."""
+        """A warning for people, in one sentence; "" where the masks depend on the image."""
         if not self.ignored:
             return ""
         names = ", ".join(self.ignored)
@@ -216,11 +216,12 @@ def luminance(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     return grey
 
 
-# Colours that colour-blind readers tell apart. Source: Okabe and Ito, Color Universal Design, 2008.
+# Colours that colour-blind readers can distinguish.
+# Source: Okabe and Ito, Color Universal Design, 2008.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 CLASS_COLOURS = (ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE)
-"""Of the classes in their order; an eighth class has the colour of the first again."""
+"""The colours of the classes in order; an eighth class has that of the first again."""
 _RGB = np.array([list(bytes.fromhex(colour[1:])) for colour in CLASS_COLOURS], np.uint8)
 _PERCENTILES = (1, 99)
 
@@ -233,7 +234,7 @@ def class_colour(class_index: int) -> str:
 def label_colours(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The colours (..., 3), RGB 0..255, of labels (...) from 1 on: label 1 is class 0.
 
-    The background, 0, has none: what is returned for it means nothing.
+    The background, 0, has no colour: the returned value is arbitrary.
     """
     colours: NDArray[np.uint8] = _RGB[(labels.astype(np.intp) - 1) % len(_RGB)]
     return colours
@@ -242,8 +243,8 @@ def label_colours(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def grey_values(pixels: NDArray[np.float32], window: Window | None = None) -> NDArray[np.float32]:
     """Intensities of a slice, of any shape, as 0 (black) to 1 (white).
 
-    window: that of a network, to see what it sees; without one, the 1st to 99th percentile. What
-    is not finite counts as 0, and a slice of one value is shown as one grey.
+    window: of a network, to show what it sees; without one, the 1st to 99th percentile. Values that
+    are not finite count as 0, and a slice of one value is shown as one grey.
     """
     sound = np.where(np.isfinite(pixels), pixels, np.float32(0))
     if window is None:

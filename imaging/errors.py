@@ -23,29 +23,30 @@ _EXTRAS = {
     "nilearn": "demo",
 }
 
-# Errors a user can act on. Anything else that is raised is a bug and keeps its traceback.
-
 
 class WssegError(Exception):
-    """Something a user can fix: the message names what was found, expected, and what to do."""
+    """An error that a user can correct: the message names what was found, expected, and what to do.
+
+    Anything else that is raised is a bug and keeps its traceback.
+    """
 
     exit_code: ClassVar[int] = 2
 
 
 class NothingToDoError(WssegError):
-    """The input holds nothing that this command works on."""
+    """The input has nothing that this command can process."""
 
     exit_code: ClassVar[int] = 3
 
 
 class AllFailedError(WssegError):
-    """There was work, and none of it succeeded."""
+    """Every part of the work failed."""
 
     exit_code: ClassVar[int] = 4
 
 
 class SomeFailedError(WssegError):
-    """Part of the work succeeded and its results stand; the message tells what did not."""
+    """Part of the work succeeded and its results are valid; the message names what failed."""
 
     exit_code: ClassVar[int] = 8
 
@@ -58,7 +59,7 @@ class ReadError(WssegError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["ReadError"], tuple[str, str]]:
-        """Let other processes have the error whole."""
+        """Keep the reason when the error is passed to another process."""
         return type(self), (self.reason, str(self))
 
 
@@ -69,8 +70,8 @@ Status = Literal["skipped", "failed"]
 class Failure:
     """A file that gave no result, as a value, so that it costs no other file its result.
 
-    `source` is the path as the report shows it; `status` tells what was passed over on purpose
-    (a report, a segmentation, a text file) from what should have been read and could not.
+    source: the path as the report shows it. status: "skipped" for a file that is ignored on purpose
+    (a report, a segmentation, a text file), "failed" for one that should have been read.
     """
 
     source: str
@@ -84,10 +85,10 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def translate_errors(source: str) -> Iterator[None]:
-    """Turn anything that reading `source` raises into a ReadError that names it.
+    """Turn every exception into a ReadError that names the file `source`.
 
-    The libraries' own messages may quote header values, hence patient data: neither the error
-    nor the log repeats them, only the kind of the exception and the lines of code it passed.
+    The messages of libraries may quote header values, hence patient data: the error and the log
+    contain only the kind of the exception and the lines of code it passed.
     """
     try:
         yield

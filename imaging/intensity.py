@@ -1,6 +1,4 @@
-"""Where the intensities of images lie: ends that hardly depend on what is shown, and their range
-over many images.
-"""
+"""Intensities of images: values that are not finite, and the range of many images."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +10,15 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import Range, Window
 from wsseg.imaging.errors import ReadError
 
-# Pixels that are not a number, or infinite.
-
 
 def fill_nonfinite(
     pixels: NDArray[np.float32], source: str, *, elsewhere: float = math.inf
 ) -> bool:
-    """Replace in place what is not finite in (slice, row, column, ...); True if there was any.
+    """Replace values that are not finite in (slice, row, column, ...); True if there were any.
 
-    Each slice takes its own lowest finite value, so that a slice read alone looks the same; one
-    without any takes the lowest of all, or that of slices which are `elsewhere`. Raises ReadError
-    when no value is finite.
+    In place, by the lowest finite value of the slice, so that a slice that is read alone looks the
+    same; a slice without one takes the lowest of all. elsewhere: the lowest finite value of slices
+    that are not in the array. Raises ReadError when no value is finite.
     """
     damaged = [index for index, plane in enumerate(pixels) if not np.isfinite(plane).all()]
     if not damaged:
@@ -48,7 +44,7 @@ def no_finite_values(source: str) -> ReadError:
 
 
 PERCENTILES = (1.0, 99.0)
-# Evenly spaced values of a slice that are looked at: percentiles of more hardly move.
+# Evenly spaced values of a slice that are used: percentiles of more hardly differ.
 VALUES = 4096
 # A lowest value that so many pixels share is padding or an empty background, not tissue.
 SHARED = 0.01

@@ -1,4 +1,4 @@
-"""The one way in which planes are shown, whatever the format and the arrangement they come in.
+"""The one orientation in which planes are shown, whatever their format and arrangement.
 
 DICOM usually stores axial planes with columns growing to the patient's left and rows to the back,
 coronal ones with columns to the left and rows to the feet, sagittal ones with columns to the back

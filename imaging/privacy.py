@@ -1,8 +1,8 @@
-"""What libraries would tell the world, or leave in the home folder, unless somebody stops them.
+"""Stops usage reports of libraries, and caches that they would leave in the home folder.
 
-`wsseg` imports this before any of these libraries, which decide when they are imported. Seen in
-onnxruntime 1.31 and openvino 2026.4: the first keeps a device id and a queue of events and sends
-them, the second a client id, and counts every import at a web analytics service.
+`wsseg` imports this before any of these libraries, because they decide when they are imported.
+Observed in onnxruntime 1.31, which keeps a device id and a queue of events and sends them, and in
+openvino 2026.4, which keeps a client id and counts every import at a web analytics service.
 """
 
 import atexit
@@ -16,10 +16,10 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 OPT_IN = "WSSEG_TELEMETRY"
-"""Variable of the environment; with the value 1, libraries report as their makers set them up."""
+"""Environment variable; with the value 1, libraries report as they do by default."""
 
 LIBRARIES = ("onnxruntime", "openvino")
-"""Those that would report their use."""
+"""Libraries that would report their use."""
 
 _OPT_OUT = "ORT_DISABLE_TELEMETRY"
 _REPORTER = "openvino_telemetry"
@@ -33,14 +33,14 @@ _CACHES = {
 def silence() -> None:
     """Stop the libraries' reports, in this process and all that it starts, unless `OPT_IN` is 1.
 
-    A library that was imported before has made up its mind: that is logged as a warning.
+    A library that was imported before has already decided: that is logged as a warning.
     """
     if os.environ.get(OPT_IN) == "1":
         return
     late = [name for name in reporting() if name in sys.modules]
     if late:
         _log.warning(
-            "%s may report its use, being imported before wsseg: import wsseg first",
+            "%s may report its use, because it was imported before wsseg: import wsseg first",
             " and ".join(late),
         )
     os.environ[_OPT_OUT] = "1"
@@ -58,20 +58,20 @@ def reporting() -> tuple[str, ...]:
 
 
 def keep_caches_private() -> None:
-    """Have libraries keep what they keep for later in a folder that goes with this process.
+    """Put the caches of libraries into a folder that is removed when this process ends.
 
-    For commands; a program that imports wsseg has its caches where it wants them. Also where the
-    user has named the folder of a cache, it stays there. Nothing is made before it is needed.
+    For commands; a program that imports wsseg chooses its own caches. Where the user has named the
+    folder of a cache, it stays there. No folder is created before it is needed.
     """
     unnamed = {name: part for name, part in _CACHES.items() if name not in os.environ}
     try:
         temporary = tempfile.gettempdir()
-    except FileNotFoundError:  # nowhere to write: whatever needs a cache is to say so itself
+    except FileNotFoundError:  # nowhere to write: a library that needs a cache reports it itself
         return
     folder = Path(temporary) / f"wsseg-caches-{os.urandom(8).hex()}"
     os.environ |= {name: str(folder / part) for name, part in unnamed.items()}
     if "MPLCONFIGDIR" in unnamed:
-        # Its own fonts are enough for us, and looking at all others takes longer than a plot.
+        # Its own fonts are enough, and searching all others takes longer than a plot.
         os.environ.setdefault("MPL_IGNORE_SYSTEM_FONTS", "1")
     atexit.register(_remove, folder, os.getpid())
 

@@ -1,6 +1,4 @@
-"""What a file says of its pixels besides their values: modality, unit, and whether they have
-colours.
-"""
+"""A scan: pixels in physical units, with the geometry, identifiers and origin they came with."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,10 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from wsseg.imaging.errors import Failure
 
-# A plane as it is stored and as it is shown: transposed, mirrored, or neither.
-
 PlaneName = Literal["axial", "coronal", "sagittal", ""]
-"""The plane of the body that a slice is nearest to; "" where its source does not say."""
+"""The plane of the body that a slice is nearest to; "" where its source does not state it."""
 
 Value = TypeVar("Value", bound=np.generic)
 
@@ -26,7 +22,7 @@ class Reorientation:
     """How a stored plane (i, j) becomes (row, column); by default the two are only exchanged.
 
     transpose: rows run along j, else along i. The flips are those of the result. A picture or a
-    DICOM image is stored as (row, column), so that AS_STORED leaves it alone.
+    DICOM image is stored as (row, column), so that AS_STORED does not change it.
     """
 
     transpose: bool = True
@@ -70,14 +66,14 @@ class Reorientation:
 
 
 AS_STORED = Reorientation(transpose=False)
-"""The turn of a picture, whose rows and columns are shown as they are."""
+"""The reorientation of a picture, whose rows and columns are shown as they are."""
 
 
 def reorient_stack(stack: NDArray[Value], turn: Reorientation) -> NDArray[Value]:
-    """Slices (slice, i, j, ...) turned to (slice, row, column, ...), in the memory that they have.
+    """Slices (slice, i, j, ...) as (slice, row, column, ...), in the same memory.
 
-    Each slice keeps its place in memory, so that a turned scan takes no more of it; what was given
-    must not be used any more.
+    Each slice keeps its place in memory, so that a reoriented scan needs no more of it; the
+    argument must not be used any more.
     """
     if turn == AS_STORED:
         return stack
@@ -93,25 +89,24 @@ def _step(flipped: bool) -> slice:
     return slice(None, None, -1 if flipped else 1)
 
 
-# The slices of a long scan, read when they are asked for: for what is too large for an array.
-
 Plane = NDArray[np.float32]
 
-# Bytes of slices that a long scan holds at a time. Reading on where the last slice ended costs less
-# than beginning anew.
+# Bytes of slices that a long scan holds at a time: reading on from the last slice is cheaper than
+# starting again.
 HELD_BYTES = 1 << 26
 
 ReadPlanes = Callable[[Sequence[int]], Iterable[Plane]]
 
 
 class Planes:
-    """Slices (row, column) or (row, column, 3) float32, in physical units, like the array
-    (slice, row, column[, 3]) they would be: with its shape, its length, each slice by its number
-    and all of them in turn.
+    """The slices of a scan that is too large for an array, read when they are used.
 
-    `read` gives the slices of the numbers that it is handed, one after the other; what it raises is
-    raised when a slice is taken. nbytes: of the slices that are held at most, not of all. Several
-    threads may take slices.
+    Behaves like the float32 array (slice, row, column[, 3]) in physical units: with its shape and
+    length, each slice by its index, and iteration.
+
+    read: returns the slices of the given indices in order; its exceptions are raised when a slice
+    is taken. nbytes: of the slices that are held at most, not of all. Several threads may take
+    slices.
     """
 
     dtype = np.dtype(np.float32)
@@ -150,23 +145,21 @@ class Planes:
             return self._held[index]
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """All slices in memory after all."""
+        """All slices, read into memory."""
         whole = np.empty(self.shape, dtype or self.dtype)
         for index, plane in enumerate(self):
             whole[index] = plane
         return whole
 
     def take(self, order: Sequence[int]) -> "Planes":
-        """The slices of these numbers, in this order."""
+        """The slices of these indices, in this order."""
         shape = (len(order), *self.shape[1:])
         return Planes(shape, lambda wanted: self._read([order[index] for index in wanted]))
 
     def each(self, change: Callable[[Plane], Plane], shape: tuple[int, ...]) -> "Planes":
-        """The same slices, changed one by one; `shape` is that of all of them together."""
+        """The same slices, each changed; shape: of all of them together."""
         return Planes(shape, lambda wanted: (change(plane) for plane in self._read(wanted)))
 
-
-# A scan: pixels in physical units with the geometry and identifiers they came with.
 
 Kind = Literal["dicom", "volume", "picture"]
 
@@ -175,9 +168,9 @@ Kind = Literal["dicom", "volume", "picture"]
 class FileRef:
     """A file to read, and the name under which reports show it.
 
-    `source` is the path relative to the input the user named, or `archive.zip/member`. `seen` is
-    what told the file from others when it was found (see `changed`), empty where nothing did; it
-    is no part of which file it is.
+    source: the path relative to the input the user named, or `archive.zip/member`. seen: the
+    version or identity of the file when it was found (see `files.check_unchanged`), empty if
+    unknown; it does not count when two references are compared.
     """
 
     path: Path
@@ -189,12 +182,12 @@ class FileRef:
 class ScanRef:
     """A scan that was found by headers only: enough to read it later.
 
-    `files` are in slice order for DICOM and single otherwise. `volume` is the 0-based time volume
-    of a 4-D NIfTI file. `part` numbers the scans that one series was split into (0-based).
-    `frames` holds, for each of `files`, the frames that belong to the scan, in slice order and
-    0-based (or tiles, of a mosaic); empty where all do. `name_ending` tells the scan's name from
-    that of another one with the same series UID. `decoded_bytes` is what its pixels will take as
-    float32, by its headers; 0 where they do not say. It is no part of what the scan is.
+    files: in slice order for DICOM, otherwise one. volume: the time volume (0-based) of a 4-D NIfTI
+    file. part: the index (0-based) among the scans that one series was split into. frames: for each
+    of `files`, the frames (or tiles of a mosaic) of the scan, in slice order and 0-based; empty
+    where all belong to it. name_ending: distinguishes the scan's name from that of another one with
+    the same series UID. decoded_bytes: the size of its pixels as float32, by its headers; 0 if
+    unknown. It does not count when two references are compared.
     """
 
     kind: Kind
@@ -209,9 +202,9 @@ class ScanRef:
 
 @dataclass(frozen=True)
 class SliceId:
-    """Where one slice came from; empty text and None where the source does not say.
+    """The origin of one slice; empty text and None where the source does not state it.
 
-    `frame` is 1-based within a multi-frame DICOM object or among the tiles of a mosaic, 0-based
+    frame: 1-based within a multi-frame DICOM object or among the tiles of a mosaic; the 0-based
     time volume for 4-D NIfTI.
     """
 
@@ -226,10 +219,10 @@ class Geometry:
 
     affine: (4, 4), maps (column, row, slice, 1) index to LPS mm; None where the source has no
     patient coordinates. pixel_mm: (row, column) distance between neighbouring pixels; None where
-    the source gives no length (then mm2 are unknown, ratios are not). positions_mm: (slice,)
+    the source states no length (then mm2 are unknown, ratios are not). positions_mm: (slice,)
     position of each slice along the normal of the pixels as shown, rising or falling with the order
-    of the slices; None for unrelated frames. Uneven positions and a
-    missing slice keep their true positions here, and a flag on the scan.
+    of the slices; None for unrelated frames. With uneven or missing slices these are the true
+    positions, and the scan has a flag.
     """
 
     affine: NDArray[np.float64] | None = None
@@ -239,16 +232,16 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Scan:
-    """pixels (slice, row, column) or (slice, row, column, 3), float32, in physical units; those
-    of a long scan are read when they are asked for.
+    """pixels: (slice, row, column) or (slice, row, column, 3), float32, in physical units; those
+    of a long scan are read when they are used.
 
-    Physical units are HU for CT and SUV for PET where no flag says other, else the modality's own
-    values after rescale; 0..255 for 8-bit grey and RGB. Rows and columns are in display order, as
-    `orientation.show` says: `turn` brought the stored planes there, so that a network sees a body
-    in one way however it was stored, and writers turn label maps back. Slices are in the order of
-    the source: along the third axis of a volume, along the normal of DICOM planes as stored.
-    `plane` is the plane of the body that all of them are nearest to. `failures` are files of this
-    scan that could not be read while others could.
+    Physical units are HU for CT and SUV for PET unless a flag states otherwise, else the modality's
+    own values after rescale; 0..255 for 8-bit grey and RGB. Rows and columns are in display order,
+    see `orientation.show`: `reorientation` brought the stored planes there, so that a network sees
+    a body in one way however it was stored, and writers undo it for label maps. Slices are in the
+    order of the source: along the third axis of a volume, along the normal of DICOM planes as
+    stored. plane: the plane of the body that all slices are nearest to. failures: files of this
+    scan that could not be read, while others could.
     """
 
     pixels: NDArray[np.float32] | Planes
@@ -269,10 +262,10 @@ UNITS = {"CT": ("HU", "NOT_HU"), "PT": ("SUV", "NOT_SUV")}
 NO_UNIT = "none"
 # Both are single X-ray exposures; DICOM names them by the detector.
 RADIOGRAPHY = ("CR", "DX")
-# "Other", and what a screen was captured on, name no way to make an image.
+# "Other" and screen captures name no modality.
 NAMELESS = ("OT", "SC")
-# A pixel has a colour where its channels differ by this part of the largest value, and a picture
-# where this part of its pixels do: a coloured scale or logo makes no colour picture.
+# A pixel is coloured if its channels differ by this part of the largest value, and a picture if
+# this part of its pixels is: a coloured scale or logo makes no colour picture.
 COLOURED = 0.1
 COLOURED_PIXELS = 0.05
 
@@ -281,10 +274,11 @@ Colours = Literal["grey", "colour"]
 
 @dataclass(frozen=True)
 class Origin:
-    """modality: DICOM's code, "" where the file names none, as no picture and no NIfTI file does.
+    """What the header of an image states about its values.
 
-    unit: "HU", "SUV", "none" for CT and PET whose values are in neither, "" where the file does
-    not say.
+    modality: DICOM's code, "" where the file names none, as in pictures and NIfTI files. unit:
+    "HU", "SUV", "none" for CT and PET whose values are in neither, "" where the file does not
+    state it.
     """
 
     modality: str = ""
@@ -292,15 +286,15 @@ class Origin:
 
 
 def scan_origin(scan: Scan) -> Origin:
-    """What the headers of a scan say."""
-    named = "" if scan.modality in NAMELESS else scan.modality
-    modality = RADIOGRAPHY[0] if named in RADIOGRAPHY else named
+    """The origin of a scan, by its headers."""
+    modality = "" if scan.modality in NAMELESS else scan.modality
+    modality = RADIOGRAPHY[0] if modality in RADIOGRAPHY else modality
     unit, missing = UNITS.get(modality, ("", ""))
     return Origin(modality, NO_UNIT if missing in scan.flags else unit)
 
 
 def colours_of(pixels: NDArray[np.float32]) -> Colours:
-    """Whether a picture (row, column[, 3]) has colours worth the name."""
+    """Whether enough pixels of a picture (row, column[, 3]) are coloured."""
     if pixels.ndim == 2:
         return "grey"
     differ = np.ptp(pixels, axis=-1) > COLOURED * pixels.max()
