@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from wsseg.train.cases.images import spread
-from wsseg.train.data.dataset import CaseDataset, collate
+from wsseg.train.data.batch import collate
+from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.learner import Learner
 from wsseg.train.loop import Data
 from wsseg.train.metrics import summarise

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from wsseg.imaging.files import atomic
 from wsseg.train.config import TrainConfig
-from wsseg.train.data.dataset import CaseDataset, collate
+from wsseg.train.data.batch import collate
+from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.distributed import gathered, rank, world_size
 from wsseg.train.learner import Learner, self_training_epochs
 from wsseg.train.targets.pseudo_labels import (

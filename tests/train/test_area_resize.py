@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from wsseg.train.data.area_resize import coverage, shrink_marks, shrink_mask
+from wsseg.train.data.preprocess import coverage, shrink_marks, shrink_mask
 
 shapes = st.tuples(st.integers(2, 50), st.integers(2, 50))
 

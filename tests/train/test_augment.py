@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.train.config import Augmentation
-from wsseg.train.data.augment import apply, augment
-from wsseg.train.data.dataset import Sample
-from wsseg.train.data.region_labels import AugmentParams, largest_scale, unknown_region_labels
+from wsseg.train.data.augment import AugmentParams, apply, augment, largest_scale
+from wsseg.train.data.batch import Sample
+from wsseg.train.data.region_labels import unknown_region_labels
 
 SIZE = 96
 OF_IMAGE = torch.tensor([True, False])

@@ -9,9 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.train.config import Augmentation
-from wsseg.train.data.augment import apply, augment
-from wsseg.train.data.dataset import Sample
-from wsseg.train.data.region_labels import AugmentParams, largest_scale, unknown_region_labels
+from wsseg.train.data.augment import (
+    AugmentParams,
+    apply,
+    augment,
+    largest_scale,
+    transform_region_labels,
+)
+from wsseg.train.data.batch import Sample
+from wsseg.train.data.region_labels import unknown_region_labels
 
 SIZE = 96
 OF_IMAGE = torch.tensor([True, False])
@@ -119,5 +125,7 @@ def test_a_case_without_a_box_is_rotated_in_some_epochs():
 def test_hints_move_with_the_picture():
     change = AugmentParams(flip_horizontal=True, quarter_turns=1, scale=0.6)
     after = apply(change, sample(WHOLE, region_labels=boxed()), OF_IMAGE)
-    assert torch.equal(after.region_labels.box, boxed().moved(change, OF_IMAGE).box)
+    assert torch.equal(
+        after.region_labels.box, transform_region_labels(boxed(), change, OF_IMAGE).box
+    )
     assert not torch.equal(after.region_labels.box, boxed().box)

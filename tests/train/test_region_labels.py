@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 
 from wsseg.train.cases.agreement import region_box, region_moments
 from wsseg.train.cases.schema import Box, Case, Region
-from wsseg.train.data.augment import apply
-from wsseg.train.data.dataset import Sample
-from wsseg.train.data.region_labels import (
+from wsseg.train.data.augment import (
     AugmentParams,
+    apply,
+    largest_scale,
+    transform_region_labels,
+)
+from wsseg.train.data.batch import Sample
+from wsseg.train.data.region_labels import (
     RegionLabels,
     case_region_labels,
-    largest_scale,
     unknown_region_labels,
 )
 
@@ -89,7 +92,10 @@ flips_and_turns = st.builds(AugmentParams, st.booleans(), st.booleans(), st.inte
 @given(seed=st.integers(0, 999), change=flips_and_turns)
 def test_flipped_and_turned_hints_are_those_of_the_flipped_and_turned_mask(seed, change):
     mask = rough(seed)
-    expected, found = measured(moved(mask, change)), measured(mask).moved(change, OF_IMAGE)
+    expected, found = (
+        measured(moved(mask, change)),
+        transform_region_labels(measured(mask), change, OF_IMAGE),
+    )
     for field in FIELDS:
         torch.testing.assert_close(getattr(found, field), getattr(expected, field))
 
@@ -100,7 +106,10 @@ def test_shrunk_hints_are_those_of_the_shrunk_mask_to_a_pixel(seed, scale, chang
     both = AugmentParams(
         change.flip_horizontal, change.flip_vertical, change.quarter_turns, scale=scale
     )
-    expected, found = measured(moved(mask, both)), measured(mask).moved(both, OF_IMAGE)
+    expected, found = (
+        measured(moved(mask, both)),
+        transform_region_labels(measured(mask), both, OF_IMAGE),
+    )
     pixel = 1 / SIZE
     # The tip of an ellipse may fall between the pixels that are kept.
     assert (found.box - expected.box).abs().max() <= 1.5 * pixel
@@ -118,12 +127,17 @@ def test_a_rotated_centroid_is_that_of_the_rotated_mask(seed, degrees, change):
         change.flip_horizontal, change.flip_vertical, change.quarter_turns,
         degrees, largest_scale(degrees),
     )  # fmt: skip
-    expected, found = measured(moved(mask, both)), measured(mask).moved(both, OF_IMAGE)
+    expected, found = (
+        measured(moved(mask, both)),
+        transform_region_labels(measured(mask), both, OF_IMAGE),
+    )
     assert (found.centroid - expected.centroid).abs().max() <= 0.75 / SIZE
 
 
 def test_a_free_rotation_leaves_no_box_and_no_spread_that_may_be_wrong():
-    turned = measured(ellipses(0)).moved(AugmentParams(degrees=5.0, scale=0.9), OF_IMAGE)
+    turned = transform_region_labels(
+        measured(ellipses(0)), AugmentParams(degrees=5.0, scale=0.9), OF_IMAGE
+    )
     assert turned.box.isnan().all()
     assert turned.spread.isnan().all()
     assert not turned.upright
@@ -178,5 +192,5 @@ def test_empty_hints_are_those_of_a_case_that_says_nothing():
 
 @given(change=flips_and_turns)
 def test_what_is_unknown_stays_unknown(change):
-    still = unknown_region_labels(2).moved(change, OF_IMAGE)
+    still = transform_region_labels(unknown_region_labels(2), change, OF_IMAGE)
     assert all(getattr(still, field).isnan().all() for field in FIELDS)

@@ -1,4 +1,4 @@
-"""Cases as tensors: at the network's size for training, at the raw grid for judging."""
+"""Cases as tensors: at the network's size for training, at the raw grid for evaluation."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Integer, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,9 +16,8 @@ from wsseg.imaging.definitions import RatioDefinition
 from wsseg.train.cases.facts import FilesOnce, look_of
 from wsseg.train.cases.files import class_masks, read_image, read_marks
 from wsseg.train.cases.schema import Case, Look, class_denominators
-from wsseg.train.data.area_resize import shrink_marks, shrink_mask
-from wsseg.train.data.batch import Batch
-from wsseg.train.data.preprocess import Preprocess
+from wsseg.train.data.batch import Sample
+from wsseg.train.data.preprocess import Preprocess, shrink_marks, shrink_mask
 from wsseg.train.data.region_labels import RegionLabels, case_region_labels
 from wsseg.train.targets.case_targets import (
     FULL,
@@ -38,33 +37,11 @@ from wsseg.train.targets.pseudo_labels import PseudoLabel, blend
 
 logger = logging.getLogger(__name__)
 
-# Memory that prepared cases may take in one process before they are read again each time.
 CACHE_BYTES = 4 << 30
-# Memory of what targets are grown from, while they wait for what is guessed of the whole set.
+"""Largest memory of prepared cases in one process; larger sets are read again each time."""
 WAITING_BYTES = 1 << 30
+"""Largest memory of the evidence that waits for the proposals of the whole set."""
 READERS = 4
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One case at the network's size; the fields mean what they mean in `Batch`.
-
-    mask: all False where has_mask is False. final, guessed: classes whose target self-training
-    leaves, and replaces.
-    """
-
-    image: Float[Tensor, "c s s"]
-    ratio: Float[Tensor, " k"]
-    region_labels: RegionLabels
-    marks: Integer[Tensor, "s s"]
-    mask: Bool[Tensor, "k s s"]
-    has_mask: bool
-    target: Shaped[Tensor, "k s s"]
-    target_weight: Shaped[Tensor, "k s s"]
-    fixed: Bool[Tensor, " k"]
-    proposed: Bool[Tensor, " k"]
-    soft: Float[Tensor, "j s s"]
-    index: int
 
 
 class Native(NamedTuple):
@@ -77,12 +54,12 @@ class Native(NamedTuple):
 
 @dataclass
 class TargetStore:
-    """What the cases of a data set are taught, by their position; a run changes it on its way.
+    """The targets of a data set by the index of the case; a run changes them as it proceeds.
 
-    growth: how shape-bearing marks become targets; None: no target has weight. guesses: where
-    classes may lie that no case locates, to be known before a target is made. cuts: what
-    self-training found, see `targets.pseudo_labels`. soft: the map of the run's teacher in 255ths,
-    see `distillation.teach`.
+    growth: how shape-bearing marks become targets; None: no target has weight. proposals: where
+    classes may lie in cases that do not locate them, complete before the first target is made.
+    pseudo_labels: those of self-training, see `targets.pseudo_labels`. soft: the map of the run's
+    teacher in 255ths, see `distillation.teach`.
     """
 
     growth: Growth | None = None
@@ -93,9 +70,9 @@ class TargetStore:
 
 @dataclass(frozen=True)
 class _Draft:
-    """All of a sample but its target, and what that is made of.
+    """A sample without its target, and what the target is made from.
 
-    lesson: of a full mask. evidence: what a target grows from; None where none is to be learnt.
+    pixel_target: of a full mask. evidence: what a target grows from; None if it is not needed.
     """
 
     image: Float[Tensor, "c s s"]
@@ -108,13 +85,12 @@ class _Draft:
 
 
 class CaseDataset:
-    """The checked cases of a split; the files of each are read once, and it is kept at the
-    network's size.
+    """The checked cases of a split, each read once and kept at the network's size.
 
-    ratios: tell which ratios are shares of the whole image (`of_image`, one per class): only those
-    change when the picture shrinks. preprocess: channels, window and size. targets: what is taught.
-    looks: by row, where the values of the images that are kept lie. A set above `cache_bytes` is
-    read from disk each time instead.
+    ratios: definitions of the ratios; those that are shares of the whole image (`of_image`, one per
+    class) change when the image shrinks. preprocess: channels, window and size. targets: the
+    targets of the cases. looks: intensities of the images that are kept, by row. A set above
+    `cache_bytes` is read from disk each time instead.
     """
 
     def __init__(
@@ -155,7 +131,7 @@ class CaseDataset:
                 pass
 
     def item(self, index: int) -> Sample:
-        """One case at the network's size, without augmentation."""
+        """Return one case at the network's size, without augmentation."""
         kept = self._compact(index)
         target, weight = kept.target.float() / FULL, kept.target_weight.float() / FULL
         targets = self.targets
@@ -172,44 +148,48 @@ class CaseDataset:
 
     @property
     def located(self) -> list[int]:
-        """Positions of the cases that say where some class is: by marks, points, a box, a mask."""
-        return [place for place, case in enumerate(self.cases) if case.locates]
+        """Indices of the cases that locate some class, by marks, points, a box or a mask."""
+        return [index for index, case in enumerate(self.cases) if case.locates]
 
     def areas(self, index: int) -> NDArray[np.floating]:
-        """Bounds of each class's share of the image, see `case_areas`; NaN for a final target."""
+        """Return the bounds of `case_areas`, with NaN for classes whose target is fixed."""
         areas = case_areas(self.cases[index], self.denominators)
         areas[self._compact(index).fixed.numpy()] = np.nan
         return areas
 
     def taken(self, index: int) -> NDArray[np.bool_]:
-        """Pixels (rows, columns) within the final target of any class: no cut may have them."""
+        """Return the pixels (row, column) in a fixed target, which no pseudo-label may contain."""
         kept = self._compact(index)
         inside = (kept.target >= FULL / 2) & kept.fixed[:, None, None]
         taken: NDArray[np.bool_] = inside.any(0).numpy()
         return taken
 
     def evidence(self, index: int) -> Evidence:
-        """What is known of one case, on the grid that its target is grown on; kept until then."""
+        """Return the evidence of one case, which is kept until its target is made."""
         if index not in self._drafts:
             self._drafts[index] = self._read(index, learns=True)
         evidence = self._drafts[index].evidence
         if evidence is None:
-            raise AssertionError("it was read to learn from")
+            raise AssertionError("the case was read with its evidence")
         return evidence
 
     def thumbnail(self, index: int, *, waits: bool) -> Thumbnail:
-        """One case on the grid of blobs. waits: whether its target does, for what is guessed."""
+        """Return one case on the grid of blobs. waits: whether its target needs a proposal."""
         draft = self._drafts.pop(index, None) or self._read(index, learns=True)
         if self._keeps and waits:
-            self._set_aside(index, draft)
+            if draft.evidence is not None and self.targets.growth is not None:
+                draft = replace(draft, evidence=lightened(draft.evidence, self.targets.growth))
+            self._waiting_bytes += 0 if draft.evidence is None else memory_of(draft.evidence)
+            if self._waiting_bytes <= WAITING_BYTES:  # else the case is read again
+                self._drafts[index] = draft
         elif self._keeps:
             self._kept[index] = self._sample(index, draft)
         if draft.thumbnail is None:
-            raise AssertionError("it was read to learn from")
+            raise AssertionError("the case was read with its evidence")
         return draft.thumbnail
 
     def native(self, index: int) -> Native:
-        """One case at its raw grid, read from disk each time."""
+        """Return one case at its raw grid, read from disk each time."""
         case = self.cases[index]
         with self._files.of(case):
             image = read_image(case, self._preprocess.channels)
@@ -232,16 +212,8 @@ class CaseDataset:
             self._kept[index] = sample
         return sample
 
-    def _set_aside(self, index: int, draft: _Draft) -> None:
-        """Keep what a target will be made of, as long as there is room: else it is read again."""
-        if draft.evidence is not None and self.targets.growth is not None:
-            draft = replace(draft, evidence=lightened(draft.evidence, self.targets.growth))
-        self._waiting_bytes += 0 if draft.evidence is None else memory_of(draft.evidence)
-        if self._waiting_bytes <= WAITING_BYTES:
-            self._drafts[index] = draft
-
     def _read(self, index: int, *, learns: bool) -> _Draft:
-        """The files of a case. learns: whether a target will be made of it."""
+        """Read the files of a case. learns: whether a target will be made of them."""
         case, size, classes = self.cases[index], self._preprocess.size, len(self.classes)
         with self._files.of(case):
             raw = read_image(case, self._preprocess.channels)
@@ -271,52 +243,28 @@ class CaseDataset:
 
     def _sample(self, index: int, draft: _Draft) -> Sample:
         size, classes = self._preprocess.size, len(self.classes)
-        taught = self._first_target(index, draft)
+        if self.targets.growth is None or draft.evidence is None:
+            nothing, every = np.zeros((classes, size, size), np.uint8), np.ones(classes, bool)
+            target = PixelTarget(nothing, nothing, every, ~every)
+        elif draft.pixel_target is not None:
+            target = draft.pixel_target
+        else:
+            evidence = replace(draft.evidence, proposals=self.targets.proposals.get(index, ()))
+            target = grown(evidence, self.targets.growth, size)
         ratios = self.cases[index].ratios
         ratio = [float("nan") if ratio is None else ratio for ratio in ratios]
-        nothing = torch.zeros(classes, size, size, dtype=torch.bool)
+        no_mask = torch.zeros(classes, size, size, dtype=torch.bool)
         return Sample(
             image=draft.image,
             ratio=torch.tensor(ratio, dtype=torch.float32),
             region_labels=draft.region_labels,
             marks=draft.marks,
-            mask=nothing if draft.mask is None else draft.mask,
+            mask=no_mask if draft.mask is None else draft.mask,
             has_mask=draft.mask is not None,
-            target=torch.from_numpy(taught.inside),
-            target_weight=torch.from_numpy(taught.weight),
-            fixed=torch.from_numpy(taught.fixed),
-            proposed=torch.from_numpy(taught.proposed),
+            target=torch.from_numpy(target.inside),
+            target_weight=torch.from_numpy(target.weight),
+            fixed=torch.from_numpy(target.fixed),
+            proposed=torch.from_numpy(target.proposed),
             soft=torch.zeros(0, size, size),
             index=index,
         )
-
-    def _first_target(self, index: int, draft: _Draft) -> PixelTarget:
-        """The first target: the mask where there is one, else what is grown."""
-        size, classes = self._preprocess.size, len(self.classes)
-        if self.targets.growth is None or draft.evidence is None:
-            nothing = np.zeros((classes, size, size), np.uint8)
-            every = np.ones(classes, bool)
-            return PixelTarget(nothing, nothing, every, ~every)
-        if draft.pixel_target is not None:
-            return draft.pixel_target
-        proposals = self.targets.proposals.get(index, ())
-        return grown(replace(draft.evidence, proposals=proposals), self.targets.growth, size)
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """The samples stacked to a batch, in their order."""
-    return Batch(
-        image=torch.stack([sample.image for sample in samples]),
-        ratio=torch.stack([sample.ratio for sample in samples]),
-        **{
-            name: torch.stack([getattr(sample.region_labels, name) for sample in samples])
-            for name in ("bounds", "present", "box", "centroid", "spread")
-        },
-        marks=torch.stack([sample.marks for sample in samples]),
-        mask=torch.stack([sample.mask for sample in samples]),
-        has_mask=torch.tensor([sample.has_mask for sample in samples]),
-        target=torch.stack([sample.target for sample in samples]),
-        target_weight=torch.stack([sample.target_weight for sample in samples]),
-        soft=torch.stack([sample.soft for sample in samples]),
-        index=torch.tensor([sample.index for sample in samples]),
-    )

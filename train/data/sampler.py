@@ -1,4 +1,4 @@
-"""The batches of a run, which depend on seed and epoch and on nothing that happened before."""
+"""The batches of a run: they depend on seed and epoch alone, so that a resumed run repeats them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,51 +12,51 @@ from torch.utils.data import DataLoader, Dataset
 from wsseg.imaging.errors import WssegError
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.augment import augment
-from wsseg.train.data.batch import Batch
-from wsseg.train.data.dataset import CaseDataset, Sample, collate
+from wsseg.train.data.batch import Batch, Sample, collate
+from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.learner import self_training_epochs
 
-# In which order, and in which process, the cases of an epoch are seen.
-
 T = TypeVar("T")
+SampleKey = tuple[int, int, int]
+"""Epoch, index of the case in the training split, and number of its earlier occurrences."""
 
 
 def epoch_indices(
     count: int, seed: int, epoch: int, *, located: Sequence[int] = (), least: float = 0.0
 ) -> list[int]:
-    """The places 0..count-1 in the order of one epoch; the same for the same seed and epoch.
+    """Return the indices 0..count-1 in the order of one epoch; equal for equal seed and epoch.
 
-    least: share of the epoch that the places `located` make up, if there are too few of them: they
-    are then repeated, and as many of the others left out.
+    least: smallest share of the epoch that the indices `located` make up. If there are too few of
+    them, they are repeated and as many others are left out.
     """
     random = np.random.default_rng((seed, epoch))
     order: list[int] = random.permutation(count).tolist()
     wanted = round(least * count)
     if not 0 < len(located) < wanted:
         return order
-    there = set(located)
-    others = [place for place in order if place not in there][: count - wanted]
+    repeated = set(located)
+    others = [index for index in order if index not in repeated][: count - wanted]
     passes = [random.permutation(located) for _ in range(-(-wanted // len(located)))]
     mixed: list[int] = random.permutation([*np.concatenate(passes)[:wanted], *others]).tolist()
     return mixed
 
 
 def with_repeats(order: Sequence[int]) -> list[tuple[int, int]]:
-    """Each place of an order, with how often it came before."""
+    """Return each index of an order with the number of its earlier occurrences."""
     seen: Counter[int] = Counter()
     numbered = []
-    for place in order:
-        numbered.append((place, seen[place]))
-        seen[place] += 1
+    for index in order:
+        numbered.append((index, seen[index]))
+        seen[index] += 1
     return numbered
 
 
 def batch_shares(order: Sequence[T], size: int, rank: int = 0, world: int = 1) -> Iterator[list[T]]:
-    """The share of process `rank` of `world` in every batch of `size` places, in order.
+    """Yield the share of process `rank` of `world` in each batch of `size` indices, in order.
 
-    Shares are contiguous and of one length. The last places that fill no batch are left out (the
-    next epoch's order takes them up); an order shorter than one batch is repeated to fill it.
-    Raises WssegError where the batch cannot be shared out or is too small for batch norm.
+    Shares are contiguous and equally long. The last indices, which fill no batch, are left out of
+    this epoch; an order shorter than one batch is repeated to fill it. Raises WssegError if the
+    batch cannot be divided among the processes or is too small for batch norm.
     """
     if size % world or size < 2:
         raise WssegError(
@@ -65,30 +65,26 @@ def batch_shares(order: Sequence[T], size: int, rank: int = 0, world: int = 1) -
         )
     if not order:
         raise WssegError("no training case: give the table rows whose split is train")
-    repeated = [order[place % len(order)] for place in range(max(size, len(order)))]
+    repeated = [order[index % len(order)] for index in range(max(size, len(order)))]
     share = size // world
     for start in range(0, len(repeated) - size + 1, size):
         first = start + rank * share
         yield repeated[first : first + share]
 
 
-Place = tuple[int, int, int]
-"""(epoch, position of the case in the table's training split, how often it came before in it)."""
-
-
 @dataclass(frozen=True)
 class AugmentedCases(Dataset[Sample]):
-    """The training cases as each epoch sees them."""
+    """The training cases, augmented."""
 
     cases: CaseDataset
     config: TrainConfig
 
-    def __getitem__(self, place: Place) -> Sample:
-        """The case at a position, changed as the epoch changes it, each time otherwise."""
-        epoch, position, repeat = place
-        sample = self.cases.item(position)
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """Return a case with the augmentation of an epoch and occurrence."""
+        epoch, index, repeat = key
+        sample = self.cases.item(index)
         if not self.config.reads_shapes:
-            # What no term reads must not keep the picture from being turned.
+            # Labels that no loss uses must not prevent rotations.
             sample = replace(sample, region_labels=sample.region_labels.free)
         return augment(
             sample,
@@ -101,25 +97,28 @@ class AugmentedCases(Dataset[Sample]):
 
 
 def steps_per_epoch(cases: CaseDataset, config: TrainConfig) -> int:
-    """Optimiser steps of one epoch; the cases that fill no batch wait for another epoch."""
+    """Return the optimiser steps of one epoch; cases that fill no batch wait for another epoch."""
     return max(1, len(cases) // config.batch)
 
 
 def training_batches(
     cases: CaseDataset, config: TrainConfig, first: int, *, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """This process's share of every batch from epoch `first` (from 1) to the last, in order.
+    """Yield this process's share of each batch from epoch `first` (from 1) to the last, in order.
 
-    One stream for all epochs, so that reading processes start once and read ahead over the end of
-    an epoch.
+    Where targets are learnt, each epoch has enough cases that locate a class. All epochs are one
+    iterator, so that the processes that read start once and prefetch beyond the end of an epoch.
     """
-    plan = [
-        [(epoch, position, repeat) for position, repeat in share]
-        for epoch in range(first, config.epochs + 1)
-        for share in batch_shares(
-            with_repeats(_order(cases, config, epoch)), config.batch, rank, world
-        )
-    ]
+    rounds = self_training_epochs(config.self_training, config.epochs)
+    first_round = min(rounds, default=config.epochs + 1)
+    located = cases.located if config.learns_targets else ()
+    plan: list[list[SampleKey]] = []
+    for epoch in range(first, config.epochs + 1):
+        settings = config.self_training
+        least = settings.located if epoch < first_round else settings.located_later
+        order = epoch_indices(len(cases), config.seed, epoch, located=located, least=least)
+        shares = batch_shares(with_repeats(order), config.batch, rank, world)
+        plan += [[(epoch, index, repeat) for index, repeat in share] for share in shares]
     loader: DataLoader[Batch] = DataLoader(
         AugmentedCases(cases, config),  # type: ignore[arg-type]
         batch_sampler=plan,
@@ -129,13 +128,3 @@ def training_batches(
         generator=torch.Generator().manual_seed(config.seed),
     )
     return iter(loader)
-
-
-def _order(cases: CaseDataset, config: TrainConfig, epoch: int) -> list[int]:
-    """The cases of an epoch: with targets to learn, enough of those that say where."""
-    if not config.learns_targets:
-        return epoch_indices(len(cases), config.seed, epoch)
-    settings = config.self_training
-    first = min(self_training_epochs(settings, config.epochs), default=config.epochs + 1)
-    least = settings.located if epoch < first else settings.located_later
-    return epoch_indices(len(cases), config.seed, epoch, located=cases.located, least=least)

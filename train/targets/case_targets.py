@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.dicom import silence_pydicom
 from wsseg.train.cases.schema import NOT_MARKED, Box, Case, Region
-from wsseg.train.data.area_resize import HALF, area_mean, keep_one, shrink_marks
+from wsseg.train.data.preprocess import HALF, area_mean, keep_one, shrink_marks
 from wsseg.train.targets.evidence import BorderEvidence, Evidence, Growth, Target
 from wsseg.train.targets.growing import evidence_of_borders, first_target, seeds
 from wsseg.train.targets.localise import small

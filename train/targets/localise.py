@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfftn, next_fast_len, rfftn
 
-from wsseg.train.data.area_resize import area_mean
+from wsseg.train.data.preprocess import area_mean
 
 Polarity = Literal[-1, 1]
 """Whether a region is darker (-1) or brighter (1) than its surroundings."""
