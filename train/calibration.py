@@ -1,11 +1,10 @@
 """Calibration of the final network: batch-norm statistics, and thresholds fitted to known areas."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
@@ -14,12 +13,11 @@ from wsseg.train.cases.images import spread
 from wsseg.train.data.batch import collate
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.learner import Learner
-from wsseg.train.loop import Data
 from wsseg.train.metrics import summarise
 from wsseg.train.networks import Network, Predictor, build_network
 from wsseg.train.progress import TrainingState
 from wsseg.train.run_folder import Normalisation
-from wsseg.train.validation import Rule, evaluate, score
+from wsseg.train.validation import Data, Rule, evaluate, score
 
 MOST_IMAGES = 1024
 """Training images of one pass over batch-norm statistics, evenly spread."""
@@ -82,8 +80,8 @@ def choose_normalisation(
     if better:
         averaged.load_state_dict(renewed[best].state_dict())
         log.info(
-            "epoch %d kept, its batch-norm statistics taken anew over %d training images: score "
-            "%.3f, averaged %.3f",
+            "epoch %d selected, with batch-norm statistics recomputed over %d training images: "
+            "score %.3f, running averages %.3f",
             best,
             len(indices),
             after,
@@ -119,17 +117,16 @@ def with_statistics_anew(
     precision = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
     copy = copy.to(learner.fabric.device, precision)
     copy.load_state_dict(weights)
+    # A last batch that is not full is left out: all batches weigh alike.
+    size = min(config.batch, len(indices))
+    batches = (
+        learner.preprocess.normalise(images.to(learner.fabric.device))
+        for first in range(0, len(indices) - size + 1, size)
+        for images in [collate([cases.item(at) for at in indices[first : first + size]]).image]
+    )
     with torch.no_grad():
-        update_bn(_batches(learner, cases, indices), copy)
+        update_bn(batches, copy)
     return copy.eval()
-
-
-def _batches(learner: Learner, cases: CaseDataset, indices: Sequence[int]) -> Iterator[Tensor]:
-    """Yield network inputs without a last batch that is not full: all batches weigh alike."""
-    size = min(learner.plan.config.batch, len(indices))
-    for first in range(0, len(indices) - size + 1, size):
-        batch = collate([cases.item(index) for index in indices[first : first + size]])
-        yield learner.preprocess.normalise(batch.image.to(learner.fabric.device))
 
 
 def fit_thresholds(learner: Learner, cases: CaseDataset) -> tuple[float, ...]:
@@ -140,10 +137,14 @@ def fit_thresholds(learner: Learner, cases: CaseDataset) -> tuple[float, ...]:
     not used. Call it with the weights that are kept.
     """
     indices = spread(range(len(cases)), MOST_FITTED)
-    areas, known = [], []
+    network, areas, known = learner.predictor().network, [], []
     for first in range(0, len(indices), AT_ONCE):
         batch = collate([cases.item(index) for index in indices[first : first + AT_ONCE]])
-        areas.append(_areas(learner, batch.image))
+        images = learner.preprocess.normalise(batch.image.to(learner.fabric.device))
+        with torch.no_grad():
+            maps = network(images).logits.sigmoid()
+        shares = [(maps >= limit).float().mean((2, 3)) for limit in CANDIDATES.tolist()]
+        areas.append(torch.stack(shares, -1).cpu().numpy())
         known.append(torch.where(cases.of_image, batch.ratio, torch.nan).numpy())
     return best_thresholds(np.concatenate(areas), np.concatenate(known))
 
@@ -164,13 +165,3 @@ def best_thresholds(areas: NDArray[np.floating], known: NDArray[np.floating]) ->
         good = CANDIDATES[errors <= AS_GOOD * errors.min()]
         chosen.append(float(good[np.abs(good - DEFAULT).argmin()]))
     return tuple(chosen)
-
-
-@torch.no_grad()
-def _areas(learner: Learner, image: Float[Tensor, "b c s s"]) -> NDArray[np.floating]:
-    """Return the area ratio of each image and class at each candidate (b, k, candidates)."""
-    network, preprocess = learner.predictor().network, learner.preprocess
-    maps = network(preprocess.normalise(image.to(learner.fabric.device))).logits.sigmoid()
-    shares = [(maps >= limit).float().mean((2, 3)) for limit in CANDIDATES.tolist()]
-    areas: NDArray[np.floating] = torch.stack(shares, -1).cpu().numpy()
-    return areas

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -93,13 +93,9 @@ def preset_losses(preset: str) -> tuple[AnyLoss, ...]:
 NetworkName = Literal["resnet50", "resnet101", "mobilenet_v3_large", "mobilenet_v2"]
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, int | str) else value
-
-
 Labels = Annotated[
     tuple[Annotated[StrictInt, Field(ge=0)] | Annotated[StrictStr, Field(min_length=1)], ...],
-    BeforeValidator(_as_list),
+    BeforeValidator(lambda value: [value] if isinstance(value, int | str) else value),
 ]
 """What stands for a class in label files: numbers, colours "#rrggbb", texts of DICOM segments."""
 

@@ -46,48 +46,38 @@ def train_folds(
         )
     busy = f"another training is at work in {out}: wait for it, or give another --out"
     with lock_output(out, busy):
-        runs = _prepared(cases, out, config, resume)
+        if (out / RECORD).exists() or (out / STATE).exists():
+            raise WssegError(f"{out} holds a run of its own: give another --out for the folds")
+        table = cases_for(cases, config)
+        runs = []
+        # All folds are checked before the first is trained.
+        for fold in range(1, (config.folds or 1) + 1):
+            settings = config.model_copy(update={"fold": fold})
+            fold_of(table, settings)
+            folder = out / f"fold-{fold}"
+            if folder.exists():
+                check_start(folder, settings, resume=resume)
+            runs.append((folder, settings))
         keep_config(config, out)
         records = []
-        for number, (folder, settings) in enumerate(runs, 1):
-            log.info("fold %d of %d", number, len(runs))
+        for fold, (folder, settings) in enumerate(runs, 1):
+            log.info("fold %d of %d", fold, len(runs))
             going_on = resume and (folder / CONFIG).exists()
             records.append(train(cases, folder, settings, resume=going_on, on_step=on_step))
-        _join([folder for folder, _ in runs], out)
+
+        # The tables of all folds as one, each case by the fold that evaluates it.
+        header, splits = _read(runs[0][0] / SPLITS)
+        judged = [{**line, "split": "test" if not line["fold"] else "val"} for line in splits]
+        _write(out / SPLITS, header, judged)
+        lines: list[Line] = []
+        for folder, _ in runs:
+            header, predictions = _read(folder / PREDICTIONS)
+            lines += [line for line in predictions if line["split"] == "val"]
+        lines.sort(key=lambda line: int(line["row"]))
+        _write(out / PREDICTIONS, header, lines)
+        for sentence in summary(lines):
+            log.info("%s", sentence)
     return tuple(records)
-
-
-def _prepared(
-    cases: Path, out: Path, config: TrainConfig, resume: bool
-) -> list[tuple[Path, TrainConfig]]:
-    """Folder and settings of each fold, all of them checked before the first is trained."""
-    if (out / RECORD).exists() or (out / STATE).exists():
-        raise WssegError(f"{out} holds a run of its own: give another --out for the folds")
-    table = cases_for(cases, config)
-    runs = []
-    for number in range(1, (config.folds or 1) + 1):
-        settings = config.model_copy(update={"fold": number})
-        fold_of(table, settings)
-        folder = out / f"fold-{number}"
-        if folder.exists():
-            check_start(folder, settings, resume=resume)
-        runs.append((folder, settings))
-    return runs
-
-
-def _join(folders: Sequence[Path], out: Path) -> None:
-    """Write the tables of all folds, each case by the fold that it judges."""
-    header, splits = _read(folders[0] / SPLITS)
-    judged = [{**line, "split": "test" if not line["fold"] else "val"} for line in splits]
-    _write(out / SPLITS, header, judged)
-    lines: list[Line] = []
-    for folder in folders:
-        header, found = _read(folder / PREDICTIONS)
-        lines += [line for line in found if line["split"] == "val"]
-    lines.sort(key=lambda line: int(line["row"]))
-    _write(out / PREDICTIONS, header, lines)
-    for sentence in summary(lines):
-        log.info("%s", sentence)
 
 
 def summary(lines: Sequence[Line]) -> list[str]:

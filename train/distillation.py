@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -88,36 +88,31 @@ def with_teacher(facts: RunFacts, teacher: Teacher) -> RunFacts:
 
 
 def teach(fabric: Fabric, teacher: Teacher, cases: CaseDataset, config: TrainConfig) -> None:
-    """Give every case what the teacher says of it, `TargetStore.soft`.
+    """Give every case the teacher's prediction, as `TargetStore.soft`.
 
-    Once, before the first step, also of a run that goes on: the maps move with their pictures as
-    masks do, and a step costs no more than without a teacher. Of the image and, if training
-    mirrors images, of its mirror image the mean is taken. Each process looks at a part of the
-    cases, one at a time, so that their number changes nothing; all get the maps of all.
+    This is done once, before the first step, also of a resumed run: the maps move with their images
+    as masks do, and a step costs no more than without a teacher. If training mirrors images, a map
+    is the mean of those of the image and of its mirror image. Each process predicts a part of the
+    cases, one at a time, so that the number of processes changes nothing; all get all maps.
     """
-    log.info("looking at %d training cases with the teacher %s", len(cases), teacher.run)
-    mirrored = config.augmentation.flip_horizontal > 0
-    mine = range(rank(), len(cases), world_size())
-    maps = [(at, _map(fabric, teacher, cases, at, config.size, mirrored)) for at in mine]
+    log.info("predicting %d training cases with the teacher %s", len(cases), teacher.run)
+    front, network, size = teacher.predictor.front, teacher.network, config.size
+    maps = []
+    for index in range(rank(), len(cases), world_size()):
+        case = cases.cases[index]
+        raw = torch.from_numpy(read_image(case, front.channels))[None]
+        with torch.no_grad():
+            image = front(raw.to(fabric.device))
+            probability = soft_map(network, image, size)
+            if config.augmentation.flip_horizontal > 0:
+                probability = (probability + soft_map(network, image.flip(3), size).flip(3)) / 2
+        if not torch.isfinite(probability).all():
+            raise WssegError(
+                f"the teacher {teacher.run} predicts values that are not finite for the image in "
+                f"line {case.row}: check that image, or distil another run"
+            )
+        maps.append((index, (probability[0] * FULL).round().to(torch.uint8).cpu()))
     cases.targets.soft = dict(gathered(maps))
-
-
-@torch.no_grad()
-def _map(
-    fabric: Fabric, teacher: Teacher, cases: CaseDataset, at: int, size: int, mirrored: bool
-) -> UInt8[Tensor, "k s s"]:
-    preprocess, network = teacher.predictor.front, teacher.network
-    raw = torch.from_numpy(read_image(cases.cases[at], preprocess.channels))[None]
-    image = preprocess(raw.to(fabric.device))
-    probability = soft_map(network, image, size)
-    if mirrored:
-        probability = (probability + soft_map(network, image.flip(3), size).flip(3)) / 2
-    if not torch.isfinite(probability).all():
-        raise WssegError(
-            f"the teacher {teacher.run} gives no finite numbers for the image of line "
-            f"{cases.cases[at].row}: look at that image, or distil another run"
-        )
-    return (probability[0] * FULL).round().to(torch.uint8).cpu()
 
 
 def soft_map(
@@ -173,7 +168,13 @@ def relative_time(
     for index in timed:
         for repeat in range(REPEATS + 1):
             for model, taken in zip((student, teacher), seconds, strict=True):
-                took = _seconds(model, cases, index)
+                raw = _raw(model, cases, index)
+                _wait(raw.device)
+                began = time.perf_counter()
+                with torch.no_grad():
+                    model(raw)
+                _wait(raw.device)
+                took = time.perf_counter() - began
                 if repeat:  # the first is slowed by memory that has to be found
                     taken.append(took)
     return float(np.median(seconds[0]) / np.median(seconds[1]))
@@ -188,24 +189,14 @@ def described(run: str, compared: Comparison) -> str:
     ]
     figures.append(f"IoU of the two {compared.agreement:.3f}")
     return (
-        f"beside its teacher {run}, on {compared.cases} cases: {', '.join(figures)}; a slice takes "
-        f"{compared.relative_time:.2g} of the teacher's time"
+        f"compared with the teacher {run} on {compared.cases} cases: {', '.join(figures)}; a slice "
+        f"takes {compared.relative_time:.2g} of the teacher's time"
     )
 
 
 def _raw(model: Predictor, cases: CaseDataset, index: int) -> Tensor:
     image = read_image(cases.cases[index], model.front.channels)
     return torch.from_numpy(image)[None].to(next(model.parameters()).device)
-
-
-@torch.no_grad()
-def _seconds(model: Predictor, cases: CaseDataset, index: int) -> float:
-    raw = _raw(model, cases, index)
-    _wait(raw.device)
-    began = time.perf_counter()
-    model(raw)
-    _wait(raw.device)
-    return time.perf_counter() - began
 
 
 def _wait(device: torch.device) -> None:

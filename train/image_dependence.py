@@ -1,5 +1,6 @@
 """Whether a network's masks depend on the image, or whether it ignores the image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,39 +62,39 @@ def dependence_of(
     and the masks of other images match an image's marks and mask as well as its own. A class
     without evidence that differs from image to image is not judged.
     """
-    judged = [_case(predictor, cases, index, thresholds, device) for index in indices]
+    judged = []
+    for index in indices:
+        prediction = predict(predictor, cases, index, cases.denominators, device, thresholds)
+        native = prediction.native
+        rows, columns = native.marks.shape
+        marked = []
+        for label in range(1, len(thresholds) + 1):
+            row, column = (native.marks == label).nonzero(as_tuple=True)
+            marked.append(np.unique((row * GRID // rows * GRID + column * GRID // columns).numpy()))
+        limits = torch.tensor(thresholds)[:, None, None]
+        judged.append(
+            _Case(
+                counts=prediction.counts,
+                predicted=_on_grid(prediction.probability >= limits),
+                true=None if native.mask is None else _on_grid(native.mask),
+                marked=tuple(marked),
+            )
+        )
     evidence, ignored = {}, []
-    for class_index, name in enumerate(cases.classes):
-        if len(judged) < LEAST_CASES:
-            continue
-        figures = _figures(judged, class_index)
-        evidence[name] = {what: value for what, value in figures.items() if np.isfinite(value)}
-        if _is_ignored(evidence[name]):
+    for class_index, name in enumerate(cases.classes if len(judged) >= LEAST_CASES else ()):
+        known = {k: v for k, v in _figures(judged, class_index).items() if np.isfinite(v)}
+        evidence[name] = known
+        signs = []  # that the network follows the image
+        if "ratio_error" in known:
+            near = known["ratio_error"] < BETTER_THAN_CONSTANT * known["constant_error"]
+            signs.append(near or known["ratio_correlation"] >= CORRELATED)
+        if "mark_recall" in known:
+            signs.append(known["mark_recall"] - known["swapped_recall"] >= RECALL_GAIN)
+        if "mask_iou" in known:
+            signs.append(known["mask_iou"] - known["swapped_iou"] >= IOU_GAIN)
+        if signs and not any(signs) and known["masks_alike"] >= ALIKE:
             ignored.append(name)
     return Dependence(cases=len(judged), ignored=tuple(ignored), evidence=evidence)
-
-
-def _case(
-    predictor: Predict,
-    cases: CaseDataset,
-    index: int,
-    thresholds: tuple[float, ...],
-    device: torch.device,
-) -> _Case:
-    prediction = predict(predictor, cases, index, cases.denominators, device, thresholds)
-    limits = torch.tensor(thresholds)[:, None, None]
-    native = prediction.native
-    rows, columns = native.marks.shape
-    marked = []
-    for label in range(1, len(thresholds) + 1):
-        row, column = (native.marks == label).nonzero(as_tuple=True)
-        marked.append(np.unique((row * GRID // rows * GRID + column * GRID // columns).numpy()))
-    return _Case(
-        counts=prediction.counts,
-        predicted=_on_grid(prediction.probability >= limits),
-        true=None if native.mask is None else _on_grid(native.mask),
-        marked=tuple(marked),
-    )
 
 
 def _on_grid(masks: Bool[torch.Tensor, "k rows columns"]) -> NDArray[np.bool_]:
@@ -105,66 +106,51 @@ def _on_grid(masks: Bool[torch.Tensor, "k rows columns"]) -> NDArray[np.bool_]:
 def _figures(judged: Sequence[_Case], class_index: int) -> dict[str, float]:
     """Return all figures of one class; NaN or absent where the cases hold no evidence."""
     masks = np.stack([case.predicted[class_index] for case in judged]).astype(np.float32)
-    others = _overlaps(masks, masks)
-    figures = {"masks_alike": float(others[~np.eye(len(masks), dtype=bool)].mean())}
-    figures |= _of_marks(judged, masks, class_index) | _of_masks(judged, masks, class_index)
-    return figures | _of_ratios(*zip(*(_ratios(case, class_index) for case in judged), strict=True))
+    others = _overlaps(masks, masks)[~np.eye(len(masks), dtype=bool)]
+    figures = {"masks_alike": float(others.mean())}
 
+    marked = [index for index, case in enumerate(judged) if len(case.marked[class_index])]
+    marks = np.zeros((len(marked), masks.shape[1]), np.float32)
+    for row, index in enumerate(marked):
+        marks[row, judged[index].marked[class_index]] = 1
+    recall = _own_and_swapped(_shares(marks, marks), _shares(marks, masks[marked]))
+    figures |= zip(("mark_recall", "swapped_recall"), recall, strict=True)
 
-def _ratios(case: _Case, class_index: int) -> tuple[float, float]:
-    """Return the measured and the known ratio, from the masks where the table has no ratio."""
-    measured, known = case.counts.ratio[class_index], case.counts.known[class_index]
-    if np.isfinite(known) or case.true is None:
-        return float(measured), float(known)
-    return float(case.predicted[class_index].mean()), float(case.true[class_index].mean())
+    drawn = [index for index, case in enumerate(judged) if case.true is not None]
+    own = [case.true[class_index] for case in judged if case.true is not None]
+    true = np.array(own, np.float32).reshape(-1, masks.shape[1])
+    overlap = _own_and_swapped(_overlaps(true, true), _overlaps(true, masks[drawn]))
+    figures |= zip(("mask_iou", "swapped_iou"), overlap, strict=True)
 
-
-def _of_masks(
-    judged: Sequence[_Case], masks: NDArray[np.float32], class_index: int
-) -> dict[str, float]:
-    indices = [at for at, case in enumerate(judged) if case.true is not None]
-    if len(indices) < LEAST_CASES:
-        return {}
-    true = np.stack([case.true[class_index] for case in judged if case.true is not None])
-    true = true.astype(np.float32)
-    own = np.eye(len(indices), dtype=bool)
-    if _overlaps(true, true)[~own].mean() > SAME:
-        return {}
-    met = _overlaps(true, masks[indices])
-    return {"mask_iou": float(met[own].mean()), "swapped_iou": float(met[~own].mean())}
-
-
-def _of_ratios(measured: Sequence[float], stated: Sequence[float]) -> dict[str, float]:
-    found, known = np.array(measured), np.array(stated)
-    there = np.isfinite(found) & np.isfinite(known)
-    found, known = found[there], known[there]
+    pairs = []
+    for case in judged:
+        pair = case.counts.ratio[class_index], case.counts.known[class_index]
+        if case.true is not None and not np.isfinite(pair[1]):
+            pair = case.predicted[class_index].mean(), case.true[class_index].mean()
+        if np.isfinite(pair).all():
+            pairs.append(pair)
+    measured, known = np.array(pairs).reshape(-1, 2).T
     # Ratios that hardly differ are met by a constant, too, and say nothing.
     if len(known) < LEAST_CASES or known.std() <= 0.1 * known.mean():
-        return {}
-    varied = found.std() > VARIED * known.std()
-    return {
-        "ratio_error": float(np.abs(found - known).mean()),
+        return figures
+    varied = measured.std() > VARIED * known.std()
+    return figures | {
+        "ratio_error": float(np.abs(measured - known).mean()),
         "constant_error": float(np.abs(np.median(known) - known).mean()),
-        "ratio_correlation": float(np.corrcoef(found, known)[0, 1]) if varied else 0.0,
+        "ratio_correlation": float(np.corrcoef(measured, known)[0, 1]) if varied else 0.0,
     }
 
 
-def _of_marks(
-    judged: Sequence[_Case], masks: NDArray[np.float32], class_index: int
-) -> dict[str, float]:
-    marked = [at for at, case in enumerate(judged) if len(case.marked[class_index])]
-    if len(marked) < LEAST_CASES:
-        return {}
-    marks = np.zeros((len(marked), masks.shape[1]), np.float32)
-    for number, at in enumerate(marked):
-        marks[number, judged[at].marked[class_index]] = 1
-    within = _shares(marks, marks)
-    own = np.eye(len(marked), dtype=bool)
-    # Marks in one class_index are met by every mask that is anywhere near it.
-    if within[~own].mean() > SAME:
-        return {}
-    met = _shares(marks, masks[marked])
-    return {"mark_recall": float(met[own].mean()), "swapped_recall": float(met[~own].mean())}
+def _own_and_swapped(among: NDArray[np.floating], met: NDArray[np.floating]) -> tuple[float, float]:
+    """Return how well labels are met by the masks of their own images, and by those of others.
+
+    among, met: overlap (n, n) of each label with every label, and with the mask of every image.
+    NaN for too few labels, and for labels so alike that every mask near them meets them.
+    """
+    own = np.eye(len(met), dtype=bool)
+    if len(met) < LEAST_CASES or among[~own].mean() > SAME:
+        return math.nan, math.nan
+    return float(met[own].mean()), float(met[~own].mean())
 
 
 def _shares(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -177,15 +163,3 @@ def _overlaps(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[n
     """Return the IoU (n, m) of masks (n, cells) with masks (m, cells); 1 if both are empty."""
     both = one @ other.T
     return iou(both, one.sum(1)[:, None], other.sum(1)[None])
-
-
-def _is_ignored(figures: dict[str, float]) -> bool:
-    signs = []
-    if "ratio_error" in figures:
-        near = figures["ratio_error"] < BETTER_THAN_CONSTANT * figures["constant_error"]
-        signs.append(near or figures["ratio_correlation"] >= CORRELATED)
-    if "mark_recall" in figures:
-        signs.append(figures["mark_recall"] - figures["swapped_recall"] >= RECALL_GAIN)
-    if "mask_iou" in figures:
-        signs.append(figures["mask_iou"] - figures["swapped_iou"] >= IOU_GAIN)
-    return bool(signs) and not any(signs) and figures["masks_alike"] >= ALIKE

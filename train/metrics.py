@@ -86,25 +86,25 @@ def mark_recall(case: CaseCounts) -> float:
 
 
 def missed(cases: Sequence[CaseCounts]) -> list[tuple[int, int]]:
-    """Classes of which no case has a predicted pixel: place, and in how many it should be.
+    """Return the index of each class of which no case has a predicted pixel, with a number.
 
-    It should be where the known ratio is above 0, or some pixel is marked or lies in the mask.
+    The number is that of the cases that show the class: its known ratio is above 0, or a pixel is
+    marked or lies in the mask. A class that no case shows is left out.
     """
-    found = []
-    for place in range(len(cases[0].predicted) if cases else 0):
-        there = sum(_is_there(case, place) for case in cases)
-        if there and not any(case.predicted[place] for case in cases):
-            found.append((place, there))
-    return found
-
-
-def _is_there(case: CaseCounts, place: int) -> bool:
-    in_mask = case.true is not None and case.true[place] > 0
-    return bool(case.known[place] > 0 or case.marked[place] > 0 or in_mask)
+    classes = []
+    for index in range(len(cases[0].predicted) if cases else 0):
+        shown = sum(
+            bool(case.known[index] > 0 or case.marked[index] > 0)
+            or (case.true is not None and bool(case.true[index] > 0))
+            for case in cases
+        )
+        if shown and not any(case.predicted[index] for case in cases):
+            classes.append((index, shown))
+    return classes
 
 
 def summarise(cases: Sequence[CaseCounts]) -> dict[str, float]:
-    """The validation figures, all in 0..1; a figure that no case has evidence for is left out.
+    """Return the validation figures, all in 0..1; a figure without evidence is left out.
 
     iou, dice, ratio_error, relative_ratio_error, mark_recall: means over cases. pooled_iou,
     pooled_dice: of the pixels of all cases together, mean over classes.
@@ -112,27 +112,22 @@ def summarise(cases: Sequence[CaseCounts]) -> dict[str, float]:
     figures = {
         "iou": _mean(np.array([case_iou(case) for case in cases])),
         "dice": _mean(np.array([case_dice(case) for case in cases])),
-        **_pooled(cases),
+    }
+    masked = [
+        (case.overlap, case.predicted, case.true)
+        for case in cases
+        if case.true is not None and case.overlap is not None
+    ]
+    if masked:
+        overlap, predicted, true = np.array(masked).sum(0)
+        figures["pooled_iou"] = float(iou(overlap, predicted, true).mean())
+        figures["pooled_dice"] = float(dice(overlap, predicted, true).mean())
+    figures |= {
         "ratio_error": _mean(np.array([ratio_error(case) for case in cases])),
         "relative_ratio_error": _mean(np.array([relative_ratio_error(case) for case in cases])),
         "mark_recall": _mean(np.array([mark_recall(case) for case in cases])),
     }
     return {name: figure for name, figure in figures.items() if not np.isnan(figure)}
-
-
-def _pooled(cases: Sequence[CaseCounts]) -> dict[str, float]:
-    counts = [
-        (case.overlap, case.predicted, case.true)
-        for case in cases
-        if case.true is not None and case.overlap is not None
-    ]
-    if not counts:
-        return {}
-    overlap, predicted, true = np.array(counts).sum(0)
-    return {
-        "pooled_iou": float(iou(overlap, predicted, true).mean()),
-        "pooled_dice": float(dice(overlap, predicted, true).mean()),
-    }
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -143,7 +143,15 @@ def build_network(
     for path, module in list(classifier.named_modules()):
         if isinstance(module, nn.Dropout):
             classifier.set_submodule(path, SeededDropout(dropout))
-    return Network(name, backbone, classifier, _reconstruction_head(width, channels))
+    # The shape of torchvision's auxiliary head, without its dropout: an image to be given back
+    # gains nothing from values that are missing.
+    reconstruction = nn.Sequential(
+        nn.Conv2d(width, width // 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width // 4),
+        nn.ReLU(),
+        nn.Conv2d(width // 4, channels, 1),
+    )
+    return Network(name, backbone, classifier, reconstruction)
 
 
 def set_prior(network: Network, ratios: Sequence[float]) -> None:
@@ -168,50 +176,37 @@ def last_layer(network: Network) -> nn.Conv2d:
     return layers[-1]
 
 
-def _reconstruction_head(width: int, channels: int) -> nn.Sequential:
-    # The shape of torchvision's auxiliary head, without its dropout: an image to be given back
-    # gains nothing from values that are missing.
-    middle = width // 4
-    return nn.Sequential(
-        nn.Conv2d(width, middle, 3, padding=1, bias=False),
-        nn.BatchNorm2d(middle),
-        nn.ReLU(),
-        nn.Conv2d(middle, channels, 1),
-    )
-
-
 def _torchvision(build: Callable[..., DeepLabV3], classes: int) -> tuple[nn.Module, nn.Module, int]:
     model = build(weights=None, weights_backbone=None, num_classes=classes, aux_loss=True)
     first = next(m for m in model.aux_classifier.modules() if isinstance(m, nn.Conv2d))
     return model.backbone, _FromOut(*model.classifier), first.in_channels
 
 
-def _mobilenet_v2(classes: int) -> tuple[nn.Module, nn.Module, int]:
-    # DeepLabV3+ rather than V3: pyramid at stride 16, logits at stride 4. A step is
-    # cheaper than at stride 8 without a decoder, and 32 x 32 logits of a 128 pixel picture can draw
-    # small organs that 16 x 16 ones cannot.
+def deeplab_v3_plus(classes: int) -> tuple[nn.Module, nn.Module, int]:
+    """Return the backbone, the decoder, and the channels of the backbone's `aux`, of V3+.
+
+    DeepLabV3+ on MobileNetV2 rather than V3: pyramid at stride 16, logits at stride 4. A step is
+    cheaper than at stride 8 without a decoder, and 32 x 32 logits of an image of 128 pixels can
+    draw small organs that 16 x 16 ones cannot.
+    """
     features = mobilenet_v2(weights=None).features
-    _dilate(features, V2_FIFTH_STRIDE, V2_LAST + 1)
-    names = {V2_FINE: "fine", V2_MIDDLE: "middle", V2_AUXILIARY: "aux", V2_LAST: "out"}
-    backbone = IntermediateLayerGetter(features, {str(k): name for k, name in names.items()})
-    return backbone, Decoder(classes), 96
-
-
-def _dilate(features: nn.Sequential, first: int, end: int) -> None:
-    """Take the stride of 2 out of block `first` and double the reach of the blocks after it."""
-    for number in range(first, end):
-        dilation = 1 if number == first else 2
-        for module in features[number].modules():
+    # The stride of 2 is taken out of the deepest stage; the blocks after it reach twice as far.
+    for block in range(V2_FIFTH_STRIDE, V2_LAST + 1):
+        dilation = 1 if block == V2_FIFTH_STRIDE else 2
+        for module in features[block].modules():
             if isinstance(module, nn.Conv2d) and module.groups > 1:
                 module.stride = (1, 1)
                 module.dilation = module.padding = (dilation, dilation)
+    names = {V2_FINE: "fine", V2_MIDDLE: "middle", V2_AUXILIARY: "aux", V2_LAST: "out"}
+    backbone = IntermediateLayerGetter(features, {str(k): name for k, name in names.items()})
+    return backbone, Decoder(classes), 96
 
 
 BUILDERS: dict[NetworkName, Callable[[int], tuple[nn.Module, nn.Module, int]]] = {
     "resnet50": partial(_torchvision, deeplabv3_resnet50),
     "resnet101": partial(_torchvision, deeplabv3_resnet101),
     "mobilenet_v3_large": partial(_torchvision, deeplabv3_mobilenet_v3_large),
-    "mobilenet_v2": _mobilenet_v2,
+    "mobilenet_v2": deeplab_v3_plus,
 }
 
 

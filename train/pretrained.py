@@ -50,22 +50,48 @@ PUBLISHED = {"imagenet": IMAGENET, "coco": COCO}
 
 
 def load_weights(network: Network, spec: str, classes: tuple[str, ...] = ()) -> str:
-    """Load initial weights into the network in place, and say in one line what was loaded.
+    """Load initial weights into the network in place; return one line on what was loaded.
 
     spec: "none"; "imagenet" (backbone) or "coco" (backbone and head) of torchvision, fetched from
     its server and kept in torch's cache; or the path of a safetensors file with a whole network
     (the weights of a run) or a backbone (torchvision's names). classes: of the network, in its
     order. A run.json beside the file names the classes of its head, whose last layer is then taken
-    class by class, whatever their order; a class that the file has not starts fresh, and so does a
+    class by class, whatever their order; a class that the file lacks starts fresh, and so does a
     head of unknown classes of another number. Raises WssegError if the weights cannot be had, are
     not finite, or do not cover the whole backbone.
     """
     if spec == "none":
         return "none: every part starts fresh"
-    tensors, named = _fetch(network.name, spec) if spec in PUBLISHED else _read(Path(spec)), ""
-    if spec not in PUBLISHED and classes:
-        named = _by_class(network, tensors, Path(spec), classes)
-    report = f"{spec}: {_load(network, tensors, spec)}{named}"
+    by_class = ""
+    if spec in PUBLISHED:
+        tensors = _fetch(network.name, spec)
+    else:
+        tensors = _read(Path(spec))
+        if classes:
+            by_class = _by_class(network, tensors, Path(spec), classes)
+    own = network.state_dict()
+    # A backbone from a file has torchvision's names, without the prefix.
+    renamed = {
+        name if name in own else BACKBONE + name.removeprefix(FEATURES): tensor
+        for name, tensor in tensors.items()
+    }
+    fitting = {n: t for n, t in renamed.items() if n in own and t.shape == own[n].shape}
+    backbone = [name for name in own if name.startswith(BACKBONE) and COUNTER not in name]
+    missing = [name for name in backbone if name not in fitting]
+    if missing:
+        raise WssegError(
+            f"{spec} covers {len(backbone) - len(missing)} of the {len(backbone)} backbone "
+            f"tensors of {network.name}, for example not {missing[0]}; its first names are "
+            f"{', '.join(sorted(tensors)[:3])}: choose the network that the weights were made for"
+        )
+    network.load_state_dict(fitting, strict=False)
+    unloaded = [name for name in own if name not in fitting and COUNTER not in name]
+    # Head and layer, such as classifier.4 for classifier.4.weight.
+    fresh = sorted({".".join(name.split(".")[:2]) for name in unloaded})
+    report = (
+        f"{spec}: {len(fitting)} of {len(own)} tensors loaded, {len(tensors) - len(fitting)} not "
+        f"used, fresh: {', '.join(fresh) or 'nothing'}{by_class}"
+    )
     logger.info("initial weights %s", report)
     return report
 
@@ -116,76 +142,39 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _by_class(
     network: Network, tensors: dict[str, Tensor], path: Path, classes: tuple[str, ...]
 ) -> str:
-    """Order the last layer's rows in `tensors` by the classes' names; says how, in words."""
+    """Order the last layer's rows in `tensors` by the names of the classes; say how in a clause."""
     last = next(name for name, layer in network.named_modules() if layer is last_layer(network))
     head = [name for name in (f"{last}.weight", f"{last}.bias") if name in tensors]
     if not head:
         return ""
-    known = _classes_beside(path, len(tensors[head[0]]))
-    if known is None:
-        if len(tensors[head[0]]) == len(classes):
-            _warn_of_order(path, classes)
+    count = len(tensors[head[0]])
+    try:
+        record = json.loads((path.parent / RECORD).read_text(encoding="utf-8"))
+        known = [str(name) for name in record["classes"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = []
+    if len(known) != count:
+        if count == len(classes):
+            logger.warning(
+                "the classes of %s are unknown (there is no %s beside it): its head is assigned to "
+                "the classes in the order %s; use the file in its run folder if this order is "
+                "wrong",
+                path,
+                RECORD,
+                ", ".join(classes),
+            )
         return ""
     own = network.state_dict()
     for name in head:
         if tensors[name].shape[1:] == own[name].shape[1:]:
             rows = [
-                tensors[name][known.index(found)] if found in known else own[name][place].cpu()
-                for place, found in enumerate(classes)
+                tensors[name][known.index(label)] if label in known else own[name][index].cpu()
+                for index, label in enumerate(classes)
             ]
             tensors[name] = torch.stack(rows)
-    taken = [name for name in classes if name in known]
-    new = [name for name in classes if name not in known]
-    left = [name for name in known if name not in classes]
-    told = (("taken by name", taken), ("new", new), ("not used", left))
-    return "; classes " + ", ".join(f"{what}: {' '.join(names)}" for what, names in told if names)
-
-
-def _classes_beside(path: Path, count: int) -> tuple[str, ...] | None:
-    """The classes of the run that a weights file lies in; None where nothing says them."""
-    try:
-        record = json.loads((path.parent / RECORD).read_text(encoding="utf-8"))
-        classes = tuple(str(name) for name in record["classes"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return classes if len(classes) == count else None
-
-
-def _warn_of_order(path: Path, classes: tuple[str, ...]) -> None:
-    logger.warning(
-        "nothing says of which classes %s is (no %s lies beside it): its head is taken in the "
-        "order %s; give the file in its run folder if that is not its order",
-        path,
-        RECORD,
-        ", ".join(classes),
+    parts = (
+        ("taken by name", [name for name in classes if name in known]),
+        ("new", [name for name in classes if name not in known]),
+        ("not used", [name for name in known if name not in classes]),
     )
-
-
-def _load(network: Network, tensors: dict[str, Tensor], spec: str) -> str:
-    own = network.state_dict()
-    named = {_own_name(name, own): tensor for name, tensor in tensors.items()}
-    fitting = {n: t for n, t in named.items() if n in own and t.shape == own[n].shape}
-    backbone = [name for name in own if name.startswith(BACKBONE) and COUNTER not in name]
-    missing = [name for name in backbone if name not in fitting]
-    if missing:
-        raise WssegError(
-            f"{spec} covers {len(backbone) - len(missing)} of the {len(backbone)} backbone "
-            f"tensors of {network.name}, for example not {missing[0]}; its first names are "
-            f"{', '.join(sorted(tensors)[:3])}: choose the network that the weights were made for"
-        )
-    network.load_state_dict(fitting, strict=False)
-    fresh = sorted({_part(name) for name in own if name not in fitting and COUNTER not in name})
-    return (
-        f"{len(fitting)} of {len(own)} tensors loaded, {len(tensors) - len(fitting)} not used, "
-        f"fresh: {', '.join(fresh) or 'nothing'}"
-    )
-
-
-def _own_name(name: str, own: dict[str, Tensor]) -> str:
-    """The network's name for a tensor of a file: its own, or a backbone's without the prefix."""
-    return name if name in own else BACKBONE + name.removeprefix(FEATURES)
-
-
-def _part(name: str) -> str:
-    """Head and layer of a tensor: classifier.4 for classifier.4.weight."""
-    return ".".join(name.split(".")[:2])
+    return "; classes " + ", ".join(f"{part}: {' '.join(names)}" for part, names in parts if names)

@@ -101,11 +101,14 @@ class Events:
 
     def add(self, row: Row) -> None:
         """Write a row of the history: parts under train/, figures under val/."""
-        points = [
-            self._summary.Summary.Value(tag=_tag(name), simple_value=value)
-            for name, value in row.items()
-            if name != EPOCH
-        ]
+        points = []
+        for name, value in row.items():
+            if name != EPOCH:
+                group = "run" if name in (RATE, SECONDS) else "train"
+                if name.startswith(VALIDATION):
+                    group, name = "val", name.removeprefix(VALIDATION)
+                point = self._summary.Summary.Value(tag=f"{group}/{name}", simple_value=value)
+                points.append(point)
         self._write(step=int(row[EPOCH]), summary=self._summary.Summary(value=points))
         self._records.flush()
 
@@ -116,12 +119,6 @@ class Events:
     def _write(self, **fields: Any) -> None:
         event = self._proto.Event(wall_time=time.time(), **fields)
         self._records.write(event.SerializeToString())
-
-
-def _tag(name: str) -> str:
-    if name.startswith(VALIDATION):
-        return f"val/{name.removeprefix(VALIDATION)}"
-    return f"run/{name}" if name in (RATE, SECONDS) else f"train/{name}"
 
 
 @dataclass
@@ -187,7 +184,7 @@ class RunLogger:
         self._events.add(training.history[-1])
         shown = [name for name in ("iou", "ratio_error", "mark_recall") if name in report.figures]
         log.info(
-            "epoch %d/%d: objective %.4f%s, %.1f s, kept: epoch %d",
+            "epoch %d/%d: objective %.4f%s, %.1f s, selected: epoch %d",
             report.epoch,
             report.epochs,
             report.parts[TOTAL],

@@ -31,7 +31,6 @@ from wsseg.train.config import TrainConfig
 from wsseg.train.distillation import Teacher, compare, described
 from wsseg.train.image_dependence import MOST_CASES, dependence_of
 from wsseg.train.learner import TOTAL, Learner
-from wsseg.train.loop import Data
 from wsseg.train.metrics import (
     CaseCounts,
     case_iou,
@@ -56,10 +55,23 @@ from wsseg.train.run_folder import (
     save_samples,
     save_weights,
 )
-from wsseg.train.validation import PREDICTIONS, Prediction, evaluate, predict, write_predictions
+from wsseg.train.validation import (
+    PREDICTIONS,
+    Data,
+    Prediction,
+    evaluate,
+    predict,
+    write_predictions,
+)
 
 LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "osD^vPX"
+OUTLINES = {
+    "mark": (YELLOW, "solid"),
+    "true mask": (SKY, "solid"),
+    "prediction": (VERMILION, "dashed"),
+}
+"""Colour and style of the outlines of an example."""
 FEW_EPOCHS = 30
 """Up to here every epoch gets a marker; beyond, markers hide the line."""
 DPI = 110
@@ -87,7 +99,7 @@ class Example:
 def draw_curves(history: Sequence[Row], chosen: int, path: Path) -> None:
     """Draw the objective's parts, the validation figures and the learning rate over epochs.
 
-    chosen: the epoch that is kept, marked by a vertical line. The panel of validation figures is
+    chosen: the selected epoch, marked by a vertical line. The panel of validation figures is
     left out where there are none.
     """
     named = dict.fromkeys(name for row in history for name in row)
@@ -100,9 +112,24 @@ def draw_curves(history: Sequence[Row], chosen: int, path: Path) -> None:
     figure = _figure(8.0, 2.9 * len(panels))
     for number, (title, names) in enumerate(panels, start=1):
         axes = figure.add_subplot(len(panels), 1, number)
-        _draw_lines(axes, history, names, title)
+        for line, name in enumerate(names):
+            points = [(row[EPOCH], row[name]) for row in history if name in row]
+            axes.plot(
+                *zip(*points, strict=True),
+                label=name.removeprefix(VALIDATION).replace("_", " ").replace("iou", "IoU"),
+                color=LINES[line % len(LINES)],
+                marker=MARKERS[line % len(MARKERS)] if len(history) <= FEW_EPOCHS else None,
+                markersize=4,
+                linewidth=2 if name == TOTAL else 1.3,
+            )
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=0)
+        if len(names) > 1:
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         axes.axvline(chosen, color=BLACK, linestyle=":", linewidth=1)
-    axes.set_xlabel(f"epoch (dotted: epoch {chosen}, which is kept)")
+    axes.set_xlabel(f"epoch (dotted: epoch {chosen}, which is selected)")
     _save(figure, path)
 
 
@@ -111,6 +138,8 @@ def draw_examples(examples: Sequence[Example], path: Path) -> None:
 
     Cases are named by their line in the cases file, because file names may tell a patient's.
     """
+    from matplotlib.lines import Line2D
+
     columns = 3
     rows = max(1, -(-len(examples) // columns))
     figure = _figure(4.4 * columns, 2.7 * rows + 0.5)
@@ -120,11 +149,23 @@ def draw_examples(examples: Sequence[Example], path: Path) -> None:
         beside = figure.add_subplot(rows, 2 * columns, place + 1)
         highest = example.prediction.probability.numpy().max(0)
         beside.imshow(highest, cmap="cividis", vmin=0, vmax=1)
-        beside.set_title(_verdict(example.prediction.counts), fontsize=8)
+        counts = example.prediction.counts
+        words = [] if counts.true is None else [f"IoU {case_iou(counts):.2f}"]
+        for ratio, known in zip(counts.ratio, counts.known, strict=True):
+            stated = "" if np.isnan(known) else f" (known {known:.3f})"
+            words.append(f"ratio {ratio:.3f}{stated}")
+        beside.set_title("\n".join(words), fontsize=8)
         beside.set_axis_off()
     if not examples:
         figure.text(0.5, 0.5, "no case has a mask, a ratio or marks", ha="center")
-    _add_key(figure)
+    figure.legend(
+        [Line2D([], [], color=colour, linestyle=style) for colour, style in OUTLINES.values()],
+        list(OUTLINES),
+        loc="outside upper left",
+        ncols=3,
+        facecolor="#404040",  # as dark as most slices, so that the colours look alike
+        labelcolor="white",
+    )
     _save(figure, path)
 
 
@@ -143,74 +184,30 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(partial, dpi=DPI)
 
 
-def _draw_lines(axes: Any, history: Sequence[Row], names: Sequence[str], title: str) -> None:
-    for place, name in enumerate(names):
-        points = [(row[EPOCH], row[name]) for row in history if name in row]
-        axes.plot(
-            *zip(*points, strict=True),
-            label=name.removeprefix(VALIDATION).replace("_", " ").replace("iou", "IoU"),
-            color=LINES[place % len(LINES)],
-            marker=MARKERS[place % len(MARKERS)] if len(history) <= FEW_EPOCHS else None,
-            markersize=4,
-            linewidth=2 if name == TOTAL else 1.3,
-        )
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-    axes.set_ylim(bottom=0)
-    if len(names) > 1:
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-
-
 def _draw_outlines(axes: Any, example: Example) -> None:
     native = example.prediction.native
     shown = grey_values(native.image.numpy())
     shown = shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0)
     axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
     marked = (native.marks.numpy() > 0) & (native.marks.numpy() < 255)
-    _outline(axes, marked, YELLOW, "solid")
+    _outline(axes, marked, "mark")
     if native.mask is not None:
         for mask in native.mask.numpy():
-            _outline(axes, mask, SKY, "solid")
+            _outline(axes, mask, "true mask")
     predicted = example.prediction
     for probability, limit in zip(predicted.probability.numpy(), predicted.thresholds, strict=True):
-        _outline(axes, probability >= limit, VERMILION, "dashed")
+        _outline(axes, probability >= limit, "prediction")
     axes.set_title(f"{example.kind}: row {example.prediction.counts.row}\n", fontsize=8)
     axes.set_axis_off()
 
 
-def _outline(axes: Any, mask: NDArray[np.bool_], colour: str, style: str) -> None:
+def _outline(axes: Any, mask: NDArray[np.bool_], kind: str) -> None:
+    colour, style = OUTLINES[kind]
     if mask.any():
         # A border of background, so that a mask that touches the edge is closed there.
         closed = np.pad(mask.astype(np.float32), 1)
         rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
         axes.contour(columns, rows, closed, [0.5], colors=colour, linestyles=style, linewidths=1.6)
-
-
-def _verdict(counts: CaseCounts) -> str:
-    words = [] if counts.true is None else [f"IoU {case_iou(counts):.2f}"]
-    for found, known in zip(counts.ratio, counts.known, strict=True):
-        words.append(f"ratio {found:.3f}" + ("" if np.isnan(known) else f" (known {known:.3f})"))
-    return "\n".join(words)
-
-
-def _add_key(figure: Any) -> None:
-    from matplotlib.lines import Line2D
-
-    kinds = (
-        ("mark", YELLOW, "solid"),
-        ("true mask", SKY, "solid"),
-        ("prediction", VERMILION, "dashed"),
-    )
-    lines = [Line2D([], [], color=colour, linestyle=style) for _, colour, style in kinds]
-    figure.legend(
-        lines,
-        [name for name, _, _ in kinds],
-        loc="outside upper left",
-        ncols=3,
-        facecolor="#404040",  # as dark as most slices, so that the colours look alike
-        labelcolor="white",
-    )
 
 
 def finish(
@@ -284,7 +281,7 @@ def finish(
     )
     if dependence.warning:
         log.warning(
-            "%s: see wsseg cases check --picture for what it was taught, and train it with more "
+            "%s: check the pseudo-labels with wsseg cases check --picture, and train with more "
             "steps, more marks or another preset",
             dependence.warning,
         )
@@ -386,9 +383,9 @@ def warn_of_missed(counts: Sequence[CaseCounts], record: RunRecord) -> None:
     """Log the classes that the network finds in no case; counts: at the record's thresholds."""
     for class_index, cases in missed(counts):
         log.warning(
-            "the network finds no pixel of %s in any of %d images that have some (at a probability "
-            "of %g): train it with more steps (--epochs, a smaller --batch) or a higher "
-            "--learning-rate, and see wsseg cases check --picture for what it was taught",
+            "the network finds no pixel of %s in any of the %d images that show it (at a "
+            "probability of %g): train with more steps (--epochs, a smaller --batch) or a higher "
+            "--learning-rate, and check the pseudo-labels with wsseg cases check --picture",
             record.classes[class_index],
             cases,
             record.thresholds[class_index],

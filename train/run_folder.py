@@ -174,15 +174,21 @@ def read_weights(network: nn.Module, path: Path) -> None:
         raise WssegError(
             f"{path} cannot be read ({error}): train again or copy it again"
         ) from error
-    fault = _fault(network.state_dict(), tensors)
+    own, fault = network.state_dict(), ""
+    missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    other = [n for n, t in tensors.items() if n in own and t.shape != own[n].shape]
+    if missing:
+        fault = f"{len(missing)} tensors are missing, such as {missing[0]}"
+    elif unknown:
+        fault = f"{len(unknown)} tensors are unknown, such as {unknown[0]}"
+    elif other:
+        name = other[0]
+        fault = f"{name} is {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
     if fault:
         raise WssegError(f"{path} does not fit the network of its run: {fault}")
     broken = not_finite(tensors)
     if broken:
-        raise WssegError(
-            f"{path} holds numbers that are not finite, such as in {broken}: its network can "
-            "measure and teach nothing; train again"
-        )
+        raise WssegError(f"{path} holds weights that are not finite, such as {broken}: train again")
     network.load_state_dict(tensors)
 
 
@@ -191,19 +197,6 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             return name
-    return None
-
-
-def _fault(own: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
-    """Describe why `found` cannot be loaded; None if it can."""
-    missing, unknown = sorted(own.keys() - found.keys()), sorted(found.keys() - own.keys())
-    if missing:
-        return f"{len(missing)} tensors are missing, such as {missing[0]}"
-    if unknown:
-        return f"{len(unknown)} tensors are unknown, such as {unknown[0]}"
-    for name, tensor in found.items():
-        if tensor.shape != own[name].shape:
-            return f"{name} is {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
     return None
 
 
@@ -254,9 +247,14 @@ def load_run(run: Path) -> TrainedRun:
             record.network, classes=len(record.classes), channels=record.channels
         )
     read_weights(network, run / WEIGHTS)
-    preprocess = Preprocess(record.window, record.size, record.channels)
-    predictor = Predictor(preprocess, network).eval()
-    return TrainedRun(record, preprocess, network, predictor, _read_samples(run / SAMPLES))
+    path = run / SAMPLES
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            samples = [stored[f"slice_{index}"] for index in range(len(stored.files))]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise WssegError(f"{path} cannot be read ({error}): train again") from error
+    front = Preprocess(record.window, record.size, record.channels)
+    return TrainedRun(record, front, network, Predictor(front, network).eval(), samples)
 
 
 def save_samples(samples: list[NDArray[np.float32]], path: Path) -> None:
@@ -264,14 +262,6 @@ def save_samples(samples: list[NDArray[np.float32]], path: Path) -> None:
     named: dict[str, Any] = {f"slice_{number}": raw for number, raw in enumerate(samples)}
     with atomic(path) as partial:
         np.savez_compressed(partial, **named)
-
-
-def _read_samples(path: Path) -> list[NDArray[np.float32]]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return [stored[f"slice_{number}"] for number in range(len(stored.files))]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise WssegError(f"{path} cannot be read ({error}): train again") from error
 
 
 def check_start(out: Path, config: TrainConfig, *, resume: bool) -> None:
@@ -289,7 +279,17 @@ def check_start(out: Path, config: TrainConfig, *, resume: bool) -> None:
         )
     before = settings_of(out)
     if before is not None and resume:
-        _require_same(before, config, out)
+        old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
+        changed = [
+            f"{name} was {old[name]}, now {new[name]}"
+            for name in old
+            if name not in MAY_CHANGE and old[name] != new[name]
+        ]
+        if changed:
+            raise WssegError(
+                f"the run in {out} has other settings: {'; '.join(changed)}. Resume it without "
+                "these settings, or train with another --out"
+            )
     elif held:
         raise WssegError(f"{out} has no {CONFIG}, so it cannot be resumed: give another --out")
     elif resume:
@@ -321,7 +321,7 @@ def complete(out: Path, cases: Path, cases_sha256: str) -> RunRecord | None:
         return None
     record = read_record(out)
     require_same_cases(record.cases_sha256, cases, cases_sha256)
-    log.info("%s is complete: epoch %d of %d was kept", out, record.chosen_epoch, record.epochs)
+    log.info("%s is complete: epoch %d of %d was selected", out, record.chosen_epoch, record.epochs)
     return record
 
 
@@ -365,17 +365,3 @@ def keep_record(record: RunRecord, out: Path) -> None:
     """Write run.json, whose presence marks the run as complete."""
     with atomic(out / RECORD) as partial:
         partial.write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _require_same(before: TrainConfig, now: TrainConfig, out: Path) -> None:
-    old, new = before.model_dump(mode="json"), now.model_dump(mode="json")
-    changed = [
-        f"{name} was {old[name]}, now {new[name]}"
-        for name in old
-        if name not in MAY_CHANGE and old[name] != new[name]
-    ]
-    if changed:
-        raise WssegError(
-            f"the run in {out} has other settings: {'; '.join(changed)}. Resume it without these "
-            "settings, or train with another --out"
-        )

@@ -3,7 +3,9 @@
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,18 +32,20 @@ from wsseg.train.cases.images import (
 )
 from wsseg.train.cases.schema import Case, CaseTable, class_denominators
 from wsseg.train.config import TrainConfig
+from wsseg.train.data.batch import Batch
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.data.sampler import steps_per_epoch, training_batches
 from wsseg.train.distillation import find_teacher, teach, with_teacher
+from wsseg.train.distributed import gathered, rank, world_size
 from wsseg.train.fabric import Fabric
 from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
-from wsseg.train.learner import Learner, Plan, build_learner
-from wsseg.train.loop import Data, fit
+from wsseg.train.learner import TOTAL, Learner, Plan, build_learner
 from wsseg.train.losses import Objective, build_objective
+from wsseg.train.metrics import summarise
 from wsseg.train.networks import Network, build_network, set_prior
 from wsseg.train.pretrained import load_weights
-from wsseg.train.progress import EpochReport, RunLogger, StepReport, TrainingState
+from wsseg.train.progress import EpochReport, RunLogger, StepReport, TrainingState, row
 from wsseg.train.report import describe, finish
 from wsseg.train.run_folder import (
     RunFacts,
@@ -56,7 +60,17 @@ from wsseg.train.self_training import SelfTrainer, remove_pseudo_labels
 from wsseg.train.targets.case_targets import borders_of
 from wsseg.train.targets.evidence import Growth, choose_growth
 from wsseg.train.targets.localise_cases import localise_cases
-from wsseg.train.validation import SPLITS, choose_rule, weakly_labelled, write_splits
+from wsseg.train.validation import (
+    SPLITS,
+    Data,
+    choose_rule,
+    evaluate,
+    is_due,
+    update,
+    validation_interval,
+    weakly_labelled,
+    write_splits,
+)
 
 log = logging.getLogger(__name__)
 
@@ -141,10 +155,10 @@ def prepare_data(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Data
     reason = {
         "mask": "the highest mean IoU on validation masks",
         "weak": "the best agreement with validation ratios and marks",
-        "last": "the last one",
+        "last": "the last epoch",
     }
     log.info(
-        "%d training and %d validation cases; epoch kept: %s",
+        "%d training and %d validation cases; checkpoint selected by: %s",
         len(train),
         len(val),
         reason[data.rule],
@@ -296,7 +310,13 @@ def train(
             check_start(out, config, resume=resume)
             sweep(out)
         if resume:
-            record = complete(out, cases, _sha256(cases))
+            try:
+                cases_sha256 = hashlib.sha256(cases.read_bytes()).hexdigest()
+            except OSError as error:
+                raise WssegError(
+                    f"{cases} cannot be read ({error.strerror}): give a cases file"
+                ) from error
+            record = complete(out, cases, cases_sha256)
             if record is not None:
                 return record
         task = Task(cases=cases, out=out, config=config, resume=resume)
@@ -350,8 +370,56 @@ def _train(
     return finish(learner, data, table, training, task.out, teacher=teacher)
 
 
-def _sha256(cases: Path) -> str:
-    try:
-        return hashlib.sha256(cases.read_bytes()).hexdigest()
-    except OSError as error:
-        raise WssegError(f"{cases} cannot be read ({error.strerror}): give a cases file") from error
+def fit(
+    learner: Learner,
+    data: Data,
+    self_trainer: SelfTrainer,
+    stream: Callable[[int], Iterator[Batch]],
+    training: TrainingState,
+    run_logger: RunLogger | None,
+) -> None:
+    """Train from the epoch after the last one of `training`, and update `training`.
+
+    self_trainer: replaces pseudo-labels before some epochs. stream: yields this process's batches
+    from the given epoch on. run_logger: saves and reports every finished epoch; None in all
+    processes but the first.
+    """
+    epochs, first = learner.plan.config.epochs, len(training.history) + 1
+    steps = learner.plan.steps // epochs
+    batches = stream(first)
+    for epoch in range(first, epochs + 1):
+        began = time.perf_counter()
+        if self_trainer.due(epoch):
+            self_trainer.replace(learner, epoch)
+            # Reading processes hold the pseudo-labels as they were.
+            batches = stream(epoch)
+        learner.module.train()
+        sums: Counter[str] = Counter()
+        for step in range(steps):
+            values = learner.step(next(batches), (epoch - 1) * steps + step)
+            sums.update(values)
+            if run_logger is not None:
+                run_logger.step(StepReport(epoch, epochs, step + 1, steps, values[TOTAL]))
+        parts = {name: total / steps for name, total in sums.items()}
+        figures = validate(learner, data, epoch)
+        training.choice = update(training.choice, epoch, data.rule, figures)
+        rate = learner.plan.config.learning_rate * learner.rate(epoch * steps - 1)
+        seconds = time.perf_counter() - began
+        report = EpochReport(epoch, epochs, parts, figures, rate, seconds, training.choice)
+        training.history.append(row(report))
+        if run_logger is not None:
+            run_logger.epoch(learner, training, report)
+
+
+def validate(learner: Learner, data: Data, epoch: int) -> dict[str, float]:
+    """Return the figures of the averaged network on the validation cases; empty if none is due.
+
+    Every process predicts a part of the cases; all get the figures of all cases.
+    """
+    interval = validation_interval(len(data.val), len(data.train))
+    if not len(data.val) or not is_due(epoch, interval, learner.plan.config):
+        return {}
+    predictor = learner.predictor()
+    mine = range(rank(), len(data.val), world_size())
+    counts = evaluate(predictor, data.val, mine, data.denominators, learner.fabric.device)
+    return summarise(sorted(gathered(counts), key=lambda case: case.row))

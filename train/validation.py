@@ -31,6 +31,18 @@ DIGITS = 6
 """Significant digits of figures in tables."""
 THRESHOLD = 0.5
 
+
+@dataclass(frozen=True)
+class Data:
+    """Training, validation and test cases, and the rule of checkpoint selection."""
+
+    train: CaseDataset
+    val: CaseDataset
+    test: CaseDataset
+    denominators: tuple[Denominator, ...]
+    rule: Rule
+
+
 Predict = Callable[[Tensor], Tensor]
 """Raw pixels (1, c, row, column) to probabilities (1, k, row, column), as a `Predictor` does."""
 

@@ -34,7 +34,7 @@ def test_a_student_says_how_it_compares_and_its_model_names_its_teacher(job: Pat
         "--network", "mobilenet_v2", "--size", 32, "--epochs", 1, "--batch", 4,
         "--accelerator", "cpu", "--precision", "fp32",
     )  # fmt: skip
-    assert "beside its teacher run, on 2 cases" in " ".join(said.split())
+    assert "compared with the teacher run on 2 cases" in " ".join(said.split())
     call("export", tmp_path / "run", "--out", tmp_path / "model", "--precision", "fp32")
     manifest = json.loads((tmp_path / "model" / "model.json").read_text(encoding="utf-8"))
     assert manifest["training"]["teacher"]["run"] == "run"

@@ -27,7 +27,6 @@ from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.fabric import Fabric
 from wsseg.train.launch import RENDEZVOUS
 from wsseg.train.learner import Learner
-from wsseg.train.loop import Data
 from wsseg.train.networks import Network
 from wsseg.train.progress import EpochReport, StepReport
 from wsseg.train.run_folder import RunRecord
@@ -39,6 +38,7 @@ from wsseg.train.trainer import (
     prepare_learner,
     train,
 )
+from wsseg.train.validation import Data
 
 ROOT = Path(__file__).parents[2]
 ROWS, COLUMNS = 10, 8

@@ -21,11 +21,11 @@ from wsseg.train.cases.table import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.distillation import compare, find_teacher, teach
 from wsseg.train.fabric import Fabric
-from wsseg.train.loop import Data
 from wsseg.train.losses import Distillation, TargetCrossEntropy
 from wsseg.train.progress import EpochReport
 from wsseg.train.run_folder import RunRecord, load_run
 from wsseg.train.trainer import choose_facts, prepare_data, train
+from wsseg.train.validation import Data
 
 TEACHER = TrainConfig(
     network="mobilenet_v2",
@@ -239,7 +239,7 @@ def test_a_teacher_whose_weights_are_not_finite_is_refused(taught, tmp_path):
     weights["classifier.head.1.weight"][0, 0] = float("nan")
     save_file(weights, broken / "weights.safetensors")
     config = taught.config.model_copy(update={"distill": broken})
-    with pytest.raises(WssegError, match="not finite, such as in classifier"):
+    with pytest.raises(WssegError, match="not finite, such as classifier"):
         train(taught.cases, tmp_path / "run", config)
 
 

@@ -54,7 +54,7 @@ def _cases(table, growth="euclidean"):
 
 
 def _found(*values):
-    """In place of `retarget`: rounds whose agreement is told, without a network."""
+    """In place of `replace_pseudo_labels`: rounds whose agreement is told, without a network."""
     told = iter(values)
     return lambda learner, cases: next(told)
 
@@ -81,11 +81,11 @@ def test_nothing_is_renewed_where_no_target_is_learnt(table, cases, tmp_path):
     ("second", "later"), [(SETTLED - 0.01, [8]), (SETTLED, []), (1.0, []), (math.nan, [8])]
 )
 def test_rounds_stop_once_two_agree(learner, cases, tmp_path, monkeypatch, second, later):
-    monkeypatch.setattr(room, "retarget", _found(math.nan, second))
+    monkeypatch.setattr(room, "replace_pseudo_labels", _found(math.nan, second))
     rounds = SelfTrainer(cases, CONFIG, tmp_path, 1)
-    rounds.renew(learner, 4)
+    rounds.replace(learner, 4)
     assert _due(rounds, 5) == [6, 8]
-    rounds.renew(learner, 6)
+    rounds.replace(learner, 6)
     assert _due(rounds, 7) == later
     # A run that is resumed knows it as well.
     assert _due(SelfTrainer(cases, CONFIG, tmp_path, 7), 7) == later
@@ -132,8 +132,8 @@ def test_cuts_are_read_back_as_they_were_kept(
         return 0.5
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "retarget", found)
-        rounds.renew(learner, 4)
+        patch.setattr(room, "replace_pseudo_labels", found)
+        rounds.replace(learner, 4)
     assert [path.name for path in folder.iterdir()] == ["pseudo-labels-4.npz"]
     SelfTrainer(later, CONFIG, folder, 5)
     _same(later.targets.pseudo_labels, pseudo_labels)
@@ -151,16 +151,16 @@ def test_the_newest_cuts_before_an_epoch_are_taken_up_again(learner, cases, tmp_
             cases.targets.pseudo_labels = kept[epoch]
             return math.nan
 
-        monkeypatch.setattr(room, "retarget", found)
-        rounds.renew(learner, epoch)
+        monkeypatch.setattr(room, "replace_pseudo_labels", found)
+        rounds.replace(learner, epoch)
     for first, newest in ((5, 4), (6, 4), (7, 6), (10, 6), (11, 10)):
         SelfTrainer(cases, CONFIG, tmp_path, first)
         _same(cases.targets.pseudo_labels, kept[newest])
 
 
 def test_a_run_that_learns_no_targets_takes_up_no_cuts(learner, cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(room, "retarget", _found(math.nan))
-    SelfTrainer(cases, CONFIG, tmp_path, 1).renew(learner, 4)
+    monkeypatch.setattr(room, "replace_pseudo_labels", _found(math.nan))
+    SelfTrainer(cases, CONFIG, tmp_path, 1).replace(learner, 4)
     cases.targets.pseudo_labels = _random_cuts(0, 2, 1, (4, 4))
     SelfTrainer(cases, CONFIG.model_copy(update={"preset": "paper"}), tmp_path, 5)
     assert cases.targets.pseudo_labels == {}
@@ -177,7 +177,7 @@ def test_nothing_but_the_cuts_is_removed(tmp_path):
 def test_without_anything_to_cut_a_first_round_is_the_last(learner, make_blobs, tmp_path, column):
     nothing = _cases(read_cases(make_blobs(tmp_path, 3, 1, column)))
     rounds = SelfTrainer(nothing, CONFIG, tmp_path, 1)
-    rounds.renew(learner, 4)
+    rounds.replace(learner, 4)
     assert nothing.targets.pseudo_labels == {}
     assert not _due(rounds, 5)
     assert not _due(SelfTrainer(nothing, CONFIG, tmp_path, 5), 5)

@@ -17,7 +17,7 @@ from wsseg.train.config import Augmentation, TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.networks import last_layer
 from wsseg.train.run_folder import RunFacts
-from wsseg.train.self_training import retarget
+from wsseg.train.self_training import replace_pseudo_labels
 from wsseg.train.targets.pseudo_labels import agreement
 from wsseg.train.trainer import build_preprocess, choose_facts
 
@@ -67,7 +67,7 @@ def _cases(table):
 
 
 def test_cases_of_known_area_are_cut_at_it_and_no_others(learner, cases):
-    assert math.isnan(retarget(learner, cases))
+    assert math.isnan(replace_pseudo_labels(learner, cases))
     # The third case has a mask, the fourth only marks.
     assert cases.targets.pseudo_labels.keys() == {0, 1, 4, 5, 6}
     for place, found in cases.targets.pseudo_labels.items():
@@ -85,7 +85,7 @@ def test_ground_of_a_final_target_is_cut_out_for_no_other_class(learner, cases, 
     assert not cases.taken(0).any()
     half = np.arange(SIZE) < SIZE // 2
     monkeypatch.setattr(CaseDataset, "taken", lambda *_: np.broadcast_to(half, (SIZE, SIZE)))
-    retarget(learner, cases)
+    replace_pseudo_labels(learner, cases)
     assert cases.targets.pseudo_labels
     assert all(not found.inside[0][:, half].any() for found in cases.targets.pseudo_labels.values())
 
@@ -95,7 +95,7 @@ def test_the_surest_pixels_of_the_averaged_network_are_cut(learner, cases):
         learner,
         plan=replace(learner.plan, config=_without_mirrors(learner.plan.config)),
     )
-    retarget(plain, cases)
+    replace_pseudo_labels(plain, cases)
     with torch.no_grad():
         image = learner.preprocess.normalise(cases.item(1).image[None])
         maps = learner.predictor().network(image).logits.sigmoid()[0, 0]
@@ -121,18 +121,18 @@ def mirrored(table, tmp_path):
 
 
 def test_a_mirror_image_is_cut_alike_where_training_mirrors_images(learner, mirrored):
-    retarget(learner, mirrored)
+    replace_pseudo_labels(learner, mirrored)
     one, two = (mirrored.targets.pseudo_labels[place].inside for place in (0, 1))
     assert agreement(one, two.flip(2)) > 0.98
     config = _without_mirrors(learner.plan.config)
-    retarget(replace(learner, plan=replace(learner.plan, config=config)), mirrored)
+    replace_pseudo_labels(replace(learner, plan=replace(learner.plan, config=config)), mirrored)
     one, two = (mirrored.targets.pseudo_labels[place].inside for place in (0, 1))
     assert agreement(one, two.flip(2)) < 0.98
 
 
 def test_a_second_round_of_an_unchanged_network_agrees_with_the_first(learner, cases):
-    assert math.isnan(retarget(learner, cases))
-    assert retarget(learner, cases) == 1
+    assert math.isnan(replace_pseudo_labels(learner, cases))
+    assert replace_pseudo_labels(learner, cases) == 1
 
 
 def _bare(cases, region):
@@ -147,8 +147,8 @@ def _bare(cases, region):
 
 def test_cuts_that_are_empty_in_both_rounds_have_no_agreement(learner, cases):
     empty = _bare(cases, Region(low=0.0, high=0.1 / SIZE**2))
-    assert math.isnan(retarget(learner, empty))
-    assert math.isnan(retarget(learner, empty))
+    assert math.isnan(replace_pseudo_labels(learner, empty))
+    assert math.isnan(replace_pseudo_labels(learner, empty))
     assert len(empty.targets.pseudo_labels) == len(cases)
     assert not any(
         bool((found.inside == 1).any()) for found in empty.targets.pseudo_labels.values()
@@ -158,7 +158,7 @@ def test_cuts_that_are_empty_in_both_rounds_have_no_agreement(learner, cases):
 def test_a_cut_stays_in_the_box(learner, cases):
     box = Box(4, 6, 20, 30)
     boxed = _bare(cases, Region(low=0.05, high=0.1, box=box))
-    retarget(learner, boxed)
+    replace_pseudo_labels(learner, boxed)
     assert len(boxed.targets.pseudo_labels) == len(cases)
     for place, found in boxed.targets.pseudo_labels.items():
         rows, columns = np.nonzero(found.inside[0].numpy())
@@ -172,7 +172,7 @@ def test_a_cut_stays_in_the_box(learner, cases):
 
 def test_two_processes_cut_a_part_each_and_both_get_all(learner, table, monkeypatch):
     whole = _cases(table)
-    retarget(learner, whole)
+    replace_pseudo_labels(learner, whole)
     cut_by = {}
     monkeypatch.setattr(room, "world_size", lambda: 2)
     for place in (1, 0):
@@ -184,7 +184,7 @@ def test_two_processes_cut_a_part_each_and_both_get_all(learner, table, monkeypa
         monkeypatch.setattr(room, "gathered", gathered)
         monkeypatch.setattr(room, "rank", lambda place=place: place)
         part = _cases(table)
-        retarget(learner, part)
+        replace_pseudo_labels(learner, part)
     indices = [{index for index, _ in cut_by[place]} for place in (0, 1)]
     assert not indices[0] & indices[1]
     assert min(map(len, indices)) >= 2

@@ -118,7 +118,7 @@ def test_a_run_that_finds_nothing_of_a_class_says_so(
     caplog.clear()
     with caplog.at_level(logging.WARNING, "wsseg.train"):
         finish(learner, data, table, training, tmp_path)
-    said = "the network finds no pixel of roi in any of 2 images that have some"
+    said = "the network finds no pixel of roi in any of the 2 images that show it"
     assert (said in caplog.text) == told
 
 
@@ -134,4 +134,4 @@ def test_a_class_that_its_fitted_threshold_lets_through_is_not_said_to_be_missed
     with caplog.at_level(logging.WARNING, "wsseg.train"):
         warn_of_missed(counts, uninterrupted.record.model_copy(update=own))
     (warning,) = caplog.records
-    assert "finds no pixel of high in any of 1 images" in warning.getMessage()
+    assert "finds no pixel of high in any of the 1 images" in warning.getMessage()
