@@ -41,7 +41,7 @@ def gathered(local: list[T]) -> list[T]:
 class _ProcessMean(torch.autograd.Function):
     """Mean of a tensor over all processes; its gradient is again the mean of the gradients.
 
-    torch 2.14 deprecates its own differentiable reduction, `torch.distributed.nn.all_reduce`, in
+    torch 2.15 deprecates its own differentiable reduction, `torch.distributed.nn.all_reduce`, in
     favour of a private module.
     """
 
@@ -61,7 +61,7 @@ class _ProcessMean(torch.autograd.Function):
 class GlobalBatchNorm(nn.BatchNorm2d):
     """BatchNorm2d with the training statistics of the global batch, for CPUs.
 
-    Parameters, buffers and names are those of BatchNorm2d, and so are checkpoints. torch 2.14's
+    Parameters, buffers and names are those of BatchNorm2d, and so are checkpoints. torch 2.15's
     SyncBatchNorm does the same on GPUs, but refuses CPU tensors.
     """
 
