@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 # The tests run in two processes; one computing thread each keeps them from fighting over cores.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 
-.PHONY: demo test test-newest constraints strace lint types wheel bench bench-accuracy bench-speed clean
+.PHONY: demo test test-newest test-oldest constraints strace lint types wheel bench bench-accuracy bench-speed clean
 
 # Versions that passed the tests; PINS= takes the newest that pyproject.toml allows instead.
 PINS := constraints.txt
 CONSTRAIN = $(if $(PINS),--constraint $(PINS))
 NEWEST := build/newest
+OLDEST := build/oldest
 # Its newest packages are those that every later Python can install too.
 OLDEST_PYTHON := 3.11
 
@@ -33,6 +34,16 @@ test: lint types strace $(VENV)/.ready
 test-newest:
 	rm -rf $(NEWEST)
 	$(MAKE) test VENV=$(NEWEST) PINS=
+
+# The tests in an environment of its own, of the oldest packages that pyproject.toml allows. What
+# these need is as new as they allow, and may warn of them: warnings are no errors here.
+test-oldest: strace
+	rm -rf $(OLDEST)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
+	  --editable ".[all]" --group test
+	$(TEST_ENV) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" -W default
 
 # The newest packages become the pinned ones if the tests pass with them.
 constraints:
