@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import blob
+from tests.small_network import small_network
 
 GUIDE = Path(__file__).parents[2] / "docs" / "python.md"
 SMALLER = {
@@ -71,7 +72,8 @@ def guide(tmp_path_factory: pytest.TempPathFactory) -> Guide:
     names: dict[str, Any] = {}
     root, log = logging.getLogger(), logging.getLogger("wsseg")
     handlers, level = root.handlers[:], log.level
-    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+    output = contextlib.redirect_stdout(io.StringIO())
+    with small_network(), contextlib.chdir(folder), output as printed:
         exec(compile(program, GUIDE.name, "exec"), names)
     root.handlers[:] = handlers
     log.setLevel(level)

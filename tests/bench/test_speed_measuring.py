@@ -31,6 +31,7 @@ def setting(tmp_path):
     return Setting(SCALES["quick"], pictures, tmp_path / "work", tmp_path / "peers", "cpu")
 
 
+@pytest.mark.slow
 def test_a_command_is_measured_with_its_own_memory_and_not_its_callers():
     held = np.ones(3 * MADE, np.uint8)
     line = (sys.executable, "-c", f"import time; x = b'1' * {MADE}; time.sleep(0.2)")

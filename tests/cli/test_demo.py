@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.cli.conftest import call
@@ -11,6 +12,7 @@ SLICES = 20
 FORMS = 2  # each slice as NIfTI and as DICOM
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_all_that_it_says(tmp_path: Path):
     out = tmp_path / "demo"
     said = call("demo", "--out", out, "--epochs", 1)

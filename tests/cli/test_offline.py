@@ -101,6 +101,7 @@ def test_the_watch_sees_a_look_up_and_a_file(tmp_path):
     assert any("/etc/hosts" in what for what in watch.tried)
 
 
+@pytest.mark.slow
 def test_the_watch_sees_what_libraries_do_where_the_user_lets_them(tmp_path):
     watch = Watch(tmp_path)
     program = "import wsseg.serve.engines.openvino as engine; engine.no_openvino()"

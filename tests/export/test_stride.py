@@ -107,6 +107,7 @@ def test_the_original_is_left_alone_and_no_weight_changes(resnet):
     assert all(torch.equal(one, other) for one, other in weights)
 
 
+@pytest.mark.slow
 def test_it_takes_about_a_third_of_the_arithmetic():
     with torch.device("meta"):
         network = build_network("resnet50", classes=1, channels=1).eval()

@@ -228,6 +228,7 @@ def test_a_decoder_that_crashes_costs_only_its_file(monkeypatch):
     assert read_dicom(lossless_jpeg()).pixels.shape == (1, 100, 100, 3)
 
 
+@pytest.mark.slow
 def test_a_decoder_that_hangs_is_stopped(tmp_path, write_dicom, monkeypatch):
     read_dicom(lossless_jpeg())
     # pydicom never finds the end of a box that claims to be empty.

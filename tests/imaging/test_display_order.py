@@ -142,7 +142,10 @@ def place(affine, index):
 
 
 @pytest.mark.parametrize("kind", STORED_AS)
-@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize(
+    "axes",
+    [pytest.param(name, marks=() if name == "upright" else pytest.mark.slow) for name in AXES],
+)
 def test_a_body_is_shown_in_one_way_however_it_is_stored(stored, kind, axes):
     shown: dict[str, list[Any]] = {}
     for order, _, scan in stored(kind, axes):

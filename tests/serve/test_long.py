@@ -17,6 +17,7 @@ from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.inspection import inspect, skip_none
 
 
+@pytest.mark.slow
 def test_a_cine_has_the_same_tables_and_masks_whether_it_fits_in_memory_or_not(
     model: Path, tmp_path: Path, monkeypatch
 ):

@@ -175,6 +175,7 @@ def test_batches_that_grow_and_shrink_have_the_same_answers(engine):
         np.testing.assert_array_equal(found.soft_areas, first.soft_areas[:count])
 
 
+@pytest.mark.slow
 def test_a_signal_after_the_engines_are_gone_reaches_its_handler(tmp_path):
     code = (
         "import gc, signal, sys\n"

@@ -181,6 +181,7 @@ def grouped(folder: Path, groups: list[int]) -> Path:
     return write(folder, "image,ratio,group\n" + "".join(lines))
 
 
+@pytest.mark.slow
 @given(
     groups=st.lists(st.integers(0, 5), min_size=1, max_size=10),
     seed=st.integers(0, 5),

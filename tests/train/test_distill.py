@@ -112,6 +112,7 @@ def test_every_step_costs_distillation_too(taught):
     assert all(row["distillation"] > 0 for row in curve_of(taught.out))
 
 
+@pytest.mark.slow
 def test_a_student_agrees_with_its_teacher_more_than_one_without(taught, tmp_path):
     # A teacher that no label could teach: it takes all of every picture.
     teacher = tmp_path / "teacher"

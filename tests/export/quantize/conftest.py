@@ -105,7 +105,7 @@ def traced(predictor):
 
 
 @pytest.fixture(scope="session")
-def model(small):
+def small_model(small):
     return traced(small)
 
 
@@ -131,6 +131,6 @@ def make(predictor, standard, model, folder, method="percentile"):
 
 
 @pytest.fixture(scope="session")
-def made(small, standard, model, tmp_path_factory):
+def int8(small, standard, small_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("int8")
-    return *make(small, standard, model, folder), folder
+    return *make(small, standard, small_model, folder), folder

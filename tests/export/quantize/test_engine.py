@@ -24,8 +24,8 @@ from wsseg.export.parity import EngineRejectedError, ReferenceOutputs, batch_dep
 from wsseg.export.quantise import measure_ranges, most_sensitive_first, network_part, quantised
 
 
-def test_an_ordinary_network_passes_the_gate_in_integers_alone(made):
-    entry, engine, folder = made
+def test_an_ordinary_network_passes_the_gate_in_integers_alone(int8):
+    entry, engine, folder = int8
     assert entry.float_layers == ()
     assert entry.parity.mask_iou >= 0.98
     assert entry.parity.ratio_difference_mean <= 0.002
@@ -35,8 +35,8 @@ def test_an_ordinary_network_passes_the_gate_in_integers_alone(made):
     assert names == ["model.int8.onnx", "model.onnx"]
 
 
-def test_weights_are_int8_by_channel_and_values_uint8_and_the_rest_of_the_graph_is_float(made):
-    graph = onnx.load(made[2] / "model.int8.onnx").graph
+def test_weights_are_int8_by_channel_and_values_uint8_and_the_rest_of_the_graph_is_float(int8):
+    graph = onnx.load(int8[2] / "model.int8.onnx").graph
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     source = {node.output[0]: node for node in graph.node}
     for node in graph.node:
@@ -52,12 +52,12 @@ def test_weights_are_int8_by_channel_and_values_uint8_and_the_rest_of_the_graph_
     assert next(n for n in graph.node if n.op_type == "Sigmoid").input[0] not in rounded
 
 
-def test_integers_reach_the_kernels(made, tmp_path):
+def test_integers_reach_the_kernels(int8, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
     onnxruntime.InferenceSession(
-        made[2] / "model.int8.onnx", options, providers=["CPUExecutionProvider"]
+        int8[2] / "model.int8.onnx", options, providers=["CPUExecutionProvider"]
     )
     found = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert found.count("QLinearConv") == 4
@@ -65,18 +65,18 @@ def test_integers_reach_the_kernels(made, tmp_path):
     assert "Conv" not in found
 
 
-def test_the_same_run_and_slices_give_the_same_bytes(made, small, standard, model, tmp_path):
-    again, _ = make(small, standard, model, tmp_path)
-    assert again.sha256 == made[0].sha256
+def test_the_same_run_and_slices_give_the_same_bytes(int8, small, standard, small_model, tmp_path):
+    again, _ = make(small, standard, small_model, tmp_path)
+    assert again.sha256 == int8[0].sha256
 
 
-def test_entropy_sets_ranges_too(small, standard, model, tmp_path):
-    entry, _ = make(small, standard, model, tmp_path, "entropy")
+def test_entropy_sets_ranges_too(small, standard, small_model, tmp_path):
+    entry, _ = make(small, standard, small_model, tmp_path, "entropy")
     assert entry.parity is not None
 
 
-def test_a_batch_and_mixed_sizes_give_the_mask_of_the_slice_alone(made, standard):
-    _, engine, _ = made
+def test_a_batch_and_mixed_sizes_give_the_mask_of_the_slice_alone(int8, standard):
+    _, engine, _ = int8
     assert batch_dependence(engine, standard) is None
 
     def leaking(pixels):
@@ -104,11 +104,11 @@ def test_layers_are_put_back_until_the_gate_passes(
     assert batch_dependence(engine, standard) is None
 
 
-def test_a_layer_in_float_is_left_in_float_by_the_runtime(small, model):
-    part = network_part(model)
+def test_a_layer_in_float_is_left_in_float_by_the_runtime(small, small_model):
+    part = network_part(small_model)
     ranges = measure_ranges(part, inputs_of(small), "percentile")
     middle = [layer for layer in part.layers if layer.name == "backbone.2.wide"]
-    mixed = quantised(model, part, ranges, middle)
+    mixed = quantised(small_model, part, ranges, middle)
     exact, plain = (
         onnxruntime.InferenceSession(
             mixed.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -136,17 +136,17 @@ def test_the_layers_around_a_loud_channel_are_the_most_sensitive(small):
     assert len(ranked) == 4
 
 
-def test_no_engine_is_made_where_nothing_is_found_to_judge_it_by(small, standard, model, tmp_path):
+def test_no_engine_is_made_where_nothing_is_found_to_judge_it_by(small, standard, small_model, tmp_path):
     for factors, missing in (((2.2, 2.2), "no organ and no tumour"), ((1, 2.2), "no tumour")):
         limits = standard.thresholds * np.array(factors)[:, None, None]
         with pytest.raises(EngineRejectedError, match=f"finds {missing} in the slices"):
-            make(small, replace(standard, thresholds=limits), model, tmp_path)
+            make(small, replace(standard, thresholds=limits), small_model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_no_file_is_left_of_an_engine_that_was_refused(small, standard, model, tmp_path):
+def test_no_file_is_left_of_an_engine_that_was_refused(small, standard, small_model, tmp_path):
     empty = tuple(replace(r, probability=1 - r.probability) for r in standard.references)
     other = ReferenceOutputs(empty, standard.thresholds, CLASSES, RATIOS)
     with pytest.raises(EngineRejectedError, match="layers in float; those that suffer most"):
-        make(small, other, model, tmp_path)
+        make(small, other, small_model, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

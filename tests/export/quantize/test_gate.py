@@ -40,8 +40,8 @@ def scales(model):
     return {n.input[1] for n in model.graph.node if n.op_type == "QuantizeLinear"}
 
 
-def test_the_gate_refuses_a_wrong_scale_swapped_channels_and_no_numbers(made, standard):
-    good = onnx.load(made[2] / "model.int8.onnx")
+def test_the_gate_refuses_a_wrong_scale_swapped_channels_and_no_numbers(int8, standard):
+    good = onnx.load(int8[2] / "model.int8.onnx")
     assert check(engine_of(good), standard).failure is None
     last = "predictor.network.classifier.weight_quantized"
     faults = {
@@ -54,8 +54,8 @@ def test_the_gate_refuses_a_wrong_scale_swapped_channels_and_no_numbers(made, st
         assert failure is not None, fault
 
 
-def test_a_probability_that_is_no_number_is_refused_though_the_masks_agree(made, standard):
-    candidate = engine_of(onnx.load(made[2] / "model.int8.onnx"))
+def test_a_probability_that_is_no_number_is_refused_though_the_masks_agree(int8, standard):
+    candidate = engine_of(onnx.load(int8[2] / "model.int8.onnx"))
 
     def nowhere(pixels):
         return np.full_like(candidate.probability(pixels), np.nan)
