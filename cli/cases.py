@@ -99,9 +99,8 @@ def check_cases(
     from wsseg.cli.case_picture import draw_cases
     from wsseg.runs import training_settings
     from wsseg.train.cases.evidence import small_regions
-    from wsseg.train.cases.folding import cases_for
     from wsseg.train.cases.schema import class_denominators
-    from wsseg.train.trainer import target_preview
+    from wsseg.train.trainer import cases_for, target_preview
 
     if picture is not None and picture.suffix.lower() != ".png":
         raise WssegError(f"--picture {picture.name}: pictures are written as PNG; name it .png")

@@ -10,12 +10,12 @@ import numpy as np
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic, lock_output
-from wsseg.train.cases.folding import cases_for, fold_of
+from wsseg.train.cases.table import fold_of
 from wsseg.train.config import TrainConfig
 from wsseg.train.launch import has_assigned_rank, refuse_tasks
 from wsseg.train.progress import StepReport
 from wsseg.train.run_folder import CONFIG, RECORD, STATE, RunRecord, check_start, keep_config
-from wsseg.train.trainer import train
+from wsseg.train.trainer import cases_for, train
 from wsseg.train.validation import PREDICTIONS, SPLITS
 
 log = logging.getLogger(__name__)
@@ -50,10 +50,13 @@ def train_folds(
             raise WssegError(f"{out} holds a run of its own: give another --out for the folds")
         table = cases_for(cases, config)
         runs = []
+        folds, unlabelled = config.folds or 1, config.distill is not None
         # All folds are checked before the first is trained.
-        for fold in range(1, (config.folds or 1) + 1):
+        for fold in range(1, folds + 1):
             settings = config.model_copy(update={"fold": fold})
-            fold_of(table, settings)
+            fold_of(
+                table, fold, folds, seed=config.seed, ratios=config.ratios, unlabelled=unlabelled
+            )
             folder = out / f"fold-{fold}"
             if folder.exists():
                 check_start(folder, settings, resume=resume)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import lock_output
+from wsseg.imaging.tables import TableOptions
 from wsseg.train.cases.evidence import known_fields, small_regions
-from wsseg.train.cases.fingerprint import fingerprints, require_unchanged
-from wsseg.train.cases.folding import cases_for
+from wsseg.train.cases.files import fingerprints, require_unchanged
 from wsseg.train.cases.images import (
     choose_input,
     looks_by_row,
@@ -31,6 +31,7 @@ from wsseg.train.cases.images import (
     suspects,
 )
 from wsseg.train.cases.schema import Case, CaseTable, class_denominators
+from wsseg.train.cases.table import fold_of, read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.batch import Batch
 from wsseg.train.data.dataset import CaseDataset, TargetStore
@@ -111,6 +112,32 @@ def growth_of(data: CaseDataset, config: TrainConfig) -> Growth | None:
         ways = {"euclidean": "in straight lines", "geodesic": "along the edges of the image"}
         log.info("marks that bear a region's shape grow %s", ways[growth])
     return growth
+
+
+def cases_for(path: Path, config: TrainConfig) -> CaseTable:
+    """Return the checked table of a run with these settings, split by the run's fold if it has one.
+
+    Raises as `read_cases` and `fold_of` do.
+    """
+    unlabelled = config.distill is not None
+    table = read_cases(
+        path,
+        ratios=config.ratios,
+        labels=config.labels,
+        seed=config.seed,
+        unlabelled=unlabelled,
+        options=TableOptions(config.sheet, config.ignore_columns),
+    )
+    if config.fold is None:
+        return table
+    return fold_of(
+        table,
+        config.fold,
+        config.folds or 1,
+        seed=config.seed,
+        ratios=config.ratios,
+        unlabelled=unlabelled,
+    )
 
 
 def build_preprocess(config: TrainConfig, facts: RunFacts) -> Preprocess:

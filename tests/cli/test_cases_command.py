@@ -135,8 +135,8 @@ def test_a_ratio_definition_is_followed(tmp_path: Path):
 WARNINGS = {
     "copies": (
         ["a.png,0.1,p1,train", "copy.png,0.1,p2,val"],
-        "1 picture is a copy of pictures in another split, so that what judges the network is "
-        "what taught it: line 3 copies line 2",
+        "1 image is a copy of images in another split, so the network is evaluated on images that "
+        "it was trained on: line 3 copies line 2",
     ),
     "no groups": (["b.png,0.1,,train", "c.png,0.1,,val"], "no case has a group"),
     "nothing to judge by": (

@@ -88,7 +88,7 @@ ROW_FAULTS = {
     ),
     "class without evidence": (
         "image,ratio:a,ratio:cyst\na.png,0.1,\n",
-        "no training case says anything of cyst",
+        "no training case describes cyst",
     ),
     "truncated image": ("image,ratio\ncut.png,0.1\n", "line 2: image: cut.png"),
     "box marked as something else": (
@@ -177,10 +177,10 @@ ROW_FAULTS = {
         "image,ratio\na.png,0.1\n./a.png,0.1\n",
         "line 3: the same image and slice as line 2",
     ),
-    "nothing to learn from": ("image,ratio\na.png,\n", "line 2: nothing to learn from"),
+    "nothing to learn from": ("image,ratio\na.png,\n", "line 2: the row has nothing to learn from"),
     "a kind of mark without a mark": (
         "image,mark_kind\na.png,disc\n",
-        "line 2: nothing to learn from",
+        "line 2: the row has nothing to learn from",
     ),
     "too many cells": ("image,ratio\na.png,0.1,2\nb.png,0.1\n", "line 2: 3 cells where the header"),
     "too few cells": ("image,ratio\na.png\nb.png,0.1\n", "line 2: 1 cells where the header has 2"),
@@ -303,7 +303,7 @@ def test_a_copy_in_another_format_is_named_by_its_line(folder):
     Image.fromarray(np.dstack([noise] * 3)).save(folder / "same.bmp.png")
     Image.fromarray(255 - noise).save(folder / "other.png")
     (told,) = copied(folder, "one.png", "same.tif", "other.png", "same.bmp.png")
-    assert told.startswith("2 pictures are copies of pictures in another split")
+    assert told.startswith("2 images are copies of images in another split")
     assert "line 3 copies line 2, line 5 copies line 2" in told
 
 

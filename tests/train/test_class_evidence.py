@@ -19,9 +19,9 @@ def doubts(folder: Path, text: str, **arguments) -> str:
     ("text", "doubt"),
     [
         ("image,ratio:a,ratio:b\na.png,0.1,0\nb.png,0.1,0\n", "no training case shows b"),
-        ("image,present\na.png,1\nb.png,1\n", "keeps roi from being everywhere"),
-        ('image,points\na.png,"[[1, 1]]"\n', "keeps roi from being everywhere"),
-        ("image,ratio_low\na.png,0.1\n", "keeps roi from being everywhere"),
+        ("image,present\na.png,1\nb.png,1\n", "prevents roi from covering the whole image"),
+        ('image,points\na.png,"[[1, 1]]"\n', "prevents roi from covering the whole image"),
+        ("image,ratio_low\na.png,0.1\n", "prevents roi from covering the whole image"),
         ("image,mask,ratio:a,ratio:b\na.png,mask.png,,\n", "no training case shows b"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_denominator_that_nobody_knows_is_doubted(folder):
     known = "image,ratio:fat,ratio:muscle\na.png,0.5,0.2\n"
     unknown = "image,ratio:fat,present:muscle\na.png,0.5,1\n"
     classes = ("fat", "muscle")
-    doubt = "fat is known as a share of muscle, of which no training case says where"
+    doubt = "the ratio of fat is relative to muscle, and no training case says where"
     assert doubt in doubts(folder, unknown, ratios=ratios, classes=classes)
     assert doubt not in doubts(folder, known, ratios=ratios)
 

@@ -12,9 +12,8 @@ from PIL import Image
 from tests.train.conftest import CONFIG, quick_runs
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.tables import TableError
-from wsseg.train.cases.folding import deal, fold_of
 from wsseg.train.cases.schema import Case
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases.table import deal, fold_of, read_cases
 from wsseg.train.cross_validation import summary, train_folds
 from wsseg.train.run_folder import read_record
 from wsseg.train.trainer import train
@@ -97,7 +96,7 @@ def test_a_class_that_a_fold_would_not_be_taught_is_told_before_training(make_bl
         f"i{n}.png,0.1,{'0.1' if n == 1 else ''},g{n}\n" for n in range(4)
     )
     (tmp_path / "cases.csv").write_text(text + "i1.png,0.1,0.2,g1\n".replace("i1", "m1"))
-    with pytest.raises(TableError, match=r"fold \d: no training case says anything of b"):
+    with pytest.raises(TableError, match=r"fold \d: no training case describes b"):
         train_folds(tmp_path / "cases.csv", tmp_path / "out", SHORT.model_copy(update={"folds": 2}))
 
 
@@ -160,8 +159,8 @@ def test_a_fold_doubts_what_its_own_splits_give_reason_to(make_blobs, tmp_path):
     table.write_text("\n".join(lines) + "\n")
     read = read_cases(table)
     assert any("in the same split" in doubt for doubt in read.doubts)
-    config = SHORT.model_copy(update={"folds": 6, "fold": deal(read.cases, 6, seed=3)[5]})
-    assert any("in another split" in doubt for doubt in fold_of(read, config).doubts)
+    fold = fold_of(read, deal(read.cases, 6, seed=3)[5], 6, seed=3)
+    assert any("in another split" in doubt for doubt in fold.doubts)
 
 
 def test_the_summary_is_of_ratios_and_masks_that_are_known():

@@ -7,13 +7,12 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.train.test_marks import disc, draw, masks, rectangle, regions, seeds
+from wsseg.train.cases.agreement import region_box, region_moments
 from wsseg.train.simulate import (
     MarkOptions,
     background_stroke,
-    box_of,
     extremes_of,
     medial_line,
-    moments_of,
     paint_marks,
     stroke_mark,
 )
@@ -80,7 +79,7 @@ def test_scribbles_of_two_classes_share_one_stroke_of_background():
 
 @given(regions)
 def test_a_box_holds_the_region_and_no_row_or_column_more(region):
-    box = box_of(region)
+    box = region_box(region)
     inside = region[box.top : box.bottom, box.left : box.right]
     assert inside.sum() == region.sum()
     assert inside[[0, -1]].any(1).all()
@@ -89,7 +88,7 @@ def test_a_box_holds_the_region_and_no_row_or_column_more(region):
 
 @given(regions)
 def test_extreme_points_are_pixels_of_the_region_at_the_edges_of_its_box(region):
-    box, points = box_of(region), extremes_of(region)
+    box, points = region_box(region), extremes_of(region)
     assert all(region[point] for point in points)
     top, left, bottom, right = points
     assert (top[0], left[1]) == (box.top, box.left)
@@ -97,6 +96,6 @@ def test_extreme_points_are_pixels_of_the_region_at_the_edges_of_its_box(region)
 
 
 def test_moments_of_a_rectangle_are_those_of_even_numbers():
-    centroid, spread = moments_of(rectangle((4, 9), (10, 20)))
+    centroid, spread = region_moments(rectangle((4, 9), (10, 20)))
     assert centroid == pytest.approx((6.0, 14.5))
     assert spread == pytest.approx((np.sqrt(2), np.sqrt(99 / 12)))

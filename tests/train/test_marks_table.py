@@ -11,14 +11,13 @@ from PIL import Image
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.tables import TableOptions
+from wsseg.train.cases.agreement import region_box, region_moments
 from wsseg.train.cases.files import case_marks, case_mask
 from wsseg.train.cases.table import read_cases
 from wsseg.train.simulate import (
     MarkOptions,
-    box_of,
     erode_mark,
     extremes_of,
-    moments_of,
     simulate_marks,
 )
 
@@ -161,10 +160,10 @@ def test_boxes_extremes_and_moments_can_be_read_back(source, tmp_path):
     table = read_cases(source)
     for case, radius in zip(table.cases[:2], (5, 9), strict=True):
         region = case.regions[0]
-        assert region.box == box_of(disc(radius))
+        assert region.box == region_box(disc(radius))
         assert region.extremes == extremes_of(disc(radius))
-        assert region.centroid == pytest.approx(moments_of(disc(radius)).centroid, abs=1e-3)
-        assert region.spread == pytest.approx(moments_of(disc(radius)).spread, abs=1e-3)
+        assert region.centroid == pytest.approx(region_moments(disc(radius)).centroid, abs=1e-3)
+        assert region.spread == pytest.approx(region_moments(disc(radius)).spread, abs=1e-3)
         assert case.marks is None
     assert table.cases[2].regions[0].box is None
 
@@ -175,7 +174,7 @@ def test_a_second_kind_adds_to_the_first(source, tmp_path):
         simulate_marks(first, tmp_path / "second", options=MarkOptions("box"))
     ).cases
     assert case.marks is not None
-    assert case.regions[0].box == box_of(disc(5))
+    assert case.regions[0].box == region_box(disc(5))
 
 
 def test_each_class_has_a_box_of_its_own_and_none_where_it_is_absent(tmp_path):
@@ -185,7 +184,7 @@ def test_each_class_has_a_box_of_its_own_and_none_where_it_is_absent(tmp_path):
     source.write_text("image,mask,ratio:cyst,ratio:tumour\na.png,m.png,,\n", encoding="utf-8")
     path = simulate_marks(source, tmp_path / "out", options=MarkOptions("box"))
     (row,) = rows_of(path)
-    assert (row["box:cyst"], json.loads(row["box:tumour"])) == ("", list(box_of(disc(5))))
+    assert (row["box:cyst"], json.loads(row["box:tumour"])) == ("", list(region_box(disc(5))))
 
 
 def test_a_percentage_of_marks_that_have_no_size_is_refused(source, tmp_path):

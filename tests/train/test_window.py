@@ -91,6 +91,6 @@ def test_only_a_spread_sample_of_a_large_table_is_read(tmp_path, monkeypatch):
         read.append(path)
         return read_slice_and_origin(path, **place)
 
-    monkeypatch.setattr("wsseg.train.cases.facts.read_slice_and_origin", counted)
+    monkeypatch.setattr("wsseg.train.cases.files.read_slice_and_origin", counted)
     choose_input(table)
     assert len(read) == IMAGES

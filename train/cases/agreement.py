@@ -1,7 +1,8 @@
-"""Whether what a case says agrees with itself, with its picture and its marks."""
+"""Contradictions within a case: in its row, and with its image, its marks and its full mask."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +13,22 @@ from wsseg.train.cases.schema import MARKED_BACKGROUND, Box, Case, Place, Region
 
 HALF_PIXEL = 0.5
 """Centres of pixels are counted from 0 or from a half, and counts are rounded."""
+ONE_PIXEL = 1.0
+ROUNDING = 0.005
+"""A ratio in whole percent differs from the mask's by up to this much."""
+READER_VARIATION = 0.25
+"""Relative difference of a number and a mask that two readers may cause; a larger one means that
+they belong to different images or that one of them is wrong. For positions, of the region's sides.
+"""
 
 Labels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What a case says of one class. number: the class's in label maps."""
+    """What a case states of one class. label: of the class in label maps."""
 
-    number: int
+    label: int
     name: str
     ratio: float | None
     denominator: Denominator
@@ -28,27 +36,27 @@ class Statement:
 
     @property
     def absent(self) -> list[str]:
-        """The cells that say that the class is not in the picture."""
+        """The cells that state that the class is not in the image."""
         cells = (("ratio", self.ratio), ("ratio_high", self.region.high))
-        said = [f"{column} 0" for column, value in cells if value == 0]
-        return ["present 0", *said] if self.region.present is False else said
+        zeros = [f"{column} 0" for column, value in cells if value == 0]
+        return ["present 0", *zeros] if self.region.present is False else zeros
 
     @property
     def located(self) -> list[str]:
-        """The cells that say that the class is in the picture, but for its ratio and bounds."""
+        """The cells that state that the class is in the image, but for its ratio and bounds."""
         region = self.region
-        said = {
+        cells = {
             "present 1": region.present is True,
             "extremes": bool(region.extremes),
             "box": region.box is not None and not region.extremes,
             "centroid": region.centroid is not None,
             "spread": region.spread is not None,
         }
-        return [cell for cell, given in said.items() if given]
+        return [cell for cell, filled in cells.items() if filled]
 
     @property
     def least(self) -> tuple[str, float] | None:
-        """The cell that asks for the largest area, and its value; None without one."""
+        """The cell that requires the largest area, and its value; None without one."""
         cells = (("ratio", self.ratio), ("ratio_low", self.region.low))
         known = [(column, value) for column, value in cells if value is not None]
         return max(known, key=lambda cell: cell[1], default=None)
@@ -64,76 +72,77 @@ class Statement:
 def statements(
     case: Case, classes: tuple[str, ...], denominators: tuple[Denominator, ...]
 ) -> tuple[Statement, ...]:
-    """What a case says, class by class."""
-    return tuple(
-        Statement(number, *told)
-        for number, told in enumerate(
-            zip(classes, case.ratios, denominators, case.regions, strict=True), 1
-        )
-    )
+    """Return what a case states of each class."""
+    columns = zip(classes, case.ratios, denominators, case.regions, strict=True)
+    return tuple(Statement(label, *cells) for label, cells in enumerate(columns, 1))
 
 
 def against_itself(statement: Statement) -> Iterator[str]:
-    """Cells of one row that cannot all be true, whatever the picture."""
-    bounds = list(_bounds(statement))
-    yield from bounds
+    """Yield cells of one row that cannot all be true, whatever the image."""
+    name, ratio, region = statement.name, statement.ratio, statement.region
+    low, high = region.low, region.high
+    bounds = ""
+    if low is not None and high is not None and low > high:
+        bounds = f"ratio_low of {name} is {low:g}, above its ratio_high {high:g}"
+    elif ratio is not None and low is not None and ratio < low:
+        bounds = f"ratio of {name} is {ratio:g}, below its ratio_low {low:g}"
+    elif ratio is not None and high is not None and ratio > high:
+        bounds = f"ratio of {name} is {ratio:g}, above its ratio_high {high:g}"
+    if bounds:
+        yield f"{bounds}: correct one of them"
     least = statement.least
     sized = [] if least is None or least[1] == 0 else [f"{least[0]} {least[1]:g}"]
-    said = sized + statement.located
-    # A ratio outside its bounds has been told already.
-    if statement.absent and said and not bounds:
+    present = sized + statement.located
+    # A ratio outside its bounds has already been reported.
+    if statement.absent and present and not bounds:
         yield (
-            f"{statement.absent[0]} says that there is no {statement.name}, but {said[0]} says "
+            f"{statement.absent[0]} says that there is no {name}, but {present[0]} says "
             f"that there is: correct one of them"
         )
-    region = statement.region
     if region.extremes and region.box != enclosing(region.extremes):
         yield (
-            f"box of {statement.name} is {_edges(region.box)}, but its extremes span "
-            f"{_edges(enclosing(region.extremes))}: correct one of them, or leave the box empty"
+            f"box of {name} is {list(region.box or ())}, but its extremes span "
+            f"{list(enclosing(region.extremes))}: correct one of them, or leave the box empty"
         )
-
-
-def _bounds(statement: Statement) -> Iterator[str]:
-    name, ratio = statement.name, statement.ratio
-    low, high = statement.region.low, statement.region.high
-    if low is not None and high is not None and low > high:
-        yield f"ratio_low of {name} is {low:g}, above its ratio_high {high:g}: correct one of them"
-    elif ratio is not None and low is not None and ratio < low:
-        yield f"ratio of {name} is {ratio:g}, below its ratio_low {low:g}: correct one of them"
-    elif ratio is not None and high is not None and ratio > high:
-        yield f"ratio of {name} is {ratio:g}, above its ratio_high {high:g}: correct one of them"
-
-
-def _edges(box: Box | None) -> list[int]:
-    return list(box or ())
 
 
 def against_image(statement: Statement, shape: tuple[int, int]) -> Iterator[str]:
-    """Statements that a picture of this shape (rows, columns) has no room for."""
-    name, box, centroid = statement.name, statement.region.box, statement.region.centroid
+    """Yield statements that do not fit into an image of this shape (rows, columns)."""
+    name, region = statement.name, statement.region
+    box, centroid, spread = region.box, region.centroid, region.spread
     image = Box(0, 0, *shape)
     size = f"the image of {shape[0]} rows and {shape[1]} columns"
-    # Extremes outside are told as the points that they are.
-    if box is not None and not statement.region.extremes and not _holds(image, box):
+    # Extremes outside the image are reported as points.
+    beyond = box is not None and (box.bottom > image.bottom or box.right > image.right)
+    if box is not None and beyond and not region.extremes:
         yield (
-            f"box of {name}: {_edges(box)} reaches beyond {size}; "
+            f"box of {name}: {list(box)} reaches beyond {size}; "
             f"it is [top, left, bottom, right], from 0"
         )
         return
-    if centroid is not None and not _holds_place(image, centroid):
+    if centroid is not None and not _contains(image, centroid):
         yield f"centroid of {name}: {list(centroid)} lies outside {size}; it is [row, column]"
-    elif box is not None and centroid is not None and not _holds_place(box, centroid):
-        yield f"centroid of {name}: {list(centroid)} lies outside its box {_edges(box)}"
-    yield from _spread(statement, image)
-    yield from _room(statement, shape)
+    elif box is not None and centroid is not None and not _contains(box, centroid):
+        yield f"centroid of {name}: {list(centroid)} lies outside its box {list(box)}"
+    # Numbers within an interval deviate by at most half its length.
+    half_sides = [side / 2 for side in (box or image).sides]
+    if spread is not None and any(s > half for s, half in zip(spread, half_sides, strict=True)):
+        yield (
+            f"spread of {name}: {list(spread)} is more than half of "
+            f"{'its box' if box else 'the image'}; it is the standard deviation of its rows and "
+            f"of its columns, in pixels"
+        )
+    if box is not None and statement.least is not None and statement.denominator == "image":
+        (column, ratio), area = statement.least, box.sides[0] * box.sides[1]
+        pixels = ratio * shape[0] * shape[1]
+        if pixels > area + HALF_PIXEL:
+            yield (
+                f"{column} of {name} is {ratio:g}, which is {pixels:.1f} pixels, but its "
+                f"box holds {area}: correct one of them"
+            )
 
 
-def _holds(outer: Box, inner: Box) -> bool:
-    return inner.bottom <= outer.bottom and inner.right <= outer.right
-
-
-def _holds_place(box: Box, place: tuple[float, float]) -> bool:
+def _contains(box: Box, place: Place) -> bool:
     starts, ends = (box.top, box.left), (box.bottom, box.right)
     return all(
         start - HALF_PIXEL <= value <= end - HALF_PIXEL
@@ -141,36 +150,10 @@ def _holds_place(box: Box, place: tuple[float, float]) -> bool:
     )
 
 
-def _spread(statement: Statement, image: Box) -> Iterator[str]:
-    """Numbers within an interval deviate by at most half its length."""
-    spread, box = statement.region.spread, statement.region.box
-    sides = (box or image).sides
-    if spread is not None and any(s > side / 2 for s, side in zip(spread, sides, strict=True)):
-        yield (
-            f"spread of {statement.name}: {list(spread)} is more than half of "
-            f"{'its box' if box else 'the image'}; it is the standard deviation of its rows and "
-            f"of its columns, in pixels"
-        )
-
-
-def _room(statement: Statement, shape: tuple[int, int]) -> Iterator[str]:
-    """A share of the image that is larger than the box."""
-    box, least = statement.region.box, statement.least
-    if box is None or least is None or statement.denominator != "image":
-        return
-    (column, ratio), area = least, box.sides[0] * box.sides[1]
-    pixels = ratio * shape[0] * shape[1]
-    if pixels > area + HALF_PIXEL:
-        yield (
-            f"{column} of {statement.name} is {ratio:g}, which is {pixels:.1f} pixels, but its "
-            f"box holds {area}: correct one of them"
-        )
-
-
 def against_marks(statement: Statement, marks: Labels) -> Iterator[str]:
-    """Marks that leave no room for the ratio, the box or the tag."""
+    """Yield marks that contradict the ratio, the box or the tag."""
     name, box, most = statement.name, statement.region.box, statement.most
-    marked = marks == statement.number
+    marked = marks == statement.label
     count = np.count_nonzero(marked)
     # No denominator is larger than the image, so a region is at most ratio * N pixels.
     if most is not None and count > most[1] * marks.size + HALF_PIXEL:
@@ -187,31 +170,21 @@ def against_marks(statement: Statement, marks: Labels) -> Iterator[str]:
         within = marks[box.top : box.bottom, box.left : box.right]
         if within.all() and not count:
             yield (
-                f"marks: all of the box {_edges(box)} of {name} is marked as something else: "
+                f"marks: all of the box {list(box)} of {name} is marked as something else: "
                 f"correct the box or the marks"
             )
         outside = count - np.count_nonzero(marked[box.top : box.bottom, box.left : box.right])
         if outside:
             yield (
-                f"marks: {outside} pixels marked as {name} lie outside its box {_edges(box)}: "
+                f"marks: {outside} pixels marked as {name} lie outside its box {list(box)}: "
                 f"correct the box or the marks"
             )
 
 
-# Whether what a case says agrees with its full mask, as far as two readers agree.
-
-ROUNDING = 0.005
-"""A ratio written in whole percent is up to this far from the mask's."""
-READER_VARIATION = 0.25
-"""Relative difference of a number and a mask that two readers may cause; more means that they
-belong to different pictures or that one of them is wrong. For places, of the region's sides."""
-ONE_PIXEL = 1.0
-
-
 def marks_against_mask(marks: Labels, mask: Labels) -> Iterator[str]:
-    """Marked pixels that the mask gives to another class."""
-    said = np.where(marks == MARKED_BACKGROUND, 0, marks)
-    wrong = np.count_nonzero((marks != 0) & (said != mask))
+    """Yield marked pixels that have another class in the mask."""
+    marked = np.where(marks == MARKED_BACKGROUND, 0, marks)
+    wrong = np.count_nonzero((marks != 0) & (marked != mask))
     if wrong:
         yield (
             f"marks: {wrong} marked pixels have another class in the mask: "
@@ -219,88 +192,81 @@ def marks_against_mask(marks: Labels, mask: Labels) -> Iterator[str]:
         )
 
 
-def against_mask(statement: Statement, mask: Labels, drawn: float | None) -> Iterator[str]:
-    """Statements on a class that its mask contradicts.
+def against_mask(statement: Statement, mask: Labels, ratio: float | None) -> Iterator[str]:
+    """Yield statements on a class that its mask contradicts, beyond what two readers may.
 
-    drawn: the class's ratio in the mask; None where its denominator has no pixel.
+    ratio: the class's ratio in the mask; None if its denominator has no pixel.
     """
-    yield from _sizes(statement, drawn)
-    region = mask == statement.number
+    name, stated = statement.name, statement.region
+    if ratio is not None:
+        slack = ROUNDING + READER_VARIATION * ratio
+        cells = (("ratio", statement.ratio), ("ratio_low", stated.low), ("ratio_high", stated.high))
+        for column, value in cells:
+            if value is None:
+                continue
+            # Rounding never makes a ratio of nothing larger than 0.
+            too_large = column != "ratio_high" and (ratio == 0 < value or value > ratio + slack)
+            too_small = column != "ratio_low" and value < ratio - slack
+            if too_large or too_small:
+                yield (
+                    f"{column} of {name} is {value:g}, but its mask shows {ratio:.4g}: "
+                    f"correct the one that is wrong"
+                )
+    region = mask == statement.label
     count = np.count_nonzero(region)
-    if count and statement.region.present is False:
+    if count and stated.present is False:
         yield (
-            f"mask: {count} pixels are {statement.name}, but present 0 says that there is none: "
+            f"mask: {count} pixels are {name}, but present 0 says that there is none: "
             f"correct the tag or the mask"
         )
     elif not count and statement.located:
         yield (
-            f"mask: shows no {statement.name}, but {statement.located[0]} says that there is: "
+            f"mask: shows no {name}, but {statement.located[0]} says that there is: "
             f"correct one of them"
         )
     elif count:
-        yield from _places(statement, region)
+        yield from _positions_against_mask(name, stated, region)
 
 
-def _sizes(statement: Statement, drawn: float | None) -> Iterator[str]:
-    """The ratio and its bounds against the mask's ratio."""
-    if drawn is None:
-        return
-    name, region = statement.name, statement.region
-    slack = ROUNDING + READER_VARIATION * drawn
-    for column, value in (("ratio", statement.ratio), ("ratio_low", region.low)):
-        # Rounding never makes a ratio of nothing larger than 0.
-        if value is not None and (drawn == 0 < value or value > drawn + slack):
-            yield _size_message(column, name, value, drawn)
-    for column, value in (("ratio", statement.ratio), ("ratio_high", region.high)):
-        if value is not None and value < drawn - slack:
-            yield _size_message(column, name, value, drawn)
-
-
-def _size_message(column: str, name: str, value: float, drawn: float) -> str:
-    return (
-        f"{column} of {name} is {value:g}, but its mask shows {drawn:.4g}: "
-        f"correct the one that is wrong"
+def _positions_against_mask(name: str, stated: Region, region: NDArray[np.bool_]) -> Iterator[str]:
+    """Yield the box, centroid and spread that contradict a region of at least one pixel."""
+    box, (centroid, spread) = region_box(region), region_moments(region)
+    slacks = [READER_VARIATION * side for side in box.sides]
+    checks: tuple[tuple[str, Sequence[float] | None, Sequence[float], list[float]], ...] = (
+        ("box", stated.box, box, [ONE_PIXEL + slack for slack in slacks * 2]),
+        ("centroid", stated.centroid, centroid, [HALF_PIXEL + slack for slack in slacks]),
+        ("spread", stated.spread, spread, [HALF_PIXEL + READER_VARIATION * sd for sd in spread]),
     )
-
-
-def _places(statement: Statement, region: NDArray[np.bool_]) -> Iterator[str]:
-    """The box, centroid and spread against the mask's; region: at least one pixel."""
-    told, box = statement.region, region_box(region)
-    centroid, spread = region_moments(region)
-    loose = [READER_VARIATION * side for side in box.sides]
-    checks = (
-        ("box", _floats(told.box), _floats(box), [ONE_PIXEL + slack for slack in loose * 2]),
-        ("centroid", told.centroid, centroid, [HALF_PIXEL + slack for slack in loose]),
-        ("spread", told.spread, spread, [HALF_PIXEL + READER_VARIATION * sd for sd in spread]),
-    )
-    for column, said, drawn, slacks in checks:
-        if said and not _near(said, drawn, slacks):
+    for column, values, expected, allowed in checks:
+        if values and any(
+            abs(v - e) > slack for v, e, slack in zip(values, expected, allowed, strict=True)
+        ):
             yield (
-                f"{column} of {statement.name} is {_rounded(said)}, but its mask shows "
-                f"{_rounded(drawn)}: correct the one that is wrong"
+                f"{column} of {name} is {_rounded(values)}, but its mask shows "
+                f"{_rounded(expected)}: correct the one that is wrong"
             )
 
 
-def _near(values: Sequence[float], others: Sequence[float], slacks: Sequence[float]) -> bool:
-    return all(abs(v - o) <= slack for v, o, slack in zip(values, others, slacks, strict=True))
-
-
-def _floats(box: Box | None) -> tuple[float, ...]:
-    return tuple(map(float, box or ()))
-
-
-def _rounded(values: Sequence[float]) -> str:
+def _rounded(values: Sequence[float | int]) -> str:
     return f"[{', '.join(f'{round(value, 1):g}' for value in values)}]"
 
 
 def region_box(region: NDArray[np.bool_]) -> Box:
-    """The box around a region (row, column) of at least one pixel."""
+    """Return the box around a region (row, column) of at least one pixel."""
     rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
     return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
 
 
-def region_moments(region: NDArray[np.bool_]) -> tuple[Place, Place]:
-    """Mean and standard deviation of the rows and columns of a region's pixels, in pixels."""
+class Moments(NamedTuple):
+    """Mean and standard deviation of a region's rows and columns, in pixels."""
+
+    centroid: Place
+    spread: Place
+
+
+def region_moments(region: NDArray[np.bool_]) -> Moments:
+    """Return the moments of a region of at least one pixel; whole numbers are pixel centres."""
     rows, columns = np.nonzero(region)
-    centroid = float(rows.mean()), float(columns.mean())
-    return centroid, (float(rows.std()), float(columns.std()))
+    return Moments(
+        (float(rows.mean()), float(columns.mean())), (float(rows.std()), float(columns.std()))
+    )

@@ -1,4 +1,4 @@
-"""Checks of one case against its files: the image's header, the pixels of marks and mask."""
+"""Checks of one case against its files: the header of the image, the pixels of marks and mask."""
 
 import hashlib
 import re
@@ -16,7 +16,6 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.label_maps import label_grid_difference
 from wsseg.imaging.reading import Grid, is_turned, read_grid, read_slice_and_origin, slice_shape
 from wsseg.train.cases.agreement import (
-    Statement,
     against_image,
     against_itself,
     against_marks,
@@ -24,13 +23,15 @@ from wsseg.train.cases.agreement import (
     marks_against_mask,
     statements,
 )
-from wsseg.train.cases.facts import digest_of, look_of, read_image_facts
 from wsseg.train.cases.files import (
     WHITE,
     as_counted,
+    digest_of,
     draw_points,
     label_slice,
+    look_of,
     mask_slice,
+    read_image_facts,
     scaled,
     unnamed_labels,
 )
@@ -39,26 +40,25 @@ from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Contents, Look
 VALUES_SHOWN = 5
 NAME_SHOWN = 120
 DRIVE = re.compile(r"(^|/)[A-Za-z]:[\\/]")
-"""Of a Windows path, perhaps behind the table's folder."""
-LOOKED_AT = 16
-"""Rows and columns, evenly spread, by which two pictures are held for equal before all are looked
-at."""
+"""A path of a Windows computer, perhaps after the table's folder."""
+COMPARED = 16
+"""Evenly spread rows and columns of the fingerprint; images with equal ones are compared wholly."""
 
 T = TypeVar("T")
 Labels = NDArray[np.uint8]
 
 
 class _FileError(Exception):
-    """What is wrong with one file, for the report."""
+    """A fault of one file, for the report."""
 
 
 @dataclass(frozen=True)
 class CaseRow:
-    """How the row of a case is to be checked.
+    """How the row of a case is checked.
 
-    named: which of `slice` and `volume` it fills in. first: no earlier case is of the same file;
-    then it is decoded, of a volume the first, the middle and the last slice, so that a file that
-    was cut is found. sampled: whether an intensity window will be chosen by it.
+    named: which of the columns `slice` and `volume` it fills in. first: whether no earlier case has
+    the same file; then the file is decoded, of a volume the first, the middle and the last slice,
+    so that a truncated file is found. sampled: whether an intensity window is chosen from it.
     """
 
     named: frozenset[str]
@@ -68,9 +68,9 @@ class CaseRow:
 
 @dataclass(frozen=True)
 class _Files:
-    """What could be read of a case's files; None where there is none or it is at fault.
+    """The contents of a case's files; None for a file that is missing or faulty.
 
-    Rows and columns as the table counts them, so that what is told of them can be found there.
+    Rows and columns are those that the table counts, so that messages agree with it.
     """
 
     shape: tuple[int, int] | None
@@ -85,43 +85,39 @@ def check_case(
     classes: tuple[str, ...],
     denominators: tuple[Denominator, ...],
 ) -> tuple[Contents, list[str]]:
-    """What a case's files hold, and what is wrong with it and them, one line each.
+    """Return the contents of a case's files, and the faults of the case and its files, in lines.
 
-    A file that is at fault is left out of the comparisons with others, and so is a class that its
-    row contradicts itself about.
+    A faulty file is not compared with others, nor is a class whose cells contradict each other.
     """
     messages: list[str] = []
     contents, files = _read(messages, case, row, classes)
     if files.marks is not None and files.mask is not None:
         messages += marks_against_mask(files.marks, files.mask)
-    drawn: list[float | None] = [None] * len(classes)
+    ratios: list[float | None] = [None] * len(classes)
     if files.mask is not None:
         counts = PixelCounts.of_labels(files.mask, len(classes))
-        drawn = [known(ratio) for ratio in area_ratios(counts, denominators)]
-    for statement, ratio in zip(statements(case, classes, denominators), drawn, strict=True):
+        ratios = [known(ratio) for ratio in area_ratios(counts, denominators)]
+    for statement, ratio in zip(statements(case, classes, denominators), ratios, strict=True):
         contradictions = list(against_itself(statement))
-        messages += contradictions or _against_files(statement, files, ratio)
+        messages += contradictions
+        if contradictions:
+            continue
+        if files.shape is not None:
+            messages += against_image(statement, files.shape)
+        if files.marks is not None:
+            messages += against_marks(statement, files.marks)
+        if files.mask is not None:
+            messages += against_mask(statement, files.mask, ratio)
     return contents, messages
 
 
 def _counts(labels: Labels) -> NDArray[np.intp]:
-    """Pixels of each label 0..255."""
+    """Return the number of pixels of each label 0..255."""
     return np.bincount(labels.ravel(), minlength=WHITE + 1)
 
 
 def _numbers(labels: Labels) -> frozenset[int]:
     return frozenset(np.flatnonzero(_counts(labels)).tolist())
-
-
-def _against_files(statement: Statement, files: _Files, drawn: float | None) -> list[str]:
-    messages: list[str] = []
-    if files.shape is not None:
-        messages += against_image(statement, files.shape)
-    if files.marks is not None:
-        messages += against_marks(statement, files.marks)
-    if files.mask is not None:
-        messages += against_mask(statement, files.mask, drawn)
-    return messages
 
 
 def _read(
@@ -137,6 +133,11 @@ def _read(
     marks, marked = drawn or (None, frozenset[int]())
     if shape is not None and case.points:
         marks = _with_points(messages, case, shape, marks)
+    # Whether labels or points were drawn on pixels without the image's orientation tag.
+    turned_alone = False
+    if grid is not None and grid.tagged and not messages:
+        labels = [path for column, path in case.files.items() if column != "image"]
+        turned_alone = case.counts_pixels or not all(map(is_turned, labels))
     contents = Contents(
         image=None if grid is None else read_image_facts(case, look),
         marked=marked,
@@ -144,7 +145,7 @@ def _read(
         drawn=None if mask is None else tuple(_counts(mask)[1 : len(classes) + 1].tolist()),
         fingerprint=fingerprint,
         unnamed=frozenset() if messages else frozenset(unnamed_labels(case)),
-        turned_alone=grid is not None and grid.tagged and not messages and _drawn_upright(case),
+        turned_alone=turned_alone,
         digests={
             column: digest
             for column, path in case.files.items()
@@ -154,16 +155,10 @@ def _read(
     return contents, _Files(shape, marks, mask)
 
 
-def _drawn_upright(case: Case) -> bool:
-    """Whether what is drawn on a case's picture lacks the orientation tag that turns it."""
-    labels = [path for column, path in case.files.items() if column != "image"]
-    return case.counts_pixels or not all(map(is_turned, labels))
-
-
 def _attempt(
     messages: list[str], column: str, path: Path | None, read: Callable[[Path], T]
 ) -> T | None:
-    """What `read` gives; None, with a message, where the file is at fault."""
+    """Return the result of `read`; None, with a message, if the file is faulty."""
     if path is None:
         return None
     try:
@@ -172,12 +167,13 @@ def _attempt(
         return read(path)
     except (WssegError, _FileError) as error:
         messages.append(f"{column}: {error}")
-    except OSError as error:  # a folder that may not be entered, a cell that is no name of a file
+    except OSError as error:  # no permission to enter a folder, an invalid name of a file
         messages.append(f"{column}: {str(path)[:NAME_SHOWN]} cannot be opened ({error.strerror})")
     return None
 
 
 def _missing(path: Path) -> str:
+    """Return a message on a path that is not a file."""
     if path.is_dir():
         return f"{path} is a folder: name one file"
     if path.is_symlink():
@@ -197,7 +193,7 @@ def _missing(path: Path) -> str:
 
 
 def _image_grid(path: Path, case: Case, named: frozenset[str]) -> Grid:
-    """How the picture lies in its file."""
+    """Return the grid of the image's slice; its volume and slice must be named and exist."""
     grid = read_grid(path)
     if grid.kind == "dicom" and grid.volumes > 1 and "volume" not in named:
         raise _FileError(
@@ -214,15 +210,18 @@ def _image_grid(path: Path, case: Case, named: frozenset[str]) -> Grid:
 
 
 def _decoded(path: Path, case: Case, sampled: bool) -> tuple[bytes, Look | None]:
-    """What pictures of equal pixels, but for their scale, have in common, of a volume its middle
-    slice's; and the look of the case's own slice, if it was read for that."""
+    """Return a fingerprint, and the look of the case's own slice if it was read.
+
+    The fingerprint is equal for images of equal pixels in any scale; it is that of a volume's
+    middle slice.
+    """
     slices = read_grid(path, case.volume).slices
     look = None
     for index in dict.fromkeys((0, slices - 1, slices // 2)):
         pixels, origin = read_slice_and_origin(path, slice_index=index, volume=case.volume)
         if index == case.slice_index:
             look = look_of(pixels, origin, sampled=sampled)
-    rows, columns = (max(1, side // LOOKED_AT) for side in pixels.shape[:2])
+    rows, columns = (max(1, side // COMPARED) for side in pixels.shape[:2])
     digest = hashlib.blake2b(repr((pixels.shape, slices)).encode(), digest_size=16)
     digest.update(scaled(pixels[::rows, ::columns]).tobytes())
     return digest.digest(), look
@@ -231,7 +230,7 @@ def _decoded(path: Path, case: Case, sampled: bool) -> tuple[bytes, Look | None]
 def _mask(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
 ) -> Labels | None:
-    """The mask; None without an image that says which slice it is and how it is turned."""
+    """Return the mask; None without an image, which determines its slice and orientation."""
     if shape is None:
         return None
     labels = as_counted(case, mask_slice(path, case, len(classes)))
@@ -242,39 +241,32 @@ def _mask(
 def _marks(
     path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
 ) -> tuple[Labels, frozenset[int]] | None:
-    """The marks and the numbers in them; None without an image to lay them on."""
+    """Return the marks and the labels in them; None without an image."""
     if shape is None:
         return None
-    labels = as_counted(case, label_slice(path, case))
-    _check_inverted(labels, len(classes))
-    marked = _check_values(labels, len(classes), (MARKED_BACKGROUND,))
-    # White paint is the common mistake, and would train on nothing without a word.
-    if marked - {0} == {MARKED_BACKGROUND} and not _may_mark_background_only(case):
+    labels, count = as_counted(case, label_slice(path, case)), len(classes)
+    # Some scribble data sets store strokes over background as 0, and most pixels as k + 1.
+    if np.count_nonzero(labels == count + 1) > labels.size / 2 and count + 1 < WHITE:
+        raise _FileError(
+            f"most pixels are {count + 1}, as where that means not marked and 0 a stroke over "
+            f"background: write {MARKED_BACKGROUND} for 0, then 0 for {count + 1}"
+        )
+    marked = _check_values(labels, count, (MARKED_BACKGROUND,))
+    # White paint is a common mistake, with which nothing would be learnt, and without a message.
+    # It is meant if no class is in the image, or if a box or points show one.
+    classes_of = zip(case.ratios, case.regions, strict=True)
+    absent = all(ratio == 0 or region.present is False for ratio, region in classes_of)
+    meant = absent or case.points or any(region.box for region in case.regions)
+    if marked - {0} == {MARKED_BACKGROUND} and not meant:
         raise _FileError(
             f"{path.name} marks no class, only {MARKED_BACKGROUND}, which means background: "
-            f"paint marked pixels with the class number, {_range(len(classes))}"
+            f"paint marked pixels with the class number, {_range(count)}"
         )
     return _on_grid(path, case, labels, shape), marked
 
 
-def _may_mark_background_only(case: Case) -> bool:
-    """Whether no class is in the picture, or some class is shown by a box or by points."""
-    told = zip(case.ratios, case.regions, strict=True)
-    healthy = all(ratio == 0 or region.present is False for ratio, region in told)
-    return healthy or bool(case.points) or any(region.box for region in case.regions)
-
-
-def _check_inverted(labels: Labels, classes: int) -> None:
-    """Some scribble data sets store strokes over background as 0, and most pixels as k + 1."""
-    if np.count_nonzero(labels == classes + 1) > labels.size / 2 and classes + 1 < WHITE:
-        raise _FileError(
-            f"most pixels are {classes + 1}, as where that means not marked and 0 a stroke over "
-            f"background: write {MARKED_BACKGROUND} for 0, then 0 for {classes + 1}"
-        )
-
-
 def _check_values(labels: Labels, classes: int, further: tuple[int, ...]) -> frozenset[int]:
-    """The numbers that occur, all of which are allowed."""
+    """Return the labels that occur. Raises _FileError for one beyond the classes and `further`."""
     values = _numbers(labels)
     wrong = sorted(values.difference(range(classes + 1), further))
     if wrong:
@@ -293,6 +285,7 @@ def _range(classes: int) -> str:
 
 
 def _on_grid(path: Path, case: Case, labels: Labels, shape: tuple[int, int]) -> Labels:
+    """Return the labels. Raises _FileError if they are not on the image's grid."""
     if labels.shape != shape:
         if labels.shape == shape[::-1] and is_turned(case.image):
             raise _FileError(
@@ -315,15 +308,15 @@ def _on_grid(path: Path, case: Case, labels: Labels, shape: tuple[int, int]) -> 
 def _with_points(
     messages: list[str], case: Case, shape: tuple[int, int], marks: Labels | None
 ) -> Labels | None:
-    """The marks with the points drawn over them; unchanged where a point lies outside."""
+    """Return the marks with the points drawn over them; unchanged if a point is outside."""
     rows, columns = shape
     outside = [
         point for point in case.points if not (0 <= point[0] < rows and 0 <= point[1] < columns)
     ]
     if outside:
-        row, column, number = outside[0]
-        # Number 255 marks background, which has no extremes.
-        own = case.regions[number - 1].extremes if number <= len(case.regions) else ()
+        row, column, label = outside[0]
+        # The label 255 marks background, which has no extremes.
+        own = case.regions[label - 1].extremes if label <= len(case.regions) else ()
         messages.append(
             f"{'extremes' if (row, column) in own else 'points'}: {[row, column]} lies outside "
             f"the image of {rows} rows and {columns} columns; a point is [row, column], from 0"

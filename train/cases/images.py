@@ -1,5 +1,6 @@
-"""What the images of a table are: for the model to tell other scans by, and for a warning of
-cases that are unlike the others.
+"""What the images of a table are: window and channels of the input, planes, origins, intensities.
+
+A model recognises unlike scans by them, and the check of a table reports cases unlike the others.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.definitions import Range, Seen, Window
+from wsseg.imaging.definitions import Seen, Window
 from wsseg.imaging.intensity import (
     Ends,
     is_beyond,
@@ -22,43 +23,48 @@ from wsseg.imaging.intensity import (
     without_odd,
 )
 from wsseg.imaging.scan import NO_UNIT, Origin, PlaneName
-from wsseg.train.cases.facts import image_facts, look_at
+from wsseg.train.cases.files import image_facts, look_at
 from wsseg.train.cases.schema import Case, Look
-
-# How raw intensities become 0..1, chosen from the training images.
 
 logger = logging.getLogger(__name__)
 
-IMAGES = 64
-"""Training images, evenly spread over the table, by which the window is chosen."""
-READERS = 4
+Item = TypeVar("Item")
 
+IMAGES = 64
+"""Training images, evenly spread over the table, from which the window is chosen."""
+SEEN = 64
+"""Images, evenly spread over a table, that represent its images."""
+SUSPECTS = 24
+"""Number of these that are compared with others: the check of a table does not read all of it."""
+READERS = 4
+ROWS_SHOWN = 8
 BYTE = Window(kind="fixed", low=0.0, high=255.0)
 PERCENTILES = (0.5, 99.5)
-# Values this low are Hounsfield units of air: a scale without units has no such values.
 AIR = -500.0
-# Images on one scale have bright ends that are nearly alike; without a unit, such as in MR, the
-# gain of the scanner moves them apart. Where it is unclear, each image's own window is the safer.
+"""Values this low are Hounsfield units of air: a scale without units has no such values."""
 GAIN = 1.5
-# Share of images on either side that may be odd while the others are still the rule.
+"""Images on one scale have bright ends that are nearly alike. Without a unit, such as in MR, the
+gain of the scanner separates them. In doubt, each image's own window is safer."""
 MANY_ODD = 0.1
+"""Share of images on either side that may be odd while the others are still the rule."""
 
 
 def choose_input(
     cases: Sequence[Case], *, window: Window | None = None, channels: int | None = None
 ) -> tuple[Window, int]:
-    """The intensity window and the number of channels (1 or 3) that suit these images.
+    """Return the intensity window and the number of channels (1 or 3) that suit these images.
 
-    window, channels: as the settings say; None leaves the choice to the images. Whole numbers
-    within 0..255, which 8-bit pictures hold: 0..255. Otherwise the 0.5 to 99.5 percentile of all
-    images together if they share a scale, see `share_scale`; few images far outside the range of
-    the others do not count. If they share none, each image's own window. 3 channels only if an
-    image has colours. At most IMAGES images are looked at.
+    window, channels: of the settings; None leaves the choice to the images. The window is 0..255
+    for whole numbers in this range, as in 8-bit images. Otherwise it is the 0.5 to 99.5 percentile
+    of all images together if they share a scale (see `share_scale`), and each image's own window if
+    not; few images far outside the range of the others do not count. There are 3 channels only if
+    an image has colours. At most IMAGES images are read.
     """
     chosen = spread(cases, IMAGES)
     looks = _looks(chosen, sampled=True)
     seen_channels = 3 if any(look.rgb for look in looks) else 1
-    seen_window, reason = _choose_window([look.sample for look in looks if look.sample is not None])
+    samples = [look.sample for look in looks if look.sample is not None]
+    seen_window, reason = _choose_window(samples)
     used, used_channels = window or seen_window, channels or seen_channels
     logger.info(
         "input: %d channel%s, window %s (%s)",
@@ -68,25 +74,6 @@ def choose_input(
         f"{reason}, seen on {len(chosen)} images" if window is None else "as the settings say",
     )
     return used, used_channels
-
-
-def share_scale(images: Sequence[Ends]) -> bool:
-    """Whether images of these ends are on one scale.
-
-    Most lie within 0..255 as 8-bit pictures do, or some hold Hounsfield units of air, or their
-    bright ends agree: the 90 % highest is at most GAIN times the 10 % highest.
-    """
-    usual = range_of(images, odd=MANY_ODD)
-    if usual is None:
-        return False
-    if BYTE.low <= usual.low and GAIN < usual.high <= BYTE.high:
-        return True
-    return usual.low <= AIR or _agree([image.high for image in images])
-
-
-def _agree(bright: Sequence[float]) -> bool:
-    dimmest, brightest = np.percentile(bright, (10, 90))
-    return bool(0 < brightest <= GAIN * dimmest)
 
 
 def _choose_window(samples: Sequence[NDArray[np.float32]]) -> tuple[Window, str]:
@@ -101,19 +88,33 @@ def _choose_window(samples: Sequence[NDArray[np.float32]]) -> tuple[Window, str]
     return Window(kind="image"), "images differ in scale"
 
 
-# In which planes of the body the images of a table lie, and what to say where they are mixed.
+def share_scale(images: Sequence[Ends]) -> bool:
+    """Return whether images with these ends are on one scale.
 
-ROWS_SHOWN = 8
+    Most are within 0..255 as 8-bit images are, or some have Hounsfield units of air, or their
+    bright ends agree: the 90th percentile of them is at most GAIN times the 10th.
+    """
+    usual = range_of(images, odd=MANY_ODD)
+    if usual is None:
+        return False
+    if BYTE.low <= usual.low and GAIN < usual.high <= BYTE.high:
+        return True
+    return usual.low <= AIR or _agree([image.high for image in images])
+
+
+def _agree(bright: Sequence[float]) -> bool:
+    dimmest, brightest = np.percentile(bright, (10, 90))
+    return bool(0 < brightest <= GAIN * dimmest)
 
 
 def planes_of(cases: Sequence[Case]) -> list[PlaneName]:
-    """The plane of each case's image, "" where its file does not say. Raises ReadError."""
+    """Return the plane of each case's image, "" if its file does not state it. Raises ReadError."""
     with ThreadPoolExecutor(READERS) as pool:
         return [facts.grid.plane for facts in pool.map(image_facts, cases)]
 
 
 def counted_planes(cases: Sequence[Case]) -> str:
-    """How many cases lie in each plane, in words; "" where no file says."""
+    """Return the number of cases in each plane, in words; "" if no file states a plane."""
     counts = Counter(planes_of(cases))
     if set(counts) <= {""}:
         return ""
@@ -121,7 +122,7 @@ def counted_planes(cases: Sequence[Case]) -> str:
 
 
 def mixed_planes(cases: Sequence[Case]) -> Iterator[str]:
-    """What to say of training and validation cases that lie in other planes than most, by row."""
+    """Yield sentences on training and validation cases in other planes than most, with rows."""
     planes = planes_of(cases)
     known = [
         (case.row, plane)
@@ -133,35 +134,22 @@ def mixed_planes(cases: Sequence[Case]) -> Iterator[str]:
         return
     (usual, most), *_ = counts.most_common(1)
     for plane, count in counts.most_common()[1:]:
-        rows = [row for row, found in known if found == plane]
-        shown = ", ".join(map(str, rows[:ROWS_SHOWN]))
+        rows = [row for row, other in known if other == plane]
+        images = "1 image is" if count == 1 else f"{count} images are"
         yield (
-            f"{_images(count)} {plane}, {most} {usual}: line "
-            f"{shown}{', ...' if count > ROWS_SHOWN else ''}; a network learns one plane better: "
+            f"{images} {plane}, {most} {usual}: {_rows(rows)}; a network learns one plane better: "
             "train one for each"
         )
 
 
-def _images(count: int) -> str:
-    return "1 image is" if count == 1 else f"{count} images are"
-
-
-LOOKED_AT = 64
-"""Images, evenly spread over a table, that say what its images are."""
-SUSPECTS = 24
-"""Of these, so many that others are held against: a check of a table is not to read it all."""
-
-Item = TypeVar("Item")
-
-
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` items, evenly spread, first and last among them."""
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
+    """Return at most `count` items, evenly spread, first and last among them."""
+    indices = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[index] for index in indices]
 
 
 def looks_by_row(cases: Sequence[Case]) -> dict[int, Look]:
-    """The looks of these cases' images by their rows. Raises ReadError."""
+    """Return the looks of these cases' images by their rows. Raises ReadError."""
     return dict(zip((case.row for case in cases), _looks(cases), strict=True))
 
 
@@ -171,11 +159,11 @@ def _looks(cases: Sequence[Case], *, sampled: bool = False) -> list[Look]:
 
 
 def see(cases: Sequence[Case], modality: str | None) -> Seen:
-    """What training images are, by at most LOOKED_AT of them; their planes by the headers of all.
+    """Return what training images are: planes by all headers, the rest by at most SEEN of them.
 
-    modality: of those whose files name none.
+    modality: of images whose files do not state one.
     """
-    chosen = spread(cases, LOOKED_AT)
+    chosen = spread(cases, SEEN)
     looks = _looks(chosen)
     return Seen(
         planes=Counter(planes_of(cases)),
@@ -187,9 +175,9 @@ def see(cases: Sequence[Case], modality: str | None) -> Seen:
 
 
 def mixed_origins(cases: Sequence[Case]) -> Iterator[str]:
-    """What to say of images of another modality or unit than most, by row; at most some are seen.
+    """Yield sentences on images of another modality or unit than most, with rows.
 
-    Images whose files do not say are of neither.
+    At most SUSPECTS images are read. Images whose files do not state a modality do not count.
     """
     chosen = spread(cases, SUSPECTS)
     named = [(row, look.origin) for row, look in looks_by_row(chosen).items()]
@@ -198,8 +186,9 @@ def mixed_origins(cases: Sequence[Case]) -> Iterator[str]:
     for other, _ in others:
         rows = [row for row, origin in known if origin == other]
         yield (
-            f"{len(rows)} of {len(known)} images that were looked at are {_named(other)}, most "
-            f"{_named(usual)}: {_rows(rows)}; a network learns one kind better: train one for each"
+            f"{len(rows)} of the {len(known)} images that were checked are {_named(other)}, "
+            f"most are {_named(usual)}: {_rows(rows)}; train one network per kind, which learns "
+            "better"
         )
 
 
@@ -209,20 +198,26 @@ def _named(origin: Origin) -> str:
 
 
 def odd_ones(looks: Mapping[int, Look], cases: Sequence[Case], window: Window) -> Iterator[str]:
-    """What lies outside the range of all others, in a sentence with its rows; mostly nothing.
+    """Yield a sentence on images outside the range of all others, with rows, if there are any.
 
-    looks: of some or all of the cases, by row. window: of the network; where it is each image's
-    own, no scale is odd. An image of little contrast is odd only if it is also stored in another
-    way.
+    looks: of some or all of the cases, by row. window: of the network; if it is each image's own,
+    no scale is odd. An image of little contrast is odd only if it is also stored in another way.
     """
     usual = range_of([look.ends for look in looks.values() if look.ends], odd=MANY_ODD)
     if usual is None or window.kind == "image":
         return
-    met = usual_window(usual)
+    display = usual_window(usual)
     by_row = {case.row: case for case in cases}
-    spread_rows = spread(list(looks), LOOKED_AT)
+    spread_rows = spread(list(looks), SEEN)
     ((most, _),) = Counter(_storage(by_row[row]) for row in spread_rows).most_common(1)
-    odd = [row for row in sorted(looks) if _is_odd(looks[row], usual, met, by_row[row], most)]
+    odd = []
+    for row in sorted(looks):
+        ends = looks[row].ends
+        if ends is None:
+            continue
+        flat = is_flat(ends, usual, display) and _storage(by_row[row]) != most
+        if flat or is_beyond(ends, usual, display):
+            odd.append(row)
     if odd:
         lows, highs = zip(*(ends for row in odd if (ends := looks[row].ends)), strict=True)
         stored = sorted({_storage(by_row[row]) for row in odd} - {most})
@@ -238,24 +233,16 @@ def _storage(case: Case) -> str:
     return image_facts(case).storage
 
 
-def _is_odd(look: Look, usual: Range, met: Window, case: Case, most: str) -> bool:
-    if look.ends is None:
-        return False
-    if is_beyond(look.ends, usual, met):
-        return True
-    return is_flat(look.ends, usual, met) and _storage(case) != most
-
-
 def _rows(lines: Sequence[int]) -> str:
     rows = ", ".join(str(line) for line in lines[:ROWS_SHOWN])
     return f"line {rows}{', ...' if len(lines) > ROWS_SHOWN else ''}"
 
 
 def suspects(cases: Sequence[Case]) -> list[Case]:
-    """The cases whose values are worth reading in search of odd ones.
+    """Return the cases whose values are read in search of odd ones.
 
-    SUSPECTS over the table at most, and LOOKED_AT of each way of storing values that less than half
-    of the files have.
+    These are at most SUSPECTS over the table, and SEEN of each way to store values that at most
+    half of the files have.
     """
     stored: dict[str, list[Case]] = {}
     with ThreadPoolExecutor(READERS) as pool:
@@ -264,12 +251,12 @@ def suspects(cases: Sequence[Case]) -> list[Case]:
     chosen = {case.row: case for case in spread(cases, SUSPECTS)}
     for alike in stored.values():
         if len(alike) <= len(cases) / 2:
-            chosen |= {case.row: case for case in spread(alike, LOOKED_AT)}
+            chosen |= {case.row: case for case in spread(alike, SEEN)}
     return [chosen[row] for row in sorted(chosen)]
 
 
 def doubts(cases: Sequence[Case]) -> Iterator[str]:
-    """What of a table's images is unlike the rest, in sentences, by the suspects among them."""
+    """Yield sentences on the images of a table that are unlike the rest, judged by `suspects`."""
     chosen = suspects(cases)
     looks = looks_by_row(chosen)
     ends = [look.ends for look in looks.values() if look.ends]

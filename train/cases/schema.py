@@ -1,7 +1,7 @@
-"""The columns of a table of cases, and a case: what its row says and its files hold."""
+"""The columns of a table of cases, and a case: the contents of its row and of its files."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,18 +24,16 @@ from wsseg.imaging.reading import Grid
 from wsseg.imaging.scan import Colours, Origin
 from wsseg.imaging.tables import Fault, Row, TextTable, is_known, plain_text
 
-# Which ratio each class is trained on.
-
 
 def class_denominators(
     classes: tuple[str, ...], ratios: tuple[RatioDefinition, ...]
 ) -> tuple[Denominator, ...]:
-    """The denominator of each class's column in the table, in class order.
+    """Return the denominator of each class's column in the table, in class order.
 
-    A class is trained on the first definition that has it as numerator, and on its share of the
-    whole image where there is none. Raises WssegError for a definition that names an unknown class.
+    A class is trained on the first definition that has it as numerator, and without one on its
+    share of the whole image. Raises WssegError for a definition that names an unknown class.
     """
-    found: dict[str, Denominator] = {}
+    denominators: dict[str, Denominator] = {}
     for ratio in ratios:
         for name in (ratio.numerator, ratio.denominator):
             if name not in classes and (name == ratio.numerator or name not in (IMAGE, FOREGROUND)):
@@ -43,8 +41,8 @@ def class_denominators(
                     f"ratio {ratio.name} names the class {name}, but the classes are "
                     f"{', '.join(classes)}: correct the ratio or the table's ratio columns"
                 )
-        found.setdefault(ratio.numerator, denominator_of(ratio, classes))
-    return tuple(found.get(name, "image") for name in classes)
+        denominators.setdefault(ratio.numerator, denominator_of(ratio, classes))
+    return tuple(denominators.get(name, "image") for name in classes)
 
 
 # The columns of cases.csv: which are known, and what the classes are called.
@@ -64,7 +62,7 @@ OF_CLASS = (
     "spread",
     "mark_kind",
 )
-"""Columns that speak of one class: by that name with a single class, as name:<class> for each."""
+"""Columns of one class: by that name if there is a single class, else as name:<class>."""
 SIZES = ("ratio", *AREAS)
 """Columns that name the classes before all others."""
 PERCENT = {f"{name}_percent": name for name in RATIOS} | {
@@ -73,27 +71,31 @@ PERCENT = {f"{name}_percent": name for name in RATIOS} | {
 """Names of columns of ratios that are in percent."""
 KNOWN = frozenset((*OF_CASE, *OF_CLASS, *PERCENT))
 RESERVED = (IMAGE, FOREGROUND, "background")
-"""Denominators and the label 0: a class of that name could not be told from them."""
+"""Denominators and the label 0: no class may have their names."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """classes: in class-number order. plain: the columns of `OF_CLASS` that name no class."""
+    """classes: in the order of their labels. plain: columns of `OF_CLASS` that name no class."""
 
     classes: tuple[str, ...]
     plain: frozenset[str]
 
     def of(self, name: str) -> tuple[str, ...]:
-        """Each class's column of a name out of `OF_CLASS`; the table need not have them."""
+        """Return each class's column of a name in `OF_CLASS`; the table need not have them."""
         if name in self.plain:
             return (name,) * len(self.classes)
         return tuple(f"{name}:{class_name}" for class_name in self.classes)
 
 
 def without_percent(table: TextTable) -> tuple[TextTable, frozenset[str], list[Fault]]:
-    """The table with every column of ratios called as if it held fractions, those that are in
-    percent, and columns that are there in both ways."""
-    renamed = {name: _plain(name) for name in table.header if _plain(name) != name}
+    """Return the table with all ratio columns named as fractions, those that are in percent, and
+    faults for columns that exist in both ways."""
+    renamed = {}
+    for column in table.header:
+        name, colon, class_name = column.partition(":")
+        if name in PERCENT:
+            renamed[column] = f"{PERCENT[name]}{colon}{class_name}"
     header = tuple(renamed.get(name, name) for name in table.header)
     faults = [
         Fault(table.line, f"{name} and {table.name(new)} say the same: keep one of them")
@@ -104,39 +106,36 @@ def without_percent(table: TextTable) -> tuple[TextTable, frozenset[str], list[F
         Row(row.line, {renamed.get(name, name): cell for name, cell in row.cells.items()})
         for row in table.rows
     )
-    written = {renamed.get(name, name): found for name, found in table.written.items()}
+    written = {renamed.get(name, name): text for name, text in table.written.items()}
     written = {new: name for name, new in renamed.items()} | written
     named = replace(table, header=header, rows=rows, written=written)
     return named, frozenset(renamed.values()), faults
 
 
 def percent_name(column: str) -> str:
-    """What a column of ratios is called if it is in percent."""
+    """Return the name of a ratio column in percent."""
     name, colon, class_name = column.partition(":")
     return f"{name}_percent{colon}{class_name}"
-
-
-def _plain(column: str) -> str:
-    name, colon, class_name = column.partition(":")
-    return f"{PERCENT.get(name, name)}{colon}{class_name}"
 
 
 def read_columns(
     header: tuple[str, ...], classes: tuple[str, ...] | None, line: int = 1
 ) -> tuple[Columns, list[Fault]]:
-    """Tell what the columns mean, and what is wrong with them; line: of the header.
+    """Return the meaning of the columns, and their faults; line: of the header.
 
-    Without `classes` they are named by the columns ratio:<class>, area_px:<class> and
-    area_mm2:<class>, in the table's order, without those by the columns name:<class> of the first
-    name that has some, or else there is one class. Columns that begin with x_ or note are the
-    user's own.
+    Without `classes`, the classes are named by the columns ratio:<class>, area_px:<class> and
+    area_mm2:<class>, in the table's order; without those by the columns name:<class> of the first
+    name that has some; else there is one class. Columns that begin with x_ or note are the user's.
     """
-    names = classes or _naming(header) or (DEFAULT_CLASS,)
+    parts = {column: column.partition(":") for column in header}
+    per_class = [name for name, _, class_name in parts.values() if class_name and name in OF_CLASS]
+    names = classes or _named(SIZES, header) or _named(per_class[:1], header) or (DEFAULT_CLASS,)
     lacking = "image" not in header
     messages = [
-        _unknown_message(name, lacking)
-        for name in header
-        if not is_known(name, KNOWN) or name.endswith(":") or _spoken_for_all(name)
+        _unknown_message(column, lacking)
+        for column, (name, colon, _) in parts.items()
+        # A column such as image:kidney names a class, but is one of the whole case.
+        if not is_known(column, KNOWN) or column.endswith(":") or (colon and name in OF_CASE)
     ]
     messages += [
         f"a class cannot be called {name}: choose another name than {', '.join(RESERVED)}"
@@ -147,60 +146,42 @@ def read_columns(
     if lacking:
         messages.append("no column named image: it holds the path of each picture")
     columns = Columns(names, frozenset(OF_CLASS) & frozenset(header))
-    return columns, [Fault(line, message) for message in (*messages, *_two_sizes(columns, header))]
+    sizes = [
+        [column for column in dict.fromkeys(of_class) if column in header]
+        for of_class in zip(*(columns.of(name) for name in SIZES), strict=True)
+    ]
+    repeated = [f"{' and '.join(both)} both give a size" for both in sizes if len(both) > 1]
+    # A column without a class repeats the sizes of all classes: one message is enough.
+    repeated = repeated[:1] if columns.plain & set(SIZES) else repeated
+    messages += [f"{message}: keep one of them" for message in repeated]
+    return columns, [Fault(line, message) for message in messages]
 
 
-def _spoken_for_all(column: str) -> bool:
-    """Whether it names a class where the column speaks of the whole case, as image:kidney."""
-    name, colon, _ = column.partition(":")
-    return bool(colon) and name in OF_CASE
-
-
-def _naming(header: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes that the header names."""
-    speaking = [name.partition(":")[0] for name in header if _per_class(name)]
-    return _named(SIZES, header) or (_named(speaking[:1], header) if speaking else ())
-
-
-def _named(names: tuple[str, ...] | list[str], header: tuple[str, ...]) -> tuple[str, ...]:
+def _named(names: Sequence[str], header: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the classes that columns of these names name."""
     parts = [column.partition(":") for column in header]
     return tuple(dict.fromkeys(rest for name, _, rest in parts if rest and name in names))
 
 
-def _per_class(column: str) -> bool:
-    name, _, class_name = column.partition(":")
-    return name in OF_CLASS and class_name != ""
-
-
 def _unknown_message(column: str, lacking: bool) -> str:
-    """lacking: there is no column image, which may be this one by another name."""
+    """Return the message on an unknown column; lacking: whether there is no column image."""
     known = (*OF_CASE, *OF_CLASS, *(f"{name}:<class>" for name in OF_CLASS))
     if lacking and not difflib.get_close_matches(column.lower(), known, n=1):
         return (
             f"unknown column {column}: if it holds the paths of the pictures, call it image; "
-            f"--ignore-columns passes columns over"
+            f"--ignore-columns ignores columns"
         )
     if "%" in column and "ratio" in column.casefold():
         return f"unknown column {column}: a ratio in percent is called ratio_percent"
     nearest = difflib.get_close_matches(column.lower(), known, n=1, cutoff=0.0)[0]
     return (
         f"unknown column {column}: the nearest known one is {nearest}; a column of your own begins "
-        f"with x_ or note, or is passed over by --ignore-columns"
+        f"with x_ or note, or is ignored with --ignore-columns"
     )
 
 
-def _two_sizes(columns: Columns, header: tuple[str, ...]) -> Iterator[str]:
-    """Columns that would give a class's ratio twice."""
-    for names in zip(*(columns.of(name) for name in SIZES), strict=True):
-        given = [name for name in dict.fromkeys(names) if name in header]
-        if len(given) > 1:
-            yield f"{' and '.join(given)} both give a size: keep one of them"
-            if columns.plain & set(SIZES):
-                return
-
-
 def _kind_messages(name: str, header: tuple[str, ...], classes: tuple[str, ...]) -> list[str]:
-    """What is wrong with the columns of one name out of `OF_CLASS`."""
+    """Return the faults of the columns of one name in `OF_CLASS`."""
     named = _named([name], header)
     messages = [
         f"column {name}:{class_name} names no class: the classes are {', '.join(classes)}; "
@@ -224,7 +205,7 @@ MarkKind = Literal["eroded", "disc", "point", "scribble"]
 Pixel = tuple[int, int]
 """Row and column, from 0."""
 Point = tuple[int, int, int]
-"""Row, column and class number."""
+"""Row, column and label."""
 Place = tuple[float, float]
 """Row and column in pixels, whole numbers being the centres of pixels."""
 
@@ -245,13 +226,13 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Region:
-    """What a case says of one class besides its ratio and marks; None where it says nothing.
+    """What a case states of one class besides its ratio and marks; None where it is unknown.
 
     low, high: bounds of the ratio, by the same definition. present: image tag, whether the class
-    is in the picture. box: around all its pixels; of the extremes where the table has no box.
+    is in the image. box: around all its pixels; that of the extremes if the table has no box.
     extremes: its outermost pixels in each direction. centroid, spread: mean and standard deviation
-    of its pixels' rows and columns, in pixels. mark_kind: how its mark was made; None where that
-    is to be told from the mark.
+    of its pixels' rows and columns, in pixels. mark_kind: how its mark was made; None if the mark's
+    shape decides.
     """
 
     low: float | None = None
@@ -270,21 +251,21 @@ class Region:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is said but, perhaps, how a mark was made."""
+        """Whether nothing is stated but, perhaps, how a mark was made."""
         return replace(self, mark_kind=None) == Region()
 
 
 NOT_MARKED = 0
 MARKED_BACKGROUND = 255
-"""In weak marks; all other numbers are those of classes, from 1."""
+"""In weak marks; all other labels are those of classes, from 1."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """The values of a slice: their ends, and whether they are colours worth the name.
+    """The values of a slice: their ends, and whether they are colours.
 
-    rgb: whether it has three channels. origin: what the header says besides. sample: evenly spaced
-    values, kept of those slices alone that an intensity window is chosen by.
+    rgb: whether it has three channels. origin: modality and unit of the header. sample: evenly
+    spaced values, of slices from which an intensity window is chosen.
     """
 
     ends: Ends | None
@@ -296,10 +277,10 @@ class Look:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What the file of a picture says, besides its pixels.
+    """The facts of an image file besides its pixels.
 
-    version: of the file that said it. storage: how values are stored, in words. look: None where
-    the slice was not decoded.
+    version: of the file that was read. storage: how values are stored, in words. look: None if the
+    slice was not decoded.
     """
 
     version: Version
@@ -310,7 +291,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class FileDigest:
-    """The content of a file, told by its sha256, and the version that had it."""
+    """The sha256 of a file's content, and the version that had it."""
 
     version: Version
     sha256: bytes
@@ -318,15 +299,14 @@ class FileDigest:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the files of a case were seen to hold: about a kilobyte, so that none need be opened
-    for it again.
+    """The contents of a case's files, about a kilobyte, so that no file is opened for them again.
 
-    image: None for a case that was not checked. marked: the numbers in its marks file. labelled:
+    image: None for a case that was not checked. marked: the labels in its marks file. labelled:
     those and the points' together. drawn: pixels of each class in its mask, None without one.
-    fingerprint: equal for files with equal pixels, of volumes in their middle slice, and for hardly
-    any others; empty where an earlier case is of the same file. unnamed: numbers in label files
-    that stand for no class. turned_alone: an orientation tag turns the picture, but not what is
-    drawn on it. digests: by column, of the files that were read as a whole.
+    fingerprint: equal for files with equal pixels (of volumes in their middle slice), and for
+    hardly any others; empty if an earlier case has the same file. unnamed: numbers in label files
+    that stand for no class. turned_alone: whether an orientation tag turns the image, but not its
+    labels. digests: by column, of files that were read as a whole.
     """
 
     image: ImageFacts | None = None
@@ -340,23 +320,23 @@ class Contents:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns of the picture, as the table counts them."""
+        """Rows and columns of the image, as the table counts them."""
         return (1, 1) if self.image is None else self.image.grid.counted
 
 
 @dataclass(frozen=True)
 class Case:
-    """One slice to learn from or to judge by.
+    """One slice for training or evaluation.
 
     row: line of the CSV file, the header being line 1. ratios: one per class of the table, in its
     order, fraction of the ratio definition's denominator; None where unknown. regions: one per
-    class as well; left out, nothing is known of them. marks, mask: label maps on the image's own
-    grid (marks: 0 not marked, class number, 255 marked as background; mask: 0 background, class
-    number). points: (row, column, class number) pixels marked inside a class, the extremes of its
-    regions among them; number 255 marks background. slice_index, volume: for 3-D and 4-D files,
-    0-based. numbering: how marks and mask number the classes in their files. fold: in which of
-    several trainings it is judged, from 1; 0 for none. contents: what was found in its files when
-    the table was checked.
+    class as well; by default nothing is known of them. marks, mask: label maps on the image's own
+    grid (marks: 0 not marked, else the label, 255 marked as background; mask: 0 background, else
+    the label). points: (row, column, label) of marked pixels, the extremes of its regions among
+    them; the label 255 marks background. slice_index, volume: for 3-D and 4-D files, 0-based.
+    numbering: how marks and mask number the classes in their files. fold: in which of several
+    trainings it is evaluated, from 1; 0 for none. contents: of its files, from the check of the
+    table.
     """
 
     row: int
@@ -387,9 +367,20 @@ class Case:
 
     @property
     def locates(self) -> bool:
-        """Whether it says where any class is: by marks, points, a box or a mask."""
+        """Whether it states where any class is: by marks, points, a box or a mask."""
         boxed = any(region.box is not None for region in self.regions)
         return self.marks is not None or bool(self.points) or boxed or self.mask is not None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it states anything of any class."""
+        stated = any(ratio is not None for ratio in self.ratios)
+        return stated or self.locates or not all(region.empty for region in self.regions)
+
+    def absent(self, class_index: int) -> bool:
+        """Return whether it states that a class is not in its image."""
+        region = self.regions[class_index]
+        return region.present is False or self.ratios[class_index] == 0 or region.high == 0
 
     def __post_init__(self) -> None:
         if not self.regions:
@@ -398,10 +389,10 @@ class Case:
 
 @dataclass(frozen=True)
 class CaseTable:
-    """The checked table. classes: names in class-number order, class 1 first.
+    """The checked table.
 
-    text: its cells, the ratios among them as fractions. doubts: what is allowed but may not be
-    what its writer means, one line each.
+    classes: names in the order of their labels, from 1. text: its cells, with ratios as fractions.
+    doubts: what is allowed but may not be meant, one line each.
     """
 
     path: Path
@@ -412,15 +403,15 @@ class CaseTable:
     doubts: tuple[str, ...] = ()
 
     def part(self, split: Split) -> tuple[Case, ...]:
-        """The cases of one split, in table order."""
+        """Return the cases of one split, in table order."""
         return tuple(case for case in self.cases if case.split == split)
 
 
 def group_key(case: Case) -> tuple[str, str]:
-    """What the cases of one group have in common.
+    """Return a key that is equal for the cases of one group.
 
-    Capitals, blanks and the form of accents tell no groups apart: p1, P1 and "P 1" are one.
-    Slices of one file belong together even where no group says so.
+    Capitals, blanks and the form of accents do not distinguish groups: p1, P1 and "P 1" are one.
+    Cases without a group are grouped by their image file.
     """
     if case.group:
         return "group", "".join(plain_text(case.group).casefold().split())
@@ -428,7 +419,7 @@ def group_key(case: Case) -> tuple[str, str]:
 
 
 def one_spelling(cases: Sequence[Case]) -> list[tuple[str, str]]:
-    """The group of each case, by the first in order of the spellings that it has."""
+    """Return the group of each case, by the first of its spellings in alphabetical order."""
     spelt: dict[tuple[str, str], str] = {}
     for case in cases:
         key = group_key(case)

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.train.cases.facts import FilesOnce, look_of
-from wsseg.train.cases.files import class_masks, read_image, read_marks
+from wsseg.train.cases.files import FilesOnce, class_masks, look_of, read_image, read_marks
 from wsseg.train.cases.schema import Case, Look, class_denominators
 from wsseg.train.data.batch import Sample
 from wsseg.train.data.preprocess import Preprocess, shrink_marks, shrink_mask

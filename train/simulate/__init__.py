@@ -5,7 +5,6 @@ from wsseg.train.simulate.draw import PAINTERS as PAINTERS
 from wsseg.train.simulate.draw import TOUCHING_CORNERS as TOUCHING_CORNERS
 from wsseg.train.simulate.draw import MarkOptions as MarkOptions
 from wsseg.train.simulate.draw import background_stroke as background_stroke
-from wsseg.train.simulate.draw import box_of as box_of
 from wsseg.train.simulate.draw import components as components
 from wsseg.train.simulate.draw import deepest as deepest
 from wsseg.train.simulate.draw import depth as depth
@@ -15,7 +14,6 @@ from wsseg.train.simulate.draw import extremes_of as extremes_of
 from wsseg.train.simulate.draw import generator as generator
 from wsseg.train.simulate.draw import marked_rows as marked_rows
 from wsseg.train.simulate.draw import medial_line as medial_line
-from wsseg.train.simulate.draw import moments_of as moments_of
 from wsseg.train.simulate.draw import paint_marks as paint_marks
 from wsseg.train.simulate.draw import point_mark as point_mark
 from wsseg.train.simulate.draw import random_disc_mark as random_disc_mark

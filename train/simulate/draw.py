@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -11,15 +11,8 @@ from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.cases.schema import (
-    MARKED_BACKGROUND,
-    Box,
-    Case,
-    MarkKind,
-    Pixel,
-    Place,
-    one_spelling,
-)
+from wsseg.train.cases.agreement import region_box
+from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, MarkKind, Pixel, one_spelling
 
 Kind = Literal[
     "erode",
@@ -194,38 +187,17 @@ def noisy_ratio(ratio: float, percent: float, random: np.random.Generator) -> fl
     return min(1.0, ratio * (1 + percent / 100 * random.uniform(-1, 1)))
 
 
-class Moments(NamedTuple):
-    """Mean and standard deviation of a region's rows and columns, in pixels."""
-
-    centroid: Place
-    spread: Place
-
-
-def box_of(region: Mask) -> Box:
-    """Return the smallest box around a region that is not empty."""
-    rows, columns = np.nonzero(region)
-    return Box(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
-
-
 def extremes_of(region: Mask) -> tuple[Pixel, Pixel, Pixel, Pixel]:
     """Return the topmost, leftmost, bottommost and rightmost pixel of a non-empty region.
 
     Of several pixels in one row or column, the middle one is taken.
     """
-    box = box_of(region)
+    box = region_box(region)
     return (
         (box.top, _middle(region[box.top])),
         (_middle(region[:, box.left]), box.left),
         (box.bottom - 1, _middle(region[box.bottom - 1])),
         (_middle(region[:, box.right - 1]), box.right - 1),
-    )
-
-
-def moments_of(region: Mask) -> Moments:
-    """Return centroid and spread of a non-empty region; whole numbers are pixel centres."""
-    rows, columns = np.nonzero(region)
-    return Moments(
-        (float(rows.mean()), float(columns.mean())), (float(rows.std()), float(columns.std()))
     )
 
 

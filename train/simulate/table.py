@@ -18,7 +18,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic_folder, lock_output, named_file
 from wsseg.imaging.label_values import Label
 from wsseg.imaging.tables import DEFAULT_OPTIONS, TableOptions, TextTable
-from wsseg.train.cases.agreement import READER_VARIATION
+from wsseg.train.cases.agreement import READER_VARIATION, region_box, region_moments
 from wsseg.train.cases.files import as_counted, case_mask, label_slice
 from wsseg.train.cases.schema import DEFAULT_CLASS, Case, CaseTable, Split, read_columns
 from wsseg.train.cases.table import read_cases
@@ -29,11 +29,9 @@ from wsseg.train.simulate.draw import (
     Labels,
     MarkOptions,
     Mask,
-    box_of,
     extremes_of,
     generator,
     marked_rows,
-    moments_of,
     noisy_ratio,
     paint_marks,
 )
@@ -46,11 +44,11 @@ Cells = dict[str, str]
 Measure = Callable[[Mask], Sequence[object]]
 
 MEASURES: dict[Kind, tuple[tuple[str, ...], Measure]] = {
-    "box": (("box",), lambda region: [box_of(region)]),
+    "box": (("box",), lambda region: [region_box(region)]),
     "extremes": (("extremes",), lambda region: [extremes_of(region)]),
     "moments": (
         ("centroid", "spread"),
-        lambda region: np.round(moments_of(region), DECIMALS).tolist(),
+        lambda region: np.round(region_moments(region), DECIMALS).tolist(),
     ),
 }
 """The columns of each kind that is written as text, and their values, one a column."""

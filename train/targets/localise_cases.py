@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.dicom import silence_pydicom
-from wsseg.train.cases.facts import labelled_numbers
+from wsseg.train.cases.files import labelled_numbers
 from wsseg.train.cases.schema import MARKED_BACKGROUND, Case
 from wsseg.train.data.dataset import READERS, CaseDataset
 from wsseg.train.targets.case_targets import Thumbnail, case_areas
