@@ -136,7 +136,9 @@ def test_the_layers_around_a_loud_channel_are_the_most_sensitive(small):
     assert len(ranked) == 4
 
 
-def test_no_engine_is_made_where_nothing_is_found_to_judge_it_by(small, standard, small_model, tmp_path):
+def test_no_engine_is_made_where_nothing_is_found_to_judge_it_by(
+    small, standard, small_model, tmp_path
+):
     for factors, missing in (((2.2, 2.2), "no organ and no tumour"), ((1, 2.2), "no tumour")):
         limits = standard.thresholds * np.array(factors)[:, None, None]
         with pytest.raises(EngineRejectedError, match=f"finds {missing} in the slices"):
