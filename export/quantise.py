@@ -233,13 +233,8 @@ def quantised(
 
 def with_integers(model: onnx.ModelProto, ranges: Ranges, nodes: Iterable[str]) -> onnx.ModelProto:
     """The model with these nodes alone in integers."""
-    from onnxruntime.quantization import (
-        CalibrationMethod,
-        QDQQuantizer,
-        QuantType,
-        TensorData,
-        TensorsData,
-    )
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
     from onnxruntime.quantization.quant_utils import add_infer_metadata
 
     shaped = onnx.shape_inference.infer_shapes(model)
