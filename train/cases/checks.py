@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios, known
 from wsseg.imaging.discovery import missing
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.files import version_of
 from wsseg.imaging.label_maps import label_grid_difference
 from wsseg.imaging.reading import Grid, is_turned, read_grid, read_slice_and_origin, slice_shape
 from wsseg.train.cases.agreement import (
@@ -26,6 +27,7 @@ from wsseg.train.cases.agreement import (
 from wsseg.train.cases.files import (
     WHITE,
     as_counted,
+    compact,
     digest_of,
     draw_points,
     label_slice,
@@ -35,7 +37,7 @@ from wsseg.train.cases.files import (
     scaled,
     unnamed_labels,
 )
-from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Contents, Look
+from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Contents, Decoded, Look
 
 VALUES_SHOWN = 5
 NAME_SHOWN = 120
@@ -58,12 +60,14 @@ class CaseRow:
 
     named: which of the columns `slice` and `volume` it fills in. first: whether no earlier case has
     the same file; then the file is decoded, of a volume the first, the middle and the last slice,
-    so that a truncated file is found. sampled: whether an intensity window is chosen from it.
+    so that a truncated file is found. sampled: whether an intensity window is chosen from it. used:
+    whether it is for training or validation, so that its pixels will be read again.
     """
 
     named: frozenset[str]
     first: bool
     sampled: bool
+    used: bool
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,11 @@ def check_case(
 
 def _counts(labels: Labels) -> NDArray[np.intp]:
     """Return the number of pixels of each label 0..255."""
-    return np.bincount(labels.ravel(), minlength=WHITE + 1)
+    # Most labels are 0, and leaving them out is faster than counting them.
+    marked = labels[labels != 0]
+    counts = np.bincount(marked, minlength=WHITE + 1)
+    counts[0] = labels.size - marked.size
+    return counts
 
 
 def _numbers(labels: Labels) -> frozenset[int]:
@@ -125,11 +133,16 @@ def _read(
 ) -> tuple[Contents, _Files]:
     grid = _attempt(messages, "image", case.image, lambda path: _image_grid(path, case, row.named))
     decode = None if grid is None or not row.first else case.image
-    decoded = _attempt(messages, "image", decode, lambda path: _decoded(path, case, row.sampled))
+    kept: dict[str, Decoded] = {}
+    decoded = _attempt(messages, "image", decode, lambda path: _decoded(path, case, row, kept))
     fingerprint, look = decoded or (b"", None)
     shape = None if grid is None else grid.counted
-    mask = _attempt(messages, "mask", case.mask, lambda path: _mask(path, case, shape, classes))
-    drawn = _attempt(messages, "marks", case.marks, lambda path: _marks(path, case, shape, classes))
+    mask = _attempt(
+        messages, "mask", case.mask, lambda path: _mask(path, case, shape, classes, kept)
+    )
+    drawn = _attempt(
+        messages, "marks", case.marks, lambda path: _marks(path, case, shape, classes, kept)
+    )
     marks, marked = drawn or (None, frozenset[int]())
     if shape is not None and case.points:
         marks = _with_points(messages, case, shape, marks)
@@ -151,6 +164,7 @@ def _read(
             for column, path in case.files.items()
             if (digest := digest_of(path)) is not None
         },
+        decoded=kept if row.used and not messages else {},
     )
     return contents, _Files(shape, marks, mask)
 
@@ -209,8 +223,10 @@ def _image_grid(path: Path, case: Case, named: frozenset[str]) -> Grid:
     return own
 
 
-def _decoded(path: Path, case: Case, sampled: bool) -> tuple[bytes, Look | None]:
-    """Return a fingerprint, and the look of the case's own slice if it was read.
+def _decoded(
+    path: Path, case: Case, row: CaseRow, kept: dict[str, Decoded]
+) -> tuple[bytes, Look | None]:
+    """Return a fingerprint, and the look of the case's own slice, which is kept, if it was read.
 
     The fingerprint is equal for images of equal pixels in any scale; it is that of a volume's
     middle slice.
@@ -220,7 +236,9 @@ def _decoded(path: Path, case: Case, sampled: bool) -> tuple[bytes, Look | None]
     for index in dict.fromkeys((0, slices - 1, slices // 2)):
         pixels, origin = read_slice_and_origin(path, slice_index=index, volume=case.volume)
         if index == case.slice_index:
-            look = look_of(pixels, origin, sampled=sampled)
+            look = look_of(pixels, origin, sampled=row.sampled)
+            if row.used:
+                kept["image"] = Decoded(version_of(path), compact(pixels))
     rows, columns = (max(1, side // COMPARED) for side in pixels.shape[:2])
     digest = hashlib.blake2b(repr((pixels.shape, slices)).encode(), digest_size=16)
     digest.update(scaled(pixels[::rows, ::columns]).tobytes())
@@ -228,23 +246,35 @@ def _decoded(path: Path, case: Case, sampled: bool) -> tuple[bytes, Look | None]
 
 
 def _mask(
-    path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
+    path: Path,
+    case: Case,
+    shape: tuple[int, int] | None,
+    classes: tuple[str, ...],
+    kept: dict[str, Decoded],
 ) -> Labels | None:
     """Return the mask; None without an image, which determines its slice and orientation."""
     if shape is None:
         return None
-    labels = as_counted(case, mask_slice(path, case, len(classes)))
+    as_shown = mask_slice(path, case, len(classes))
+    kept["mask"] = Decoded(version_of(path), as_shown)
+    labels = as_counted(case, as_shown)
     _check_values(labels, len(classes), ())
     return _on_grid(path, case, labels, shape)
 
 
 def _marks(
-    path: Path, case: Case, shape: tuple[int, int] | None, classes: tuple[str, ...]
+    path: Path,
+    case: Case,
+    shape: tuple[int, int] | None,
+    classes: tuple[str, ...],
+    kept: dict[str, Decoded],
 ) -> tuple[Labels, frozenset[int]] | None:
     """Return the marks and the labels in them; None without an image."""
     if shape is None:
         return None
-    labels, count = as_counted(case, label_slice(path, case)), len(classes)
+    as_shown = label_slice(path, case)
+    kept["marks"] = Decoded(version_of(path), as_shown)
+    labels, count = as_counted(case, as_shown), len(classes)
     # Some scribble data sets store strokes over background as 0, and most pixels as k + 1.
     if np.count_nonzero(labels == count + 1) > labels.size / 2 and count + 1 < WHITE:
         raise _FileError(

@@ -68,7 +68,10 @@ def case_mask(case: Case, classes: int) -> NDArray[np.uint8] | None:
 
     Raises ReadError for a file that cannot be read.
     """
-    return None if case.mask is None else mask_slice(case.mask, case, classes)
+    if case.mask is None:
+        return None
+    kept = _taken(case, "mask")
+    return mask_slice(case.mask, case, classes) if kept is None else kept.astype(np.uint8)
 
 
 def case_marks(case: Case) -> NDArray[np.uint8] | None:
@@ -77,13 +80,23 @@ def case_marks(case: Case) -> NDArray[np.uint8] | None:
     0 not marked, else the label, 255 marked as background. Points, extremes among them, are drawn
     over the marks file as one pixel each. Raises ReadError for a file that cannot be read.
     """
-    marks = None if case.marks is None else label_slice(case.marks, case)
+    marks = None
+    if case.marks is not None:
+        kept = _taken(case, "marks")
+        marks = label_slice(case.marks, case) if kept is None else kept.astype(np.uint8)
     if not case.points:
         return marks
     if marks is None:
         shape = slice_shape(case.image, slice_index=case.slice_index, volume=case.volume)
         marks = np.zeros(shape, np.uint8)
     return draw_points(marks, case.points)
+
+
+def _taken(case: Case, column: str) -> NDArray[np.generic] | None:
+    """Take the pixels that the check of the table kept; None without, or if the file changed."""
+    kept = case.contents.decoded.pop(column, None)
+    same = kept is not None and kept.version == version_of(case.files[column])
+    return kept.pixels if kept is not None and same else None
 
 
 def draw_points(marks: NDArray[np.uint8], points: tuple[Point, ...]) -> NDArray[np.uint8]:
@@ -153,7 +166,11 @@ def read_image(case: Case, channels: int) -> NDArray[np.float32]:
 
     Raises ReadError for a file that cannot be read.
     """
-    pixels = read_slice(case.image, slice_index=case.slice_index, volume=case.volume)
+    kept = _taken(case, "image")
+    if kept is None:
+        pixels = read_slice(case.image, slice_index=case.slice_index, volume=case.volume)
+    else:
+        pixels = kept.astype(np.float32)
     if pixels.ndim == 3 and channels == 1:
         pixels = luminance(pixels)
     if pixels.ndim == 2:
@@ -247,7 +264,7 @@ class FilesOnce:
     """Opens the files of a case once for all that is read from them.
 
     A file of a single case is held as a whole; from a file of several cases, slices are read one by
-    one.
+    one. A file whose pixels the check of the table kept is not opened.
     """
 
     def __init__(self, cases: Sequence[Case]) -> None:
@@ -256,7 +273,12 @@ class FilesOnce:
     @contextmanager
     def of(self, case: Case) -> Iterator[None]:
         """Let this thread open each file of the case once within the block."""
-        with opened_once(*(path for path in case.files.values() if self._uses[path] == 1)):
+        files = [
+            path
+            for column, path in case.files.items()
+            if self._uses[path] == 1 and column not in case.contents.decoded
+        ]
+        with opened_once(*files):
             yield
 
 
@@ -282,14 +304,23 @@ def image_facts(case: Case) -> ImageFacts:
     return read_image_facts(case)
 
 
+def known_look(case: Case) -> Look | None:
+    """Return the look of a case's slice from the check of the table, unless the file changed."""
+    known = case.contents.image
+    return known.look if known is not None and known.version == version_of(case.image) else None
+
+
 def look_at(case: Case, *, sampled: bool = False) -> Look:
     """Return the look of a case's slice, read if it is not known. Raises ReadError.
 
     sampled: with evenly spaced values, so that large images count no more than small ones.
     """
-    known = image_facts(case).look
+    known = known_look(case)
     if known is not None and (known.sample is not None or not sampled):
         return known
+    kept = case.contents.decoded.get("image")
+    if known is not None and kept is not None:
+        return look_of(kept.pixels.astype(np.float32), known.origin, sampled=sampled)
     pixels, origin = read_slice_and_origin(
         case.image, slice_index=case.slice_index, volume=case.volume
     )
@@ -307,6 +338,17 @@ def look_of(
         origin=origin or Origin(),
         sample=pixels.ravel()[:: max(1, pixels.size // SAMPLED)].copy() if sampled else None,
     )
+
+
+def compact(pixels: NDArray[np.float32]) -> NDArray[np.generic]:
+    """Return pixels in the smallest whole-number type that holds them; unchanged if none does."""
+    low, high = pixels.min(), pixels.max()
+    for kind in (np.uint8, np.int16, np.uint16):
+        limits = np.iinfo(kind)
+        if limits.min <= low and high <= limits.max:
+            whole = pixels.astype(kind)
+            return whole if np.array_equal(whole, pixels) else pixels
+    return pixels
 
 
 def labelled_numbers(case: Case) -> frozenset[int]:

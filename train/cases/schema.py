@@ -298,6 +298,17 @@ class FileDigest:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """The pixels of a case in one of its files, as shown, and the version of the file.
+
+    pixels: an image in the smallest type that holds its values, or labels.
+    """
+
+    version: Version
+    pixels: NDArray[np.generic]
+
+
+@dataclass(frozen=True)
 class Contents:
     """The contents of a case's files, about a kilobyte, so that no file is opened for them again.
 
@@ -306,7 +317,8 @@ class Contents:
     fingerprint: equal for files with equal pixels (of volumes in their middle slice), and for
     hardly any others; empty if an earlier case has the same file. unnamed: numbers in label files
     that stand for no class. turned_alone: whether an orientation tag turns the image, but not its
-    labels. digests: by column, of files that were read as a whole.
+    labels. digests: by column, of files that were read as a whole. decoded: by column, pixels that
+    are kept until they are read the next time, for as many cases as there is room for.
     """
 
     image: ImageFacts | None = None
@@ -317,6 +329,7 @@ class Contents:
     unnamed: frozenset[int] = frozenset()
     turned_alone: bool = False
     digests: Mapping[str, FileDigest] = field(default_factory=dict)
+    decoded: dict[str, Decoded] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:

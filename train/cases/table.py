@@ -63,6 +63,9 @@ T = TypeVar("T")
 READERS = min(32, 4 + (os.cpu_count() or 1))
 """Threads that read files: more than cores, because most of the time is spent waiting for disks
 and network shares."""
+DECODED_BYTES = 1 << 28
+"""Memory of the pixels that are kept for training: a table of about a thousand images of 512 x 512
+in 8 bits is decoded once. The files of a larger one are opened and decoded again."""
 PAIRS_SHOWN = 5
 NUMBERS_SHOWN = 8
 
@@ -336,12 +339,18 @@ def check_files(
     once = FilesOnce(cases)
     sample = {case.row for case in sampled}
     first = {os.path.normpath(case.image): case.row for case in reversed(cases)}
+    room = DECODED_BYTES
 
     def check(case: Case) -> tuple[Contents, list[str]]:
+        nonlocal room
         is_first = first[os.path.normpath(case.image)] == case.row
-        row = CaseRow(named[case.row], is_first, case.row in sample)
+        row = CaseRow(named[case.row], is_first, case.row in sample, case.split != "test")
         with once.of(case):
-            return check_case(case, row, classes=classes, denominators=denominators)
+            contents, faults = check_case(case, row, classes=classes, denominators=denominators)
+        room -= sum(kept.pixels.nbytes for kept in contents.decoded.values())
+        if room < 0:
+            contents.decoded.clear()
+        return contents, faults
 
     # Once for all files: silencing the library for each takes as long as opening one.
     with silence_pydicom, ThreadPoolExecutor(READERS) as pool:

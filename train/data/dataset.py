@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.train.cases.files import FilesOnce, class_masks, look_of, read_image, read_marks
+from wsseg.imaging.dicom import silence_pydicom
+from wsseg.train.cases.files import (
+    FilesOnce,
+    class_masks,
+    known_look,
+    look_of,
+    read_image,
+    read_marks,
+)
 from wsseg.train.cases.schema import Case, Look, class_denominators
 from wsseg.train.data.batch import Sample
 from wsseg.train.data.preprocess import Preprocess, shrink_marks, shrink_mask
@@ -124,8 +132,10 @@ class CaseDataset:
         """Read all cases now, several at a time, if they fit into memory."""
         if not self._keeps:
             logger.info("%d cases do not fit into memory: reading them each epoch", len(self))
+            self._drafts.clear()
             return
-        with ThreadPoolExecutor(READERS) as pool:
+        # Once for all files: silencing the library for each takes as long as opening one.
+        with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
             for _ in pool.map(self._compact, range(len(self))):
                 pass
 
@@ -222,7 +232,12 @@ class CaseDataset:
             windowed = self._preprocess.windowed_finite(torch.from_numpy(raw)[None])
             image = self._preprocess.resized(windowed)[0]
         if self._keeps:
-            self.looks[case.row] = look_of(raw[0] if len(raw) == 1 else raw.transpose(1, 2, 0))
+            known = known_look(case)
+            if len(raw) > 1:
+                known = look_of(raw.transpose(1, 2, 0))
+            elif known is None or known.rgb:
+                known = look_of(raw[0])
+            self.looks[case.row] = known
         draft = _Draft(
             # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
             image=image.half(),
