@@ -91,7 +91,7 @@ def best_blobs(image: NDArray[np.floating], area: float) -> dict[Polarity, Blob]
         contrast = _contrasts(image, axes, angle)
         for polarity in POLARITIES:
             signed = polarity * contrast
-            index = int(np.argmax(np.nan_to_num(signed, nan=-math.inf)))
+            index = int(np.argmax(np.where(np.isnan(signed), -math.inf, signed)))
             best = float(signed.flat[index])
             if best > (blobs[polarity].contrast if polarity in blobs else LEAST_CONTRAST):
                 row, column = (float(at) + 0.5 for at in np.unravel_index(index, image.shape))
