@@ -232,12 +232,12 @@ class CaseDataset:
             windowed = self._preprocess.windowed_finite(torch.from_numpy(raw)[None])
             image = self._preprocess.resized(windowed)[0]
         if self._keeps:
-            known = known_look(case)
+            look = known_look(case)
             if len(raw) > 1:
-                known = look_of(raw.transpose(1, 2, 0))
-            elif known is None or known.rgb:
-                known = look_of(raw[0])
-            self.looks[case.row] = known
+                look = look_of(raw.transpose(1, 2, 0))
+            elif look is None or look.rgb:
+                look = look_of(raw[0])
+            self.looks[case.row] = look
         draft = _Draft(
             # Half precision errs by at most 1/4096 of the window, a sixteenth of an 8-bit step.
             image=image.half(),
