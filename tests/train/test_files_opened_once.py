@@ -82,6 +82,17 @@ def test_a_picture_is_opened_once_and_once_more_where_its_pixels_could_not_be_ke
     assert max(opens.values()) == times
 
 
+def test_a_picture_whose_area_is_known_in_pixels_is_opened_once_more(
+    make_blobs: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_blobs(tmp_path, 12, 4, "marks")
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{header},area_px", *(f"{line},200" for line in lines)]))
+    with opened(tmp_path) as opens:
+        prepare(path)
+    assert max(opens.values()) == 2
+
+
 def test_a_fold_opens_each_picture_once(make_blobs: Callable[..., Path], tmp_path: Path) -> None:
     path = make_blobs(tmp_path, 12, 4)
     with opened(tmp_path) as opens:

@@ -1,11 +1,13 @@
 """The cells of cases.csv: text as values, and ratios from fractions, percent or areas."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import get_args
 
+from wsseg.imaging.content import opened_once
 from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import named_file
@@ -276,8 +278,13 @@ def _area_shares(
 
     An area has no share, and no fault either, if its image or slice cannot be read.
     """
+    uses = Counter(row.cells.get("image") for row in text.rows)
+
+    def shares_of(row: Row) -> list[tuple[str, float | str]]:
+        return list(_row_shares(text, row, areas, alone=uses[row.cells.get("image")] == 1))
+
     with ThreadPoolExecutor(READERS) as pool:
-        rows = list(pool.map(lambda row: list(_row_shares(text, row, areas)), text.rows))
+        rows = list(pool.map(shares_of, text.rows))
     values: dict[str, dict[int, float]] = {name: {} for name in areas}
     for row, shares in zip(text.rows, rows, strict=True):
         for name, share in shares:
@@ -289,21 +296,26 @@ def _area_shares(
 
 
 def _row_shares(
-    text: TextTable, row: Row, areas: Mapping[str, Mapping[int, float]]
+    text: TextTable, row: Row, areas: Mapping[str, Mapping[int, float]], *, alone: bool
 ) -> Iterator[tuple[str, float | str]]:
-    """Yield by column the share of each area of a row, or what is wrong with it."""
-    for name in areas:
-        if row.line not in areas[name]:
-            continue
-        area, metric = areas[name][row.line], name.partition(":")[0] == "area_mm2"
-        try:
-            path = named_file(text.path.parent, row.cells.get("image", ""))
-            at, volume = (parse_index(row.cells.get(column, "")) for column in ("slice", "volume"))
+    """Yield by column the share of each area of a row, or what is wrong with it.
+
+    alone: whether the image is in this row only, so that its file is opened once.
+    """
+    given = {name: areas[name][row.line] for name in areas if row.line in areas[name]}
+    if not given:
+        return
+    try:
+        path = named_file(text.path.parent, row.cells.get("image", ""))
+        at, volume = (parse_index(row.cells.get(column, "")) for column in ("slice", "volume"))
+        with opened_once(path if alone else None):
             rows, columns = slice_shape(path, slice_index=at, volume=volume)
-            pixel = pixel_mm2(path, volume) if metric else 1.0
-        except (WssegError, CellError, OSError):
-            continue
-        unit = "mm2" if metric else "pixels"
+            pixel_area = pixel_mm2(path, volume)
+    except (WssegError, CellError, OSError):
+        return
+    for name, area in given.items():
+        metric = name.partition(":")[0] == "area_mm2"
+        pixel, unit = (pixel_area, "mm2") if metric else (1.0, "pixels")
         if pixel is None:
             yield name, "the image does not say how large its pixels are: give area_px or a ratio"
         elif area > (whole := rows * columns * pixel) * (1 + SLACK):
