@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The tests run in two processes; one computing thread each keeps them from fighting over cores.
+# What shares a costly fixture runs in one of them, in the order of the files: see tests/conftest.py.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
+TEST_ARGS := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-newest test-oldest constraints strace lint types wheel bench bench-accuracy bench-speed clean
+.PHONY: demo test test-fast test-newest test-oldest constraints strace lint types wheel bench bench-accuracy bench-speed clean
 
 # Versions that passed the tests; PINS= takes the newest that pyproject.toml allows instead.
 PINS := constraints.txt
@@ -27,8 +29,14 @@ demo: $(VENV)/.ready
 	$(BIN)/wsseg demo --out demo-out
 
 test: lint types strace $(VENV)/.ready
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not gpu"
+	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_ARGS) -m "not gpu"
 	$(MAKE) wheel
+
+# What to run while working: no slow tests, no checks of array shapes in train, which take half of
+# its time. It ends with the tests that took long enough to be marked slow.
+test-fast: $(VENV)/.ready
+	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_ARGS) -m "not gpu and not slow" \
+	  --jaxtyping-packages= --durations 10 --durations-min 1
 
 # The tests in an environment of its own, of the newest packages.
 test-newest:
@@ -43,7 +51,7 @@ test-oldest: strace
 	$(OLDEST)/bin/python -m pip install --quiet uv
 	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct \
 	  --editable ".[all]" --group test
-	$(TEST_ENV) $(OLDEST)/bin/python -m pytest -n 2 -m "not gpu" -W default
+	$(TEST_ENV) $(OLDEST)/bin/python -m pytest $(TEST_ARGS) -m "not gpu" -W default
 
 # The newest packages become the pinned ones if the tests pass with them.
 constraints:

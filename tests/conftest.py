@@ -1,5 +1,7 @@
 """Settings every test shares, and which tests are slow and which belong together."""
 
+import gc
+
 import pytest
 from hypothesis import settings
 
@@ -10,31 +12,45 @@ settings.load_profile("ci")
 # As the commands do; and it comes before any test module imports a library that would report.
 keep_caches_private()
 
-COSTLY = {
+SHARED = {
+    "job": "exports",
+    "guide": "exports",
     "exported": "exports",
     "small_models": "exports",
     "small_model": "exports",
-    "job": "exports",
-    "guide": "exports",
     "two_processes": "two processes",
 }
-"""Fixtures that take seconds, each made once: the group of tests that one worker runs for it.
+"""Fixtures that take seconds: the group of the tests that one worker runs, so as to make each once.
 
 The first export of a process costs most, so all that export are one group.
 """
+SLOW = SHARED.keys() - {"job"}
+"""Those whose tests are all slow; the fast ones have `job`, to see the whole way once."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test of a costly fixture is slow. One worker runs all tests of a file, and of a group."""
+    """Mark what is slow by its fixtures, and keep together the tests of a group and of a file."""
     groups: dict[str, str] = {}
     for item in items:
-        for name in COSTLY.keys() & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & SLOW:
             item.add_marker(pytest.mark.slow)
-            groups[_file(item)] = COSTLY[name]
+        for name in fixtures & SHARED.keys():
+            groups[_file(item)] = SHARED[name]
     for item in items:
-        group = groups.get(_file(item), _file(item))
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(groups.get(_file(item), _file(item))))
+
+
+def pytest_collection_finish() -> None:
+    """Libraries and tests are no garbage: looking through them is a tenth of the time of all."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """So that extension modules find nothing alive that they would warn of."""
+    gc.unfreeze()
 
 
 def _file(item: pytest.Item) -> str:

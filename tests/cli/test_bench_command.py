@@ -1,6 +1,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import call
 from wsseg.cli.bench import BenchOptions, compare
 from wsseg.serve.manifest import FILE_NAME, Manifest
@@ -39,6 +41,7 @@ def test_an_engine_that_does_not_run_here_says_why(job: Path, tmp_path: Path):
     assert "does not run here" in said
 
 
+@pytest.mark.slow
 def test_the_program_of_pytorch_is_timed_only_where_it_is_asked_for(job: Path):
     assert (job / "model" / "model.pt2").is_file()
     short = BenchOptions(batch=1, rounds=1, side=40, device="cpu")

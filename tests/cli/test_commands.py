@@ -28,6 +28,7 @@ def test_marks_train_and_export_leave_what_their_help_promises(job: Path):
     assert len(rows(job / "run" / "metrics.csv")) == 2
 
 
+@pytest.mark.slow
 def test_a_student_says_how_it_compares_and_its_model_names_its_teacher(job: Path, tmp_path: Path):
     said = call(
         "train", job / "cases" / "cases.csv", "--out", tmp_path / "run", "--distill", job / "run",
@@ -248,6 +249,7 @@ def test_an_engine_whose_masks_were_all_empty_is_not_said_to_agree():
     assert "masks agree 1.000000, probability within 2.0e-06, mean IoU" in describe(found)
 
 
+@pytest.mark.slow
 def test_json_log_is_one_object_a_line(job: Path, tmp_path: Path):
     command = (
         "from wsseg.cli.main import infer_main; import sys; "

@@ -8,6 +8,7 @@ from tests.cli.conftest import call
 from wsseg.serve.manifest import load_model
 
 
+@pytest.mark.slow
 def test_an_export_adds_a_version_to_the_repository_and_says_so(job: Path, tmp_path: Path):
     repository = tmp_path / "models"
     printed = call(

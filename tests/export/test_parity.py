@@ -32,6 +32,12 @@ THRESHOLDS = (0.5, 0.4)
 
 
 @pytest.fixture(scope="module")
+def predictor(small_predictor):
+    """The gate compares answers, whatever network gives them."""
+    return small_predictor
+
+
+@pytest.fixture(scope="module")
 def standard(predictor, slices):
     return reference_outputs(predictor, slices, THRESHOLDS, CLASSES, RATIOS)
 

@@ -218,6 +218,7 @@ def lossless_jpeg():
     return ScanRef("dicom", (FileRef(Path(str(path)), "lossless"),))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_crashes_costs_only_its_file(monkeypatch):
     monkeypatch.setattr(dicom_decode, "_MODULE", "wsseg.imaging.no_such_module")
     dicom_decode._own.worker = None

@@ -249,6 +249,7 @@ def test_a_file_truncated_after_it_was_read_is_reported_when_a_slice_is_decoded(
         np.asarray(scan.pixels)
 
 
+@pytest.mark.slow
 def test_several_threads_take_slices_of_one_long_object(tmp_path, write_dicom, long):
     path = write(tmp_path / "a", write_dicom, "jpeg")
     scan = read(path)

@@ -171,7 +171,7 @@ def test_a_body_is_shown_in_one_way_however_it_is_stored(stored, kind, axes):
 
 
 @pytest.mark.parametrize("kind", STORED_AS)
-@pytest.mark.parametrize("axes", ["upright", "tilted far"])
+@pytest.mark.parametrize("axes", ["upright", pytest.param("tilted far", marks=pytest.mark.slow)])
 def test_shown_pixels_and_written_labels_lie_where_the_body_does(tmp_path, stored, kind, axes):
     bright = BODY >= 100
     middle = np.argwhere(bright).mean(0)

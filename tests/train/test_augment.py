@@ -126,6 +126,7 @@ def test_the_empty_border_is_black_and_not_marked():
     assert not after.mask[0][border].any()
 
 
+@pytest.mark.slow
 @given(
     rotation=rotations,
     places=st.lists(

@@ -138,6 +138,7 @@ def _mean_probability(taught: Taught, run: Path) -> float:
     return float(torch.stack(maps).mean())
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_goes_on_to_the_same_weights(taught, tmp_path):
     def interrupt(report: EpochReport) -> None:
         if report.epoch == 1:

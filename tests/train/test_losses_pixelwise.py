@@ -171,6 +171,7 @@ def test_target_cross_entropy_is_least_at_a_soft_target():
     torch.testing.assert_close(gradient, torch.zeros_like(gradient))
 
 
+@pytest.mark.slow  # not for its time: in fast tests no shape is checked
 def test_logits_without_a_batch_are_refused():
     with pytest.raises(TypeError):
         Outputs(torch.zeros(H, W), torch.zeros(1, 1, H, W))

@@ -44,6 +44,7 @@ def test_a_share_of_each_split_is_marked_and_the_others_keep_their_ratio(
         assert case.ratios == (mask.mean(),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "column"), [("scribble", "marks"), ("box", "box")])
 def test_cases_outside_the_share_keep_what_they_had(many, tmp_path, caplog, kind, column):
     first = simulate_marks(many, tmp_path / "first")

@@ -57,6 +57,7 @@ def test_a_short_run_publishes_statistics_of_its_final_weights_where_they_are_be
     assert iou_of(out, blobs) == pytest.approx(kept.anew_score)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_its_very_end_comes_to_the_same_record_and_weights(
     short, blobs, tmp_path, monkeypatch
 ):
@@ -120,6 +121,7 @@ def test_better_averages_stay(learner, short):
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_without_validation_cases_training_cases_decide(learner, tmp_path):
     table, data, own = learner
     none = CaseDataset((), table.classes, (), own.preprocess)

@@ -28,6 +28,7 @@ def _rgb(colour):
     return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
 
 
+@pytest.mark.slow
 def test_curves_gain_a_panel_when_there_are_validation_figures(tmp_path):
     draw_curves(HISTORY, 5, tmp_path / "without.png")
     draw_curves([*HISTORY[:4], {**HISTORY[4], "val_iou": 0.5}], 5, tmp_path / "with.png")
@@ -55,6 +56,7 @@ def test_an_example_shows_mark_true_mask_and_prediction_each_in_its_colour(tmp_p
     assert {_rgb(YELLOW), _rgb(SKY), _rgb(VERMILION)} <= _colours(tmp_path / "examples.png")
 
 
+@pytest.mark.slow
 def test_colour_slices_missing_masks_and_no_examples_at_all_are_drawn(tmp_path):
     broken = _example(channels=3, masked=False)
     broken.prediction.native.image[0, 0, 0] = float("nan")

@@ -80,6 +80,7 @@ def test_the_front_adds_nothing_to_a_checkpoint():
     assert Preprocess(Window(), 32, 1).state_dict() == {}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("window", [CT, OWN])
 def test_onnx_runtime_sees_what_training_saw_for_any_size_and_number_of_images(window, tmp_path):

@@ -62,6 +62,7 @@ def _interrupt_at(epoch):
     return interrupt
 
 
+@pytest.mark.slow
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_curve_and_weights(
     uninterrupted, partly_marked, tmp_path
 ):
@@ -90,6 +91,7 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_curve_and_weights(
     _assert_same_run(out, uninterrupted.out)
 
 
+@pytest.mark.slow
 def test_reading_processes_change_nothing_not_even_when_targets_are_renewed(
     uninterrupted, partly_marked, tmp_path
 ):
@@ -126,6 +128,7 @@ def test_two_processes_give_the_curve_and_the_cuts_of_one_in_float64(
     )
 
 
+@pytest.mark.slow
 def test_two_processes_begin_as_one_does_and_leave_the_environment(
     uninterrupted, partly_marked, tmp_path
 ):

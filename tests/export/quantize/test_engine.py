@@ -88,6 +88,7 @@ def test_a_batch_and_mixed_sizes_give_the_mask_of_the_slice_alone(int8, standard
     )
 
 
+@pytest.mark.slow
 def test_layers_are_put_back_until_the_gate_passes(
     small, standard, slices, tmp_path, caplog, monkeypatch
 ):
@@ -127,6 +128,7 @@ def without_optimisation():
     return options
 
 
+@pytest.mark.slow
 def test_the_layers_around_a_loud_channel_are_the_most_sensitive(small):
     loud = with_one_loud_channel(small)
     part = network_part(traced(loud))
