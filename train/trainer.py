@@ -58,9 +58,8 @@ from wsseg.train.run_folder import (
     sweep,
 )
 from wsseg.train.self_training import SelfTrainer, remove_pseudo_labels
-from wsseg.train.targets.case_targets import borders_of
+from wsseg.train.targets.case_targets import borders_of, localise_cases
 from wsseg.train.targets.evidence import Growth, choose_growth
-from wsseg.train.targets.localise_cases import localise_cases
 from wsseg.train.validation import (
     SPLITS,
     Data,
@@ -153,7 +152,9 @@ def teaching_cases(table: CaseTable, config: TrainConfig, facts: RunFacts) -> Ca
     )
     targets.growth = facts.growth or growth_of(data, config)
     if targets.growth is not None and config.localise_from_area:
-        targets.proposals = localise_cases(data)
+        targets.proposals = localise_cases(
+            data.cases, data.classes, data.denominators, data.thumbnail
+        )
     return data
 
 

@@ -1,4 +1,4 @@
-"""Guessed places in training cases that are read from files."""
+"""Classes that training cases do not locate are localised by their areas."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from wsseg.train.cases.table import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.data.preprocess import Preprocess
-from wsseg.train.targets.localise_cases import localise_cases
+from wsseg.train.targets.case_targets import localise_cases
+from wsseg.train.targets.localise import BlobProposal
 from wsseg.train.trainer import choose_facts, teaching_cases
 
 ROWS, COLUMNS = 60, 80
@@ -60,6 +61,10 @@ def case_list(folder: Path, marked: Sequence[int] = (), sign: int = -1) -> list[
     return cases
 
 
+def proposed(data: CaseDataset) -> dict[int, tuple[BlobProposal | None, ...]]:
+    return localise_cases(data.cases, data.classes, data.denominators, data.thumbnail)
+
+
 def dataset(cases: Sequence[Case], *classes: str) -> CaseDataset:
     return CaseDataset(
         cases,
@@ -89,7 +94,7 @@ def test_cases_that_say_no_place_begin_at_their_regions(
 ) -> None:
     marked = (2, 5)
     with caplog.at_level(logging.INFO, "wsseg.train"):
-        found = localise_cases(dataset(case_list(tmp_path, marked, sign)))
+        found = proposed(dataset(case_list(tmp_path, marked, sign)))
     unmarked = [number for number in range(COUNT) if number not in marked]
     assert set(unmarked) <= set(found)
     overlaps = []
@@ -104,7 +109,7 @@ def test_cases_that_say_no_place_begin_at_their_regions(
 
 def test_a_guess_is_taught_until_the_network_knows_better(tmp_path: Path) -> None:
     cases = dataset(case_list(tmp_path, marked=(2,)))
-    cases.targets.proposals = localise_cases(cases)
+    cases.targets.proposals = proposed(cases)
     (proposal,) = cases.targets.proposals[0]
     assert proposal is not None
     taught, marked = cases.item(0), cases.item(2)
@@ -121,31 +126,31 @@ def test_nothing_is_guessed_where_every_case_is_marked(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "wsseg.train"):
-        assert localise_cases(dataset(case_list(tmp_path, marked=range(COUNT)))) == {}
+        assert proposed(dataset(case_list(tmp_path, marked=range(COUNT)))) == {}
     assert not caplog.records
 
 
 def test_unmarked_cases_without_an_area_ask_for_no_guess(tmp_path: Path) -> None:
     cases = case_list(tmp_path, marked=range(1, COUNT))
     cases[0] = Case(row=2, image=cases[0].image, ratios=(None,))
-    assert localise_cases(dataset(cases)) == {}
+    assert proposed(dataset(cases)) == {}
 
 
 def test_a_class_that_nothing_locates_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        assert localise_cases(dataset(others(case_list(tmp_path)), "fat")) == {}
+        assert proposed(dataset(others(case_list(tmp_path)), "fat")) == {}
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "no case says where fat is" in record.getMessage()
+    assert "no case locates fat" in record.getMessage()
 
 
 def test_marks_in_some_cases_are_warning_enough(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        assert localise_cases(dataset(others(case_list(tmp_path, marked=(2, 5))))) == {}
+        assert proposed(dataset(others(case_list(tmp_path, marked=(2, 5))))) == {}
     assert not caplog.records
 
 
@@ -158,11 +163,11 @@ def test_of_two_classes_the_one_that_is_no_blob_is_not_guessed(
         for case, other in zip(cases, others(cases), strict=True)
     ]
     with caplog.at_level(logging.WARNING, "wsseg.train"):
-        found = localise_cases(dataset(both, "cyst", "fat"))
+        found = proposed(dataset(both, "cyst", "fat"))
     assert set(found) == set(range(COUNT))
     assert all(cyst is not None and fat is None for cyst, fat in found.values())
     assert "where fat is" in caplog.text
-    assert "no case says where cyst" not in caplog.text
+    assert "no case locates cyst" not in caplog.text
 
 
 def test_an_area_known_by_bounds_is_not_exact_enough(tmp_path: Path) -> None:
@@ -175,7 +180,7 @@ def test_an_area_known_by_bounds_is_not_exact_enough(tmp_path: Path) -> None:
         )
         for case in case_list(tmp_path)[:4]
     ]
-    found = localise_cases(dataset(case_list(tmp_path)[4:] + loose))
+    found = proposed(dataset(case_list(tmp_path)[4:] + loose))
     assert set(found) == set(range(COUNT - 4))
 
 
@@ -186,7 +191,7 @@ def test_a_class_that_nobody_marks_is_guessed_beside_one_that_everybody_marks(
         replace(case, ratios=(None, *case.ratios), regions=(Region(), Region()))
         for case in case_list(tmp_path, marked=range(COUNT))
     ]
-    found = localise_cases(dataset(cases, "marked", "bare"))
+    found = proposed(dataset(cases, "marked", "bare"))
     assert len(found) == COUNT
     assert all(first is None and second is not None for first, second in found.values())
 
@@ -203,7 +208,7 @@ def test_strokes_of_background_and_equal_bounds_still_leave_a_place_to_guess(
         )
         for case in case_list(tmp_path)
     ]
-    assert len(localise_cases(dataset(cases))) == COUNT
+    assert len(proposed(dataset(cases))) == COUNT
 
 
 def test_no_class_is_called_unlocated_that_masks_or_boxes_locate(
@@ -213,7 +218,7 @@ def test_no_class_is_called_unlocated_that_masks_or_boxes_locate(
     mask = save(tmp_path / "mask.png", disc(*places()[0]))
     cases[0] = replace(cases[0], mask=mask)
     with caplog.at_level(logging.WARNING):
-        assert not localise_cases(dataset(cases))
+        assert not proposed(dataset(cases))
     assert not caplog.records
 
 
@@ -222,7 +227,7 @@ def test_a_class_without_any_area_is_not_spoken_of(
 ) -> None:
     cases = [replace(case, ratios=(None,)) for case in case_list(tmp_path)]
     with caplog.at_level(logging.INFO):
-        assert not localise_cases(dataset(cases))
+        assert not proposed(dataset(cases))
     assert not caplog.records
 
 
@@ -230,7 +235,7 @@ def test_masks_that_lie_beside_the_blobs_take_the_guesses_back(tmp_path: Path) -
     corner = save(tmp_path / "corner.png", disc(5, 5, 4))
     cases = case_list(tmp_path)
     outlined = [replace(case, mask=corner) for case in cases[:6]]
-    assert localise_cases(dataset([*outlined, *cases[6:]])) == {}
+    assert proposed(dataset([*outlined, *cases[6:]])) == {}
 
 
 def test_guesses_can_be_switched_off(make_blobs: Callable[..., Path], tmp_path: Path) -> None:
@@ -243,8 +248,8 @@ def test_a_class_that_nobody_places_and_no_area_can_is_told(tmp_path, caplog):
     cases = [replace(case, ratios=(None,)) for case in case_list(tmp_path)]
     bounded = [replace(case, regions=(Region(high=0.4),)) for case in cases]
     with caplog.at_level(logging.WARNING, "wsseg"):
-        assert localise_cases(dataset(bounded)) == {}
-    assert "no case says where roi is, and none has its exact ratio" in caplog.text
+        assert proposed(dataset(bounded)) == {}
+    assert "no case locates roi, and none has its exact ratio" in caplog.text
 
 
 def test_a_class_that_can_be_guessed_does_not_silence_one_that_cannot(tmp_path, caplog):
@@ -253,7 +258,7 @@ def test_a_class_that_can_be_guessed_does_not_silence_one_that_cannot(tmp_path, 
         for case in case_list(tmp_path)
     ]
     with caplog.at_level(logging.WARNING, "wsseg"):
-        localise_cases(dataset(both, "roi", "edge"))
+        proposed(dataset(both, "roi", "edge"))
     told = [r.getMessage() for r in caplog.records if "none has its exact ratio" in r.getMessage()]
     assert len(told) == 1
     assert "where edge is" in told[0]

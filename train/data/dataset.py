@@ -182,7 +182,7 @@ class CaseDataset:
             raise AssertionError("the case was read with its evidence")
         return evidence
 
-    def thumbnail(self, index: int, *, waits: bool) -> Thumbnail:
+    def thumbnail(self, index: int, waits: bool) -> Thumbnail:
         """Return one case on the grid of blobs. waits: whether its target needs a proposal."""
         draft = self._drafts.pop(index, None) or self._read(index, learns=True)
         if self._keeps and waits:

@@ -81,7 +81,7 @@ class MarkOptions:
     def __post_init__(self) -> None:
         for name, percent in (("share", self.share), ("ratio noise", self.ratio_noise)):
             if not 0 <= percent <= 100:
-                raise WssegError(f"a {name} of {percent:g} percent: give 0 to 100")
+                raise WssegError(f"{name} is {percent:g} percent: give 0 to 100")
 
 
 def depth(region: Mask) -> Float[NDArray[np.float64], "rows columns"]:

@@ -228,9 +228,14 @@ def simulate_marks(
         (folder / TABLE).open("w", encoding="utf-8") as file,
     ):
         _require_new(out)  # again: other marks may have been written meanwhile
-        job = _Job(
-            text, table, amount, chosen, _marked(text, table, chosen), out, folder, keep_masks
-        )
+        # The share is that of each split that the table states.
+        splits: dict[str, list[Case]] = {}
+        for row, case in zip(text.rows, table.cases, strict=True):
+            if case.mask is not None:
+                splits.setdefault(row.cells.get("split", ""), []).append(case)
+        rows = (marked_rows(cases, chosen.share, chosen.seed) for cases in splits.values())
+        marked = frozenset[int]().union(*rows)
+        job = _Job(text, table, amount, chosen, marked, out, folder, keep_masks)
         writer = csv.DictWriter(file, _header(job), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         outcomes = [_write(job, index, writer) for index in range(len(table.cases))]
@@ -254,19 +259,9 @@ def _require_plausible(options: MarkOptions, beside_masks: bool, percent: float 
     most = 100 * READER_VARIATION
     if beside_masks and options.ratio_noise > most:
         raise WssegError(
-            f"ratios that err by up to {options.ratio_noise:g} percent do not pass for those of "
-            f"their masks: leave the masks out, or stay within {most:g} percent"
+            f"ratios with an error of up to {options.ratio_noise:g} percent contradict their "
+            f"masks: drop the masks, or use at most {most:g} percent"
         )
-
-
-def _marked(text: TextTable, table: CaseTable, options: MarkOptions) -> frozenset[int]:
-    """Return the rows to mark: the share of each split that the table states."""
-    splits: dict[str, list[Case]] = {}
-    for row, case in zip(text.rows, table.cases, strict=True):
-        if case.mask is not None:
-            splits.setdefault(row.cells.get("split", ""), []).append(case)
-    rows = (marked_rows(cases, options.share, options.seed) for cases in splits.values())
-    return frozenset().union(*rows)
 
 
 def _header(job: _Job) -> tuple[str, ...]:
@@ -293,20 +288,31 @@ def _write(job: _Job, index: int, writer: "csv.DictWriter[str]") -> Outcome:
     """Write a row of the new table, after its marks under `scratch`."""
     row, case = job.text.rows[index], job.table.cases[index]
     cells, marked = moved(row.cells, job.table.path.parent, job.out), False
+    picture = f"{index + 1:04d}.png"
     drawn = case_mask(case, len(job.table.classes))
     if case.numbering.stored:
-        kept = drawn if case.split in job.keep_masks else None
-        cells |= _renumbered(job, index, case, kept)
+        # Label files that stay are rewritten with the labels 1, 2 ...
+        if drawn is not None and case.split in job.keep_masks:
+            cells["mask"] = _save(job, f"masks/{picture}", as_counted(case, drawn))
+        if case.marks is not None:
+            labels = label_slice(case.marks, case)
+            cells["marks"] = _save(job, f"marks/{picture}", as_counted(case, labels))
     if drawn is not None:
         labels = as_counted(case, drawn)
         ratios = columns_of("ratio", job.text, job.table)
-        # Beside a mask that judges, a wrong ratio would contradict it.
+        # Beside a mask for evaluation, a wrong ratio would contradict it.
         errs = case.split not in job.keep_masks or "train" in job.keep_masks
         noise = job.options.ratio_noise if errs else 0.0
         cells |= ratio_cells(ratios, cells, labels, noise, (job.options.seed, case.row))
-        if case.row in job.marked:
-            cells |= _mark(job, index, case, labels)
-            marked = bool(labels.any())
+        kind = job.options.kind
+        if case.row in job.marked and kind in MEASURES:
+            cells |= measured_cells(_measured_columns(job), labels, kind)
+        elif case.row in job.marked:
+            marks = paint_marks(labels, job.percent, job.options, case.row)
+            cells["marks"] = _save(job, f"marks/{picture}", marks)
+            kinds = columns_of("mark_kind", job.text, job.table)
+            cells |= dict.fromkeys(kinds, MARK_KINDS[kind])
+        marked = case.row in job.marked and bool(labels.any())
     cells["split"] = case.split
     if case.split not in job.keep_masks:
         cells["mask"] = ""
@@ -315,30 +321,8 @@ def _write(job: _Job, index: int, writer: "csv.DictWriter[str]") -> Outcome:
     return Outcome(row.cells.get("split", ""), case.row in job.marked, marked, before)
 
 
-def _renumbered(job: _Job, index: int, case: Case, mask: Labels | None) -> Cells:
-    """Return the cells of a case's kept label files, rewritten with the labels 1, 2 ..."""
-    marks = None if case.marks is None else label_slice(case.marks, case)
-    files = (("mask", "masks", mask), ("marks", "marks", marks))
-    return {
-        column: _save(job, f"{folder}/{index + 1:04d}.png", as_counted(case, labels))
-        for column, folder, labels in files
-        if labels is not None
-    }
-
-
 def _save(job: _Job, name: str, labels: Labels) -> str:
     path = job.scratch / name
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(labels).save(path)
     return name
-
-
-def _mark(job: _Job, index: int, case: Case, labels: Labels) -> Cells:
-    """Return the cells of a marked case; write its marks if they are a label map."""
-    kind = job.options.kind
-    if kind in MEASURES:
-        return measured_cells(_measured_columns(job), labels, kind)
-    marks = paint_marks(labels, job.percent, job.options, case.row)
-    name = _save(job, f"marks/{index + 1:04d}.png", marks)
-    kinds = columns_of("mark_kind", job.text, job.table)
-    return {"marks": name, **dict.fromkeys(kinds, MARK_KINDS[kind])}

@@ -1,5 +1,6 @@
-"""Initial targets of cases on the network's grid, and what is known of a case to make them."""
+"""Initial targets of cases: their evidence, their localisation by area, and the network's grid."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,21 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.dicom import silence_pydicom
-from wsseg.train.cases.schema import NOT_MARKED, Box, Case, Region
+from wsseg.train.cases.files import labelled_numbers
+from wsseg.train.cases.schema import MARKED_BACKGROUND, NOT_MARKED, Box, Case
 from wsseg.train.data.preprocess import HALF, area_mean, keep_one, shrink_marks
 from wsseg.train.targets.evidence import BorderEvidence, Evidence, Growth, Target
 from wsseg.train.targets.growing import evidence_of_borders, first_target, seeds
-from wsseg.train.targets.localise import small
+from wsseg.train.targets.localise import (
+    LEAST_CASES,
+    BlobProposal,
+    Proposals,
+    Refusal,
+    localise_class,
+    small,
+)
+
+log = logging.getLogger(__name__)
 
 LONGEST_SIDE = 256
 """Of the grid that targets are grown on. A finer one costs time, and errs less by a pixel where
@@ -23,6 +34,13 @@ BORDER_CASES = 64
 """Number of cases, evenly spread, whose borders decide how marks are grown."""
 FULL = 255
 READERS = 4
+CONTRASTS = {-1: "darker", 1: "brighter"}
+REFUSALS: dict[Refusal, str] = {
+    "few": f"localising by area needs {LEAST_CASES} cases with an area, and works better with 100",
+    "unexplained": "its areas do not match the blobs in the images",
+    "missed": "the blobs of its areas do not cover the marks",
+}
+"""Why a class cannot be localised, for the log."""
 
 
 def grid_shape(shape: tuple[int, int]) -> tuple[int, int]:
@@ -44,12 +62,18 @@ def case_evidence(
     the number of a class's pixels; other ratios do not count.
     """
     original, shape = (image.shape[1], image.shape[2]), grid_shape(image.shape[1:])
+    located = []
+    for index, region in enumerate(case.regions):
+        own = marks == index + 1
+        for row, column in region.extremes:
+            own[row, column] = False
+        located.append(bool(own.any()))
     return Evidence(
         image=area_mean(image[0] if len(image) == 1 else image.mean(0), shape),
         marks=shrink_marks(marks, shape),
         areas=case_areas(case, denominators),
         boxes=tuple(_box(region.box, original, shape) for region in case.regions),
-        located=tuple(_located(case, marks, index) for index in range(len(case.ratios))),
+        located=tuple(located),
         kinds=tuple(region.mark_kind for region in case.regions),
     )
 
@@ -99,12 +123,95 @@ def case_areas(case: Case, denominators: tuple[Denominator, ...]) -> NDArray[np.
     A lower bound without an upper one does not count. A class that is tagged as absent, or whose
     ratio or upper bound is 0, has the area 0.
     """
-    return np.array(
-        [
-            _area(ratio, region, below)
-            for ratio, region, below in zip(case.ratios, case.regions, denominators, strict=True)
-        ]
-    )
+    areas = np.full((len(denominators), 2), math.nan)
+    for index, (ratio, region) in enumerate(zip(case.ratios, case.regions, strict=True)):
+        if case.absent(index):
+            areas[index] = 0.0
+        elif denominators[index] == "image" and ratio is not None:
+            areas[index] = ratio
+        elif denominators[index] == "image" and region.high is not None:
+            areas[index] = region.low or 0.0, region.high
+    return areas
+
+
+def localise_cases(
+    cases: Sequence[Case],
+    classes: tuple[str, ...],
+    denominators: tuple[Denominator, ...],
+    read: Callable[[int, bool], Thumbnail],
+) -> dict[int, tuple[BlobProposal | None, ...]]:
+    """Return proposals for the classes that a case does not locate, by the index of the case.
+
+    read: returns the thumbnail of a case, given its index and whether it waits for a proposal.
+    Empty if every case with an area locates its classes. Logs which classes are localised by their
+    areas, and which are not and why.
+    """
+    with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
+        located = np.array(list(pool.map(_located_classes, cases)))
+        areas = np.array([case_areas(case, denominators) for case in cases])
+        wanted = ~located & (areas[..., 1] > 0) & (areas[..., 0] == areas[..., 1])
+        for index, name in enumerate(classes):
+            # Of these classes, sizes are only bounds, or ratios to something else than the image.
+            sized = any(case.ratios[index] or case.regions[index].high for case in cases)
+            if sized and not (located[:, index] | wanted[:, index]).any():
+                log.warning(
+                    "no case locates %s, and none has its exact ratio to the image to localise it "
+                    "by: mark it in a few cases, or its location may not be learnt",
+                    name,
+                )
+        if not wanted.any():
+            return {}
+        thumbnails = list(pool.map(read, range(len(cases)), wanted.any(1).tolist()))
+    proposals: dict[int, list[BlobProposal | None]] = {}
+    for index, name in enumerate(classes):
+        if wanted[:, index].any():
+            several = _localise(name, index, located[:, index], wanted[:, index], thumbnails)
+            for at, proposal in several.items():
+                proposals.setdefault(at, [None] * len(classes))[index] = proposal
+    return {at: tuple(proposals[at]) for at in sorted(proposals)}
+
+
+def _located_classes(case: Case) -> NDArray[np.bool_]:
+    """Return for each class (k) whether the case locates it."""
+    located = np.array([region.box is not None or case.mask is not None for region in case.regions])
+    located[[label - 1 for label in labelled_numbers(case) if label != MARKED_BACKGROUND]] = True
+    return located
+
+
+def _localise(
+    name: str,
+    class_index: int,
+    located: NDArray[np.bool_],
+    wanted: NDArray[np.bool_],
+    thumbnails: Sequence[Thumbnail],
+) -> dict[int, BlobProposal]:
+    """Return proposals for a class by the index of the case, and log the result.
+
+    located, wanted: for each case, whether it locates the class, and whether it needs a proposal.
+    """
+    marks = {at: t.marks[class_index] for at, t in enumerate(thumbnails) if class_index in t.marks}
+    areas = [float(thumbnail.areas[class_index]) for thumbnail in thumbnails]
+    result = localise_class([thumbnail.image for thumbnail in thumbnails], areas, marks)
+    if isinstance(result, Proposals):
+        proposals = {at: proposal for at, proposal in result.by_index.items() if wanted[at]}
+        text = (
+            "%d cases that do not locate %s start from a blob of its area that is %s than its "
+            "surroundings"
+        )
+        log.info(text, len(proposals), name, CONTRASTS[result.polarity])
+        if not marks:
+            text = "no mark confirms that these blobs are %s: inspect wsseg cases check --picture"
+            log.warning(text, name)
+        return proposals
+    if not located.any():
+        text = (
+            "no case locates %s, and %s: mark it in a few cases, or its location may not be learnt"
+        )
+        log.warning(text, name, REFUSALS[result])
+    else:
+        text = "cases that do not locate %s start without a pseudo-label: %s"
+        log.info(text, name, REFUSALS[result])
+    return {}
 
 
 @dataclass(frozen=True)
@@ -154,24 +261,6 @@ def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[B
 def grown(evidence: Evidence, growth: Growth, size: int) -> PixelTarget:
     """Return the initial target of a case on the network's grid."""
     return pixel_target(first_target(evidence, growth), size)
-
-
-def _area(ratio: float | None, region: Region, below: Denominator) -> tuple[float, float]:
-    if region.present is False or ratio == 0 or region.high == 0:
-        return 0.0, 0.0
-    if below != "image":
-        return math.nan, math.nan
-    if ratio is not None:
-        return ratio, ratio
-    return (math.nan, math.nan) if region.high is None else (region.low or 0.0, region.high)
-
-
-def _located(case: Case, marks: NDArray[np.uint8], class_index: int) -> bool:
-    """Return whether a class is marked by more than its extreme points."""
-    own = marks == class_index + 1
-    for row, column in case.regions[class_index].extremes:
-        own[row, column] = False
-    return bool(own.any())
 
 
 def _shrunk(layers: NDArray[np.floating], size: int) -> NDArray[np.float32]:

@@ -108,7 +108,8 @@ def border_evidence(
 ) -> BorderEvidence | None:
     """Return edge strengths in a mark and at its two grown borders; None for a flat image."""
     at_euclidean, at_geodesic = (
-        _mean(edges, _border(grown) & ~mark) for grown in (euclidean, geodesic)
+        _mean(edges, grown & ~ndimage.binary_erosion(grown) & ~mark)
+        for grown in (euclidean, geodesic)
     )
     if not (at_euclidean > 0 and at_geodesic > 0):
         return None
@@ -127,11 +128,6 @@ def choose_growth(evidence: Sequence[BorderEvidence]) -> Growth:
     texture = float(np.median([case.texture for case in evidence]))
     gain = float(np.median([case.gain for case in evidence]))
     return "geodesic" if texture < SMOOTH_TEXTURE and gain > EDGE_GAIN else "euclidean"
-
-
-def _border(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = ndimage.binary_erosion(region)
-    return region & ~inside
 
 
 def _mean(values: NDArray[np.floating], where: NDArray[np.bool_]) -> float:

@@ -220,7 +220,13 @@ def localise_class(
         return "unexplained"
     candidates |= {at: best_blobs(images[at], areas[at]) for at in shown if at not in candidates}
     blobs = {at: candidates[at][polarity] for at in shown if polarity in candidates[at]}
-    covered = [_covered(blobs[at], mark) for at, mark in marks.items() if at in blobs]
+    covered = []
+    for at, mark in marks.items():
+        if at in blobs:
+            # The share of the mark that the blob covers, or of the blob if that is smaller.
+            drawn = blobs[at].draw(mark.shape)
+            smaller = max(min(mark.sum(), drawn.sum()), 1e-6)
+            covered.append(float((mark * drawn).sum() / smaller))
     if covered and float(np.mean(covered)) < COVERED:
         return "missed"
     order = sorted(blobs, key=lambda index: blobs[index].contrast)
@@ -228,12 +234,6 @@ def localise_class(
         polarity,
         {at: BlobProposal(blobs[at], (rank + 1) / len(order)) for rank, at in enumerate(order)},
     )
-
-
-def _covered(blob: Blob, mark: NDArray[np.floating]) -> float:
-    """Return the share of a mark that a blob covers, or of the blob where that is smaller."""
-    drawn = blob.draw(mark.shape)
-    return float((mark * drawn).sum() / max(min(mark.sum(), drawn.sum()), 1e-6))
 
 
 def _candidates_and_scores(

@@ -38,31 +38,24 @@ def size_matched_label(
     see `boxes_allow`. A pixel belongs to at most one class.
     """
     labels: NDArray[np.uint8] = np.full(probability.shape, NO_LABEL, np.uint8)
-    known = [number for number, (_, high) in enumerate(areas) if not math.isnan(high)]
+    known = [index for index, (_, high) in enumerate(areas) if not math.isnan(high)]
     labels[known] = 0
-    sizes = {n: _size(probability[n], marks == n + 1, areas[n]) for n in known}
-    shown = [n for n in known if sizes[n] > 0]
+    sizes = {}
+    for index in known:
+        low, high = map(float, areas[index])
+        share = float(np.clip((probability[index] >= 0.5).mean(), low, high))
+        # A class in the image has at least one pixel.
+        sizes[index] = max(round(marks.size * share), int((marks == index + 1).sum()), int(low > 0))
+    shown = [index for index in known if sizes[index] > 0]
     if not shown:
         return labels
     costs = [
-        _cost(probability[n], marks == n + 1, allowed[n] & ((marks == 0) | (marks == n + 1)))
-        for n in shown
+        _cost(probability[k], marks == k + 1, allowed[k] & ((marks == 0) | (marks == k + 1)))
+        for k in shown
     ]
-    wanted = np.array([float(sizes[n]) for n in shown])
+    wanted = np.array([float(sizes[index]) for index in shown])
     labels[shown] = shares(np.stack(costs), wanted, reach=2.0) < 1
     return labels
-
-
-def _size(
-    probability: NDArray[np.floating], mark: NDArray[np.bool_], area: NDArray[np.floating]
-) -> int:
-    """Return the number of pixels of a class: its map's, within its bounds and not below its marks.
-
-    A class that is in the image has at least one pixel.
-    """
-    low, high = map(float, area)
-    shown = float(np.clip((probability >= 0.5).mean(), low, high))
-    return max(round(mark.size * shown), int(mark.sum()), int(low > 0))
 
 
 def certainty(probability: NDArray[np.floating], labels: NDArray[np.uint8]) -> NDArray[np.float32]:
