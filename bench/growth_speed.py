@@ -16,9 +16,9 @@ from skimage.segmentation import random_walker
 
 from bench.method_picture import phantom
 from bench.timing import ratio, where
-from wsseg.train.cases.schema import Case
+from wsseg.train.cases import Case
 from wsseg.train.simulate import disc_mark, erode_mark
-from wsseg.train.targets.case_targets import case_evidence, grown
+from wsseg.train.targets import case_evidence, grown
 
 SIDE = 512
 NETWORK = 256

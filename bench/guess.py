@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.accuracy.datasets import DATASETS, Dataset, label_map
 from wsseg.imaging.definitions import mask_iou
-from wsseg.train.targets.localise import BlobProposal, Proposals, localise_class, small
+from wsseg.train.targets import BlobProposal, Proposals, localise_class, on_blob_grid
 
 SHOWN = ("busi", "kidneys", "cardiac")
 HALF = 0.5
@@ -36,9 +36,11 @@ def read(data: Path, dataset: Dataset) -> Found:
     for picture in dataset.read(data / dataset.folder):
         labels = label_map(dataset, picture)
         with Image.open(picture.image) as image:
-            found.images.append(small(np.asarray(image.convert("L"), np.float32) / np.float32(255)))
+            found.images.append(
+                on_blob_grid(np.asarray(image.convert("L"), np.float32) / np.float32(255))
+            )
         found.masks.append(
-            np.stack([small((labels == number).astype(np.float32)) for number in numbers])
+            np.stack([on_blob_grid((labels == number).astype(np.float32)) for number in numbers])
         )
     return found
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from wsseg.imaging.files import atomic
-from wsseg.train.cases.schema import MarkKind
+from wsseg.train.cases import MarkKind
 from wsseg.train.simulate import (
     disc_mark,
     erode_mark,
@@ -21,9 +21,14 @@ from wsseg.train.simulate import (
     random_disc_mark,
     stroke_mark,
 )
-from wsseg.train.targets.evidence import Evidence, Target
-from wsseg.train.targets.growing import first_target
-from wsseg.train.targets.localise import BlobProposal, best_blobs, small
+from wsseg.train.targets import (
+    BlobProposal,
+    Evidence,
+    Target,
+    best_blobs,
+    first_target,
+    on_blob_grid,
+)
 
 SIDE = 192
 SEED = 4
@@ -49,7 +54,7 @@ def begun(image: NDArray[np.float32], mark: Mask, share: float, kind: MarkKind |
     areas = np.array([[share, share]])
     known = Evidence(image, mark.astype(np.uint8), areas, (None,), (bool(mark.any()),), (kind,))
     if not mark.any():
-        blob = best_blobs(small(image), share)[-1]
+        blob = best_blobs(on_blob_grid(image), share)[-1]
         known = replace(known, proposals=(BlobProposal(blob, certainty=1.0),))
     return first_target(known, "euclidean")
 

@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import class_colour, grey_values
 from wsseg.imaging.files import atomic
 from wsseg.imaging.reading import read_slice
-from wsseg.train.cases.evidence import FIELDS, SupervisionKind
-from wsseg.train.cases.files import case_marks, case_mask
-from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Region
+from wsseg.train.cases import (
+    FIELDS,
+    MARKED_BACKGROUND,
+    Case,
+    Region,
+    SupervisionKind,
+    case_marks,
+    case_mask,
+)
 
 MOST = 12
 COLUMNS = 4

@@ -15,8 +15,7 @@ from wsseg.imaging.errors import WssegError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from wsseg.train.cases.evidence import SupervisionKind
-    from wsseg.train.cases.schema import Case, CaseTable
+    from wsseg.train.cases import Case, CaseTable, SupervisionKind
 
 MOMENTS: "tuple[SupervisionKind, ...]" = ("centroid", "spread")
 """Signals that the default preset does not read."""
@@ -98,8 +97,7 @@ def check_cases(
 
     from wsseg.cli.case_picture import draw_cases
     from wsseg.runs import training_settings
-    from wsseg.train.cases.evidence import small_regions
-    from wsseg.train.cases.schema import class_denominators
+    from wsseg.train.cases import class_denominators, small_regions
     from wsseg.train.trainer import cases_for, target_preview
 
     if picture is not None and picture.suffix.lower() != ".png":
@@ -118,7 +116,7 @@ def check_cases(
 
 def carry(case: "Case", classes: int) -> Carried:
     """The signals of a checked case."""
-    from wsseg.train.cases.evidence import class_supervision
+    from wsseg.train.cases import class_supervision
 
     return Carried(case, tuple(class_supervision(case, label) for label in range(1, classes + 1)))
 
@@ -128,7 +126,7 @@ def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] 
     from rich.console import Console
 
     from wsseg.imaging.dicom import silence_pydicom
-    from wsseg.train.cases.images import counted_planes, doubts
+    from wsseg.train.cases import counted_planes, image_doubts
 
     console = Console(highlight=False, markup=False)
     console.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
@@ -143,7 +141,7 @@ def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] 
     console.print("What reads it:")
     console.print(_readers(training))
     with silence_pydicom:
-        unlike = tuple(doubts(table.cases))
+        unlike = tuple(image_doubts(table.cases))
     for warning in (*table.doubts, *further, *warnings(table.classes, carried), *unlike):
         console.print(f"warning: {warning}", soft_wrap=True)
 
@@ -151,7 +149,7 @@ def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] 
 def _table(*columns: str) -> "Table":
     from rich.table import Table
 
-    from wsseg.train.cases.cells import SPLITS
+    from wsseg.train.cases import SPLITS
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
@@ -162,8 +160,7 @@ def _table(*columns: str) -> "Table":
 
 def _counts(classes: Sequence[str], carried: Sequence[Carried]) -> "Table":
     """Cases that carry each signal, by class and split."""
-    from wsseg.train.cases.cells import SPLITS
-    from wsseg.train.cases.evidence import FIELDS
+    from wsseg.train.cases import FIELDS, SPLITS
 
     table = _table("class", "signal", *SPLITS)
     for class_index, name in enumerate(classes):
@@ -191,7 +188,7 @@ def _sizes(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
 
 def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> "Table":
     """How many training cases carry each combination of signals, the commonest first."""
-    from wsseg.train.cases.evidence import FIELDS
+    from wsseg.train.cases import FIELDS
 
     table = _table("class", "signals", "cases")
     for class_index, name in enumerate(classes):
@@ -206,7 +203,7 @@ def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> "Table
 
 def _readers(training: Sequence[Carried]) -> "Table":
     """Terms and presets that read the signals of the training cases."""
-    from wsseg.train.cases.evidence import FIELDS
+    from wsseg.train.cases import FIELDS
 
     carried = _all_signals(training)
     signals_of: dict[tuple[str, str], list[str]] = {}
@@ -226,7 +223,7 @@ def _all_signals(carried: Sequence[Carried]) -> "set[SupervisionKind]":
 
 def readers(signal: "SupervisionKind") -> tuple[list[str], list[str]]:
     """The loss terms, and the presets with such a term, that this signal alone lets teach."""
-    from wsseg.train.cases.evidence import FIELDS
+    from wsseg.train.cases import FIELDS
     from wsseg.train.config import PRESETS
     from wsseg.train.losses import LOSSES
 
@@ -241,7 +238,7 @@ def readers(signal: "SupervisionKind") -> tuple[list[str], list[str]]:
 
 def warnings(classes: Sequence[str], carried: Sequence[Carried]) -> Iterator[str]:
     """What a table may hold but its writer may not mean, besides what `read_cases` doubts."""
-    from wsseg.train.cases.evidence import LOCATING
+    from wsseg.train.cases import LOCATING
     from wsseg.train.config import TrainConfig
 
     cases = [each.case for each in carried]

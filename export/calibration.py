@@ -16,8 +16,7 @@ from wsseg.imaging.reading import read, read_slice
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TABLES, read_table
 from wsseg.serve.batching import to_channels
-from wsseg.train.cases.cells import CellError, parse_index
-from wsseg.train.cases.schema import KNOWN
+from wsseg.train.cases import KNOWN, CellError, parse_index
 
 Slice = NDArray[np.float32]
 

@@ -10,8 +10,7 @@ from PIL import Image
 from tests.cli.conftest import call
 from wsseg.cli.case_picture import MOST, choose, draw_cases
 from wsseg.cli.cases import MOMENTS, carry, readers
-from wsseg.train.cases.evidence import FIELDS, SupervisionKind
-from wsseg.train.cases.schema import Case
+from wsseg.train.cases import FIELDS, Case, SupervisionKind
 from wsseg.train.config import PRESETS
 from wsseg.train.data.batch import Batch
 from wsseg.train.losses import LOSSES

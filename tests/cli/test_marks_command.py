@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import call, write_outlined
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 
 
 def rows(path: Path) -> list[dict[str, str]]:

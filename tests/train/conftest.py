@@ -20,8 +20,7 @@ from PIL import Image
 
 from tests.small_network import small_network
 from wsseg.train import launch
-from wsseg.train.cases.agreement import region_box, region_moments
-from wsseg.train.cases.schema import CaseTable
+from wsseg.train.cases import CaseTable, region_box, region_moments
 from wsseg.train.config import PRESETS, SelfTraining, TrainConfig
 from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.fabric import Fabric

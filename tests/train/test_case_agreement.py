@@ -6,7 +6,7 @@ import pytest
 
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.tables import TableError
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 
 # Of the shared files: 80 pixels in 10 rows and 8 columns, marks on the first 4 of row 0, a mask of
 # rows 0 and 1: its ratio is 0.2, its box [0, 0, 2, 8], its centroid [0.5, 3.5].

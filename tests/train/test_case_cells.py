@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.cases.cells import (
+from wsseg.train.cases import (
     CellError,
     parse_box,
     parse_extremes,

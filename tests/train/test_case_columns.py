@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsseg.imaging.tables import TableError
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 
 
 def faults_of(folder: Path, text: str, **arguments) -> list[str]:

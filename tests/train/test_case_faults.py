@@ -10,7 +10,7 @@ from PIL import Image
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.tables import MOST_LINES, Fault, TableError
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 
 
 def write(folder: Path, text: str) -> Path:

@@ -10,8 +10,7 @@ import pytest
 from tests.train.conftest import COLUMNS, ROWS
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.tables import TableError, TableOptions
-from wsseg.train.cases.schema import Case
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import Case, read_cases
 
 
 def write(folder: Path, text: str) -> Path:

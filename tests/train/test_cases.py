@@ -11,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from wsseg.train.cases.files import case_marks, case_mask
-from wsseg.train.cases.schema import OF_CASE, OF_CLASS, Box, Case, Region
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import (
+    OF_CASE,
+    OF_CLASS,
+    Box,
+    Case,
+    Region,
+    case_marks,
+    case_mask,
+    read_cases,
+)
 
 
 def write(folder: Path, text: str) -> Path:

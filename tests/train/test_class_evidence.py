@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.train.cases.evidence import small_regions
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases, small_regions
 
 
 def doubts(folder: Path, text: str, **arguments) -> str:

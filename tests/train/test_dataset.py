@@ -7,7 +7,7 @@ from PIL import Image
 
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.imaging.reading import read_slice
-from wsseg.train.cases.schema import Case
+from wsseg.train.cases import Case
 from wsseg.train.data.batch import collate
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Preprocess

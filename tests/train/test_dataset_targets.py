@@ -6,11 +6,11 @@ import torch
 from PIL import Image
 
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.train.cases.schema import Box, Case, Region
+from wsseg.train.cases import Box, Case, Region
 from wsseg.train.data.batch import collate
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.data.preprocess import Preprocess
-from wsseg.train.targets.pseudo_labels import BLEND, NO_LABEL, PseudoLabel
+from wsseg.train.targets import BLEND, NO_LABEL, PseudoLabel
 
 SIZE = 32
 PREPROCESS = Preprocess(Window(), SIZE, 1)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from wsseg.imaging.definitions import Dependence, Window
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.image_dependence import dependence_of

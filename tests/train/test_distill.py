@@ -17,7 +17,7 @@ from tests.train.conftest import (
     train_in_float64,
 )
 from wsseg.imaging.errors import WssegError
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.distillation import compare, find_teacher, teach
 from wsseg.train.fabric import Fabric

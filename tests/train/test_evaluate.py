@@ -9,9 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.train.cases.images import spread
-from wsseg.train.cases.schema import Case
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import Case, read_cases, spread
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, Native
 from wsseg.train.data.preprocess import Preprocess

@@ -23,8 +23,7 @@ from wsseg.imaging.errors import ReadError, WssegError
 from wsseg.imaging.label_values import Numbering, numbering
 from wsseg.imaging.reading import read_label_slice, read_slice
 from wsseg.imaging.tables import TableError
-from wsseg.train.cases.files import case_marks, case_mask
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import case_marks, case_mask, read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.simulate import simulate_marks
 

@@ -9,8 +9,7 @@ import torch
 from tests.train.conftest import prepared
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.train.cases.schema import Contents
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import Contents, read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.sampler import training_batches
 from wsseg.train.losses import Entropy, RatioPrior, Size, WeakMark, build_objective

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.train.conftest import prepared
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.data.sampler import training_batches

@@ -10,13 +10,11 @@ import pytest
 from PIL import Image
 
 from wsseg.imaging.definitions import Window
-from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, Region
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import MARKED_BACKGROUND, Case, Region, read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.data.preprocess import Preprocess
-from wsseg.train.targets.case_targets import localise_cases
-from wsseg.train.targets.localise import BlobProposal
+from wsseg.train.targets import BlobProposal, localise_cases
 from wsseg.train.trainer import choose_facts, teaching_cases
 
 ROWS, COLUMNS = 60, 80
@@ -166,7 +164,7 @@ def test_of_two_classes_the_one_that_is_no_blob_is_not_guessed(
         found = proposed(dataset(both, "cyst", "fat"))
     assert set(found) == set(range(COUNT))
     assert all(cyst is not None and fat is None for cyst, fat in found.values())
-    assert "where fat is" in caplog.text
+    assert "no case locates fat" in caplog.text
     assert "no case locates cyst" not in caplog.text
 
 
@@ -261,4 +259,4 @@ def test_a_class_that_can_be_guessed_does_not_silence_one_that_cannot(tmp_path, 
         proposed(dataset(both, "roi", "edge"))
     told = [r.getMessage() for r in caplog.records if "none has its exact ratio" in r.getMessage()]
     assert len(told) == 1
-    assert "where edge is" in told[0]
+    assert "no case locates edge" in told[0]

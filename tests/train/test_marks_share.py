@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from tests.train.test_marks_table import disc, rows_of, save
 from wsseg.imaging.errors import WssegError
-from wsseg.train.cases.files import case_marks, case_mask
-from wsseg.train.cases.schema import Case
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import Case, case_marks, case_mask, read_cases
 from wsseg.train.simulate import MarkOptions, erode_mark, marked_rows, simulate_marks
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from tests.train.test_marks import disc, draw, masks, rectangle, regions, seeds
-from wsseg.train.cases.agreement import region_box, region_moments
+from wsseg.train.cases import region_box, region_moments
 from wsseg.train.simulate import (
     MarkOptions,
     background_stroke,

@@ -11,9 +11,7 @@ from PIL import Image
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.tables import TableOptions
-from wsseg.train.cases.agreement import region_box, region_moments
-from wsseg.train.cases.files import case_marks, case_mask
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import case_marks, case_mask, read_cases, region_box, region_moments
 from wsseg.train.simulate import (
     MarkOptions,
     erode_mark,

@@ -11,7 +11,7 @@ from tests.train.conftest import CONFIG, one_thread, prepared, quick_runs
 from wsseg.imaging.definitions import Window
 from wsseg.train import report as outputs
 from wsseg.train.calibration import choose_normalisation, with_statistics_anew
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 from wsseg.train.config import PRESETS
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.metrics import summarise

@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.conftest import call
-from wsseg.train.cases.images import counted_planes, mixed_planes, see
-from wsseg.train.cases.schema import Case
+from wsseg.train.cases import Case, counted_planes, mixed_planes, see
 
 # The third axis of the file is the patient's head, front, and right side.
 AXES = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}

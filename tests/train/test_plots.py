@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from wsseg.imaging.definitions import SKY, VERMILION, YELLOW
-from wsseg.train.cases.schema import Case
+from wsseg.train.cases import Case
 from wsseg.train.data.dataset import Native
 from wsseg.train.report import Example, draw_curves, draw_examples
 from wsseg.train.validation import Prediction, count

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.trainer import PREVIEW_SIZE, choose_facts, prepare_data, target_preview
 

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.cases.agreement import region_box, region_moments
-from wsseg.train.cases.schema import Box, Case, Region
+from wsseg.train.cases import Box, Case, Region, region_box, region_moments
 from wsseg.train.data.augment import (
     AugmentParams,
     apply,

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.train.conftest import prepared
 from wsseg.train import self_training as room
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.learner import self_training_epochs
 from wsseg.train.self_training import SETTLED, SelfTrainer, remove_pseudo_labels
-from wsseg.train.targets.pseudo_labels import NO_LABEL, PseudoLabel
+from wsseg.train.targets import NO_LABEL, PseudoLabel
 from wsseg.train.trainer import build_preprocess, choose_facts
 
 CONFIG = TrainConfig(

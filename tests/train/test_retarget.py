@@ -11,14 +11,13 @@ from PIL import Image
 from tests.train.conftest import prepared
 from wsseg.imaging.definitions import Window
 from wsseg.train import self_training as room
-from wsseg.train.cases.schema import Box, Region
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import Box, Region, read_cases
 from wsseg.train.config import Augmentation, TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore
 from wsseg.train.networks import last_layer
 from wsseg.train.run_folder import RunFacts
 from wsseg.train.self_training import replace_pseudo_labels
-from wsseg.train.targets.pseudo_labels import agreement
+from wsseg.train.targets import agreement
 from wsseg.train.trainer import build_preprocess, choose_facts
 
 SIZE = 32

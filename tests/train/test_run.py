@@ -11,8 +11,7 @@ from PIL import Image
 
 from tests.train.conftest import CONFIG, curve_of, prepared
 from wsseg.imaging.definitions import Window
-from wsseg.train.cases.schema import Case
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import Case, read_cases
 from wsseg.train.data.dataset import Native
 from wsseg.train.networks import last_layer
 from wsseg.train.progress import TrainingState

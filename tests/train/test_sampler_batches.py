@@ -6,12 +6,12 @@ from dataclasses import fields
 import pytest
 import torch
 
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.augment import augment
 from wsseg.train.data.batch import Batch
 from wsseg.train.data.sampler import steps_per_epoch, training_batches
-from wsseg.train.targets.pseudo_labels import PseudoLabel
+from wsseg.train.targets import PseudoLabel
 from wsseg.train.trainer import choose_facts, prepare_data
 
 CONFIG = TrainConfig(

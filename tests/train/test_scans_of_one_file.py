@@ -6,8 +6,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
 from wsseg.imaging.tables import TableError
-from wsseg.train.cases.files import read_image
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import read_cases, read_image
 
 
 def item(**elements):

@@ -12,8 +12,7 @@ from pydicom.uid import MRImageStorage
 from tests.imaging.conftest import _write_dicom
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.tables import TextTable
-from wsseg.train.cases.images import choose_input, doubts, mixed_origins, see
-from wsseg.train.cases.schema import Case, CaseTable
+from wsseg.train.cases import Case, CaseTable, choose_input, image_doubts, mixed_origins, see
 from wsseg.train.config import TrainConfig
 from wsseg.train.trainer import choose_facts, prepare_data
 
@@ -51,13 +50,13 @@ def fractions_of(seed):
 def test_few_images_on_another_scale_are_named_by_row_wherever_they_stand(tmp_path, odd):
     at = (70, 141, 199)
     table = cases(tmp_path, [odd(n) if n in at else bytes_of(n) for n in range(200)])
-    (told,) = doubts(table)
+    (told,) = image_doubts(table)
     assert told.startswith("3 images have values of ")
     assert "line 72, 143, 201;" in told
 
 
 def test_a_table_of_one_scale_raises_no_doubt(tmp_path):
-    assert not list(doubts(cases(tmp_path, [bytes_of(n) for n in range(40)])))
+    assert not list(image_doubts(cases(tmp_path, [bytes_of(n) for n in range(40)])))
 
 
 def test_slices_of_air_and_of_one_value_among_ct_raise_no_doubt(tmp_path):
@@ -70,14 +69,14 @@ def test_slices_of_air_and_of_one_value_among_ct_raise_no_doubt(tmp_path):
         path = tmp_path / f"{number}.nii.gz"
         nibabel.save(nibabel.Nifti1Image(slice_.astype(np.int16)[..., None], np.eye(4)), path)
         table.append(Case(row=2 + number, image=path, ratios=(0.1,)))
-    assert not list(doubts(table))
+    assert not list(image_doubts(table))
 
 
 def test_images_whose_scale_differs_anyway_raise_no_doubt(tmp_path):
     gains = np.random.default_rng(0).uniform(1, 40, 30)
     table = cases(tmp_path, [(grey(n) * gains[n]).astype(np.uint16) for n in range(30)])
     assert choose_input(table)[0].kind == "image"
-    assert not list(doubts(table))
+    assert not list(image_doubts(table))
 
 
 def test_a_training_names_them_too_validation_cases_among_them(tmp_path, caplog):

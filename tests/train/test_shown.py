@@ -21,8 +21,7 @@ from wsseg.imaging.label_maps import write_labels
 from wsseg.imaging.reading import read, read_slice
 from wsseg.imaging.scan import Reorientation, ScanRef
 from wsseg.imaging.tables import TableError
-from wsseg.train.cases.files import case_marks, case_mask
-from wsseg.train.cases.table import read_cases
+from wsseg.train.cases import case_marks, case_mask, read_cases
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.simulate import MarkOptions, simulate_marks

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wsseg.train.targets.localise import POLARITIES, Blob, Polarity, best_blobs
+from wsseg.train.targets import POLARITIES, Blob, Polarity, best_blobs
 
 SHAPE = (48, 64)
 SIDE = 64

@@ -3,9 +3,14 @@ from typing import Any
 
 import numpy as np
 
-from wsseg.train.targets.evidence import Evidence
-from wsseg.train.targets.growing import evidence_of_borders, first_target, seeds
-from wsseg.train.targets.localise import Blob, BlobProposal
+from wsseg.train.targets import (
+    Blob,
+    BlobProposal,
+    Evidence,
+    evidence_of_borders,
+    first_target,
+    seeds,
+)
 
 SIDE = 64
 

@@ -4,15 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsseg.train.cases.schema import Box, Case, Region
-from wsseg.train.targets.case_targets import (
+from wsseg.train.cases import Box, Case, Region
+from wsseg.train.targets import (
+    Target,
     case_areas,
     case_evidence,
     grid_shape,
     grown,
+    mark_kind,
     pixel_target,
 )
-from wsseg.train.targets.evidence import Target, mark_kind
 
 IMAGE = Path("made.png")
 

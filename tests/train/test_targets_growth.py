@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.targets.growing import (
+from wsseg.train.targets import (
     edge_strength,
     euclidean_cost,
     geodesic_cost,

@@ -6,14 +6,14 @@ from functools import cache
 import numpy as np
 import pytest
 
-from wsseg.train.targets.localise import (
+from wsseg.train.targets import (
     LEAST_CASES,
     POLARITIES,
     SIDE,
     Polarity,
     Proposals,
     localise_class,
-    small,
+    on_blob_grid,
 )
 
 SIZE = 40
@@ -125,7 +125,7 @@ def test_the_more_a_blob_stands_out_the_surer_it_is() -> None:
 @pytest.mark.parametrize("shape", [(30, 50), (96, 128), (333, 200)])
 def test_pictures_are_looked_at_small_and_keep_their_mean(shape: tuple[int, int]) -> None:
     image = np.random.default_rng(0).random(shape)
-    smaller = small(image)
+    smaller = on_blob_grid(image)
     assert max(smaller.shape) == min(SIDE, max(shape))
     assert smaller.shape[0] / smaller.shape[1] == pytest.approx(shape[0] / shape[1], rel=0.03)
     assert smaller.mean() == pytest.approx(image.mean(), abs=1e-3)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsseg.train.targets.evidence import (
+from wsseg.train.targets import (
     BorderEvidence,
     border_evidence,
     choose_growth,

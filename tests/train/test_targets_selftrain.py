@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.train.targets.pseudo_labels import (
+from wsseg.train.targets import (
     NO_LABEL,
     PseudoLabel,
     agreement,

@@ -7,8 +7,7 @@ from PIL import Image
 
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.reading import read_slice_and_origin
-from wsseg.train.cases.images import IMAGES, choose_input
-from wsseg.train.cases.schema import Case
+from wsseg.train.cases import IMAGES, Case, choose_input
 
 
 def pictures(folder, arrays):

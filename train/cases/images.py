@@ -255,7 +255,7 @@ def suspects(cases: Sequence[Case]) -> list[Case]:
     return [chosen[row] for row in sorted(chosen)]
 
 
-def doubts(cases: Sequence[Case]) -> Iterator[str]:
+def image_doubts(cases: Sequence[Case]) -> Iterator[str]:
     """Yield sentences on the images of a table that are unlike the rest, judged by `suspects`."""
     chosen = suspects(cases)
     looks = looks_by_row(chosen)

@@ -22,7 +22,7 @@ from wsseg.train.targets.localise import (
     Proposals,
     Refusal,
     localise_class,
-    small,
+    on_blob_grid,
 )
 
 log = logging.getLogger(__name__)
@@ -105,11 +105,11 @@ class Thumbnail:
 
 def thumbnail_of(evidence: Evidence, masks: NDArray[np.bool_] | None) -> Thumbnail:
     """Return what is known of a case on the grid of blobs; masks: full masks (k, row, column)."""
-    image = small(evidence.image)
+    image = on_blob_grid(evidence.image)
     if masks is None:
         # Extreme points lie on the border: a good blob need not cover them.
         marked = [index for index, located in enumerate(evidence.located) if located]
-        marks = {at: small((evidence.marks == at + 1).astype(np.float32)) for at in marked}
+        marks = {at: on_blob_grid((evidence.marks == at + 1).astype(np.float32)) for at in marked}
     else:
         marks = {at: area_mean(m.astype(np.float32), image.shape) for at, m in enumerate(masks)}
     low, high = evidence.areas.T
