@@ -201,7 +201,7 @@ def localise_class(
 ) -> Proposals | Refusal:
     """Return where a class may lie in each image, or why it cannot be localised.
 
-    images: intensities 0..1 (row, column), as `on_blob_grid` returns them. areas: exact share of the
+    images: intensities 0..1 (row, column) from `on_blob_grid`. areas: exact share of the
     image; images with NaN (unknown) or 0 (absent) are left out. marks: by the index of an image,
     how far each of its pixels is known to be inside, 0..1. "few": fewer than LEAST_CASES areas are
     known. "unexplained": the areas explain no blobs. "missed": the blobs of marked images miss the
