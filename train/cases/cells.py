@@ -98,7 +98,12 @@ def parse_extremes(text: str) -> tuple[Pixel, ...]:
     if not text:
         return ()
     pixels = _json(text)
-    if not isinstance(pixels, list) or len(pixels) != EXTREMES or not all(map(_is_pixel, pixels)):
+    if not (
+        isinstance(pixels, list)
+        and len(pixels) == EXTREMES
+        and all(isinstance(pixel, list) and len(pixel) == 2 for pixel in pixels)
+        and all(_is_whole(value) and value >= 0 for pixel in pixels for value in pixel)
+    ):
         raise CellError("not a JSON list of four pixels [row, column], in whole numbers from 0")
     box = enclosing(pixels)
     for row, column in pixels:
@@ -142,13 +147,6 @@ def _json(text: str) -> object:
 
 def _is_whole(value: object) -> bool:
     return type(value) is int
-
-
-def _is_pixel(value: object) -> bool:
-    if not isinstance(value, list) or len(value) != 2 or not all(map(_is_whole, value)):
-        return False
-    row, column = value
-    return bool(row >= 0 and column >= 0)
 
 
 def parse_points(text: str, classes: int) -> tuple[Point, ...]:

@@ -106,7 +106,7 @@ def largest_scale(degrees: float) -> float:
 
 
 def apply(params: AugmentParams, sample: Sample, of_image: Bool[Tensor, " k"]) -> Sample:
-    """Return the augmented sample: intensities change before places, so that the empty border is 0.
+    """Return the augmented sample; intensities change first, so that the empty border is 0.
 
     A ratio of the whole image becomes ratio * scale**2, which is what its pixels then cover; a
     ratio of one area to another stays. Beyond the image, a teacher's map has no class either.

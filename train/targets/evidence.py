@@ -91,10 +91,10 @@ def mark_kind(mark: NDArray[np.bool_]) -> MarkKind:
     """
     parts, _ = ndimage.label(mark, TOUCHING)
     largest = int(np.bincount(parts[mark]).argmax()) if mark.any() else 1
-    places = np.argwhere(parts == largest)
-    if len(places) <= POINT_PIXELS:
+    pixels = np.argwhere(parts == largest)
+    if len(pixels) <= POINT_PIXELS:
         return "point"
-    moment = float(places.var(0).sum()) / (len(places) / (2 * math.pi))
+    moment = float(pixels.var(0).sum()) / (len(pixels) / (2 * math.pi))
     if moment <= ROUNDEST:
         return "disc"
     return "scribble" if moment > LONGEST else "eroded"

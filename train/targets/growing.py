@@ -35,9 +35,23 @@ STRONG_EDGE_PERCENTILE = 95
 ROUNDS = 10
 """Rounds of matching areas between classes; more change nothing."""
 WINDOW_RADII = 1.6
-"""How far about a mark paths are sought first, in radii of a disc of the pixels to be reached."""
+"""Margin around a mark within which paths are searched first, in radii of a disc of the area."""
 CONTEST = 2.3
 """How much farther ranks go where another class may take the same pixels."""
+BOX_SHARE = 0.7
+"""Share of its box that a region covers: pi / 4 for an ellipse, less for most others."""
+BOX_CORE = 0.08
+"""Share of a box, around its centre, that stands for a mark where there is none."""
+DOUBT: dict[Growth, float] = {"euclidean": 0.0, "geodesic": 0.4}
+"""Half width of the band of doubt around the border, as a share of the area. A border from the
+shape of a mark errs to both sides alike, and is taught without a band."""
+SAFE_RADII = 1.5
+"""Farther from an eroded mark than this many radii of a disc of the region's area, 0.2 % of the
+pixels of lesions in ultrasound belong to the region."""
+DOUBTFUL = 0.5
+"""Weight within the band of doubt."""
+LEAST_FREE = 0.6
+"""Least share of a proposal that must be free of other classes."""
 
 
 def euclidean_cost(mark: NDArray[np.bool_], allowed: NDArray[np.bool_]) -> NDArray[np.floating]:
@@ -103,11 +117,11 @@ def geodesic_cost(
     """
     free = allowed | mark
     most = int(min(1.0, (area + 1) / mark.size) * mark.size)
-    # Most of an image is never reached. What stays within a window is what a search of all finds.
+    # Most of an image is never reached: paths within a window are those of a search of all of it.
     window = _around(mark, math.ceil(WINDOW_RADII * math.sqrt(area / math.pi)) + 1)
     if mark[window].size <= mark.size / 2:
         costs = _path_costs(steps[window], mark[window], free[window], most)
-        # Where the window ends and the image does not.
+        # The sides of the window that are not sides of the image.
         rows, columns = window
         ends = (
             *((costs[0],) if rows.start > 0 else ()),
@@ -126,11 +140,11 @@ def _path_costs(
     steps: NDArray[np.floating], mark: NDArray[np.bool_], free: NDArray[np.bool_], most: int
 ) -> NDArray[np.floating]:
     """Return the costs of the paths from the mark to the `most` pixels that are reached first."""
-    # A negative cost is what the search takes for a wall.
+    # A negative cost is a wall to the search.
     paths = MCP_Geometric(np.where(free, steps, -1.0))
-    # Paths begin at the rim: the search looks at each start in turn, and the inside costs nothing.
+    # Paths start at the rim, because each start takes time, and the inside costs nothing.
     rim = mark & ~ndimage.binary_erosion(mark)
-    # Half a pixel more, so that rounding takes none away.
+    # Half a pixel more, so that rounding removes none.
     share = min(1.0, (most + 0.5) / mark.size)
     cumulative, _ = paths.find_costs(np.argwhere(rim), max_coverage=share)
     return np.where(mark, 0.0, np.asarray(cumulative, np.float64))
@@ -152,12 +166,12 @@ def rank(cost: NDArray[np.floating], most: int) -> NDArray[np.floating]:
     Ties are broken in reading order, so that exactly n pixels have a rank below n.
     """
     flat = cost.ravel()
-    places = np.flatnonzero(np.isfinite(flat))
-    if places.size > most:
-        limit = np.partition(flat[places], most - 1)[most - 1]
-        places = places[flat[places] <= limit]
+    pixels = np.flatnonzero(np.isfinite(flat))
+    if pixels.size > most:
+        limit = np.partition(flat[pixels], most - 1)[most - 1]
+        pixels = pixels[flat[pixels] <= limit]
     ranked = np.full(flat.size, math.inf)
-    ordered = places[np.argsort(flat[places], kind="stable")][:most]
+    ordered = pixels[np.argsort(flat[pixels], kind="stable")][:most]
     ranked[ordered] = np.arange(ordered.size)
     return ranked.reshape(cost.shape)
 
@@ -192,15 +206,6 @@ def shares(
     return apart
 
 
-BOX_SHARE = 0.7
-"""Share of its box that a region covers: pi / 4 for an ellipse, less for most others."""
-BOX_CORE = 0.08
-"""Share of a box, around its centre, that stands for a mark where there is none."""
-DOUBT: dict[Growth, float] = {"euclidean": 0.0, "geodesic": 0.4}
-"""Half width of the border's band of doubt, as a share of the area. A border that the shape of a
-mark tells errs to both sides alike, and is taught as it is."""
-
-
 @dataclass(frozen=True)
 class Seed:
     """Where a class grows from, how, and to which share of the image: lower and upper bound."""
@@ -216,6 +221,11 @@ class Seed:
         return (self.low + self.high) / 2
 
     @property
+    def pixels(self) -> float:
+        """The number of pixels that are taught as inside, at least one."""
+        return float(max(round(self.middle * self.mark.size), 1))
+
+    @property
     def doubtful(self) -> tuple[float, float]:
         """Where the band of doubt begins and ends, in units of `middle`."""
         doubt = DOUBT[self.growth]
@@ -223,68 +233,60 @@ class Seed:
 
 
 def seeds(evidence: Evidence, shape_bearing: Growth) -> dict[int, Seed]:
-    """The classes that can be grown, by their place: with a mark and an area, or with a box.
+    """Return the classes that can grow, by their index: with a mark and an area, or with a box.
 
-    shape_bearing: how eroded marks are grown; all others, boxes and extreme points too, grow along
-    edges.
+    shape_bearing: how eroded marks grow; other marks, boxes and extreme points grow along edges.
     """
-    found = {}
-    for number, (low, high) in enumerate(evidence.areas):
-        mark, box = evidence.marks == number + 1, evidence.boxes[number]
+    growing = {}
+    for class_index, (low, high) in enumerate(evidence.areas):
+        mark, box = evidence.marks == class_index + 1, evidence.boxes[class_index]
         if high == 0 or not (mark.any() or box is not None):
             continue
         if box is not None and math.isnan(high):
             low = high = BOX_SHARE * float(box.mean())
         if math.isnan(high):
             continue
-        kind = evidence.kinds[number]
-        if box is not None and not evidence.located[number]:
-            mark, kind = mark | _core(box, allowed(evidence, number)), kind or "disc"
+        kind = evidence.kinds[class_index]
+        if box is not None and not evidence.located[class_index]:
+            mark, kind = mark | _core(box, allowed(evidence, class_index)), kind or "disc"
             if not mark.any():
                 continue
         growth: Growth = shape_bearing if (kind or mark_kind(mark)) == "eroded" else "geodesic"
         # The mark itself is part of the region, whatever the ratio says.
         least = float(mark.mean())
-        found[number] = Seed(mark, growth, max(low, least), max(high, least))
-    return found
+        growing[class_index] = Seed(mark, growth, max(low, least), max(high, least))
+    return growing
 
 
-def allowed(evidence: Evidence, number: int) -> NDArray[np.bool_]:
-    """Where a class may grow: in its box, and not over what is marked as something else."""
-    other = (evidence.marks != 0) & (evidence.marks != number + 1)
-    box = evidence.boxes[number]
+def allowed(evidence: Evidence, class_index: int) -> NDArray[np.bool_]:
+    """Return where a class may grow: in its box, but not over marks of anything else."""
+    other = (evidence.marks != 0) & (evidence.marks != class_index + 1)
+    box = evidence.boxes[class_index]
     free: NDArray[np.bool_] = ~other if box is None else ~other & box
     return free
 
 
 def _core(box: NDArray[np.bool_], free: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The free pixels in the middle of a box, BOX_CORE of its area and at least a pixel, in the
-    box's own shape; where none is free there, the free pixel of the box that is nearest to it."""
+    """Return the free pixels of the core of a box, which has its shape and BOX_CORE of its area.
+
+    Without a free pixel there, the free pixel of the box that is nearest to its middle is returned.
+    """
     rows, columns = np.flatnonzero(box.any(1)), np.flatnonzero(box.any(0))
     core = np.zeros_like(box)
     share = math.sqrt(BOX_CORE)
     core[_middle(rows, share)[:, None], _middle(columns, share)] = True
     core &= free
-    places = np.argwhere(box & free)
-    if not core.any() and len(places):
-        away = ((places - [rows.mean(), columns.mean()]) ** 2).sum(1)
-        core[tuple(places[away.argmin()])] = True
+    pixels = np.argwhere(box & free)
+    if not core.any() and len(pixels):
+        distances = ((pixels - [rows.mean(), columns.mean()]) ** 2).sum(1)
+        core[tuple(pixels[distances.argmin()])] = True
     return core
 
 
-def _middle(places: NDArray[np.intp], share: float) -> NDArray[np.intp]:
-    count = max(1, round(share * len(places)))
-    first = (len(places) - count) // 2
-    return places[first : first + count]
-
-
-SAFE_RADII = 1.5
-"""Farther from an eroded mark than this many radii of a disc of the region's area, 0.2 % of the
-pixels of lesions in ultrasound belong to the region."""
-DOUBTFUL = 0.5
-"""Weight within the band of doubt."""
-KEPT = 0.6
-"""Least share of a proposal that must be free of other classes."""
+def _middle(indices: NDArray[np.intp], share: float) -> NDArray[np.intp]:
+    count = max(1, round(share * len(indices)))
+    first = (len(indices) - count) // 2
+    return indices[first : first + count]
 
 
 def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
@@ -296,31 +298,35 @@ def first_target(evidence: Evidence, shape_bearing: Growth) -> Target:
     taught as background everywhere, and a class with a box as background outside it.
     """
     target = _stated(evidence)
-    found = seeds(evidence, shape_bearing)
-    relative = _grown(evidence, found) if found else ()
-    for (number, seed), ranks in zip(found.items(), relative, strict=True):
-        inside, weight = _taught(ranks, seed)
-        stated = target.weight[number] > 0
-        target.inside[number] = np.where(stated, target.inside[number], inside)
-        target.weight[number] = np.where(stated, 1.0, weight)
-        target.fixed[number] = seed.growth == "euclidean"
-    _guess(target, evidence, set(found))
+    growing = seeds(evidence, shape_bearing)
+    relative_ranks = _grown(evidence, growing) if growing else ()
+    for (class_index, seed), ranks in zip(growing.items(), relative_ranks, strict=True):
+        inner, outer = seed.doubtful
+        doubtful = (ranks >= inner) & (ranks < outer)
+        if seed.growth == "geodesic":
+            radius = math.sqrt(seed.pixels / math.pi)
+            doubtful |= (ranks >= outer) & within(seed.mark, SAFE_RADII * radius)
+        stated = target.weight[class_index] > 0
+        target.inside[class_index] = np.where(stated, target.inside[class_index], ranks < 1)
+        target.weight[class_index] = np.where(~stated & doubtful, DOUBTFUL, 1.0)
+        target.fixed[class_index] = seed.growth == "euclidean"
+    _add_proposals(target, evidence, set(growing))
     return target
 
 
 def evidence_of_borders(evidence: Evidence) -> list[BorderEvidence]:
     """Return what the borders of this case's eroded marks show, for `evidence.choose_growth`."""
-    edges, found = edge_strength(evidence.image), []
-    for number, seed in seeds(evidence, "euclidean").items():
+    edges, borders = edge_strength(evidence.image), []
+    for class_index, seed in seeds(evidence, "euclidean").items():
         if seed.growth != "euclidean":
             continue
-        free, area = allowed(evidence, number), _pixels(seed)
+        free, area = allowed(evidence, class_index), seed.pixels
         steps = step_cost(evidence.image, edges, seed.mark, area)
         costs = (euclidean_cost(seed.mark, free), geodesic_cost(steps, seed.mark, free, area))
         euclidean, geodesic = (shares(cost[None], np.array([area]), 1.0)[0] < 1 for cost in costs)
-        case = border_evidence(edges, seed.mark, euclidean, geodesic)
-        found += [case] if case is not None else []
-    return found
+        border = border_evidence(edges, seed.mark, euclidean, geodesic)
+        borders += [border] if border is not None else []
+    return borders
 
 
 def _stated(evidence: Evidence) -> Target:
@@ -332,18 +338,18 @@ def _stated(evidence: Evidence) -> Target:
         evidence.areas[:, 1] == 0,
         np.zeros(classes, bool),
     )
-    for number, box in enumerate(evidence.boxes):
-        mark = evidence.marks == number + 1
-        target.inside[number] = mark
-        target.weight[number] = evidence.marks != 0
+    for class_index, box in enumerate(evidence.boxes):
+        mark = evidence.marks == class_index + 1
+        target.inside[class_index] = mark
+        target.weight[class_index] = evidence.marks != 0
         if box is not None:
-            target.weight[number][~box & ~mark] = 1
-        if target.fixed[number]:
-            target.weight[number] = 1
+            target.weight[class_index][~box & ~mark] = 1
+        if target.fixed[class_index]:
+            target.weight[class_index] = 1
     return target
 
 
-def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
+def _add_proposals(target: Target, evidence: Evidence, grown: set[int]) -> None:
     """Add the proposals of classes that nothing locates, weighted by their certainty.
 
     Pixels that have grown from marks, or that two proposals contain, are left out; a proposal that
@@ -351,54 +357,37 @@ def _guess(target: Target, evidence: Evidence, grown: set[int]) -> None:
     """
     taken = target.inside[sorted(grown)].any(0)
     drawn = {
-        number: proposal.blob.draw(evidence.marks.shape)
-        for number, proposal in enumerate(evidence.proposals)
-        if proposal is not None and number not in grown and not target.fixed[number]
+        class_index: proposal.blob.draw(evidence.marks.shape)
+        for class_index, proposal in enumerate(evidence.proposals)
+        if proposal is not None and class_index not in grown and not target.fixed[class_index]
     }
     wanted = sum(blob.astype(int) for blob in drawn.values())
-    for number, blob in drawn.items():
-        proposal = evidence.proposals[number]
-        free = allowed(evidence, number) & (target.weight[number] == 0)
+    for class_index, blob in drawn.items():
+        proposal = evidence.proposals[class_index]
+        free = allowed(evidence, class_index) & (target.weight[class_index] == 0)
         own = blob & free & ~taken & (wanted == 1)
-        if proposal is None or own.sum() < KEPT * blob.sum():
+        if proposal is None or own.sum() < LEAST_FREE * blob.sum():
             continue
-        target.inside[number] |= own
-        sure = np.where(free & ~(blob & (wanted > 1)), 1.0, target.weight[number])
-        # The largest weight tells how much a class counts: stated pixels must not raise it.
-        target.weight[number] = np.minimum(sure, proposal.certainty)
-        target.proposed[number] = True
+        target.inside[class_index] |= own
+        sure = np.where(free & ~(blob & (wanted > 1)), 1.0, target.weight[class_index])
+        # The largest weight is that of the class: stated pixels must not raise it.
+        target.weight[class_index] = np.minimum(sure, proposal.certainty)
+        target.proposed[class_index] = True
 
 
-def _pixels(seed: Seed) -> float:
-    """Return the number of pixels that a seed's class grows to, at least one."""
-    return float(max(round(seed.middle * seed.mark.size), 1))
-
-
-def _grown(evidence: Evidence, found: dict[int, Seed]) -> Iterable[NDArray[np.floating]]:
+def _grown(evidence: Evidence, growing: dict[int, Seed]) -> Iterable[NDArray[np.floating]]:
     """Return relative ranks (see `shares`) of the growing classes, up to the doubtful border."""
-    reach = max(seed.doubtful[1] for seed in found.values())
-    farthest = reach if len(found) == 1 else CONTEST * reach
-    along_edges = any(seed.growth == "geodesic" for seed in found.values())
+    reach = max(seed.doubtful[1] for seed in growing.values())
+    farthest = reach if len(growing) == 1 else CONTEST * reach
+    along_edges = any(seed.growth == "geodesic" for seed in growing.values())
     edges = edge_strength(evidence.image) if along_edges else evidence.image
     costs = []
-    for number, seed in found.items():
-        free = allowed(evidence, number)
+    for class_index, seed in growing.items():
+        free = allowed(evidence, class_index)
         if seed.growth == "euclidean":
             costs.append(euclidean_cost(seed.mark, free))
         else:
-            area = _pixels(seed)
+            area = seed.pixels
             steps = step_cost(evidence.image, edges, seed.mark, area)
             costs.append(geodesic_cost(steps, seed.mark, free, farthest * area))
-    return shares(np.stack(costs), np.array([_pixels(seed) for seed in found.values()]), reach)
-
-
-def _taught(
-    relative: NDArray[np.floating], seed: Seed
-) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
-    """Return inside and weight of a grown class."""
-    inner, outer = seed.doubtful
-    doubtful = (relative >= inner) & (relative < outer)
-    if seed.growth == "geodesic":
-        radius = math.sqrt(_pixels(seed) / math.pi)
-        doubtful |= (relative >= outer) & within(seed.mark, SAFE_RADII * radius)
-    return relative < 1, np.where(doubtful, DOUBTFUL, 1.0).astype(np.float32)
+    return shares(np.stack(costs), np.array([seed.pixels for seed in growing.values()]), reach)

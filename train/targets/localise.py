@@ -78,7 +78,7 @@ def best_blobs(image: NDArray[np.floating], area: float) -> dict[Polarity, Blob]
     """Return the darkest and the brightest blob of an image next to its ring; empty if none fits.
 
     image: finite intensities 0..1 (row, column). area: share of the image that the blob covers,
-    > 0. A blob of fewer than LEAST_PIXELS cannot be told from noise, and one of more than about
+    > 0. A blob of fewer than LEAST_PIXELS is not distinct from noise, and one of more than about
     0.78 of a square image does not fit. A blob has a contrast of at least LEAST_CONTRAST.
     """
     blobs: dict[Polarity, Blob] = {}
