@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for name in fixtures & SHARED.keys():
             groups[_file(item)] = SHARED[name]
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups.get(_file(item), _file(item))))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(groups.get(_file(item), _file(item))))
 
 
 def pytest_collection_finish() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 import wsseg
 from tests.api.conftest import Guide
 from tests.cli.conftest import blob
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import Window
 
 SLICES = np.stack([blob(seed)[0] for seed in range(30, 35)]).astype(np.float32)
 

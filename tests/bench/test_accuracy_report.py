@@ -11,7 +11,7 @@ from bench.accuracy.jobs import Job
 from bench.accuracy.report import write_report
 from bench.accuracy.results import ImageScore, add_row, read_rows, write_images
 from tests.bench.test_accuracy_runs import row_of
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 
 JOB = Job("busi", "full", "mobilenet_v2", 128, 0, 0, 30)
 

@@ -20,7 +20,7 @@ from bench.accuracy.results import (
 )
 from bench.accuracy.run_one import run, settings
 from bench.accuracy.task import Task
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.config import TrainConfig
 
 JOB = Job("busi", "full", "mobilenet_v2", 32, 0, 0, 1)

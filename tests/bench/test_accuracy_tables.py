@@ -12,7 +12,7 @@ from bench.accuracy.datasets import DATASETS, label_map, scribble_map
 from bench.accuracy.folds import parts
 from bench.accuracy.tables import write_table
 from tests.bench.conftest import SIDE
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.cases import read_cases
 
 WEAK = [name for name, arm in ARMS.items() if arm.marks not in ("masks", "drawn")]

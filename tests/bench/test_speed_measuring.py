@@ -15,8 +15,7 @@ from bench.speed.results import Place, read_rows
 from bench.speed.scenario import Candidate, Scenario, fixed
 from bench.speed.setting import SCALES, Setting
 from bench.speed.slices import SIDE, first_series, series_folder, slices_file
-from wsseg.imaging.discovery import find
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging import ScanRef, find
 
 MADE = 150_000_000
 

@@ -8,6 +8,8 @@ from PIL import Image
 
 from tests.cli.conftest import call
 
+pytestmark = pytest.mark.xdist_group("exports")
+
 SLICES = 20
 FORMS = 2  # each slice as NIfTI and as DICOM
 

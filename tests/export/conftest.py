@@ -16,7 +16,7 @@ from tests.small_network import small_network
 from wsseg.export import engines as engine_onnx
 from wsseg.export.graph import DeployGraph, to_onnx
 from wsseg.export.publish import ExportOptions, export_run
-from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.imaging import RatioDefinition, Window
 from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Predictor, build_network, last_layer
 from wsseg.train.run_folder import RECORD, SAMPLES, WEIGHTS, RunRecord, save_samples, save_weights

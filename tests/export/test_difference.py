@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsseg.export.parity import Reference, difference, overall, reference_outputs
-from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging import RatioDefinition
 
 CLASSES = ("organ", "tumour")
 RATIOS = (

@@ -17,7 +17,7 @@ from wsseg.export.tensorrt import (
     find_toolkit,
     make_tensorrt_engine,
 )
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines.hardware import this_architecture
 from wsseg.serve.engines.tensorrt import EngineBuildError, build_engine, listener_of, read_network
 from wsseg.serve.manifest import Profile

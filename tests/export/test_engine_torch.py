@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
 

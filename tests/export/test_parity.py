@@ -18,7 +18,7 @@ from wsseg.export.parity import (
     within,
 )
 from wsseg.export.publish import ExportOptions, export_run
-from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging import RatioDefinition
 from wsseg.serve.engines.base import Prediction
 from wsseg.serve.manifest import Profile
 from wsseg.train.networks import last_layer

@@ -16,8 +16,7 @@ from wsseg.export import engines as engine_openvino
 from wsseg.export.graph import METADATA
 from wsseg.export.publish import ExportOptions, export_run
 from wsseg.export.tensorrt import TensorRTMissingError
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.errors import AllFailedError, WssegError
+from wsseg.imaging import AllFailedError, RatioDefinition, WssegError
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.openvino import OpenVinoEngine
 from wsseg.serve.engines.select import open_engine

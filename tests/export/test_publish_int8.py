@@ -13,7 +13,7 @@ from wsseg.export import quantise as search
 from wsseg.export.graph import METADATA
 from wsseg.export.parity import TOLERANCES, EngineRejectedError
 from wsseg.export.publish import export_run
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.manifest import load_model

@@ -12,8 +12,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from tests.export.conftest import raw_slices
 from wsseg.export.publish import ExportOptions, export_run
 from wsseg.export.stride import AT_STRIDE_8, Between, at_stride_16, coarsened
-from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import RatioDefinition, Window, WssegError
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.manifest import load_model
@@ -28,6 +27,8 @@ from wsseg.train.run_folder import (
     save_samples,
     save_weights,
 )
+
+pytestmark = pytest.mark.xdist_group("exports")
 
 WINDOW = Window(low=-100, high=240)
 RECORD = RunRecord(

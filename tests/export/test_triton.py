@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from wsseg.export import triton
 from wsseg.export.triton import TritonOptions, add_version, check_request, config_text
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.manifest import FILE_NAME, Profile, load_model

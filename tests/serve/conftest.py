@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from wsseg.imaging.definitions import FOREGROUND, RatioDefinition, Window
-from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
+from wsseg.imaging import FileRef, Geometry, RatioDefinition, Scan, ScanRef, SliceId, Window
+from wsseg.imaging.definitions import FOREGROUND
 from wsseg.serve.engines.base import EngineError, Prediction
 from wsseg.serve.infer import InferOptions, Summary, infer
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Parity, Training

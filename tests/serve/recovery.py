@@ -10,7 +10,7 @@ from tests.serve.conftest import (
     run,
     write_volume,
 )
-from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging import RatioDefinition
 from wsseg.serve.report import recovered_paths
 
 BOTH = (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.serve.conftest import rows, run, write_pictures
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 
 
 @pytest.mark.parametrize("kind", ["masks", "overlays"])

@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serve.conftest import BROKEN_VALUE, LEVELS, ThresholdEngine, make_scan
-from wsseg.imaging.definitions import luminance
-from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import FileRef, Scan, ScanRef
+from wsseg.imaging import Failure, FileRef, Scan, ScanRef, luminance
 from wsseg.serve.batching import GREY_AS_RGB, LUMINANCE, Limits, Segmenter
 from wsseg.serve.engines.base import Prediction
 from wsseg.serve.inspection import Skip, inspect, skip_none

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from tests.serve.conftest import BROKEN_VALUE, ThresholdEngine, make_scan
 from tests.serve.test_batching import segment
-from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import Scan
+from wsseg.imaging import Failure, Scan
 from wsseg.serve.batching import Limits
 from wsseg.serve.measure import pack, unpack
 from wsseg.serve.recover import KnownRatio

@@ -22,8 +22,7 @@ from tests.serve.conftest import (
     write_pictures,
 )
 from wsseg.cli.infer import closing_line
-from wsseg.imaging.definitions import Dependence
-from wsseg.imaging.errors import AllFailedError, WssegError
+from wsseg.imaging import AllFailedError, Dependence, WssegError
 from wsseg.serve.engines.base import EngineError
 from wsseg.serve.engines.onnxruntime import OnnxEngine
 from wsseg.serve.infer import InferOptions, infer

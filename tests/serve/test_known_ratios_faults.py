@@ -13,7 +13,7 @@ from tests.serve.conftest import (
     write_pictures,
 )
 from tests.serve.recovery import BOTH, recover, smooth, write_scans
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import EngineError
 from wsseg.serve.engines.onnxruntime import OnnxEngine
 from wsseg.serve.infer import InferOptions, infer

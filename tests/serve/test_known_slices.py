@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from tests.serve.conftest import make_scan
-from wsseg.imaging.errors import Failure
-from wsseg.imaging.scan import FileRef, Scan, ScanRef, SliceId
-from wsseg.imaging.tables import TableError
+from wsseg.imaging import Failure, FileRef, Scan, ScanRef, SliceId, TableError
 from wsseg.serve.known_ratios import KnownRow, KnownSlices
 from wsseg.serve.recover import KnownRatio, RecoveredMask
 

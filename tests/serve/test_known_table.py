@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.serve.conftest import make_manifest
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.errors import WssegError
-from wsseg.imaging.tables import MOST_LINES, TableError
+from wsseg.imaging import RatioDefinition, TableError, WssegError
+from wsseg.imaging.tables import MOST_LINES
 from wsseg.serve.known_ratios import read_known
 
 ONE = make_manifest(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.serve.conftest import failures, make_manifest, make_scan, rows, run, write_model
-from wsseg.imaging.definitions import Seen, Window
+from wsseg.imaging import Seen, Window
 from wsseg.imaging.intensity import ends_of, range_of, thinned
 from wsseg.serve.inspection import OTHER_MODALITY, OUTSIDE_WINDOW, compare_with
 from wsseg.serve.manifest import Training

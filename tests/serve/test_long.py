@@ -9,9 +9,9 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from tests.serve.conftest import ThresholdEngine, make_scan, run
+from wsseg.imaging import Failure, ReadError
 from wsseg.imaging import scan as planes
 from wsseg.imaging.dicom import reader as dicom_read
-from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import Planes
 from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.inspection import inspect, skip_none

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
-from wsseg.imaging.scan import Geometry
+from wsseg.imaging import Geometry
 from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.inspection import inspect, skip_none
 from wsseg.serve.measure import MeasuredScan, series_rows, slice_rows, slice_thickness_mm

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.serve.conftest import make_manifest, write_model
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.manifest import FILE_NAME, SCHEMA_VERSION, engine_bytes, load_model
 
 

@@ -9,7 +9,7 @@ import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from tests.serve.conftest import LEVELS, make_manifest, threshold_graph, write_model
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import Engine, EngineError, EngineOptions
 from wsseg.serve.engines.onnxruntime import CPU, OnnxEngine
 from wsseg.serve.engines.select import open_engine

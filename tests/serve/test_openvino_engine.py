@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.serve.conftest import LEVELS, make_manifest, threshold_graph, write_model
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import EngineError
 from wsseg.serve.engines.openvino import REPEATS, OpenVinoEngine, no_openvino, open_openvino
 from wsseg.serve.manifest import EngineFile, Manifest

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from tests.serve.conftest import make_scan
-from wsseg.imaging.definitions import Window, label_colours
+from wsseg.imaging import Window, label_colours
 from wsseg.serve.measure import Areas, MeasuredScan
 from wsseg.serve.overlay import outline, overlay, write_overlays
 

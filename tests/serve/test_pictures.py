@@ -19,7 +19,7 @@ from tests.serve.conftest import (
     write_pictures,
     write_volume,
 )
-from wsseg.imaging.reading import read
+from wsseg.imaging import read
 
 
 def test_pictures_do_not_change_the_tables(model: Path, scans: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from tests.imaging.conftest import write_dicom
 from tests.serve.conftest import make_manifest, make_scan, rows, run, threshold_graph, write_model
-from wsseg.imaging.definitions import Seen
+from wsseg.imaging import Seen
 from wsseg.serve.inspection import OTHER_PLANE, compare_with
 from wsseg.serve.manifest import Training
 

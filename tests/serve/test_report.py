@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.errors import AllFailedError, Failure
+from wsseg.imaging import AllFailedError, Failure
 from wsseg.serve.report import SliceRow, columns, open_report, report_paths
 
 CONTRACT = (

@@ -8,8 +8,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
 from tests.serve.conftest import LEVELS, failures, rows, run
-from wsseg.imaging.errors import AllFailedError
-from wsseg.imaging.tables import TableError
+from wsseg.imaging import AllFailedError, TableError
 
 PLACES = (8.0, 0.0, 4.0)
 ECHOES = (5.0, 10.0)

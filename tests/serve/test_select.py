@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.serve.conftest import PARITY, make_manifest
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines import select
 from wsseg.serve.engines.base import EngineOptions, Prediction, UnusableError
 from wsseg.serve.engines.hardware import UNKNOWN

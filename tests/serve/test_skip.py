@@ -13,9 +13,7 @@ from pydicom.data import get_testdata_file
 
 from tests.serve.conftest import make_scan, picture, rows, run, write_volume
 from tests.serve.recovery import recover
-from wsseg.imaging.definitions import Window
-from wsseg.imaging.reading import read
-from wsseg.imaging.scan import FileRef, ScanRef
+from wsseg.imaging import FileRef, ScanRef, Window, read
 from wsseg.serve.inspection import CT, SKIPPED_EMPTY, inspect, skip_empty
 
 DATA = os.environ.get("WSSEG_DATA")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.report import (
     FORMULA_STARTS,
     PARQUET_ROWS,

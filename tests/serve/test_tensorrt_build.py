@@ -9,7 +9,7 @@ import pytest
 import tensorrt_rtx
 
 from tests.serve.conftest import PARITY, make_manifest
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.serve.engines import select
 from wsseg.serve.engines import tensorrt as tensorrt_engine
 from wsseg.serve.engines.base import EngineOptions, UnusableError

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wsseg.imaging.definitions import Denominator
+from wsseg.imaging import Denominator
 from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.losses import Context, Loss
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.train.conftest import prepared
-from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging import RatioDefinition
 from wsseg.train.calibration import AS_GOOD, CANDIDATES, DEFAULT, best_thresholds, fit_thresholds
 from wsseg.train.cases import read_cases
 from wsseg.train.config import TrainConfig

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.tables import TableError
+from wsseg.imaging import RatioDefinition, TableError
 from wsseg.train.cases import read_cases
 
 # Of the shared files: 80 pixels in 10 rows and 8 columns, marks on the first 4 of row 0, a mask of

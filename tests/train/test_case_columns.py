@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.tables import TableError
+from wsseg.imaging import TableError
 from wsseg.train.cases import read_cases
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.errors import WssegError
-from wsseg.imaging.tables import MOST_LINES, Fault, TableError
+from wsseg.imaging import Fault, RatioDefinition, TableError, WssegError
+from wsseg.imaging.tables import MOST_LINES
 from wsseg.train.cases import read_cases
 
 

@@ -8,8 +8,7 @@ import openpyxl
 import pytest
 
 from tests.train.conftest import COLUMNS, ROWS
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.tables import TableError, TableOptions
+from wsseg.imaging import RatioDefinition, TableError, TableOptions
 from wsseg.train.cases import Case, read_cases
 
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import RatioDefinition, Window, WssegError
 from wsseg.train.networks import build_network
 from wsseg.train.run_folder import (
     RunRecord,

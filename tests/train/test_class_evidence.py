@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging import RatioDefinition
 from wsseg.train.cases import read_cases, small_regions
 
 

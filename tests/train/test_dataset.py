@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.imaging.reading import read_slice
+from wsseg.imaging import RatioDefinition, Window, read_slice
 from wsseg.train.cases import Case
 from wsseg.train.data.batch import collate
 from wsseg.train.data.dataset import CaseDataset

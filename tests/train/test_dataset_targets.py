@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.imaging import RatioDefinition, Window
 from wsseg.train.cases import Box, Case, Region
 from wsseg.train.data.batch import collate
 from wsseg.train.data.dataset import CaseDataset, TargetStore

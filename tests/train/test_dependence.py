@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wsseg.imaging.definitions import Dependence, Window
+from wsseg.imaging import Dependence, Window
 from wsseg.train.cases import read_cases
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Preprocess

@@ -16,7 +16,7 @@ from tests.train.conftest import (
     quick_runs,
     train_in_float64,
 )
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.cases import read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.distillation import compare, find_teacher, teach

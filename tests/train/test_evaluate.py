@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.imaging import RatioDefinition, Window
 from wsseg.train.cases import Case, read_cases, spread
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, Native

@@ -17,7 +17,7 @@ from tests.imaging.conftest import write_dicom
 from wsseg.train.cases import files, images, table
 from wsseg.train.config import TrainConfig
 from wsseg.train.data import dataset
-from wsseg.train.targets import case_targets, localise_cases
+from wsseg.train.targets import case_targets
 from wsseg.train.trainer import cases_for, choose_facts, prepare_data
 
 __all__ = ["write_dicom"]
@@ -57,7 +57,7 @@ def prepare(path: Path, config: TrainConfig = CONFIG) -> None:
 @pytest.fixture
 def one_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread at a time: two may look for the same header, and then both read it."""
-    for module in (files, images, table, dataset, case_targets, localise_cases):
+    for module in (files, images, table, dataset, case_targets):
         monkeypatch.setattr(module, "READERS", 1)
 
 

@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.train.conftest import CONFIG, quick_runs
-from wsseg.imaging.errors import WssegError
-from wsseg.imaging.tables import TableError
+from wsseg.imaging import TableError, WssegError
 from wsseg.train.cases import Case, deal, fold_of, read_cases
 from wsseg.train.cross_validation import summary, train_folds
 from wsseg.train.run_folder import read_record

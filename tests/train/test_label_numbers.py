@@ -19,10 +19,15 @@ from pydicom.data import get_testdata_file
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from wsseg.imaging.errors import ReadError, WssegError
-from wsseg.imaging.label_values import Numbering, numbering
-from wsseg.imaging.reading import read_label_slice, read_slice
-from wsseg.imaging.tables import TableError
+from wsseg.imaging import (
+    Numbering,
+    ReadError,
+    TableError,
+    WssegError,
+    numbering,
+    read_label_slice,
+    read_slice,
+)
 from wsseg.train.cases import case_marks, case_mask, read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.simulate import simulate_marks

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train import launch
 from wsseg.train.config import TrainConfig
 from wsseg.train.launch import Task, fabric_precision, launched, refuse_tasks

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tests.train.conftest import prepared
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import RatioDefinition, WssegError
 from wsseg.train.cases import Contents, read_cases
 from wsseg.train.config import SelfTraining, TrainConfig
 from wsseg.train.data.sampler import training_batches

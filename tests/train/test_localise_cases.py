@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import Window
 from wsseg.train.cases import MARKED_BACKGROUND, Case, Region, read_cases
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, TargetStore

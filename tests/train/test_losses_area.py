@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.train.scenes import NAN, any_seed, cost_of
-from wsseg.imaging.definitions import Denominator
+from wsseg.imaging import Denominator
 from wsseg.train.losses import (
     AreaL2,
     Size,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.train.scenes import NAN, cost_of, scene
-from wsseg.imaging.definitions import Denominator
+from wsseg.imaging import Denominator
 from wsseg.train.losses import Context, Loss, SizeBarrier, SizeBounds
 from wsseg.train.losses.area import LEAST_UPPER, log_barrier
 

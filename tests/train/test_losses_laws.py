@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.train.scenes import NAN, SIDE, evaluate, scene
-from wsseg.imaging.definitions import Denominator
+from wsseg.imaging import Denominator
 from wsseg.train import losses
 from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.losses import (

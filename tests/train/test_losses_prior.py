@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from tests.train.scenes import NAN, cost_of
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.losses import Context, MovingMean, RatioPrior
 from wsseg.train.losses.area import prior_divergence
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.train.test_marks_table import disc, rows_of, save
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.cases import Case, case_marks, case_mask, read_cases
 from wsseg.train.simulate import MarkOptions, erode_mark, marked_rows, simulate_marks
 
@@ -130,7 +130,7 @@ def test_a_stated_ratio_errs_too_and_an_unknown_one_stays_unknown(many, tmp_path
 
 def test_ratios_too_wrong_for_their_masks_need_the_masks_left_out(many, tmp_path):
     options = MarkOptions(ratio_noise=40.0)
-    with pytest.raises(WssegError, match="leave the masks out"):
+    with pytest.raises(WssegError, match="drop the masks"):
         simulate_marks(many, tmp_path / "out", options=options)
     path = simulate_marks(many, tmp_path / "out", options=options, keep_masks=())
     assert len(read_cases(path).cases) == 30

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsseg.imaging.errors import WssegError
-from wsseg.imaging.tables import TableOptions
+from wsseg.imaging import TableOptions, WssegError
 from wsseg.train.cases import case_marks, case_mask, read_cases, region_box, region_moments
 from wsseg.train.simulate import (
     MarkOptions,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
-from wsseg.imaging.definitions import PixelCounts, area_ratios
+from wsseg.imaging import PixelCounts, area_ratios
 from wsseg.train.metrics import (
     CaseCounts,
     case_dice,

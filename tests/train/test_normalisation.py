@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tests.train.conftest import CONFIG, one_thread, prepared, quick_runs
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import Window
 from wsseg.train import report as outputs
 from wsseg.train.calibration import choose_normalisation, with_statistics_anew
 from wsseg.train.cases import read_cases

@@ -7,8 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import RatioDefinition, WssegError
 from wsseg.train.config import PRESETS, TrainConfig
 from wsseg.train.data.batch import Batch, Outputs
 from wsseg.train.losses import (

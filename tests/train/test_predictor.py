@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import Window
 from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.networks import Predictor, build_network, last_layer
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import Window
 from wsseg.train.data.preprocess import IMAGENET_MEAN, IMAGENET_SD, Preprocess
 
 CT = Window(kind="fixed", low=-200.0, high=300.0)

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torchvision.models import ResNet50_Weights, mobilenet_v2
 from torchvision.models.segmentation import DeepLabV3_MobileNet_V3_Large_Weights
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.networks import build_network
 from wsseg.train.pretrained import load_weights
 

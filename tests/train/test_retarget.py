@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.train.conftest import prepared
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import Window
 from wsseg.train import self_training as room
 from wsseg.train.cases import Box, Region, read_cases
 from wsseg.train.config import Augmentation, TrainConfig

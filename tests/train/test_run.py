@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from tests.train.conftest import CONFIG, curve_of, prepared
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import Window
 from wsseg.train.cases import Case, read_cases
 from wsseg.train.data.dataset import Native
 from wsseg.train.networks import last_layer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.config import TrainConfig
 from wsseg.train.run_folder import check_start, keep_config, save_state, settings_of, started, sweep
 

@@ -18,7 +18,7 @@ from tests.train.conftest import (
     one_thread,
     train_in_float64,
 )
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.progress import StepReport
 from wsseg.train.run_folder import load_run
 from wsseg.train.trainer import train

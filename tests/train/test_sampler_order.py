@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging import WssegError
 from wsseg.train.data.sampler import batch_shares, epoch_indices, with_repeats
 
 

@@ -5,7 +5,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
-from wsseg.imaging.tables import TableError
+from wsseg.imaging import TableError
 from wsseg.train.cases import read_cases, read_image
 
 

@@ -10,8 +10,7 @@ from PIL import Image
 from pydicom.uid import MRImageStorage
 
 from tests.imaging.conftest import _write_dicom
-from wsseg.imaging.definitions import Window
-from wsseg.imaging.tables import TextTable
+from wsseg.imaging import TextTable, Window
 from wsseg.train.cases import Case, CaseTable, choose_input, image_doubts, mixed_origins, see
 from wsseg.train.config import TrainConfig
 from wsseg.train.trainer import choose_facts, prepare_data

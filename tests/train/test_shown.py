@@ -15,12 +15,16 @@ from PIL import Image
 
 from tests.cli.conftest import call
 from tests.imaging.conftest import write_dicom
-from wsseg.imaging.definitions import Window
-from wsseg.imaging.discovery import find
-from wsseg.imaging.label_maps import write_labels
-from wsseg.imaging.reading import read, read_slice
-from wsseg.imaging.scan import Reorientation, ScanRef
-from wsseg.imaging.tables import TableError
+from wsseg.imaging import (
+    Reorientation,
+    ScanRef,
+    TableError,
+    Window,
+    find,
+    read,
+    read_slice,
+    write_labels,
+)
 from wsseg.train.cases import case_marks, case_mask, read_cases
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Preprocess

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wsseg.imaging.definitions import Window
+from wsseg.imaging import Window
 from wsseg.imaging.reading import read_slice_and_origin
 from wsseg.train.cases import IMAGES, Case, choose_input
 

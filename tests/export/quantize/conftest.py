@@ -10,7 +10,7 @@ from torch import nn
 from wsseg.export.engines import Calibration, Job, make_int8_engine, planned_engine
 from wsseg.export.graph import DeployGraph, save_onnx, to_onnx
 from wsseg.export.parity import reference_outputs
-from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.imaging import RatioDefinition, Window
 from wsseg.serve.engines.base import EngineOptions
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.manifest import Manifest, Parity, Training

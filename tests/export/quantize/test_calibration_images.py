@@ -9,8 +9,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from wsseg.export.calibration import calibration_slices, evenly
+from wsseg.imaging import WssegError
 from wsseg.imaging.dicom import reader as dicom_read
-from wsseg.imaging.errors import WssegError
 
 
 def picture(number):
