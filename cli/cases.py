@@ -202,7 +202,7 @@ def _combinations(classes: Sequence[str], training: Sequence[Carried]) -> "Table
 
 
 def _readers(training: Sequence[Carried]) -> "Table":
-    """Terms and presets that read the signals of the training cases."""
+    """Losses and presets that read the signals of the training cases."""
     from wsseg.train.cases import FIELDS
 
     carried = _all_signals(training)
@@ -211,7 +211,7 @@ def _readers(training: Sequence[Carried]) -> "Table":
         terms, presets = readers(signal)
         cells = ", ".join(terms) or "none", ", ".join(presets) or "none"
         signals_of.setdefault(cells, []).append(signal)
-    table = _table("signal", "terms", "presets")
+    table = _table("signal", "losses", "presets")
     for cells, signals in signals_of.items():
         table.add_row(", ".join(signals), *cells)
     return table

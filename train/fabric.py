@@ -1,5 +1,6 @@
 """The part of Lightning that training uses: devices, precision and processes."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,3 +31,6 @@ with _left_out("torchmetrics"):
         TorchElasticEnvironment as TorchElasticEnvironment,
     )
     from lightning_fabric.strategies.ddp import DDPStrategy as DDPStrategy
+
+# Lightning prints its messages of level INFO itself where logging is not configured.
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)

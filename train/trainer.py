@@ -40,7 +40,13 @@ from wsseg.train.data.sampler import steps_per_epoch, training_batches
 from wsseg.train.distillation import find_teacher, teach, with_teacher
 from wsseg.train.distributed import gathered, rank, world_size
 from wsseg.train.fabric import Fabric
-from wsseg.train.launch import Task, is_first_process, launched, refuse_tasks
+from wsseg.train.launch import (
+    Task,
+    fabric_precision,
+    is_first_process,
+    launched,
+    refuse_tasks,
+)
 from wsseg.train.learner import TOTAL, Learner, Plan, build_learner
 from wsseg.train.losses import Objective, build_objective
 from wsseg.train.metrics import summarise
@@ -109,7 +115,7 @@ def growth_of(data: CaseDataset, config: TrainConfig) -> Growth | None:
     growth = choose_growth(borders)
     if borders:
         ways = {"euclidean": "in straight lines", "geodesic": "along the edges of the image"}
-        log.info("marks that bear a region's shape grow %s", ways[growth])
+        log.info("eroded marks grow %s", ways[growth])
     return growth
 
 
@@ -376,6 +382,8 @@ def _train(
     if teacher is not None:
         training.facts = with_teacher(training.facts, teacher)
         teach(fabric, teacher, data.train, config)
+    half = fabric_precision(config.precision, fabric.device) == "bf16-mixed"
+    log.info("training on %s in %s", fabric.device.type, "bf16" if half else "fp32")
     learner = prepare_learner(fabric, data, config, training.facts)
     if state is not None:
         learner.restore(state)

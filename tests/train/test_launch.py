@@ -1,6 +1,8 @@
 """Devices and precision: what is chosen, and what is refused."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,6 +96,18 @@ def test_bfloat16_on_a_gpu_without_it_is_refused_by_name(monkeypatch):
     with pytest.raises(WssegError, match="Tesla T4 has no bfloat16"):
         fabric_precision("bf16", torch.device("cuda"))
     assert fabric_precision("auto", torch.device("cuda")) == "32-true"
+
+
+@pytest.mark.slow
+def test_lightning_prints_nothing_of_its_own_when_training_in_bfloat16():
+    program = (
+        "from wsseg.train.fabric import Fabric\n"
+        "Fabric(accelerator='cpu', devices=1, precision='bf16-mixed')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout + done.stderr == ""
 
 
 SLURM = {
