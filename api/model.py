@@ -28,6 +28,9 @@ Slices = NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
+_OPENED_WITH = ("model", "device", "engine", "precision", "threads")
+"""The options of wsseg-infer that `load_model` settles."""
+
 
 def load_model(
     folder: str | Path,
@@ -46,7 +49,9 @@ def load_model(
     """
     given = {"device": device, "engine": engine, "precision": precision, "threads": threads}
     options = settings(InferOptions, None, {"model": Path(folder), **given})
-    return Model(read_folder(options.model)[0], options)
+    manifest, opened = read_folder(options.model)
+    # The engine is opened later, when the working directory may be another one.
+    return Model(manifest, options.model_copy(update={"model": opened.absolute()}))
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,9 @@ class Model:
     def predict_batch(self, slices: ArrayLike, *, batch: int = 8) -> list[SliceResult]:
         """Segment a stack of slices: (n, H, W), (n, H, W, 3) or (n, c, H, W) with c of 1 or 3.
 
-        Units and errors as in `predict`. batch: slices that the network sees at once.
+        Units and errors as in `predict`. batch: slices that the network sees at once, at least 1.
         """
+        batch = settings(InferOptions, None, {"batch": batch}, begun=self.options).batch
         stack = _float32(slices)
         if stack.ndim == 4 and stack.shape[-1] != 3 and stack.shape[1] in (1, 3):
             stack = np.moveaxis(stack, 1, -1)
@@ -138,9 +144,16 @@ class Model:
         report: .csv, .jsonl or .parquet. on_progress: hears slices done, slices found so far, and
         slices a second. given: other options of wsseg-infer by their names, such as
         `masks="masks"`, `overlays="overlays"`, `known_ratios="ratios.csv"`, `overwrite=True`.
-        Raises WssegError, before any scan is read, for inputs and options that cannot be used, and
-        AllFailedError if the report cannot be written.
+        Raises WssegError, before any scan is read, for inputs and options that cannot be used,
+        those of `load_model` among them, and AllFailedError if the report cannot be written.
         """
+        # The engine is this model's: the report would name another one that computed nothing.
+        opened = [name for name in _OPENED_WITH if name in given]
+        if opened:
+            raise WssegError(
+                f"measure_to does not take {', '.join(opened)}: open the model with load_model and "
+                "these options"
+            )
         chosen = settings(InferOptions, None, {"report": report, **given}, begun=self.options)
         return infer(
             _paths(paths),
@@ -160,7 +173,9 @@ class Model:
         return self._engines[probability]
 
     def _predicted(self, stack: Slices) -> list[SliceResult]:
-        """The results of slices (n, H, W) or (n, H, W, 3)."""
+        """The results of n >= 1 slices (n, H, W) or (n, H, W, 3)."""
+        if not stack.size:
+            raise WssegError(f"the slices have no pixels, found shape {stack.shape[1:]}")
         if not np.isfinite(stack).all():
             raise WssegError("the pixels hold NaN or infinity: replace them by a number")
         channels = np.stack([to_channels(pixels, self.manifest.channels) for pixels in stack])
@@ -246,7 +261,13 @@ def _scan_result(
 
 
 def _float32(pixels: ArrayLike) -> Slices:
-    return np.asarray(pixels, np.float32)
+    try:
+        values = np.asarray(pixels)
+        if np.iscomplexobj(values):
+            raise WssegError("the pixels are complex numbers: give their magnitude, np.abs(pixels)")
+        return values.astype(np.float32, copy=False)
+    except (TypeError, ValueError) as error:
+        raise WssegError(f"the pixels are not an array of numbers: {error}") from error
 
 
 def _paths(paths: Paths) -> list[Path]:

@@ -122,7 +122,7 @@ def training_settings(
     Ratios may be written as `NAME=CLASS/DENOMINATOR`; `mark_average` says what the term `weak_mark`
     averages over, the "image" or the "mark". begun: settings in place of the defaults.
     """
-    file = Path(config) if isinstance(config, str | Path) else None
+    file = None if config is None or isinstance(config, TrainConfig) else Path(config)
     base = config if isinstance(config, TrainConfig) else begun
     given = dict(given)
     average = given.pop("mark_average", None)

@@ -45,6 +45,40 @@ def test_pixels_that_are_no_numbers_are_refused(model: wsseg.Model):
         model.predict(np.full((32, 32), np.nan))
 
 
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.full((32, 32), 1j), "complex numbers"),
+        ([["a", "b"], ["c", "d"]], "not an array of numbers"),
+        (np.zeros((0, 32)), "no pixels"),
+    ],
+)
+def test_what_is_no_slice_of_numbers_is_refused_with_its_reason(
+    model: wsseg.Model, pixels: object, reason: str
+):
+    with pytest.raises(wsseg.WssegError, match=reason):
+        model.predict(pixels)  # type: ignore[arg-type]
+
+
+def test_a_batch_has_at_least_one_slice(model: wsseg.Model):
+    with pytest.raises(wsseg.WssegError, match="batch"):
+        model.predict_batch(SLICES, batch=0)
+
+
+def test_a_model_computes_wherever_the_program_goes(
+    guide: Guide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(guide.folder)
+    model = wsseg.load_model("model", device="cpu")
+    monkeypatch.chdir(tmp_path)
+    assert model.predict(SLICES[0]).ratios["roi"] >= 0
+
+
+def test_a_report_names_the_engine_that_computed_it(model: wsseg.Model, tmp_path: Path):
+    with pytest.raises(wsseg.WssegError, match=r"does not take precision.*load_model"):
+        model.measure_to(tmp_path / "r.csv", tmp_path, precision="fp16")
+
+
 def test_an_option_that_does_not_exist_names_its_nearest_neighbour(
     model: wsseg.Model, tmp_path: Path
 ):
