@@ -29,8 +29,12 @@ PASSES = 10
 READ = """
 import sys
 from pathlib import Path
-from wsseg.imaging.discovery import find
-from wsseg.imaging.reading import read
+try:  # as builds before the rooms were rearranged name them
+    from wsseg.imaging.find import find
+    from wsseg.imaging.read import read
+except ModuleNotFoundError:
+    from wsseg.imaging.discovery import find
+    from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 folder = Path(sys.argv[1])
 for _ in range(int(sys.argv[2])):
