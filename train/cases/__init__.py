@@ -1,7 +1,5 @@
 """The table of cases: its columns, cells and checks, and the files that its rows name."""
 
-from wsseg.train.cases.agreement import region_box as region_box
-from wsseg.train.cases.agreement import region_moments as region_moments
 from wsseg.train.cases.cells import SPLITS as SPLITS
 from wsseg.train.cases.cells import CellError as CellError
 from wsseg.train.cases.cells import parse_box as parse_box
@@ -12,6 +10,8 @@ from wsseg.train.cases.cells import parse_place as parse_place
 from wsseg.train.cases.cells import parse_points as parse_points
 from wsseg.train.cases.cells import parse_present as parse_present
 from wsseg.train.cases.cells import parse_split as parse_split
+from wsseg.train.cases.contradictions import region_box as region_box
+from wsseg.train.cases.contradictions import region_moments as region_moments
 from wsseg.train.cases.evidence import FIELDS as FIELDS
 from wsseg.train.cases.evidence import LOCATING as LOCATING
 from wsseg.train.cases.evidence import SupervisionKind as SupervisionKind

@@ -16,7 +16,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import version_of
 from wsseg.imaging.label_maps import label_grid_difference
 from wsseg.imaging.reading import Grid, is_turned, read_grid, read_slice_and_origin, slice_shape
-from wsseg.train.cases.agreement import (
+from wsseg.train.cases.contradictions import (
     against_image,
     against_itself,
     against_marks,

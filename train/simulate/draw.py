@@ -11,7 +11,7 @@ from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
 from wsseg.imaging.errors import WssegError
-from wsseg.train.cases.agreement import region_box
+from wsseg.train.cases.contradictions import region_box
 from wsseg.train.cases.schema import MARKED_BACKGROUND, Case, MarkKind, Pixel, one_spelling
 
 Kind = Literal[

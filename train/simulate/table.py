@@ -18,7 +18,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic_folder, lock_output, named_file
 from wsseg.imaging.label_values import Label
 from wsseg.imaging.tables import DEFAULT_OPTIONS, TableOptions, TextTable
-from wsseg.train.cases.agreement import READER_VARIATION, region_box, region_moments
+from wsseg.train.cases.contradictions import READER_VARIATION, region_box, region_moments
 from wsseg.train.cases.files import as_counted, case_mask, label_slice
 from wsseg.train.cases.schema import DEFAULT_CLASS, Case, CaseTable, Split, read_columns
 from wsseg.train.cases.table import read_cases
