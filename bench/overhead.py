@@ -24,10 +24,10 @@ from wsseg.imaging.discovery import find
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.batching import Limits
+from wsseg.serve.empty_slices import skip_empty
 from wsseg.serve.engines.base import EngineOptions, Prediction
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.infer import InferOptions, infer
-from wsseg.serve.inspection import skip_empty
 from wsseg.serve.manifest import load_model
 from wsseg.serve.measure import slice_rows
 from wsseg.serve.pipeline import Counts, Pictures, Pipeline, PrefetchLimits

@@ -18,9 +18,10 @@ from wsseg.imaging.files import lock_output
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.batching import Limits
+from wsseg.serve.empty_slices import skip_empty, skip_none
 from wsseg.serve.engines.base import Device, Engine, EngineName, EngineOptions, Precision
 from wsseg.serve.engines.select import open_engine
-from wsseg.serve.inspection import compare_with, skip_empty, skip_none
+from wsseg.serve.inspection import compare_with
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
 from wsseg.serve.measure import recovered_rows, series_rows, slice_rows
@@ -58,9 +59,9 @@ class InferOptions(Frozen):
     at once. threads: threads of the engine on a CPU; 0 for the cores that the process may use.
     readers, read_ahead: number of reading threads, and of scans that they read ahead. memory_mb:
     pixels held at once, in MiB, besides the engine's own; a larger scan is still read, but alone.
-    skip: skip slices that cannot show tissue, see `inspection.skip_empty`. strict: scans unlike the
-    training images fail instead of being flagged, see `inspection.compare_with`. overwrite: replace
-    an earlier report. pixel_mm: (row, column) pixel size of pictures that do not state one.
+    skip: skip slices that cannot show tissue, see `empty_slices.skip_empty`. strict: scans unlike
+    the training images fail instead of being flagged, see `inspection.compare_with`. overwrite:
+    replace an earlier report. pixel_mm: (row, column) pixel size of pictures that do not state one.
     """
 
     model: Path

@@ -1,4 +1,4 @@
-"""Inspection of a scan before the network sees it: empty slices, equal slices, unlike scans."""
+"""Inspection of a scan before the network: equal slices, scans unlike the training images."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,31 +10,16 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import Seen, Window
 from wsseg.imaging.intensity import ends_of, is_beyond, is_flat, thinned
 from wsseg.imaging.scan import Scan, colours_of, scan_origin
+from wsseg.serve.empty_slices import Skip
 from wsseg.serve.manifest import Manifest
 
-SKIPPED_EMPTY = "SKIPPED_EMPTY"
 OUTSIDE_WINDOW = "OUTSIDE_WINDOW"
 OTHER_MODALITY = "OTHER_MODALITY"
 OTHER_PLANE = "OTHER_PLANE"
 UNLIKE_FLAGS = frozenset({OUTSIDE_WINDOW, OTHER_MODALITY, OTHER_PLANE})
-CT = "CT"
-# Values of such scans are not Hounsfield units, whatever the modality says.
-NO_UNITS = frozenset({"NOT_HU", "MONOCHROME1"})
-# A crop from the inside of a cyst or of fat may have equal pixels; an image of a body does not.
-FEWEST_PIXELS = 64 * 64
-# Aerated lung lies near -850 HU and may be what is looked for; emphysema is commonly drawn from
-# -950 HU down, but never fills a slice: vessels and walls run through it. Air is -1000 HU.
-AIR_HU = -950.0
-# The mean of so many pixels squared keeps the noise of air (some 30 HU) from passing AIR_HU.
-NEIGHBOURHOOD = 5
-# A pixel that is one fifth tissue. Below it nobody draws an outline; the noise of air stays there.
-SPECK_HU = -800.0
 # Share of the values of a scan, for a model that does not know the range it was trained on.
 WITHIN_WINDOW = 0.01
 DIGEST_BYTES = 16  # two slices in a life's work of a clinic meet by chance with odds of 1 : 10^24
-
-IsEmpty = Callable[[NDArray[np.float32]], bool]
-Skip = Callable[[Scan], IsEmpty]
 
 
 @dataclass(frozen=True)
@@ -89,50 +74,6 @@ def _digest(pixels: NDArray[np.float32]) -> bytes:
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST_BYTES)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()
-
-
-def skip_none(_scan: Scan) -> IsEmpty:
-    """Skip no slice."""
-    return lambda _pixels: False
-
-
-def skip_empty(window: Window) -> Skip:
-    """A rule that decides, given a scan, which of its slices cannot show tissue."""
-
-    def rule(scan: Scan) -> IsEmpty:
-        in_hu = scan.modality == CT and NO_UNITS.isdisjoint(scan.flags)
-        return lambda pixels: shows_nothing(pixels, window) or (in_hu and is_air(pixels))
-
-    return rule
-
-
-def shows_nothing(pixels: NDArray[np.float32], window: Window) -> bool:
-    """Whether all pixels of a slice (row, column[, 3]) are equal, so that it has no outline.
-
-    False below FEWEST_PIXELS, and for a value at the top of a fixed window or above, which may be
-    tissue that is brighter than the image can show.
-    """
-    rows, columns = pixels.shape[:2]
-    if rows * columns < FEWEST_PIXELS or not (pixels == pixels[0, 0]).all():
-        return False
-    return window.kind == "image" or bool(pixels[0, 0].min() < window.high)
-
-
-def is_air(pixels: NDArray[np.float32]) -> bool:
-    """Whether a CT slice (row, column), in HU, holds only air and padding.
-
-    Every pixel lies below SPECK_HU, and every NEIGHBOURHOOD x NEIGHBOURHOOD mean below AIR_HU. The
-    second condition keeps lung; the first keeps the tip of a nose, a few pixels that a mean would
-    dilute. A table in the image is denser than that, so such slices are computed.
-    """
-    rows, columns = pixels.shape[:2]
-    if pixels.ndim != 2 or rows * columns < FEWEST_PIXELS or not (pixels < SPECK_HU).all():
-        return False
-    # Padding far below air (-2000, -3024) counts as air: it must not pull down the means beside it.
-    means = np.pad(np.maximum(pixels, -1000.0).astype(np.float64), NEIGHBOURHOOD // 2, mode="edge")
-    for axis in (0, 1):
-        means = np.lib.stride_tricks.sliding_window_view(means, NEIGHBOURHOOD, axis).sum(-1)
-    return bool((means / NEIGHBOURHOOD**2 < AIR_HU).all())
 
 
 def compare_none(_scan: Scan) -> Likeness:

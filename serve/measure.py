@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from wsseg.imaging.definitions import PixelCounts, RatioDefinition, denominator_of, known, quotient
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.scan import Geometry, Scan, ScanRef
+from wsseg.serve.empty_slices import SKIPPED_EMPTY
 from wsseg.serve.engines.base import Prediction
-from wsseg.serve.inspection import OUTSIDE_WINDOW, SKIPPED_EMPTY
+from wsseg.serve.inspection import OUTSIDE_WINDOW
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.recover import Recovered
 from wsseg.serve.report import (

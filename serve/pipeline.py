@@ -18,16 +18,9 @@ from wsseg.imaging.label_maps import write_labels
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.serve.batching import Limits, Segmenter
+from wsseg.serve.empty_slices import Skip, skip_none
 from wsseg.serve.engines.base import Engine
-from wsseg.serve.inspection import (
-    UNLIKE_FLAGS,
-    Compare,
-    InspectedScan,
-    Skip,
-    compare_none,
-    inspect,
-    skip_none,
-)
+from wsseg.serve.inspection import UNLIKE_FLAGS, Compare, InspectedScan, compare_none, inspect
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import MeasuredScan, failed_files
 from wsseg.serve.overlay import write_overlays

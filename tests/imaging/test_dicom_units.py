@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from wsseg.imaging import FileRef, ScanRef, Window, read_slice
 from wsseg.imaging.dicom import read_dicom
-from wsseg.serve.inspection import skip_empty
+from wsseg.serve.empty_slices import skip_empty
 
 
 def read(path):

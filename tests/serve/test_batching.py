@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.serve.conftest import BROKEN_VALUE, LEVELS, ThresholdEngine, make_scan
 from wsseg.imaging import Failure, FileRef, Scan, ScanRef, luminance
 from wsseg.serve.batching import GREY_AS_RGB, LUMINANCE, Limits, Segmenter
+from wsseg.serve.empty_slices import Skip, skip_none
 from wsseg.serve.engines.base import Prediction
-from wsseg.serve.inspection import Skip, inspect, skip_none
+from wsseg.serve.inspection import inspect
 from wsseg.serve.measure import MeasuredScan
 
 SHAPES = ((6, 8), (8, 6), (1, 1))

@@ -14,7 +14,8 @@ from wsseg.imaging import scan as planes
 from wsseg.imaging.dicom import reader as dicom_read
 from wsseg.imaging.scan import Planes
 from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.inspection import inspect, skip_none
+from wsseg.serve.empty_slices import skip_none
+from wsseg.serve.inspection import inspect
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
 from wsseg.imaging import Geometry
 from wsseg.serve.batching import Limits, Segmenter
-from wsseg.serve.inspection import inspect, skip_none
+from wsseg.serve.empty_slices import skip_none
+from wsseg.serve.inspection import inspect
 from wsseg.serve.measure import MeasuredScan, series_rows, slice_rows, slice_thickness_mm
 from wsseg.serve.report import Provenance, SeriesRatio, SliceRatio
 

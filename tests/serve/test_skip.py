@@ -14,7 +14,8 @@ from pydicom.data import get_testdata_file
 from tests.serve.conftest import make_scan, picture, rows, run, write_volume
 from tests.serve.recovery import recover
 from wsseg.imaging import FileRef, ScanRef, Window, read
-from wsseg.serve.inspection import CT, SKIPPED_EMPTY, inspect, skip_empty
+from wsseg.serve.empty_slices import CT, SKIPPED_EMPTY, skip_empty
+from wsseg.serve.inspection import inspect
 
 DATA = os.environ.get("WSSEG_DATA")
 SIDE = 72
