@@ -37,6 +37,16 @@ RatioOption = Annotated[
         "another class. Repeat for several. [default: every class over the image]",
     ),
 ]
+CodeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--code",
+        metavar="CLASS=CODE",
+        help="Code of a class for DICOM results, SCHEME:VALUE or SCHEME:VALUE:MEANING, such as "
+        "lesion=SCT:52988006. CLASS.category=CODE and CLASS.anatomy=CODE say what kind of thing it "
+        "is and which organ contains it. Repeat for several.",
+    ),
+]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 INTERRUPTED = 130

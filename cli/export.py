@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import wsseg
-from wsseg.cli.console import guarded, start_logging
+from wsseg.cli.console import CodeOption, guarded, start_logging
 from wsseg.imaging.errors import SomeFailedError, WssegError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def export(
             "[default: what training fitted]"
         ),
     ] = None,
+    code: CodeOption = None,
     output_stride: Annotated[
         int | None,
         typer.Option(
@@ -107,6 +108,7 @@ def export(
             "precisions": tuple(precision) if precision else None,
             "torch": torch,
             "thresholds": tuple(threshold) if threshold else None,
+            "codes": code or None,
             "calibration": calibration,
             "calibration_images": calibration_images,
             "calibration_method": calibration_method,

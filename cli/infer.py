@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import wsseg
-from wsseg.cli.console import IgnoreOption, SheetOption, guarded, progress_bar, start_logging
+from wsseg.cli.console import (
+    CodeOption,
+    IgnoreOption,
+    SheetOption,
+    guarded,
+    progress_bar,
+    start_logging,
+)
 
 if TYPE_CHECKING:
     from wsseg.serve.infer import Summary
@@ -47,6 +54,7 @@ def infer(
             "DICOM, NIfTI and TIFFs with a size keep their own.",
         ),
     ] = None,
+    code: CodeOption = None,
     device: Annotated[
         str,
         typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda (an error where it fails)."),
@@ -97,7 +105,7 @@ def infer(
     start_logging(as_json=json_log, verbose=verbose)
     kept = "no table is written; label maps and overlays that were finished stay"
     with guarded(interrupted=kept):
-        code = run_inference(
+        exit_code = run_inference(
             inputs,
             model=model,
             report=report,
@@ -116,10 +124,11 @@ def infer(
             skip=skip,
             strict=strict,
             pixel_mm=pixel_mm,
+            codes=code or None,
             overwrite=overwrite,
             quiet=json_log,
         )
-    raise typer.Exit(code)
+    raise typer.Exit(exit_code)
 
 
 def run_inference(

@@ -7,6 +7,7 @@ import typer
 
 import wsseg
 from wsseg.cli.console import (
+    CodeOption,
     IgnoreOption,
     RatioOption,
     SheetOption,
@@ -40,6 +41,7 @@ def train(
         ),
     ] = None,
     ratio: RatioOption = None,
+    code: CodeOption = None,
     network: Annotated[
         str | None,
         typer.Option(
@@ -135,6 +137,7 @@ def train(
         "devices": devices,
         "precision": precision,
         "ratios": ratio or None,
+        "codes": code or None,
         "folds": folds,
         "sheet": sheet,
         "ignore_columns": ignore_columns or None,

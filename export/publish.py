@@ -35,6 +35,7 @@ from wsseg.export.tensorrt import (
     tensorrt_engines,
 )
 from wsseg.imaging.definitions import Frozen, RatioDefinition, fault_text
+from wsseg.imaging.dicom.codes import Codes, check_classes, merged
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic_folder, lock_output
 from wsseg.serve.batching import MOST_PIXELS
@@ -65,6 +66,7 @@ class ExportOptions(Frozen):
         GPU where `tensorrt` is installed, else the usual architectures of TensorRT-RTX.
     profile: the input shapes that TensorRT engines accept.
     ratios: ratio definitions that replace those of the run; empty keeps the run's.
+    codes: what each class is, by a clinical terminology; they replace those of the run one by one.
     thresholds: one probability a class, 0..1, which replaces the run's; empty keeps the run's.
     calibration: the cases.csv or the folder of images that int8 is calibrated on.
     calibration_images: the largest number of calibration slices.
@@ -80,6 +82,7 @@ class ExportOptions(Frozen):
     gpu_arch: tuple[str, ...] = ()
     profile: Profile = DEFAULT_PROFILE
     ratios: tuple[RatioDefinition, ...] = ()
+    codes: Codes = Field(default_factory=dict)
     thresholds: tuple[Fraction, ...] = ()
     calibration: Path | None = None
     calibration_images: PositiveInt = 128
@@ -250,6 +253,7 @@ def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:
         seen=record.seen,
         dependence=record.dependence,
     )
+    check_classes(options.codes, record.classes)
     try:
         return Manifest(
             name=options.name or out.resolve().name,
@@ -260,6 +264,7 @@ def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:
             network_size=record.size,
             thresholds=options.thresholds or record.thresholds,
             training=training,
+            codes=merged(record.codes, options.codes),
             engines=tuple(planned_engine(p) for p in dict.fromkeys(options.precisions)),
             wsseg_version=wsseg.__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

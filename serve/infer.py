@@ -8,10 +8,11 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 import wsseg
 from wsseg.imaging.definitions import Frozen
+from wsseg.imaging.dicom.codes import Codes, check_classes, merged
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.files import lock_output
@@ -62,6 +63,7 @@ class InferOptions(Frozen):
     skip: skip slices that cannot show tissue, see `empty_slices.skip_empty`. strict: scans unlike
     the training images fail instead of being flagged, see `inspection.compare_with`. overwrite:
     replace an earlier report. pixel_mm: (row, column) pixel size of pictures that do not state one.
+    codes: what each class is, by a clinical terminology, each in place of the model's.
     """
 
     model: Path
@@ -83,6 +85,7 @@ class InferOptions(Frozen):
     strict: bool = False
     overwrite: bool = False
     pixel_mm: PixelSize | None = None
+    codes: Codes = Field(default_factory=dict)
 
     @property
     def recovered(self) -> Path | None:
@@ -201,6 +204,8 @@ def infer(
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
         refs: Iterable[ScanRef | Failure] = find(inputs, scratch=Path(scratch))
         manifest, folder = load_model(options.model)
+        check_classes(options.codes, manifest.classes)
+        manifest = manifest.model_copy(update={"codes": merged(manifest.codes, options.codes)})
         used = engine() if engine else open_engine(folder, manifest, options.wanted_engine)
         known = None
         if options.known_ratios:

@@ -19,6 +19,7 @@ from wsseg.imaging.definitions import (
     Window,
     fault_text,
 )
+from wsseg.imaging.dicom.codes import ClassCodes
 from wsseg.imaging.errors import WssegError
 
 FILE_NAME = "model.json"
@@ -131,6 +132,7 @@ class Manifest(Frozen):
 
     `thresholds` has one probability per class: a pixel belongs to a class where its probability
     is at least that. `network_size` is the square that slices are resized to inside the graph.
+    `codes` says what a class is by a clinical terminology, where that was stated.
     `output_stride` is None for a network that computes as it was trained.
     """
 
@@ -144,6 +146,7 @@ class Manifest(Frozen):
     thresholds: tuple[Fraction, ...]
     training: Training
     output_stride: OutputStride | None = None
+    codes: dict[str, ClassCodes] = Field(default_factory=dict)
     engines: Annotated[tuple[EngineFile, ...], Field(min_length=1)]
     wsseg_version: str
     created: str
@@ -154,6 +157,8 @@ class Manifest(Frozen):
         for ratio in self.ratios:
             if ratio.numerator not in self.classes or ratio.denominator not in known:
                 raise ValueError(f"ratio {ratio.name} names a class that is not in {self.classes}")
+        if unknown := self.codes.keys() - set(self.classes):
+            raise ValueError(f"codes are given for {', '.join(sorted(unknown))}, which is no class")
         if len(self.thresholds) != len(self.classes):
             raise ValueError("thresholds must have one value per class")
         return self

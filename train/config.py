@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from wsseg.imaging.definitions import Frozen, RatioDefinition, Window
+from wsseg.imaging.dicom.codes import Codes
 from wsseg.imaging.errors import WssegError
 from wsseg.train.losses import (
     AnyLoss,
@@ -138,17 +139,18 @@ class TrainConfig(Frozen):
     """All of a run but its cases. `terms` empty means the terms of `preset`.
 
     size: the square, in pixels, that slices are resized to. batch: images per step over all
-    processes together. window None: chosen from the training images. labels: what
-    stands for each class in marks and masks, and under `background` for none; empty where class k
-    is number k. modality: DICOM's code (CT,
-    MR, US) for training images whose files name none, such as pictures. weights: none, imagenet,
-    coco, or the path of a safetensors file. select: how the best epoch is told, see `select.py`.
-    growth: how marks that bear a region's shape become targets; auto looks at the images, see
-    `targets.kind.choose_growth`. guess: whether cases that do not say where a class is may begin
-    with a guess from its area, see `targets.guess`. distill: folder of a finished run whose network
-    teaches this one; the term `distillation` is then added where `terms` has none. folds: of a
-    cross-validation, see `folds.train_folds`; fold: the one that this run is judged by, from 1.
-    sheet, ignore_columns: how the table of cases is read, see `imaging.table.TableOptions`.
+    processes together. window None: chosen from the training images. labels: what stands for each
+    class in marks and masks, and under `background` for none; empty where class k is number k.
+    modality: DICOM's code (CT, MR, US) for training images whose files name none, such as pictures.
+    codes: what each class is, by a clinical terminology, for the DICOM results of wsseg-infer.
+    weights: none, imagenet, coco, or the path of a safetensors file. select: how the best epoch is
+    told, see `select.py`. growth: how marks that bear a region's shape become targets; auto looks
+    at the images, see `targets.kind.choose_growth`. guess: whether cases that do not say where a
+    class is may begin with a guess from its area, see `targets.guess`. distill: folder of a
+    finished run whose network teaches this one; the term `distillation` is then added where `terms`
+    has none. folds: of a cross-validation, see `folds.train_folds`; fold: the one that this run is
+    judged by, from 1. sheet, ignore_columns: how the table of cases is read, see
+    `imaging.table.TableOptions`.
     """
 
     preset: str = "wsseg"
@@ -159,6 +161,7 @@ class TrainConfig(Frozen):
     window: Window | None = None
     channels: Literal[1, 3] | None = None
     modality: str | None = None
+    codes: Codes = Field(default_factory=dict)
     ratios: tuple[RatioDefinition, ...] = ()
     labels: dict[str, Labels] = Field(default_factory=dict)
     epochs: PositiveInt = 60

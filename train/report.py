@@ -330,6 +330,7 @@ def describe(
         thresholds=thresholds or (DEFAULT,) * len(table.classes),
         normalisation=normalisation,
         seen=training.facts.seen,
+        codes=config.codes,
         wsseg_version=wsseg.__version__,
     )
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from wsseg.imaging.definitions import Dependence, Frozen, RatioDefinition, Seen, Window
+from wsseg.imaging.dicom.codes import ClassCodes
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
 from wsseg.train.config import NetworkName, TrainConfig, write_config
@@ -118,6 +119,7 @@ class RunRecord(Frozen):
     dependence: whether masks depend on the image.
     teacher: the run that taught this one; None for a run that learnt from its cases alone.
     seen: what the training images were; None in the record of an earlier version.
+    codes: what each class is, by a clinical terminology; only classes for which it was stated.
     """
 
     classes: tuple[str, ...]
@@ -141,6 +143,7 @@ class RunRecord(Frozen):
     dependence: Dependence | None = None
     teacher: TeacherRecord | None = None
     seen: Seen | None = None
+    codes: dict[str, ClassCodes] = Field(default_factory=dict)
     wsseg_version: str
 
 

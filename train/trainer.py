@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import RatioDefinition, Window
+from wsseg.imaging.dicom.codes import check_classes
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import lock_output
 from wsseg.imaging.tables import TableOptions
@@ -133,6 +134,7 @@ def cases_for(path: Path, config: TrainConfig) -> CaseTable:
         unlabelled=unlabelled,
         options=TableOptions(config.sheet, config.ignore_columns),
     )
+    check_classes(config.codes, table.classes)
     if config.fold is None:
         return table
     return fold_of(

@@ -68,7 +68,8 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
         call(
             "train", folder / "cases" / "cases.csv", "--out", folder / "run", "--network",
             "mobilenet_v2", "--size", 32, "--epochs", 2, "--batch", 4, "--accelerator", "cpu",
-            "--precision", "fp32",
+            "--precision", "fp32", "--code", "roi=SCT:52988006",
         )  # fmt: skip
-        call("export", folder / "run", "--out", folder / "model", "--torch")
+        anatomy = "roi.anatomy=SCT:76752008"
+        call("export", folder / "run", "--out", folder / "model", "--torch", "--code", anatomy)
     return folder

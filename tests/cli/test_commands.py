@@ -300,3 +300,22 @@ def test_doctor_tells_a_cpu_without_fast_integers_from_one_it_knows_nothing_of(
     line = next(check for check in doctor.checks() if check.subject == "INT8 on the CPU")
     assert not line.works
     assert re.match(f"{told}.*; --precision auto takes no INT8", line.finding)
+
+
+def test_codes_of_training_and_export_are_kept_with_the_model(job: Path):
+    manifest = json.loads((job / "model" / "model.json").read_text(encoding="utf-8"))
+    stated = manifest["codes"]["roi"]
+    assert {role: code and code["meaning"] for role, code in stated.items()} == {
+        "type": "Lesion",
+        "category": None,
+        "anatomy": "Breast",
+    }
+
+
+def test_a_code_of_no_class_ends_the_command_before_any_work(job: Path, tmp_path: Path):
+    said = call(
+        "infer", job / "image0.png", "--model", job / "model", "--report", tmp_path / "r.csv",
+        "--code", "rio=SCT:52988006", code=2,
+    )  # fmt: skip
+    assert "class rio, but the classes are roi" in " ".join(said.split())
+    assert not any(tmp_path.iterdir())
