@@ -16,7 +16,7 @@ from torch.export import Dim
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from wsseg.serve import manifest as contract
-from wsseg.serve.manifest import PROBABILITY
+from wsseg.serve.manifest import AREA_VARIANCE, PROBABILITY
 from wsseg.train.networks import Predictor
 
 INPUT = contract.INPUT
@@ -36,7 +36,7 @@ EXAMPLE = (2, 72, 88)
 LARGEST_FP16 = 65504 / 4
 
 Precision = Literal["fp32", "fp16"]
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +65,13 @@ class DeployGraph(nn.Module):
         self.register_buffer("thresholds", limits, persistent=False)
 
     def forward(self, pixels: Tensor) -> Outputs:
-        """Mask, pixel area, soft area and probability of raw pixels (n, c, H, W), float32.
+        """Mask, areas, probability and variance of raw pixels (n, c, H, W), float32.
 
         mask: uint8 (n, k, H, W), 0 or 1. pixel_area: int64 (n, k), exact. soft_area: float32
         (n, k), sum of probabilities in pixels. probability: float32 (n, k, H, W), 0..1; the mask is
-        its threshold, so that a reader who knows a better threshold can apply it.
+        its threshold, so that a reader who knows a better threshold can apply it. area_variance:
+        float32 (n, k), sum of probability * (1 - probability) in pixels: 0 where every pixel is
+        decided, and what the variance of the area would be if pixels were independent.
 
         Areas are summed along rows, then over the rows. Each sum of n positive float32 terms is
         off by at most (n - 1) * 2**-24 of its value in whatever order it is taken, so soft_area by
@@ -82,7 +84,8 @@ class DeployGraph(nn.Module):
         # int64 copy of the whole mask.
         pixel_area = mask.to(torch.float32).sum(-1).to(torch.int64).sum(-1)
         soft_area = probability.sum(-1).sum(-1)
-        return mask.to(torch.uint8), pixel_area, soft_area, probability
+        area_variance = (probability * (1 - probability)).sum(-1).sum(-1)
+        return mask.to(torch.uint8), pixel_area, soft_area, probability, area_variance
 
 
 class _HalfNetwork(nn.Module):
@@ -129,7 +132,7 @@ def to_onnx(graph: DeployGraph, *, channels: int, description: str) -> onnx.Mode
         opset_version=OPSET,
         input_names=[INPUT],
         # PROBABILITY costs a runtime that is not asked for it no time: the others come from it.
-        output_names=[*OUTPUTS, PROBABILITY],
+        output_names=[*OUTPUTS, PROBABILITY, AREA_VARIANCE],
         dynamic_shapes=open_axes(),
         verbose=False,
     )

@@ -47,6 +47,9 @@ class Reference:
             return f"masks have shape {masks.shape}, not {self.probability.shape}"
         if not np.isfinite(soft).all():
             return "soft areas are not finite"
+        variances = prediction.area_variances
+        if variances is not None and not np.isfinite(variances).all():
+            return "variances of areas are not finite"
         if not np.array_equal(areas, masks.sum((2, 3), dtype=np.int64)):
             return "pixel areas are not the number of mask pixels"
         return None
@@ -287,10 +290,17 @@ class Candidate:
     probability: Callable[[Pixels], NDArray[np.float32]] | None = None
 
     def probability_difference(self, prediction: Prediction, reference: Reference) -> float:
-        """Return the largest difference of a pixel's probability, or of a slice's mean."""
+        """Return the largest difference of a pixel's probability, or of a slice's means.
+
+        The variance of a pixel differs by no more than its probability, so its mean does as well.
+        """
         slice_pixels = float(np.prod(reference.pixels.shape[2:]))
-        expected = reference.probability.sum((2, 3), dtype=np.float64)
-        mean = float(np.abs(prediction.soft_areas - expected).max()) / slice_pixels
+        exact = reference.probability.astype(np.float64)
+        means = [np.abs(prediction.soft_areas - exact.sum((2, 3))).max()]
+        if prediction.area_variances is not None:
+            variances = (exact * (1 - exact)).sum((2, 3))
+            means.append(np.abs(prediction.area_variances - variances).max())
+        mean = float(max(means)) / slice_pixels
         if self.probability is None:
             return mean
         each = np.abs(self.probability(reference.pixels) - reference.probability)

@@ -17,6 +17,7 @@ from wsseg.export.graph import OUTPUTS
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.manifest import (
+    AREA_VARIANCE,
     FILE_NAME,
     INPUT,
     PROBABILITY,
@@ -127,6 +128,7 @@ def interface_text(served: Served) -> str:
         "pixel_area": ("TYPE_INT64", [classes]),
         "soft_area": ("TYPE_FP32", [classes]),
         PROBABILITY: ("TYPE_FP32", [classes, -1, -1]),
+        AREA_VARIANCE: ("TYPE_FP32", [classes]),
     }
     pixels = ("TYPE_FP32", [served.manifest.channels, -1, -1])
     return text_format(
@@ -282,11 +284,15 @@ def _served(folder: Path, manifest: Manifest, options: TritonOptions, version: i
     if entry.runtime == "tensorrt" and options.device == "cpu":
         raise WssegError(f"{entry.file} runs on a GPU only: choose an ONNX file for the CPU")
     most = entry.profile.maximum[0] if entry.profile else options.max_batch
+    # A TensorRT engine has the outputs of the ONNX file that it was built from, but one.
     outputs: tuple[str, ...] = OUTPUTS
-    if entry.runtime == "onnxruntime":
-        model = onnx.load_from_string(engine_bytes(folder, entry))
+    for source in (e for e in (entry, *manifest.engines) if e.runtime == "onnxruntime"):
+        model = onnx.load_from_string(engine_bytes(folder, source))
         there = {output.name for output in model.graph.output}
-        outputs = tuple(name for name in (*OUTPUTS, PROBABILITY) if name in there)
+        if entry.runtime == "tensorrt":
+            there.discard(PROBABILITY)
+        outputs = tuple(name for name in (*OUTPUTS, PROBABILITY, AREA_VARIANCE) if name in there)
+        break
     return Served(
         name=manifest.name,
         version=version,

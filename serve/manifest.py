@@ -35,10 +35,10 @@ class Parity(Frozen):
 
     mask_agreement: smallest fraction of equal mask pixels over the slices. probability_difference:
     largest absolute difference of a pixel's probability; for TensorRT, whose engines give none, of
-    a slice's mean probability. ratio_difference: largest absolute difference of a slice's area
-    ratio. ratio_difference_mean: its mean over the slices where it is not 0 on both sides, of the
-    ratio that differs most. mask_iou: intersection over union of the two masks, mean over the
-    slices where either has a pixel, of the class that agrees least; 1 if all are empty.
+    a slice's mean probability or variance. ratio_difference: largest absolute difference of a
+    slice's area ratio. ratio_difference_mean: its mean over the slices where it is not 0 on both
+    sides, of the ratio that differs most. mask_iou: intersection over union of the two masks, mean
+    over the slices where either has a pixel, of the class that agrees least; 1 if all are empty.
     masks_empty: no mask of either has a pixel, so that agreement, IoU and ratios prove nothing.
     """
 
@@ -167,9 +167,11 @@ class Manifest(Frozen):
 # Inputs and outputs of the exported graph, and the types of their numbers.
 INPUT = "pixels"
 OUTPUTS = {"mask": "uint8", "pixel_area": "int64", "soft_area": "float32"}
-# Models exported by early versions lack it; only the recovery of masks needs it.
+# Models exported by early versions lack these: only the recovery of masks needs the probability,
+# and only intervals need the variance.
 PROBABILITY = "probability"
-KINDS = {**OUTPUTS, PROBABILITY: "float32"}
+AREA_VARIANCE = "area_variance"
+KINDS = {**OUTPUTS, PROBABILITY: "float32", AREA_VARIANCE: "float32"}
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,14 @@ class Prediction:
 
     masks: (n, k, H, W), 0 or 1, one map per class at the slice's own grid; classes may overlap.
     pixel_areas: (n, k) pixels of each mask. soft_areas: (n, k) sum of the probabilities over the
-    slice, in pixels.
+    slice, in pixels. area_variances: (n, k) sum of probability * (1 - probability) over the
+    slice, in pixels; None for a file of an early version.
     """
 
     masks: NDArray[np.uint8]
     pixel_areas: NDArray[np.int64]
     soft_areas: NDArray[np.float32]
+    area_variances: NDArray[np.float32] | None = None
 
 
 class Engine(Protocol):

@@ -15,7 +15,9 @@ from wsseg.imaging.errors import WssegError
 from wsseg.serve.engines.base import EngineError, Prediction, UnusableError, first_line
 from wsseg.serve.engines.hardware import no_driver, preload_libraries, threads_in
 from wsseg.serve.manifest import (
+    AREA_VARIANCE,
     INPUT,
+    KINDS,
     OUTPUTS,
     PROBABILITY,
     EngineFile,
@@ -36,7 +38,7 @@ NAMES = {
 }
 # Failures come back as exceptions; the runtime's own lines on stderr would only repeat them.
 FATAL_ONLY = 4
-KINDS = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
+TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 # TF32 would silently drop 13 of fp32's 23 bits, which the export's comparison never saw.
 CUDA_SETTINGS = {"use_tf32": "0"}
 # TensorRT's providers have no such setting: NVIDIA's libraries read this variable when they start.
@@ -68,19 +70,28 @@ class OnnxEngine:
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
         """Masks and areas of slices (n, c, H, W); EngineError if the runtime fails."""
-        return Prediction(*self._run(list(OUTPUTS), pixels))
+        return Prediction(*self._run(self.outputs, pixels))
 
     def with_probability(
         self, pixels: NDArray[np.float32], /
     ) -> tuple[Prediction, NDArray[np.float32]]:
         """The same, and the probability (n, k, H, W); only if `gives_probability`."""
-        *answers, probability = self._run([*OUTPUTS, PROBABILITY], pixels)
+        *answers, probability = self._run([*self.outputs, PROBABILITY], pixels)
         return Prediction(*answers), probability
 
     @property
     def gives_probability(self) -> bool:
         """Whether the file was exported with the probability as an output."""
-        return any(output.name == PROBABILITY for output in self.session.get_outputs())
+        return PROBABILITY in self._names
+
+    @property
+    def outputs(self) -> list[str]:
+        """The outputs of every run, in the order of a Prediction."""
+        return [*OUTPUTS, AREA_VARIANCE] if AREA_VARIANCE in self._names else list(OUTPUTS)
+
+    @property
+    def _names(self) -> set[str]:
+        return {output.name for output in self.session.get_outputs()}
 
     def _run(self, outputs: list[str], pixels: NDArray[np.float32]) -> list[Any]:
         try:
@@ -133,7 +144,7 @@ def check_session(session: Any, manifest: Manifest, entry: EngineFile) -> None:
 
     def port(one: Any) -> Port:
         second = one.shape[1] if len(one.shape) > 1 and isinstance(one.shape[1], int) else None
-        return Port(KINDS.get(one.type, one.type), second)
+        return Port(TYPES.get(one.type, one.type), second)
 
     inputs = {one.name: port(one) for one in session.get_inputs()}
     outputs = {one.name: port(one) for one in session.get_outputs()}
@@ -210,8 +221,8 @@ class BoundEngine:
         sizes = {"mask": (count, self.classes, rows, columns)}
         pixels = buffer(shape, np.float32)
         outputs = {
-            name: buffer(sizes.get(name, (count, self.classes)), np.dtype(kind).type)
-            for name, kind in OUTPUTS.items()
+            name: buffer(sizes.get(name, (count, self.classes)), np.dtype(KINDS[name]).type)
+            for name in self.plain.outputs
         }
         binding = self.plain.session.io_binding()
         binding.bind_ortvalue_input(INPUT, pixels)

@@ -15,6 +15,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.serve.engines.base import EngineError, Prediction, first_line
 from wsseg.serve.engines.hardware import BFLOAT, instructions, usable_cores
 from wsseg.serve.manifest import (
+    AREA_VARIANCE,
     INPUT,
     OUTPUTS,
     PROBABILITY,
@@ -76,19 +77,27 @@ class OpenVinoEngine:
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
         """Masks and areas of slices (n, c, H, W); EngineError if the runtime fails."""
-        return Prediction(*self._run(tuple(OUTPUTS), pixels))
+        return Prediction(*self._run(self._outputs, pixels))
 
     def with_probability(
         self, pixels: NDArray[np.float32], /
     ) -> tuple[Prediction, NDArray[np.float32]]:
         """The same, and the probability (n, k, H, W); only if `gives_probability`."""
-        *answers, probability = self._run((*OUTPUTS, PROBABILITY), pixels)
+        *answers, probability = self._run((*self._outputs, PROBABILITY), pixels)
         return Prediction(*answers), probability
 
     @property
     def gives_probability(self) -> bool:
         """Whether the file was exported with the probability as an output."""
-        return any(PROBABILITY in port.get_names() for port in self.model.outputs)
+        return self._has(PROBABILITY)
+
+    @property
+    def _outputs(self) -> tuple[str, ...]:
+        """The outputs of every run, in the order of a Prediction."""
+        return (*OUTPUTS, AREA_VARIANCE) if self._has(AREA_VARIANCE) else tuple(OUTPUTS)
+
+    def _has(self, name: str) -> bool:
+        return any(name in port.get_names() for port in self.model.outputs)
 
     def _run(self, outputs: tuple[str, ...], pixels: NDArray[np.float32]) -> list[Any]:
         try:

@@ -21,7 +21,9 @@ from wsseg.imaging.files import atomic
 from wsseg.serve.engines.base import EngineError, Prediction, UnusableError
 from wsseg.serve.engines.hardware import no_driver, preload_libraries, this_architecture
 from wsseg.serve.manifest import (
+    AREA_VARIANCE,
     INPUT,
+    KINDS,
     OUTPUTS,
     EngineFile,
     Manifest,
@@ -115,7 +117,7 @@ def read_network(trt: Any, builder: Any, model: bytes) -> tuple[Any, Any]:
         raise EngineBuildError(f"{library(trt)} does not take the ONNX file: {problems}")
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     for output in outputs:
-        if output.name not in OUTPUTS:
+        if output.name not in (*OUTPUTS, AREA_VARIANCE):
             network.unmark_output(output)
     return network, parser
 
@@ -212,25 +214,32 @@ class TensorRtEngine:
         try:
             import onnxruntime
 
-            def buffer(name: str, kind: str) -> Any:
-                size = (*shape[:1], self.classes, *(shape[1:] if name == "mask" else ()))
-                kind_type = np.dtype(kind).type
+            def buffer(name: str) -> Any:
+                size = (count, self.classes, *(shape[1:] if name == "mask" else ()))
+                kind_type = np.dtype(KINDS[name]).type
                 return onnxruntime.OrtValue.ortvalue_from_shape_and_type(size, kind_type, DEVICE, 0)
 
             given = np.ascontiguousarray(pixels)
             buffers = {INPUT: onnxruntime.OrtValue.ortvalue_from_numpy(given, DEVICE, 0)}
-            buffers |= {name: buffer(name, kind) for name, kind in OUTPUTS.items()}
+            buffers |= {name: buffer(name) for name in self._outputs}
             self.context.set_input_shape(INPUT, pixels.shape)
             for name, one in buffers.items():
                 self.context.set_tensor_address(name, one.data_ptr())
             if not self.context.execute_async_v3(DEFAULT_STREAM):
                 raise EngineError(f"{self.name} failed: {self.listener.last_error}")
             # Copying waits for the default stream, on which the engine ran.
-            return Prediction(*(buffers[name].numpy() for name in OUTPUTS))
+            return Prediction(*(buffers[name].numpy() for name in self._outputs))
         except EngineError:
             raise
         except Exception as error:  # the runtime's errors share no class below Exception
             raise EngineError(str(error) or type(error).__name__) from error
+
+    @property
+    def _outputs(self) -> tuple[str, ...]:
+        """The outputs of every run, in the order of a Prediction."""
+        engine = self.context.engine
+        given = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+        return (*OUTPUTS, AREA_VARIANCE) if AREA_VARIANCE in given else tuple(OUTPUTS)
 
     def with_probability(
         self, pixels: NDArray[np.float32], /

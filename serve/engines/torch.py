@@ -95,14 +95,14 @@ class TorchEngine:
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction:
         """Masks and areas of slices (n, c, H, W); EngineError if the runtime fails."""
-        return Prediction(*self._run(pixels)[:3])
+        return self.with_probability(pixels)[0]
 
     def with_probability(
         self, pixels: NDArray[np.float32], /
     ) -> tuple[Prediction, NDArray[np.float32]]:
         """The same, and the probability (n, k, H, W)."""
-        *answers, probability = self._run(pixels)
-        return Prediction(*answers), probability
+        masks, pixel_areas, soft_areas, probability, *variance = self._run(pixels)
+        return Prediction(masks, pixel_areas, soft_areas, *variance), probability
 
     def _run(self, pixels: NDArray[np.float32]) -> list[Any]:
         import torch

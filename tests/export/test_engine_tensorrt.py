@@ -71,7 +71,7 @@ def test_an_engine_writes_masks_and_areas_but_no_probability(models):
     builder = trt.Builder(listener_of(trt))
     network, _parser = read_network(trt, builder, models["fp32"].SerializeToString())
     names = [network.get_output(place).name for place in range(network.num_outputs)]
-    assert names == ["mask", "pixel_area", "soft_area"]
+    assert names == ["mask", "pixel_area", "soft_area", "area_variance"]
 
 
 def test_engines_of_two_architectures_differ(models, no_gpu):

@@ -23,7 +23,7 @@ def answers(module, pixels):
 
 def test_the_deployed_graph_answers_what_the_training_predictor_answers(graph, predictor, slices):
     for raw in slices:
-        mask, pixel_area, soft_area, probability = answers(graph, raw[None])
+        mask, pixel_area, soft_area, probability, _ = answers(graph, raw[None])
         with torch.inference_mode():
             expected = predictor(torch.from_numpy(raw[None])).numpy()
         assert np.abs(probability - expected).max() < 1e-5
@@ -49,7 +49,7 @@ def test_half_precision_is_inside_the_network_only(predictor, slices):
     before = copy.deepcopy(predictor.state_dict())
     half = DeployGraph(predictor, THRESHOLDS, "fp16")
     assert {weight.dtype for weight in half.parameters()} == {torch.float16}
-    _, _, soft_area, probability = answers(half, slices[0][None])
+    _, _, soft_area, probability, _ = answers(half, slices[0][None])
     assert probability.dtype == soft_area.dtype == np.float32
     with torch.inference_mode():
         exact = predictor(torch.from_numpy(slices[0][None])).numpy()

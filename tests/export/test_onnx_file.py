@@ -27,7 +27,8 @@ def test_onnx_runtime_answers_as_pytorch_at_any_size_and_batch(
     count, rows, columns = shape
     pixels = np.random.default_rng(0).normal(50, 150, (count, 1, rows, columns))
     pixels = pixels.astype(np.float32)
-    mask, pixel_area, soft_area, probability = sessions[precision].run(None, {"pixels": pixels})
+    answers = sessions[precision].run(None, {"pixels": pixels})
+    mask, pixel_area, soft_area, probability, area_variance = answers
     with torch.inference_mode():
         expected = predictor(torch.from_numpy(pixels)).numpy()
     assert mask.shape == (count, 2, rows, columns)
@@ -35,12 +36,14 @@ def test_onnx_runtime_answers_as_pytorch_at_any_size_and_batch(
     assert np.array_equal(mask[:, 0], probability[:, 0] >= 0.5)
     assert np.array_equal(pixel_area, mask.sum((2, 3), dtype=np.int64))
     assert np.allclose(soft_area, expected.sum((2, 3)), atol=tolerance * rows * columns)
+    variance = (expected * (1 - expected)).sum((2, 3))
+    assert np.allclose(area_variance, variance, atol=tolerance * rows * columns)
 
 
 def test_the_soft_area_of_a_large_slice_keeps_the_accuracy_that_the_graph_states(sessions):
     rows, columns = 1500, 1100
     pixels = np.linspace(-150, 300, rows * columns, dtype=np.float32).reshape(1, 1, rows, columns)
-    _, _, soft_area, probability = sessions["fp32"].run(None, {"pixels": pixels})
+    _, _, soft_area, probability, _ = sessions["fp32"].run(None, {"pixels": pixels})
     exact = probability.sum((2, 3), dtype=np.float64)
     assert (np.abs(soft_area - exact) <= exact * (rows + columns) * 2**-24).all()
 
@@ -48,7 +51,7 @@ def test_the_soft_area_of_a_large_slice_keeps_the_accuracy_that_the_graph_states
 def test_a_pixel_that_is_no_number_does_not_spoil_its_slice(sessions):
     pixels = np.full((1, 1, 64, 64), 40, np.float32)
     pixels[..., :5, :5] = np.nan
-    _, _, soft_area, probability = sessions["fp32"].run(None, {"pixels": pixels})
+    _, _, soft_area, probability, _ = sessions["fp32"].run(None, {"pixels": pixels})
     assert np.isfinite(soft_area).all()
     assert np.isfinite(probability).all()
 
@@ -69,6 +72,7 @@ def test_the_file_states_names_types_and_open_sizes(models):
         "pixel_area": (onnx.TensorProto.INT64, ["batch", 2]),
         "soft_area": (onnx.TensorProto.FLOAT, ["batch", 2]),
         "probability": (onnx.TensorProto.FLOAT, ["batch", 2, *sizes]),
+        "area_variance": (onnx.TensorProto.FLOAT, ["batch", 2]),
     }
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]
 

@@ -51,7 +51,7 @@ def engine(predictor):
             return [answer.numpy() for answer in graph(torch.from_numpy(pixels))]
 
     return Candidate(
-        run=lambda pixels: Prediction(*answers(pixels)[:3]),
+        run=lambda pixels: Prediction(*answers(pixels)[:3], answers(pixels)[4]),
         provider="pytorch-cpu",
         precision="fp32",
         probability=lambda pixels: answers(pixels)[3],
@@ -119,6 +119,14 @@ def test_a_value_that_is_no_number_is_rejected(predictor, standard):
     hidden = replace(engine(predictor), probability=nowhere)
     failure = check(hidden, standard).failure
     assert failure == "a probability differs by inf (at most 0.001)"
+
+
+def test_a_variance_of_other_probabilities_is_rejected(predictor, standard):
+    def doubled(found):
+        return replace(found, area_variances=2 * found.area_variances)
+
+    with pytest.raises(EngineRejectedError, match="a probability differs by"):
+        judge(altered(engine(predictor), doubled), standard)
 
 
 def test_pixel_areas_that_contradict_the_masks_are_rejected(predictor, standard):

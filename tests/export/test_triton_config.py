@@ -12,7 +12,7 @@ from tritonclient.grpc import model_config_pb2
 from wsseg.export.triton import Served, config_text, interface_text, text_format
 from wsseg.serve.manifest import Profile
 
-OUTPUTS = ("mask", "pixel_area", "soft_area", "probability")
+OUTPUTS = ("mask", "pixel_area", "soft_area", "probability", "area_variance")
 PROFILE = Profile(minimum=(1, 64, 64), optimum=(8, 512, 384), maximum=(16, 1024, 1024))
 
 
@@ -60,6 +60,7 @@ def test_triton_reads_the_tensors_that_the_graph_has(served):
         "pixel_area": ("TYPE_INT64", [2]),
         "soft_area": ("TYPE_FP32", [2]),
         "probability": ("TYPE_FP32", [2, -1, -1]),
+        "area_variance": ("TYPE_FP32", [2]),
     }
 
 

@@ -45,11 +45,16 @@ Picture = NDArray[np.uint8]
 
 
 def threshold_graph(
-    channels: int = 1, names: Sequence[str] = (), *, probability: bool = True
+    channels: int = 1,
+    names: Sequence[str] = (),
+    *,
+    probability: bool = True,
+    variance: bool = True,
 ) -> bytes:
     """An ONNX file with the agreed inputs and outputs: probability = sigmoid((x - level) / 4).
 
-    Without `probability` it has the outputs of models that early versions exported.
+    Without `probability` and `variance` it has the outputs of models that early versions
+    exported.
     """
     mask, pixel, soft = names or ("mask", "pixel_area", "soft_area")
     constants = {
@@ -58,6 +63,7 @@ def threshold_graph(
         "half": np.float32(0.5),
         "plane": np.array([2, 3], np.int64),
         "across": np.array([1], np.int64),
+        "one": np.float32(1),
     }
     nodes = [
         helper.make_node("ReduceMean", ["pixels", "across"], ["grey"]),
@@ -69,8 +75,12 @@ def threshold_graph(
         helper.make_node("Cast", ["inside"], ["counted"], to=TensorProto.INT64),
         helper.make_node("ReduceSum", ["counted", "plane"], [pixel], keepdims=0),
         helper.make_node("ReduceSum", ["probability", "plane"], [soft], keepdims=0),
+        helper.make_node("Sub", ["one", "probability"], ["other"]),
+        helper.make_node("Mul", ["probability", "other"], ["product"]),
+        helper.make_node("ReduceSum", ["product", "plane"], ["area_variance"], keepdims=0),
     ]
     seen = helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["n", 2, "h", "w"])
+    varied = helper.make_tensor_value_info("area_variance", TensorProto.FLOAT, ["n", 2])
     graph = helper.make_graph(
         nodes,
         "threshold",
@@ -80,6 +90,7 @@ def threshold_graph(
             helper.make_tensor_value_info(pixel, TensorProto.INT64, ["n", 2]),
             helper.make_tensor_value_info(soft, TensorProto.FLOAT, ["n", 2]),
             *([seen] if probability else []),
+            *([varied] if variance else []),
         ],
         [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()],
     )

@@ -30,6 +30,7 @@ def same(one, other):
     np.testing.assert_array_equal(one.masks, other.masks)
     np.testing.assert_array_equal(one.pixel_areas, other.pixel_areas)
     np.testing.assert_array_equal(one.soft_areas, other.soft_areas)
+    np.testing.assert_array_equal(one.area_variances, other.area_variances)
 
 
 def test_bound_runs_answer_as_plain_ones(engine):

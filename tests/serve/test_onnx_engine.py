@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
-from tests.serve.conftest import LEVELS, make_manifest, threshold_graph, write_model
+from tests.serve.conftest import LEVELS, SOFTNESS, make_manifest, threshold_graph, write_model
 from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import Engine, EngineError, EngineOptions
 from wsseg.serve.engines.onnxruntime import CPU, OnnxEngine
@@ -33,6 +33,14 @@ def test_areas_are_what_counting_the_masks_gives(model: Path, shape):
     assert found.masks.dtype == np.uint8
     assert found.pixel_areas.dtype == np.int64
     assert found.soft_areas.dtype == np.float32
+    chance = 1 / (1 + np.exp((LEVELS.reshape(1, 2, 1, 1) - pixels) / SOFTNESS))
+    variance = (chance * (1 - chance)).sum((2, 3))
+    np.testing.assert_allclose(found.area_variances, variance, rtol=1e-3, atol=1e-5)
+
+
+def test_a_file_of_an_early_version_tells_no_variance(tmp_path: Path):
+    engine = opened(write_model(tmp_path, threshold_graph(variance=False)))
+    assert engine(np.zeros((1, 1, 8, 8), np.float32)).area_variances is None
 
 
 def test_the_engine_says_what_runs(model: Path):

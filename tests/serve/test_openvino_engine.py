@@ -58,6 +58,8 @@ def test_masks_and_areas_are_what_counting_gives(engine, shape):
     np.testing.assert_array_equal(found.pixel_areas, expected.sum((2, 3)))
     assert (found.masks.dtype, found.pixel_areas.dtype) == (np.uint8, np.int64)
     assert found.soft_areas.dtype == probability.dtype == np.float32
+    variance = (probability * (1 - probability)).sum((2, 3))
+    np.testing.assert_allclose(found.area_variances, variance, rtol=1e-4, atol=1e-5)
     assert engine.gives_probability
 
 
@@ -138,7 +140,7 @@ class FakeCore:
 @pytest.mark.parametrize("faults", [("", "wait", "", "end"), ("", "", "start", "")])
 def test_after_an_error_no_request_is_left_at_work(faults):
     core = FakeCore(*faults)
-    engine = OpenVinoEngine(core, None, 4, "fp32", "model.onnx")
+    engine = OpenVinoEngine(core, SimpleNamespace(outputs=()), 4, "fp32", "model.onnx")
     for _ in range(2):
         with pytest.raises(EngineError, match=r"no wait|no start"):
             engine(pixels(4, 1, 8, 8))
@@ -148,7 +150,7 @@ def test_after_an_error_no_request_is_left_at_work(faults):
 def streams_asked_for(cores: int, *batches: int) -> list[tuple[int, int]]:
     """What was compiled for batches of so many slices, all of different sizes."""
     core = FakeCore()
-    engine = OpenVinoEngine(core, None, cores, "fp32", "model.onnx")
+    engine = OpenVinoEngine(core, SimpleNamespace(outputs=()), cores, "fp32", "model.onnx")
     for at, count in enumerate(batches):
         with pytest.raises(EngineError):  # a fake request has no answer
             engine(pixels(count, 1, 8 + at, 8))
