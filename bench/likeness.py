@@ -4,7 +4,7 @@
 
 Made sonograms (speckle of a level of its own, a dark disc, black outside the fan) and grey pictures
 that scikit-image ships are made darker, brighter, flatter, harder or cropped: those are ordinary,
-and none should carry OUTSIDE_WINDOW. Copies in 16 bits, in 12 bits and from 0 to 1 should. Half of
+and none should carry OUT_OF_RANGE. Copies in 16 bits, in 12 bits and from 0 to 1 should. Half of
 the pictures of a kind make the trained range, the other half are held against it.
 """
 

@@ -252,6 +252,7 @@ def _plan(record: RunRecord, out: Path, options: ExportOptions) -> Manifest:
         ),
         seen=record.seen,
         dependence=record.dependence,
+        parts=record.parts,
     )
     check_classes(options.codes, record.classes)
     try:

@@ -167,12 +167,21 @@ class Range(Frozen):
     span: float
 
 
+class Extent(Frozen):
+    """The smallest and the largest of the lengths of many images."""
+
+    least: float
+    most: float
+
+
 class Seen(Frozen):
     """What the training images were, so that a scan of another kind is recognised.
 
     planes, modalities, units, colours: how many training cases there are of each ("axial", "MR",
     "HU", "colour" or "grey"), by their files; "" counts those whose files do not state it. Empty,
-    and None for the intensities, where the images were not inspected.
+    and None for the intensities, where the images were not inspected. pixel_mm: edges of a pixel.
+    side_mm, side_px: rows and columns of an image, in mm and in pixels. The lengths in mm are None
+    where the file of any image does not state them.
     """
 
     planes: dict[str, int] = Field(default_factory=dict)
@@ -180,6 +189,9 @@ class Seen(Frozen):
     units: dict[str, int] = Field(default_factory=dict)
     colours: dict[str, int] = Field(default_factory=dict)
     intensities: Range | None = None
+    pixel_mm: Extent | None = None
+    side_mm: Extent | None = None
+    side_px: Extent | None = None
 
 
 class Dependence(Frozen):

@@ -174,7 +174,7 @@ class Segmenter:
 
     known: gives the recorded ratios of a scan's slices. They change no measurement: only a batch
     with such a slice requests the engine's probability; a slice that is in no batch is computed
-    alone.
+    alone. with_parts: whether the connected parts of each mask are counted.
     """
 
     engine: Engine
@@ -184,6 +184,7 @@ class Segmenter:
     keep_labels: bool
     on_slices: Callable[[int], None] = lambda _: None
     known: Callable[[Scan], Known] = lambda _: {}
+    with_parts: bool = False
     _groups: dict[Shape, list[UniqueSlice]] = field(default_factory=dict, init=False)
     _jobs: deque[Job | Failure] = field(default_factory=deque, init=False)
     _in_flight: deque[InFlightBatch] = field(default_factory=deque, init=False)
@@ -283,6 +284,7 @@ class Segmenter:
             pixel=np.zeros((grid[0], self.classes), np.int64),
             border=np.zeros((grid[0], self.classes), np.bool_),
             foreground=np.zeros(grid[0], np.int64),
+            parts=np.zeros((grid[0], self.classes), np.int64),
         )
         labels = np.zeros(grid, np.uint8) if self.keep_labels else None
         recovered = Recovered(np.zeros(grid, np.uint8)) if known else None
@@ -368,7 +370,9 @@ class Segmenter:
                     part = [slices[index] for index in wanted]
                     self._store(part, pixels[wanted], self._compute(part, pixels[wanted]))
             return
-        results = slice_results(prediction, keep_labels=self.keep_labels)
+        results = slice_results(
+            prediction, keep_labels=self.keep_labels, with_parts=self.with_parts
+        )
         for row, (one, result) in enumerate(zip(slices, results, strict=True)):
             one.result = result
             if result is None:

@@ -7,16 +7,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.definitions import Seen, Window
+from wsseg.imaging.definitions import Extent, Seen, Window
 from wsseg.imaging.intensity import ends_of, is_beyond, is_flat, thinned
 from wsseg.imaging.scan import Scan, colours_of, scan_origin
 from wsseg.serve.empty_slices import Skip
 from wsseg.serve.manifest import Manifest
 
-OUTSIDE_WINDOW = "OUTSIDE_WINDOW"
+OUT_OF_RANGE = "OUT_OF_RANGE"
 OTHER_MODALITY = "OTHER_MODALITY"
 OTHER_PLANE = "OTHER_PLANE"
-UNLIKE_FLAGS = frozenset({OUTSIDE_WINDOW, OTHER_MODALITY, OTHER_PLANE})
+UNLIKE_FLAGS = frozenset({OUT_OF_RANGE, OTHER_MODALITY, OTHER_PLANE})
+# Images differ in size. At twice the largest or half the smallest, a region is of a size that the
+# network never saw.
+FAR = 2.0
+# No image without air has such values in HU.
+AIR = -500.0
 # Share of the values of a scan, for a model that does not know the range it was trained on.
 WITHIN_WINDOW = 0.01
 DIGEST_BYTES = 16  # two slices in a life's work of a clinic meet by chance with odds of 1 : 10^24
@@ -62,8 +67,8 @@ def inspect(scan: Scan, skip: Skip, likeness: Likeness | None = None) -> Inspect
     digests = tuple(b"" if is_empty(pixels) else _digest(pixels) for pixels in scan.pixels)
     empty = frozenset(index for index, digest in enumerate(digests) if not digest)
     likeness = likeness or Likeness({})
-    # OUTSIDE_WINDOW is a flag of slices, see `outside`.
-    flags = tuple(flag for flag in likeness.flags if flag != OUTSIDE_WINDOW)
+    # OUT_OF_RANGE is a flag of slices, see `outside`.
+    flags = tuple(flag for flag in likeness.flags if flag != OUT_OF_RANGE)
     if flags:
         scan = replace(scan, flags=(*scan.flags, *flags))
     return InspectedScan(scan, empty, digests, likeness.outside - empty)
@@ -105,17 +110,56 @@ def compare_with(manifest: Manifest) -> Compare:
             )
             for flag, properties in flags.items()
         }
-        outside, differences[OUTSIDE_WINDOW] = _outside_range(scan, seen, window)
+        outside, text = _outside_range(scan, seen, window)
+        if sizes := _far_sizes(scan, seen):
+            outside, text = (
+                frozenset(range(len(scan.pixels))),
+                "; ".join(filter(None, (text, sizes))),
+            )
+        differences[OUT_OF_RANGE] = text
         return Likeness({flag: text for flag, text in differences.items() if text}, outside)
 
     return rule
 
 
+def _far_sizes(scan: Scan, seen: Seen) -> str:
+    """Which sizes of pixels and slices are far from the trained ones, in words; "" if none is.
+
+    A slice is compared in mm if its pixel size and those of all training images are known, and in
+    pixels if not.
+    """
+    side_px = np.array(scan.pixels.shape[1:3])
+    pixel_mm = scan.geometry.pixel_mm
+    sizes: list[tuple[str, NDArray[np.float64], Extent | None]] = []
+    if pixel_mm is not None and seen.pixel_mm is not None:
+        edges = np.array(pixel_mm)
+        sizes = [
+            ("pixels of {} mm", edges, seen.pixel_mm),
+            ("slices of {} mm", side_px * edges, seen.side_mm),
+        ]
+    else:
+        sizes = [("slices of {} pixels", side_px.astype(np.float64), seen.side_px)]
+    return "; ".join(
+        f"{words.format(' x '.join(f'{length:.4g}' for length in lengths))}, trained on "
+        f"{trained.least:.4g} to {trained.most:.4g}"
+        for words, lengths, trained in sizes
+        if trained and (lengths.min() < trained.least / FAR or lengths.max() > trained.most * FAR)
+    )
+
+
 def _outside_range(scan: Scan, seen: Seen, window: Window) -> tuple[frozenset[int], str]:
     """Indices of the slices outside the trained range, and a text with both ranges; "" if none."""
-    if window.kind == "image" or not len(scan.pixels):
+    if not len(scan.pixels):
         return frozenset(), ""
     all_slices = frozenset(range(len(scan.pixels)))
+    if window.kind == "image":
+        # Any scale may come. But Hounsfield units are no scale: without air in training there
+        # was no CT of a whole body.
+        in_hu = scan_origin(scan).unit == "HU" and "HU" not in seen.units
+        if in_hu and seen.intensities is not None and seen.intensities.low > AIR:
+            text = f"values in HU, trained on {seen.intensities.low:g} and above"
+            return all_slices, text
+        return frozenset(), ""
     values = [thinned(scan.pixels[index]) for index in range(len(scan.pixels))]
     whole, trained = ends_of(np.concatenate(values)), seen.intensities
     if whole is None:

@@ -112,6 +112,7 @@ class Training(Frozen):
 
     teacher: None for a network without a teacher. seen: properties of the training images.
     dependence: whether the masks depend on the image. Both are None for runs of earlier versions.
+    parts: see `train.validation.usual_parts`; empty for runs of earlier versions.
     """
 
     preset: str
@@ -125,6 +126,7 @@ class Training(Frozen):
     teacher: Teacher | None = None
     seen: Seen | None = None
     dependence: Dependence | None = None
+    parts: dict[str, int] = Field(default_factory=dict)
 
 
 class Manifest(Frozen):

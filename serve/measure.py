@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import PixelCounts, RatioDefinition, denominator_of, known, quotient
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.parts import count_parts
 from wsseg.imaging.scan import Geometry, Scan, ScanRef
 from wsseg.serve.empty_slices import SKIPPED_EMPTY
 from wsseg.serve.engines.base import Prediction
-from wsseg.serve.inspection import OUTSIDE_WINDOW
+from wsseg.serve.inspection import OUT_OF_RANGE
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.recover import Recovered
 from wsseg.serve.report import (
@@ -26,6 +27,7 @@ from wsseg.serve.report import (
 )
 
 EMPTY = "EMPTY"
+MANY_PARTS = "MANY_PARTS"
 BORDER = "BORDER"
 EMPTY_DENOMINATOR = "EMPTY_DENOMINATOR"
 FAR_FROM_PREDICTED = "FAR_FROM_PREDICTED"
@@ -44,12 +46,14 @@ class Areas:
     """Areas on the slices of a scan.
 
     pixel: (slice, class) pixels of each class's mask. border: (slice, class) whether the mask
-    touches the edge of the image. foreground: (slice,) pixels that belong to any class.
+    touches the edge of the image. foreground: (slice,) pixels that belong to any class. parts:
+    (slice, class) connected parts of the mask, see `count_parts`; 0 where they were not counted.
     """
 
     pixel: NDArray[np.int64]
     border: NDArray[np.bool_]
     foreground: NDArray[np.int64]
+    parts: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -80,12 +84,14 @@ class MeasuredScan:
 class SliceResult:
     """The result of one slice, small enough to be kept for slices that equal it.
 
-    pixel, border: (class,) as in `Areas`. foreground: pixels. labels: packed label map, see `pack`.
+    pixel, border, parts: (class,) as in `Areas`. foreground: pixels. labels: packed label map, see
+    `pack`.
     """
 
     pixel: NDArray[np.int64]
     border: NDArray[np.bool_]
     foreground: int
+    parts: NDArray[np.int64]
     labels: NDArray[np.uint8] | None
 
     def store(self, measured: MeasuredScan, index: int) -> None:
@@ -93,12 +99,18 @@ class SliceResult:
         measured.areas.pixel[index] = self.pixel
         measured.areas.border[index] = self.border
         measured.areas.foreground[index] = self.foreground
+        measured.areas.parts[index] = self.parts
         if measured.labels is not None and self.labels is not None:
             measured.labels[index] = unpack(self.labels, measured.labels.shape[1:])
 
 
-def slice_results(prediction: Prediction, *, keep_labels: bool) -> list[SliceResult | None]:
-    """The result of each slice of a batch; None where the network's numbers are not finite."""
+def slice_results(
+    prediction: Prediction, *, keep_labels: bool, with_parts: bool = False
+) -> list[SliceResult | None]:
+    """The result of each slice of a batch; None where the network's numbers are not finite.
+
+    with_parts: count the connected parts of each mask.
+    """
     masks = prediction.masks
     edges = (masks[..., 0, :], masks[..., -1, :], masks[..., :, 0], masks[..., :, -1])
     border = np.logical_or.reduce([edge.any(-1) for edge in edges])
@@ -116,7 +128,8 @@ def slice_results(prediction: Prediction, *, keep_labels: bool) -> list[SliceRes
             packed = pack(labels, masks.shape[1])
         foreground = int(np.count_nonzero(np.bitwise_or.reduce(masks[index], axis=0)))
         pixel = prediction.pixel_areas[index].copy()
-        results.append(SliceResult(pixel, border[index], foreground, packed))
+        parts = [count_parts(mask) if with_parts else 0 for mask in masks[index]]
+        results.append(SliceResult(pixel, border[index], foreground, np.array(parts), packed))
     return results
 
 
@@ -194,7 +207,7 @@ def recovered_rows(
             FAR_FROM_PREDICTED: is_far(recorded.ratio, predicted),
             TIED: mask.tied,
             SKIPPED_EMPTY: index in measured.skipped,
-            OUTSIDE_WINDOW: index in measured.outside,
+            OUT_OF_RANGE: index in measured.outside,
         }
         flags, status = _flags_and_status(scan, own)
         ratio = RecoveredRatio(
@@ -223,6 +236,7 @@ def slice_ratios(
     """
     numerator, denominator = _pixel_counts(measured, manifest, definition)
     touching = measured.areas.border[:, manifest.classes.index(definition.numerator)]
+    many = _many_parts(measured, manifest, definition)
     pixel_mm2 = _pixel_mm2(measured.scan.geometry)
     ratios = quotient(numerator, denominator)
     rows = []
@@ -233,8 +247,9 @@ def slice_ratios(
             EMPTY: not above,
             BORDER: border,
             EMPTY_DENOMINATOR: not below,
+            MANY_PARTS: many[index],
             SKIPPED_EMPTY: index in measured.skipped,
-            OUTSIDE_WINDOW: index in measured.outside,
+            OUT_OF_RANGE: index in measured.outside,
         }
         flags, status = _flags_and_status(measured.scan, own)
         rows.append(
@@ -265,8 +280,8 @@ def series_ratio(
     The volumes are unknown without a pixel size or slice positions, for a single slice, and if a
     slice is missing (GAP). volume_ratio weights all slices evenly if positions are unknown or a
     slice is missing. The flags are those of the scan, and of its slices: EMPTY if no slice has the
-    class, SKIPPED_EMPTY if all were skipped, OUTSIDE_WINDOW if any slice lies outside the trained
-    range.
+    class, SKIPPED_EMPTY if all were skipped, OUT_OF_RANGE if any slice lies outside the trained
+    range, MANY_PARTS if any slice has more parts than are usual.
     """
     numerator, denominator = _pixel_counts(measured, manifest, definition)
     touching = measured.areas.border[:, manifest.classes.index(definition.numerator)]
@@ -283,8 +298,9 @@ def series_ratio(
         EMPTY: not pixels,
         BORDER: bool(touching.any()),
         EMPTY_DENOMINATOR: not denominator_pixels,
+        MANY_PARTS: any(_many_parts(measured, manifest, definition)),
         SKIPPED_EMPTY: len(measured.skipped) == len(numerator) > 0,
-        OUTSIDE_WINDOW: bool(measured.outside),
+        OUT_OF_RANGE: bool(measured.outside),
     }
     flags, status = _flags_and_status(measured.scan, own)
     return SeriesRatio(
@@ -311,6 +327,15 @@ def _pixel_counts(
     counts = PixelCounts(measured.areas.pixel, measured.areas.foreground, rows * columns)
     numerator = counts.of(manifest.classes.index(definition.numerator))
     return numerator, counts.of(denominator_of(definition, manifest.classes))
+
+
+def _many_parts(
+    measured: MeasuredScan, manifest: Manifest, definition: RatioDefinition
+) -> list[bool]:
+    """Whether the numerator has more parts than are usual in training, on each slice."""
+    usual = manifest.training.parts.get(definition.numerator)
+    parts = measured.areas.parts[:, manifest.classes.index(definition.numerator)]
+    return [usual is not None and count > usual for count in parts.tolist()]
 
 
 def slice_thickness_mm(geometry: Geometry) -> NDArray[np.float64] | None:

@@ -256,6 +256,7 @@ class Pipeline:
             keep_labels=self.keep_labels or self.pictures.of_labels,
             on_slices=counts.done,
             known=self.known,
+            with_parts=bool(self.manifest.training.parts),
         )
         # Closed here, not by the garbage collector: an interrupted run must not go on.
         with (

@@ -61,6 +61,7 @@ from wsseg.train.validation import (
     Prediction,
     evaluate,
     predict,
+    usual_parts,
     write_predictions,
 )
 
@@ -276,16 +277,18 @@ def finish(
     write_predictions(counts, table, data.denominators, out / PREDICTIONS)
     metrics = summarise(counts[: len(data.val)]) if len(data.val) else {}
     shown = data.val if len(data.val) >= FEWEST_JUDGED else data.train
-    dependence = dependence_of(
-        predictor, shown, spread(range(len(shown)), MOST_CASES), thresholds, device
-    )
+    asked = spread(range(len(shown)), MOST_CASES)
+    dependence = dependence_of(predictor, shown, asked, thresholds, device)
     if dependence.warning:
         log.warning(
             "%s: check the pseudo-labels with wsseg cases check --picture, and train with more "
             "steps, more marks or another preset",
             dependence.warning,
         )
-    record = record.model_copy(update={"metrics": metrics, "dependence": dependence})
+    parts = usual_parts(predictor, shown, asked, thresholds, device)
+    record = record.model_copy(
+        update={"metrics": metrics, "dependence": dependence, "parts": parts}
+    )
     keep_record(record, out)
     averaged.unlink(missing_ok=True)
     return record

@@ -119,6 +119,7 @@ class RunRecord(Frozen):
     dependence: whether masks depend on the image.
     teacher: the run that taught this one; None for a run that learnt from its cases alone.
     seen: what the training images were; None in the record of an earlier version.
+    parts: see `validation.usual_parts`; empty in the record of an earlier version.
     codes: what each class is, by a clinical terminology; only classes for which it was stated.
     """
 
@@ -143,6 +144,7 @@ class RunRecord(Frozen):
     dependence: Dependence | None = None
     teacher: TeacherRecord | None = None
     seen: Seen | None = None
+    parts: dict[str, int] = Field(default_factory=dict)
     codes: dict[str, ClassCodes] = Field(default_factory=dict)
     wsseg_version: str
 

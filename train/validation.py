@@ -15,6 +15,7 @@ from torch import Tensor
 from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios, iou, known
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
+from wsseg.imaging.parts import count_parts
 from wsseg.train.cases.schema import Case, CaseTable
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, Native
@@ -25,6 +26,10 @@ Rule = Literal["mask", "weak", "last"]
 highest `weak_score`, without masks. `last`: the last epoch, whose averaged weights need no
 validation."""
 
+USUAL = 0.95
+"""Share of the masks that have a usual number of parts."""
+PARTS_CASES = 10
+"""Fewer masks do not show what number of parts is usual."""
 SPLITS = "splits.csv"
 PREDICTIONS = "predictions.csv"
 DIGITS = 6
@@ -180,6 +185,29 @@ def evaluate(
         predict(predictor, cases, position, denominators, device, thresholds).counts
         for position in positions
     ]
+
+
+def usual_parts(
+    predictor: Predict,
+    cases: CaseDataset,
+    positions: Sequence[int],
+    thresholds: tuple[float, ...],
+    device: torch.device,
+) -> dict[str, int]:
+    """Return, by class, how many connected parts 19 of 20 of the masks at these positions have.
+
+    Only masks with a pixel count, and a class with fewer than PARTS_CASES of them is left out.
+    """
+    limits = torch.tensor(thresholds)[:, None, None]
+    parts = []
+    for position in positions:
+        probability = predict(predictor, cases, position, cases.denominators, device).probability
+        parts.append([count_parts(mask) for mask in (probability >= limits).numpy()])
+    usual = {}
+    for name, counts in zip(cases.classes, np.array(parts).reshape(-1, len(limits)).T, strict=True):
+        if np.count_nonzero(counts) >= PARTS_CASES:
+            usual[name] = int(np.quantile(counts[counts > 0], USUAL, method="higher"))
+    return usual
 
 
 def validation_interval(validated: int, trained: int) -> int:

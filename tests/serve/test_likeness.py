@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.serve.conftest import failures, make_manifest, make_scan, rows, run, write_model
-from wsseg.imaging import Seen, Window
+from wsseg.imaging import Geometry, Seen, Window
+from wsseg.imaging.definitions import Extent
 from wsseg.imaging.intensity import ends_of, range_of, thinned
-from wsseg.serve.inspection import OTHER_MODALITY, OUTSIDE_WINDOW, compare_with
+from wsseg.serve.inspection import OTHER_MODALITY, OUT_OF_RANGE, compare_with
 from wsseg.serve.manifest import Training
 
 SIDE = 64
@@ -64,7 +65,7 @@ def flags_of(pixels, known: Seen | None, window: Window | None = None, **scan) -
     ids=["16 bits", "12 bits", "0 to 1"],
 )
 def test_a_copy_on_another_scale_lies_outside_what_8_bit_pictures_taught(seed, rescaled):
-    assert flags_of(rescaled(ultrasound(seed))[None], SONOGRAMS) == {OUTSIDE_WINDOW}
+    assert flags_of(rescaled(ultrasound(seed))[None], SONOGRAMS) == {OUT_OF_RANGE}
 
 
 @given(
@@ -80,14 +81,14 @@ def test_dark_bright_flat_and_hard_pictures_do_not(seed, gain, offset, gamma):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_hounsfield_units_in_a_model_of_pictures_and_the_other_way_round_are_told(seed):
-    assert flags_of(computed(seed)[None], SONOGRAMS) == {OUTSIDE_WINDOW}
-    assert flags_of(ultrasound(seed)[None] / 255, BODIES, HOUNSFIELD) == {OUTSIDE_WINDOW}
+    assert flags_of(computed(seed)[None], SONOGRAMS) == {OUT_OF_RANGE}
+    assert flags_of(ultrasound(seed)[None] / 255, BODIES, HOUNSFIELD) == {OUT_OF_RANGE}
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("offset", [-1024, 1024])
 def test_ct_without_its_offset_or_with_it_twice_is_told(seed, offset):
-    assert flags_of(computed(seed)[None] + offset, BODIES, HOUNSFIELD) == {OUTSIDE_WINDOW}
+    assert flags_of(computed(seed)[None] + offset, BODIES, HOUNSFIELD) == {OUT_OF_RANGE}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -110,7 +111,7 @@ def test_where_each_image_has_its_own_window_no_scale_is_outside():
 
 
 def test_a_model_that_does_not_know_its_range_tells_what_hardly_meets_its_window():
-    assert flags_of(computed(0, side=24)[None] + 3000, None) == {OUTSIDE_WINDOW}
+    assert flags_of(computed(0, side=24)[None] + 3000, None) == {OUT_OF_RANGE}
     assert not flags_of(ultrasound(0)[None], None)
     assert not flags_of(computed(0)[None], None, Window(low=-160, high=240))
 
@@ -170,7 +171,7 @@ def test_flags_stand_in_both_tables_and_change_no_ratio(both, knowing, model, tm
     summary = run(knowing, tmp_path / "ratios.csv", both)
     assert (summary.exit_code, summary.unlike) == (0, 1)
     for table in summary.tables[:2]:
-        told = {row["source"]: OUTSIDE_WINDOW in row["flags"].split(";") for row in rows(table)}
+        told = {row["source"]: OUT_OF_RANGE in row["flags"].split(";") for row in rows(table)}
         assert told == {"a.png": False, "b.png": True}
     plain = run(model, tmp_path / "plain.csv", both)
     measured, without = ([row["ratio"] for row in rows(s.report)] for s in (summary, plain))
@@ -185,3 +186,51 @@ def test_a_strict_run_refuses_such_a_scan_and_measures_the_others(both, knowing,
     assert (refused["source"], refused["status"]) == ("b.png", "failed")
     assert "trained on" in refused["message"]
     assert "--strict" in refused["message"]
+
+
+SIZES = Seen(
+    pixel_mm=Extent(least=0.5, most=1.0),
+    side_mm=Extent(least=250, most=400),
+    side_px=Extent(least=256, most=512),
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "pixel_mm", "told"),
+    [
+        ((512, 512), (0.8, 0.8), ""),
+        ((512, 300), (0.3, 0.9), ""),  # half of the smallest, twice the largest are near
+        ((300, 300), (0.8, 2.1), "pixels of 0.8 x 2.1 mm, trained on 0.5 to 1"),
+        ((800, 800), (0.2, 0.5), "pixels of 0.2 x 0.5 mm, trained on 0.5 to 1"),
+        ((1024, 512), (1.0, 1.0), "slices of 1024 x 512 mm, trained on 250 to 400"),
+        ((100, 300), (0.8, 0.8), "slices of 80 x 240 mm, trained on 250 to 400"),
+        ((600, 600), None, ""),
+        ((1200, 600), None, "slices of 1200 x 600 pixels, trained on 256 to 512"),
+        ((100, 300), None, "slices of 100 x 300 pixels, trained on 256 to 512"),
+    ],
+)
+def test_pixels_and_slices_far_larger_or_smaller_than_in_training_are_told(shape, pixel_mm, told):
+    manifest = make_manifest(
+        training=UNKNOWN.model_copy(update={"seen": SIZES}), window=Window(kind="image")
+    )
+    slices = np.random.default_rng(0).random((2, *shape), np.float32)
+    likeness = compare_with(manifest)(make_scan(slices, geometry=Geometry(pixel_mm=pixel_mm)))
+    assert likeness.flags.get(OUT_OF_RANGE, "") == told
+    assert likeness.outside == ({0, 1} if told else frozenset())
+
+
+def test_where_a_training_image_did_not_state_its_pixel_size_slices_are_compared_in_pixels():
+    sizes = SIZES.model_copy(update={"pixel_mm": None, "side_mm": None})
+    own = Window(kind="image")
+    apart = Geometry(pixel_mm=(5.0, 5.0))
+    assert not flags_of(np.zeros((1, 400, 400)), sizes, own, geometry=apart)
+    assert flags_of(np.zeros((1, 40, 400)), sizes, own, geometry=apart) == {OUT_OF_RANGE}
+
+
+@pytest.mark.parametrize("window", [Window(low=0, high=255), Window(kind="image")])
+def test_ct_never_passes_silently_through_a_model_of_8_bit_pictures(window):
+    pictures = SONOGRAMS.model_copy(update={"units": {"": 40}, "modalities": {"": 40}})
+    assert flags_of(computed(0)[None], pictures, window, modality="CT") == {OUT_OF_RANGE}
+    # Volumes without a modality may have been CT, which their values of air show.
+    volumes = BODIES.model_copy(update={"units": {"": 40}, "modalities": {"": 40}})
+    assert not flags_of(computed(0)[None], volumes, Window(kind="image"), modality="CT")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan
+from tests.serve.conftest import ThresholdEngine, make_manifest, make_scan, rows, run, write_model
 from wsseg.imaging import Geometry
 from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.empty_slices import skip_none
@@ -162,3 +163,21 @@ def test_a_missing_slice_makes_every_slice_count_evenly():
     slices = [block(40, 0), block(20, 0), block(0, 0)]
     found = segmented(*slices, geometry=stack([0, 1, 4]), flags=("GAP",))
     assert series_of(found)["bright"].volume_ratio == pytest.approx(60 / 600)
+
+
+def test_a_slice_whose_mask_has_more_parts_than_were_usual_in_training_is_flagged(tmp_path):
+    one, two = block(30, 10), block(30, 10)
+    two[-2, -2] = two[-2, -3] = two[-2, -4] = BRIGHT
+    for number, slice_ in enumerate((one, two)):
+        Image.fromarray(slice_.astype(np.uint8)).save(tmp_path / f"{number}.png")
+    known = make_manifest().training.model_copy(update={"parts": {"bright": 1}})
+    for training, flagged in ((known, {"1.png"}), (make_manifest().training, set())):
+        model = write_model(tmp_path / "model", training=training)
+        table = tmp_path / "tables" / "ratios.csv"
+        run(model, table, *(tmp_path / f"{n}.png" for n in (0, 1)), overwrite=True)
+        of_bright = [row for row in rows(table) if row["numerator"] == "bright"]
+        told = {row["source"] for row in of_bright if "MANY_PARTS" in row["flags"].split(";")}
+        assert told == flagged
+        series = rows(table.with_name("ratios.series.csv"))
+        assert {r["source"] for r in series if "MANY_PARTS" in r["flags"].split(";")} == flagged
+        assert not any("MANY_PARTS" in r["flags"] for r in rows(table) if r not in of_bright)

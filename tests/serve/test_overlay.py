@@ -15,6 +15,7 @@ NO_AREAS = Areas(
     np.zeros((0, 1), np.int64),
     np.zeros((0, 1), np.bool_),
     np.zeros(0, np.int64),
+    np.zeros((0, 1), np.int64),
 )
 
 

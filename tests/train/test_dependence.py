@@ -13,6 +13,7 @@ from wsseg.train.cases import read_cases
 from wsseg.train.data.dataset import CaseDataset
 from wsseg.train.data.preprocess import Preprocess
 from wsseg.train.image_dependence import dependence_of
+from wsseg.train.validation import PARTS_CASES, usual_parts
 
 CPU = torch.device("cpu")
 SIDE = 48
@@ -116,3 +117,19 @@ def test_the_figures_are_numbers_that_json_holds(tmp_path):
     for network in (blob, empty, seeing):
         found = judge(network, cases(tmp_path))
         assert Dependence.model_validate(json.loads(found.model_dump_json())) == found
+
+
+def test_the_usual_number_of_parts_is_that_of_19_in_20_masks_that_have_a_pixel(tmp_path):
+    data = cases(tmp_path, count=21)
+    masks = iter([np.zeros((SIDE, SIDE), bool)] + [disc(24, 24, 9)] * 18 + [disc(8, 8, 4)] * 2)
+
+    def with_some_more(raw):
+        mask = next(masks)
+        if mask[8, 8]:
+            mask = mask | disc(30, 30, 4)
+        return torch.from_numpy(mask).float()[None, None]
+
+    # Two of 20 masks have two parts: more than one in 20.
+    assert usual_parts(with_some_more, data, range(len(data)), (0.5,), CPU) == {"roi": 2}
+    assert usual_parts(seeing, data, range(PARTS_CASES - 1), (0.5,), CPU) == {}
+    assert usual_parts(empty, data, range(len(data)), (0.5,), CPU) == {}

@@ -11,6 +11,7 @@ from pydicom.uid import MRImageStorage
 
 from tests.imaging.conftest import _write_dicom
 from wsseg.imaging import TextTable, Window
+from wsseg.imaging.definitions import Extent
 from wsseg.train.cases import Case, CaseTable, choose_input, image_doubts, mixed_origins, see
 from wsseg.train.config import TrainConfig
 from wsseg.train.trainer import choose_facts, prepare_data
@@ -111,6 +112,23 @@ def test_dicom_names_its_modality_and_ct_its_unit(tmp_path):
     path = _write_dicom(tmp_path / "a.dcm", pixels, RescaleIntercept=-1024, RescaleSlope=1)
     seen = see([Case(row=2, image=path, ratios=(0.1,))], "US")
     assert (seen.modalities, seen.units) == ({"CT": 1}, {"HU": 1})
+
+
+def test_sizes_are_those_of_all_images_in_mm_only_where_every_file_states_them(tmp_path):
+    volumes = []
+    for number, (shape, lengths) in enumerate([((20, 30, 1), (0.5, 0.8)), ((40, 10, 1), (1, 2))]):
+        path = tmp_path / f"{number}.nii"
+        affine = np.diag([*lengths, 1.0, 1.0])
+        nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.float32), affine), path)
+        volumes.append(Case(row=2 + number, image=path, ratios=(0.1,)))
+    seen = see(volumes, None)
+    assert seen.side_px == Extent(least=10, most=40)
+    assert seen.pixel_mm == Extent(least=0.5, most=2)
+    assert seen.side_mm == Extent(least=10, most=40)
+    with_a_picture = see([*volumes, *cases(tmp_path, [bytes_of(0)])], None)
+    assert with_a_picture.side_px == Extent(least=10, most=40)
+    assert with_a_picture.pixel_mm is None
+    assert with_a_picture.side_mm is None
 
 
 def test_a_window_of_the_settings_is_the_one_that_the_log_names(tmp_path, caplog):

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.definitions import Seen, Window
+from wsseg.imaging.definitions import Extent, Seen, Window
 from wsseg.imaging.intensity import (
     Ends,
     is_beyond,
@@ -22,6 +22,7 @@ from wsseg.imaging.intensity import (
     usual_window,
     without_odd,
 )
+from wsseg.imaging.reading import Grid
 from wsseg.imaging.scan import NO_UNIT, Origin, PlaneName
 from wsseg.train.cases.files import image_facts, look_at
 from wsseg.train.cases.schema import Case, Look
@@ -107,10 +108,15 @@ def _agree(bright: Sequence[float]) -> bool:
     return bool(0 < brightest <= GAIN * dimmest)
 
 
+def _grids(cases: Sequence[Case]) -> list[Grid]:
+    """Return the grid of each case's image. Raises ReadError."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return [facts.grid for facts in pool.map(image_facts, cases)]
+
+
 def planes_of(cases: Sequence[Case]) -> list[PlaneName]:
     """Return the plane of each case's image, "" if its file does not state it. Raises ReadError."""
-    with ThreadPoolExecutor(READERS) as pool:
-        return [facts.grid.plane for facts in pool.map(image_facts, cases)]
+    return [grid.plane for grid in _grids(cases)]
 
 
 def counted_planes(cases: Sequence[Case]) -> str:
@@ -159,19 +165,32 @@ def _looks(cases: Sequence[Case], *, sampled: bool = False) -> list[Look]:
 
 
 def see(cases: Sequence[Case], modality: str | None) -> Seen:
-    """Return what training images are: planes by all headers, the rest by at most SEEN of them.
+    """Return what training images are: planes and sizes by all headers, the rest by SEEN of them.
 
     modality: of images whose files do not state one.
     """
     chosen = spread(cases, SEEN)
     looks = _looks(chosen)
+    grids = _grids(cases)
+    sizes = [(np.array(grid.shape), grid.geometry.pixel_mm) for grid in grids]
     return Seen(
-        planes=Counter(planes_of(cases)),
+        planes=Counter(grid.plane for grid in grids),
         modalities=Counter(look.origin.modality or modality or "" for look in looks),
         units=Counter(look.origin.unit for look in looks),
         colours=Counter(look.colours for look in looks),
         intensities=range_of([look.ends for look in looks if look.ends]),
+        pixel_mm=_extent([pixel and np.array(pixel) for _, pixel in sizes]),
+        side_mm=_extent([pixel and shape * pixel for shape, pixel in sizes]),
+        side_px=_extent([shape for shape, _ in sizes]),
     )
+
+
+def _extent(lengths: Sequence[NDArray[Any] | None]) -> Extent | None:
+    """Return the smallest and largest of all lengths; None if those of an image are unknown."""
+    known = [each for each in lengths if each is not None]
+    if not known or len(known) < len(lengths):
+        return None
+    return Extent(least=float(np.min(known)), most=float(np.max(known)))
 
 
 def mixed_origins(cases: Sequence[Case]) -> Iterator[str]:
