@@ -1,5 +1,6 @@
 """Codes of a clinical terminology: what a class is, and in which organ, as DICOM records it."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -13,6 +14,9 @@ from wsseg.imaging.errors import WssegError
 PRIVATE = "99WSSEG"
 """The designator of wsseg's own codes. DICOM reserves designators that begin with 99 for codes that
 no terminology has (PS3.16, section 8)."""
+
+LONGEST = 64
+"""Characters that DICOM allows in a code's meaning."""
 
 _ROLES = ("type", "category", "anatomy")
 _EXAMPLES = "SCT:52988006, or with its meaning SCT:52988006:Lesion"
@@ -42,8 +46,8 @@ class Code(Frozen):
     """
 
     scheme: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,16}$")]
-    value: Annotated[str, Field(min_length=1, max_length=64)]
-    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+    value: Annotated[str, Field(min_length=1, max_length=LONGEST)]
+    meaning: Annotated[str, Field(min_length=1, max_length=LONGEST)]
 
     @field_validator("scheme")
     @classmethod
@@ -110,10 +114,27 @@ class ClassCodes(Frozen):
 
 
 NOTHING_STATED = ClassCodes()
-# A SEG has to name a category and a type of every segment. These claim no more than that the
-# segment is a region of an image; its label names the class.
+# A SEG has to name a category of every segment. This one claims no more than that the segment is a
+# region of an image.
 UNSTATED_CATEGORY = Code(scheme="SCT", value="309825002", meaning="Spatial and Relational Concept")
-UNSTATED_TYPE = Code(scheme="DCM", value="111030", meaning="Image Region")
+
+
+def private_code(prefix: str, identity: str, meaning: str | None = None) -> Code:
+    """A code of wsseg's own: of a class, or of a quantity that no terminology has.
+
+    Equal identities have equal codes in all models and versions: the value is `prefix`, a hyphen
+    and the first 12 digits of the identity's SHA-256 in hexadecimal. meaning: by default the
+    identity; it is shortened to the 64 characters that DICOM allows.
+    """
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    text = "".join(c if c.isprintable() and c != "\\" else "_" for c in meaning or identity).strip()
+    short = text if len(text) <= LONGEST else text[: LONGEST - 3].rstrip() + "..."
+    return Code(scheme=PRIVATE, value=f"{prefix}-{digest}", meaning=short or "_")
+
+
+def type_of(name: str, codes: Mapping[str, ClassCodes]) -> Code:
+    """The code of a class's type, or a private code that says no more than the class's name."""
+    return codes.get(name, NOTHING_STATED).type or private_code("C", name)
 
 
 def _as_codes(value: Any) -> Any:

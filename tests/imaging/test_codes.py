@@ -1,7 +1,15 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from wsseg.imaging.dicom.codes import ClassCodes, Code, Codes, check_classes, merged, parse_code
+from wsseg.imaging.dicom.codes import (
+    ClassCodes,
+    Code,
+    Codes,
+    check_classes,
+    merged,
+    parse_code,
+    type_of,
+)
 from wsseg.imaging.errors import WssegError
 
 LESION = Code(scheme="SCT", value="52988006", meaning="Lesion")
@@ -65,3 +73,17 @@ def test_later_codes_replace_earlier_ones_role_by_role():
 def test_a_code_of_a_class_that_does_not_exist_names_the_classes():
     with pytest.raises(WssegError, match="class leison, but the classes are lesion, fat"):
         check_classes({"leison": ClassCodes(type=LESION)}, ("lesion", "fat"))
+
+
+def test_a_class_without_a_code_has_a_private_one_that_says_its_name_and_nothing_else():
+    code = type_of("läsion", {"fat": ClassCodes(type=LESION)})
+    assert (code.scheme, code.meaning) == ("99WSSEG", "läsion")
+    assert code == type_of("läsion", {}) != type_of("fat", {})
+    assert type_of("fat", {"fat": ClassCodes(type=LESION)}) == LESION
+
+
+def test_a_private_code_fits_into_what_dicom_allows_whatever_the_name_of_the_class():
+    code = type_of("a\\b\n" + "x" * 100, {})
+    assert code.meaning.startswith("a_b_x")
+    assert len(code.meaning) == 64
+    assert len(code.value) <= 16
