@@ -30,7 +30,7 @@ from wsseg.serve.engines.select import open_engine
 from wsseg.serve.infer import InferOptions, infer
 from wsseg.serve.manifest import load_model
 from wsseg.serve.measure import slice_rows
-from wsseg.serve.pipeline import Counts, Pictures, Pipeline, PrefetchLimits
+from wsseg.serve.pipeline import Counts, Pipeline, PrefetchLimits
 from wsseg.serve.report import Provenance, open_report
 
 BATCH = 8
@@ -122,7 +122,6 @@ def busy_share(model: Path, scans: Path) -> float:
         Limits(slices=BATCH),
         reading=PrefetchLimits(threads=2, results=8, nbytes=1 << 28),
         writing=PrefetchLimits(),
-        pictures=Pictures(None, None, manifest.window),
         skip=skip_empty(manifest.window),
     )
     provenance = Provenance("random", "", engine.name, engine.precision, "")

@@ -26,11 +26,11 @@ from wsseg.serve.inspection import compare_with
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
 from wsseg.serve.measure import recovered_rows, series_rows, slice_rows
+from wsseg.serve.outputs import Output, label_maps, overlays, recovered_masks
 from wsseg.serve.pipeline import (
     Counts,
     OnProgress,
     Outcome,
-    Pictures,
     Pipeline,
     PixelSize,
     PrefetchLimits,
@@ -274,7 +274,7 @@ def measure(
     Nothing is written; options of outputs have no effect.
     """
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
-        pipeline = replace(_pipeline(engine, manifest, options, None), keep_labels=True)
+        pipeline = replace(_pipeline(engine, manifest, options, None), outputs=(), keep_labels=True)
         refs = find(inputs, scratch=Path(scratch))
         with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
             yield from outcomes
@@ -290,13 +290,25 @@ def _pipeline(
         limits=Limits(slices=options.batch, nbytes=share),
         reading=PrefetchLimits(options.readers, options.read_ahead, 2 * share),
         writing=PrefetchLimits(options.readers, options.read_ahead, share),
-        pictures=Pictures(options.masks, options.overlays, manifest.window, options.recovered),
+        outputs=_outputs(options, manifest),
         known=known or (lambda _: {}),
         skip=skip_empty(manifest.window) if options.skip else skip_none,
         compare=compare_with(manifest),
         strict=options.strict,
         pixel_mm=options.pixel_mm,
     )
+
+
+def _outputs(options: InferOptions, manifest: Manifest) -> tuple[Output, ...]:
+    """What the options ask to be written for each scan, in this order."""
+    outputs: list[Output] = []
+    if options.masks:
+        outputs.append(label_maps(options.masks))
+    if options.recovered:
+        outputs.append(recovered_masks(options.recovered))
+    if options.overlays:
+        outputs.append(overlays(options.overlays, manifest.window))
+    return tuple(outputs)
 
 
 def _make_folders(options: InferOptions) -> None:

@@ -1,4 +1,4 @@
-"""One stream from the scans that were found to scans that are measured and drawn."""
+"""One stream from the scans that were found to scans that are measured and written."""
 
 import logging
 import time
@@ -7,14 +7,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
 
-from wsseg.imaging.definitions import Window
-from wsseg.imaging.errors import Failure, ReadError, WssegError
-from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.serve.batching import Limits, Segmenter
@@ -23,11 +20,10 @@ from wsseg.serve.engines.base import Engine
 from wsseg.serve.inspection import UNLIKE_FLAGS, Compare, InspectedScan, compare_none, inspect
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import MeasuredScan, failed_files
-from wsseg.serve.overlay import write_overlays
+from wsseg.serve.outputs import Output, write_outputs
 from wsseg.serve.recover import Known
 
 PIXEL_MM_GIVEN = "PIXEL_MM_GIVEN"
-PHI_RISK = "PHI_RISK"
 UNLIKE = "unlike_training"
 
 A = TypeVar("A")
@@ -120,51 +116,6 @@ class Outcome:
     failures: tuple[Failure, ...]
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Folders for label maps, overlays and recovered label maps; None for those not requested."""
-
-    masks: Path | None
-    overlays: Path | None
-    window: Window
-    recovered: Path | None = None
-
-    @property
-    def of_labels(self) -> bool:
-        """Whether the label maps of measured scans are drawn."""
-        return bool(self.masks or self.overlays)
-
-    def draw(self, item: MeasuredScan | Failure) -> Outcome:
-        """Write the pictures of one scan; a picture that cannot be written is a Failure.
-
-        A scan that may show text burned into its pixels gets no overlay.
-        """
-        if isinstance(item, Failure):
-            return Outcome(None, (item,))
-        scan, failures = item.scan, item.scan.failures
-        try:
-            if self.masks and item.labels is not None:
-                write_labels(scan, item.labels, self.masks)
-            if self.recovered and item.recovered:
-                write_labels(scan, item.recovered.labels, self.recovered)
-            if self.overlays and PHI_RISK in scan.flags:
-                logger.info(
-                    "a scan may show burned-in text: no overlay is drawn",
-                    extra={"event": "overlay_withheld"},
-                )
-            elif self.overlays:
-                write_overlays(item, self.window, self.overlays)
-        except Exception as error:  # errors of libraries too: the rows are measured
-            why = f"{type(error).__name__}: {error}".removesuffix(": ")
-            if isinstance(error, OSError) and error.strerror:
-                why = error.strerror  # without the path, which the row names already
-            elif isinstance(error, WssegError) and str(error):
-                why = str(error)
-            message = f"measured, but its masks or overlays could not be written: {why}"
-            failures = (*failures, Failure(scan.ref.files[0].source, "not_written", message))
-        return Outcome(item, failures)
-
-
 @dataclass
 class Counts:
     """Progress of a run; `tell` receives (slices done, slices met so far, slices per second).
@@ -221,14 +172,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Reads ahead in threads, computes in the engine's threads and writes pictures in threads; the
+    """Reads ahead in threads, computes in the engine's threads and writes outputs in threads; the
     caller's thread forms batches, stores results and takes the outcomes.
 
     Memory is bounded by `reading`, `limits` and `writing` together, whatever the number of scans.
-    known: gives the recorded ratios of a scan's slices, from which masks are recovered. skip: the
-    rule by which slices are skipped. compare: compares a scan with the training images. strict: a
-    scan unlike them fails and is not computed. pixel_mm: (row, column) pixel size of pictures that
-    do not state one. keep_labels: label maps are kept for the caller even if none are drawn.
+    outputs: what is written for each scan, in this order. known: gives the recorded ratios of a
+    scan's slices, from which masks are recovered. skip: the rule by which slices are skipped.
+    compare: compares a scan with the training images. strict: a scan unlike them fails and is not
+    computed. pixel_mm: (row, column) pixel size of pictures that do not state one. keep_labels:
+    label maps are kept for the caller even if none are drawn.
     """
 
     engine: Engine
@@ -236,7 +188,7 @@ class Pipeline:
     limits: Limits
     reading: PrefetchLimits
     writing: PrefetchLimits
-    pictures: Pictures
+    outputs: tuple[Output, ...] = ()
     known: Callable[[Scan], Known] = lambda _: {}
     skip: Skip = skip_none
     compare: Compare = compare_none
@@ -253,7 +205,7 @@ class Pipeline:
             classes=len(self.manifest.classes),
             channels=self.manifest.channels,
             limits=self.limits,
-            keep_labels=self.keep_labels or self.pictures.of_labels,
+            keep_labels=self.keep_labels or any(each.needs_labels for each in self.outputs),
             on_slices=counts.done,
             known=self.known,
             with_parts=bool(self.manifest.training.parts),
@@ -263,14 +215,20 @@ class Pipeline:
             closing(prefetch(self._read, refs, self.reading, _nbytes)) as scans,
             closing(segment(counts.meet(_flattened(scans)))) as segmented,
             closing(
-                prefetch(self.pictures.draw, segmented, self.writing, _nbytes)
-                if self.pictures.of_labels or self.pictures.recovered
-                else (self.pictures.draw(item) for item in segmented)
+                prefetch(self._write, segmented, self.writing, _nbytes)
+                if self.outputs
+                else (self._write(item) for item in segmented)
             ) as outcomes,
         ):
             for outcome in outcomes:
                 counts.end(outcome)
                 yield outcome
+
+    def _write(self, item: MeasuredScan | Failure) -> Outcome:
+        """The outcome of a scan or file, with its outputs written."""
+        if isinstance(item, Failure):
+            return Outcome(None, (item,))
+        return Outcome(item, (*item.scan.failures, *write_outputs(self.outputs, item)))
 
     def _read(self, ref: ScanRef | Failure) -> InspectedScan | tuple[Failure, ...]:
         """The scan, read and inspected, or one Failure for each of its files."""

@@ -142,7 +142,7 @@ def test_a_recovered_mask_that_cannot_be_written_is_told(
     def failing(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("wsseg.serve.pipeline.write_labels", failing)
+    monkeypatch.setattr("wsseg.serve.outputs.write_labels", failing)
     text = "source,ratio:bright\n0.png,0.3\n"
     summary, _, _ = recover(model, tmp_path, text, pictures)
     (told,) = failures(tmp_path / "out" / "ratios.csv")

@@ -44,7 +44,7 @@ def test_what_cannot_be_drawn_is_told_and_still_measured(
     def failing(*_):
         raise error
 
-    monkeypatch.setattr("wsseg.serve.pipeline.write_labels", failing)
+    monkeypatch.setattr("wsseg.serve.outputs.write_labels", failing)
     folder = write_pictures(tmp_path / "scans", 2)
     summary = run(model, tmp_path / "ratios.csv", folder, masks=tmp_path / "masks")
     assert len(rows(tmp_path / "ratios.csv")) == 2 * RATIOS_PER_SLICE
@@ -52,6 +52,23 @@ def test_what_cannot_be_drawn_is_told_and_still_measured(
     assert [row["reason"] for row in found] == ["not_written"] * 2
     assert all(row["message"].endswith(f"could not be written: {told}") for row in found)
     assert summary.exit_code == 8
+
+
+def test_an_output_that_fails_costs_the_others_of_its_scan_nothing(
+    model: Path, tmp_path: Path, monkeypatch
+):
+    def failing(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("wsseg.serve.outputs.write_labels", failing)
+    folder = write_pictures(tmp_path / "scans", 2)
+    overlays = tmp_path / "overlays"
+    run(model, tmp_path / "ratios.csv", folder, masks=tmp_path / "masks", overlays=overlays)
+    assert len(list(overlays.iterdir())) == 2
+    told = {row["message"] for row in failures(tmp_path / "ratios.csv")}
+    assert told == {
+        "measured, but its label maps could not be written: No space left on device",
+    }
 
 
 def test_masks_hold_the_class_of_every_pixel_and_the_later_class_wins(

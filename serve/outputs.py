@@ -1,0 +1,108 @@
+"""The files that are written for each measured scan, beside the rows of the report."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wsseg.imaging.definitions import Window
+from wsseg.imaging.errors import Failure, Status, WssegError
+from wsseg.imaging.label_maps import write_labels
+from wsseg.serve.measure import MeasuredScan
+from wsseg.serve.overlay import write_overlays
+
+PHI_RISK = "PHI_RISK"
+NOT_WRITTEN = "not_written"
+
+logger = logging.getLogger(__name__)
+
+Write = Callable[[MeasuredScan, Path, Mapping[str, Any]], Any]
+"""Writes the files of one scan into a folder. It is given what the earlier outputs of the same scan
+returned, by their names, and returns what later outputs may need, or None."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One kind of file that is written for each scan.
+
+    name: plural noun for messages, such as "label maps". needs_labels: `MeasuredScan.labels` must
+    be kept for it.
+    """
+
+    name: str
+    folder: Path
+    write: Write
+    needs_labels: bool = False
+
+
+class NotPossibleError(WssegError):
+    """A scan cannot have an output, by its kind; `status` of the row that says so.
+
+    With "skipped" the scan counts as done, as for a picture without a DICOM header to refer to.
+    """
+
+    def __init__(self, reason: str, message: str, status: Status = "skipped") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status: Status = status
+
+
+def write_outputs(outputs: Sequence[Output], measured: MeasuredScan) -> tuple[Failure, ...]:
+    """Write all outputs of one scan, in order; returns a Failure for each that was not written.
+
+    An output that fails costs neither the rows of the scan nor its other outputs.
+    """
+    failures = []
+    made: dict[str, Any] = {}
+    source = measured.scan.ref.files[0].source
+    for output in outputs:
+        try:
+            made[output.name] = output.write(measured, output.folder, made)
+        except NotPossibleError as error:
+            message = f"measured, but it has no {output.name}: {error}"
+            failures.append(Failure(source, error.reason, message, error.status))
+        except Exception as error:  # errors of libraries too: the rows are measured
+            why = f"{type(error).__name__}: {error}".removesuffix(": ")
+            if isinstance(error, OSError) and error.strerror:
+                why = error.strerror  # without the path, which the row names already
+            elif isinstance(error, WssegError) and str(error):
+                why = str(error)
+            message = f"measured, but its {output.name} could not be written: {why}"
+            failures.append(Failure(source, NOT_WRITTEN, message))
+    return tuple(failures)
+
+
+def label_maps(folder: Path) -> Output:
+    """Label maps of all classes, see `write_labels`."""
+
+    def write(measured: MeasuredScan, folder: Path, _made: Mapping[str, Any]) -> None:
+        if measured.labels is not None:
+            write_labels(measured.scan, measured.labels, folder)
+
+    return Output("label maps", folder, write, needs_labels=True)
+
+
+def recovered_masks(folder: Path) -> Output:
+    """Label maps of the masks that were recovered from known ratios."""
+
+    def write(measured: MeasuredScan, folder: Path, _made: Mapping[str, Any]) -> None:
+        if measured.recovered:
+            write_labels(measured.scan, measured.recovered.labels, folder)
+
+    return Output("recovered masks", folder, write)
+
+
+def overlays(folder: Path, window: Window) -> Output:
+    """Pictures with outlines; none for a scan that may show text burned into its pixels."""
+
+    def write(measured: MeasuredScan, folder: Path, _made: Mapping[str, Any]) -> None:
+        if PHI_RISK in measured.scan.flags:
+            logger.info(
+                "a scan may show burned-in text: no overlay is drawn",
+                extra={"event": "overlay_withheld"},
+            )
+        else:
+            write_overlays(measured, window, folder)
+
+    return Output("overlays", folder, write, needs_labels=True)
