@@ -18,6 +18,7 @@ from wsseg.serve.batching import to_channels
 from wsseg.serve.engines.base import Engine, EngineError, Prediction
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.infer import InferOptions, Summary, infer, measure
+from wsseg.serve.intervals import Bounds, Intervals, SoftAreas, intervals_of
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.manifest import load_model as read_folder
 from wsseg.serve.measure import MeasuredScan, series_ratio, slice_ratios
@@ -76,13 +77,14 @@ class Model:
         opened = self.open()
         return f"{opened.name} {opened.precision}"
 
-    def predict(self, pixels: ArrayLike) -> SliceResult:
+    def predict(self, pixels: ArrayLike, *, coverage: float | None = None) -> SliceResult:
         """Segment one slice (H, W), or RGB (H, W, 3), of any size.
 
         pixels: in the units of the training images: HU for CT, SUV for PET, 0..255 for 8-bit
         pictures, else values after rescale; rows and columns as a viewer shows them. RGB becomes
-        its luminance for a grey network. Raises WssegError for another shape, for values that are
-        not finite, and where the engine fails.
+        its luminance for a grey network. coverage: of the intervals, between 0 and 1, by default
+        0.9 if the model is calibrated. Raises WssegError for another shape, for values that are not
+        finite, for a coverage that the model cannot give, and where the engine fails.
         """
         grid = _float32(pixels)
         if grid.ndim != 2 and not (grid.ndim == 3 and grid.shape[-1] == 3):
@@ -90,12 +92,15 @@ class Model:
                 f"predict takes one slice (H, W) or (H, W, 3), found shape {grid.shape}: give a "
                 "stack of slices to predict_batch"
             )
-        return self._predicted(grid[None])[0]
+        return self._predicted(grid[None], self._intervals(coverage))[0]
 
-    def predict_batch(self, slices: ArrayLike, *, batch: int = 8) -> list[SliceResult]:
+    def predict_batch(
+        self, slices: ArrayLike, *, batch: int = 8, coverage: float | None = None
+    ) -> list[SliceResult]:
         """Segment a stack of slices: (n, H, W), (n, H, W, 3) or (n, c, H, W) with c of 1 or 3.
 
-        Units and errors as in `predict`. batch: slices that the network sees at once, at least 1.
+        Units, coverage and errors as in `predict`. batch: slices that the network sees at once, at
+        least 1.
         """
         batch = settings(InferOptions, None, {"batch": batch}, begun=self.options).batch
         stack = _float32(slices)
@@ -108,7 +113,8 @@ class Model:
                 f"{stack.shape}"
             )
         starts = range(0, len(stack), batch)
-        return [one for at in starts for one in self._predicted(stack[at : at + batch])]
+        intervals = self._intervals(coverage)
+        return [one for at in starts for one in self._predicted(stack[at : at + batch], intervals)]
 
     def measure(
         self,
@@ -117,17 +123,20 @@ class Model:
         batch: int = 8,
         skip: bool = True,
         strict: bool = False,
+        coverage: float | None = None,
         pixel_mm: tuple[float, float] | None = None,
     ) -> "Measurement":
         """Measure every scan under files, folders or archives, one after another as you iterate.
 
         batch: slices that the network sees at once. skip: leave out slices that cannot show tissue.
         strict: a scan unlike the training images is a failure; else it is measured and flagged.
-        pixel_mm: (row, column) size in mm of the pixels of pictures that do not know theirs.
+        coverage: of the intervals, as in `predict`. pixel_mm: (row, column) size in mm of the
+        pixels of pictures that do not know theirs.
         Raises WssegError for unusable options and, when the iteration begins, for paths that do not
         exist; a file that cannot be measured is no error, see `Measurement.failures`.
         """
-        given = {"batch": batch, "skip": skip, "strict": strict, "pixel_mm": pixel_mm}
+        given: dict[str, Any] = {"batch": batch, "skip": skip, "strict": strict}
+        given |= {"coverage": coverage, "pixel_mm": pixel_mm}
         chosen = settings(InferOptions, None, given, begun=self.options)
         return Measurement(_paths(paths), self, chosen)
 
@@ -172,7 +181,11 @@ class Model:
             self._engines[probability] = open_engine(self.options.model, self.manifest, wanted)
         return self._engines[probability]
 
-    def _predicted(self, stack: Slices) -> list[SliceResult]:
+    def _intervals(self, coverage: float | None) -> Intervals | None:
+        chosen = settings(InferOptions, None, {"coverage": coverage}, begun=self.options)
+        return intervals_of(self.manifest, chosen.coverage)
+
+    def _predicted(self, stack: Slices, intervals: Intervals | None) -> list[SliceResult]:
         """The results of n >= 1 slices (n, H, W) or (n, H, W, 3)."""
         if not stack.size:
             raise WssegError(f"the slices have no pixels, found shape {stack.shape[1:]}")
@@ -185,7 +198,9 @@ class Model:
             raise WssegError(f"the engine {self.engine} could not compute: {error}") from error
         if not np.isfinite(prediction.soft_areas).all():
             raise WssegError("the network's answer is not a number: check the pixels' units")
-        ratios = self._ratios(prediction)
+        counts = PixelCounts.of_masks(prediction.masks)
+        ratios = self._ratios(counts)
+        bounds = self._bounds(prediction, counts, intervals)
         return [
             SliceResult(
                 classes=self.classes,
@@ -194,15 +209,32 @@ class Model:
                 pixels=stack[at],
                 masks=prediction.masks[at] > 0,
                 window=self.manifest.window,
+                intervals={
+                    name: (float(each.low[at]), float(each.high[at]))
+                    for name, each in bounds.items()
+                },
+                confidence={name: float(each.confidence[at]) for name, each in bounds.items()},
             )
             for at, row in enumerate(ratios.tolist())
         ]
 
-    def _ratios(self, prediction: Prediction) -> NDArray[np.float64]:
+    def _bounds(
+        self, prediction: Prediction, counts: PixelCounts, intervals: Intervals | None
+    ) -> dict[str, Bounds]:
+        """The intervals of the ratios that are calibrated, by the ratio's name."""
+        if intervals is None or prediction.area_variances is None:
+            return {}
+        soft = SoftAreas(prediction.soft_areas, prediction.area_variances)
+        bounds = {
+            ratio.name: intervals.bounds(ratio, counts, soft) for ratio in self.manifest.ratios
+        }
+        return {name: each for name, each in bounds.items() if each is not None}
+
+    def _ratios(self, counts: PixelCounts) -> NDArray[np.float64]:
         """The ratios (n, r) that the model defines."""
         definitions = self.manifest.ratios
         return area_ratios(
-            PixelCounts.of_masks(prediction.masks),
+            counts,
             [denominator_of(ratio, self.classes) for ratio in definitions],
             [self.classes.index(ratio.numerator) for ratio in definitions],
         )
@@ -226,23 +258,27 @@ class Measurement:
         """Measure the scans one after another."""
         self.failures.clear()
         manifest, engine = self.model.manifest, self.model.open()
+        intervals = intervals_of(manifest, self.options.coverage)
         with closing(measure(self.paths, self.options, manifest, engine)) as outcomes:
             for outcome in outcomes:
                 self.failures += outcome.failures
                 if outcome.measured:
-                    yield _scan_result(outcome.measured, manifest, outcome.failures)
+                    yield _scan_result(outcome.measured, manifest, outcome.failures, intervals)
         failed = sum(failure.status == "failed" for failure in self.failures)
         if failed:
             log.warning("%d files gave no result: `failures` of the measurement says why", failed)
 
 
 def _scan_result(
-    found: MeasuredScan, manifest: Manifest, failures: tuple[Failure, ...]
+    found: MeasuredScan,
+    manifest: Manifest,
+    failures: tuple[Failure, ...],
+    intervals: Intervals | None,
 ) -> ScanResult:
     if found.labels is None:
         raise AssertionError("label maps were asked for")
     series = tuple(series_ratio(found, manifest, ratio) for ratio in manifest.ratios)
-    by_ratio = [slice_ratios(found, manifest, ratio) for ratio in manifest.ratios]
+    by_ratio = [slice_ratios(found, manifest, ratio, intervals) for ratio in manifest.ratios]
     nan = float("nan")
     return ScanResult(
         source=found.scan.ref.files[0].source,

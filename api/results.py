@@ -24,7 +24,8 @@ class SliceResult:
     pixels: float32 (H, W) or (H, W, 3), as they were given. masks: bool (k, H, W), one for each of
     the k classes; they may overlap. areas: the pixels of each class. ratios: the area ratios that
     the model defines, by their names; NaN where the denominator has no pixel. window: how the model
-    maps intensities to grey values.
+    maps intensities to grey values. intervals: low and high end of each ratio that was calibrated;
+    confidence: the probability that its error is below a tenth of it; NaN for an unknown ratio.
     """
 
     classes: tuple[str, ...]
@@ -33,6 +34,8 @@ class SliceResult:
     pixels: NDArray[np.float32] = field(repr=False)
     masks: NDArray[np.bool_] = field(repr=False)
     window: Window = field(repr=False)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    confidence: dict[str, float] = field(default_factory=dict)
 
     @property
     def labels(self) -> NDArray[np.uint8]:
@@ -47,7 +50,7 @@ class SliceResult:
         return overlay(self.pixels, self.labels, self.window)
 
     def _repr_html_(self) -> str:
-        return _html(self.picture(), self.classes, self.ratios)
+        return _html(self.picture(), self.classes, self.ratios, self.intervals)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +91,19 @@ class ScanResult:
         return overlay(self.scan.pixels[slice_index], self.labels[slice_index], self.window)
 
     def _repr_html_(self) -> str:
-        return _html(self.picture(), self.classes, self.ratios)
+        return _html(self.picture(), self.classes, self.ratios, {})
 
 
 def _number(ratio: float | None) -> float:
     return float("nan") if ratio is None else ratio
 
 
-def _html(picture: NDArray[np.uint8], classes: tuple[str, ...], ratios: Mapping[str, float]) -> str:
+def _html(
+    picture: NDArray[np.uint8],
+    classes: tuple[str, ...],
+    ratios: Mapping[str, float],
+    intervals: Mapping[str, tuple[float, float]],
+) -> str:
     """A picture, the colours of the classes, and a table of ratios; all text is escaped."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "png")
@@ -104,10 +112,12 @@ def _html(picture: NDArray[np.uint8], classes: tuple[str, ...], ratios: Mapping[
         f'<span style="color:{class_colour(index)}">&#9632;</span> {escape(name)}'
         for index, name in enumerate(classes)
     )
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{'-' if np.isnan(ratio) else f'{ratio:.4f}'}</td></tr>"
-        for name, ratio in ratios.items()
-    )
+    rows = ""
+    for name, ratio in ratios.items():
+        low, high = intervals.get(name, (np.nan, np.nan))
+        within = "" if np.isnan(low) else f" ({low:.4f} to {high:.4f})"
+        value = "-" if np.isnan(ratio) else f"{ratio:.4f}{within}"
+        rows += f"<tr><td>{escape(name)}</td><td>{value}</td></tr>"
     return (
         f'<img alt="segmented slice" src="data:image/png;base64,{png}">'
         f"<div>{legend}</div><table><tr><th>ratio</th><th>value</th></tr>{rows}</table>"

@@ -88,6 +88,13 @@ def infer(
             "range of values); without it they are measured and flagged.",
         ),
     ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Probability with which ratio_low to ratio_high holds the ratio that would have "
+            "been recorded, for a model exported with --calibrate. [default: 0.9 for such a model]"
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a report that is already there.")
     ] = False,
@@ -123,6 +130,7 @@ def infer(
             batch=batch,
             skip=skip,
             strict=strict,
+            coverage=coverage,
             pixel_mm=pixel_mm,
             codes=code or None,
             overwrite=overwrite,

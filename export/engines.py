@@ -149,9 +149,9 @@ def judged(job: Job, entry: EngineFile) -> Parity:
 def describe(manifest: Manifest) -> str:
     """Return the description in an ONNX file (JSON): the manifest without engines and date.
 
-    The same run therefore gives the same file, byte for byte.
+    The same run therefore gives the same file, byte for byte. The calibration is made later.
     """
-    return manifest.model_dump_json(exclude={"engines", "created"})
+    return manifest.model_dump_json(exclude={"engines", "created", "calibration"})
 
 
 def make_int8_engine(job: Job, entry: EngineFile, calibration: Calibration) -> EngineFile:

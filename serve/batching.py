@@ -14,6 +14,7 @@ from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.scan import Scan
 from wsseg.serve.engines.base import Concurrent, Engine, EngineError, Prediction
 from wsseg.serve.inspection import InspectedScan
+from wsseg.serve.intervals import SoftAreas
 from wsseg.serve.measure import Areas, MeasuredScan, SliceResult, failed_files, slice_results
 from wsseg.serve.recover import Known, Recovered, recover
 
@@ -285,6 +286,7 @@ class Segmenter:
             border=np.zeros((grid[0], self.classes), np.bool_),
             foreground=np.zeros(grid[0], np.int64),
             parts=np.zeros((grid[0], self.classes), np.int64),
+            soft=SoftAreas.unknown(grid[0], self.classes),
         )
         labels = np.zeros(grid, np.uint8) if self.keep_labels else None
         recovered = Recovered(np.zeros(grid, np.uint8)) if known else None

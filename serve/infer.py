@@ -23,6 +23,7 @@ from wsseg.serve.empty_slices import skip_empty, skip_none
 from wsseg.serve.engines.base import Device, Engine, EngineName, EngineOptions, Precision
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.inspection import compare_with
+from wsseg.serve.intervals import Coverage, Intervals, intervals_of
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
 from wsseg.serve.measure import recovered_rows, series_rows, slice_rows
@@ -61,8 +62,9 @@ class InferOptions(Frozen):
     readers, read_ahead: number of reading threads, and of scans that they read ahead. memory_mb:
     pixels held at once, in MiB, besides the engine's own; a larger scan is still read, but alone.
     skip: skip slices that cannot show tissue, see `empty_slices.skip_empty`. strict: scans unlike
-    the training images fail instead of being flagged, see `inspection.compare_with`. overwrite:
-    replace an earlier report. pixel_mm: (row, column) pixel size of pictures that do not state one.
+    the training images fail instead of being flagged, see `inspection.compare_with`. coverage: of
+    the intervals, between 0 and 1; None for 0.9 if the model is calibrated. overwrite: replace an
+    earlier report. pixel_mm: (row, column) pixel size of pictures that do not state one.
     codes: what each class is, by a clinical terminology, each in place of the model's.
     """
 
@@ -83,6 +85,7 @@ class InferOptions(Frozen):
     memory_mb: PositiveInt = 768
     skip: bool = True
     strict: bool = False
+    coverage: Coverage | None = None
     overwrite: bool = False
     pixel_mm: PixelSize | None = None
     codes: Codes = Field(default_factory=dict)
@@ -204,6 +207,7 @@ def infer(
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
         refs: Iterable[ScanRef | Failure] = find(inputs, scratch=Path(scratch))
         manifest, folder = load_model(options.model)
+        intervals = intervals_of(manifest, options.coverage)
         check_classes(options.codes, manifest.classes)
         manifest = manifest.model_copy(update={"codes": merged(manifest.codes, options.codes)})
         used = engine() if engine else open_engine(folder, manifest, options.wanted_engine)
@@ -233,7 +237,15 @@ def infer(
                 extra={"event": "run_started", "engine": used.name, "precision": used.precision},
             )
             with closing(pipeline(refs, counts)) as outcomes:
-                _write_report(outcomes, options.report, manifest, used, known, counts)
+                _write_report(
+                    outcomes,
+                    options.report,
+                    manifest,
+                    used,
+                    intervals=intervals,
+                    known=known,
+                    counts=counts,
+                )
     dependence = manifest.training.dependence
     summary = Summary(
         scans=counts.scans,
@@ -333,6 +345,8 @@ def _write_report(
     path: Path,
     manifest: Manifest,
     engine: Engine,
+    *,
+    intervals: Intervals | None,
     known: KnownSlices | None,
     counts: Counts,
 ) -> None:
@@ -342,7 +356,7 @@ def _write_report(
     with open_report(path, recovered=known is not None) as report:
         for outcome in outcomes:
             if measured := outcome.measured:
-                report.slices(slice_rows(measured, manifest, provenance))
+                report.slices(slice_rows(measured, manifest, provenance, intervals))
                 report.series(series_rows(measured, manifest, provenance))
                 if report.recovered:
                     report.recovered(recovered_rows(measured, manifest, provenance))

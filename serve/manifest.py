@@ -26,6 +26,7 @@ FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -129,13 +130,53 @@ class Training(Frozen):
     parts: dict[str, int] = Field(default_factory=dict)
 
 
+class RatioCalibration(Frozen):
+    """The errors of one ratio on cases with recorded ratios, for `intervals.Intervals`.
+
+    scores: of each case, its error divided by its scale, ascending. weights: of each score, 1 over
+    the number of cases of its group, so that they sum to `groups`. widest_usual, least_usual: the
+    scale above and the confidence below which a slice is flagged, see `intervals.UNUSUAL`.
+    """
+
+    ratio: str
+    groups: Annotated[int, Field(ge=1)]
+    scores: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+    weights: tuple[Annotated[float, Field(gt=0, le=1)], ...]
+    widest_usual: NonNegative
+    least_usual: Fraction
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.weights) != len(self.scores) or list(self.scores) != sorted(self.scores):
+            raise ValueError(f"calibration of {self.ratio}: scores must ascend, with a weight each")
+        return self
+
+
+class Calibration(Frozen):
+    """What intervals of the ratios are computed from; it holds for the masks of this network.
+
+    cases_sha256: of the table of cases. left_out: its rows that gave no score, because training
+    had used them, or because nothing was recorded or measured. engine_sha256: of the engine file
+    that measured them; engines of the folder agree with it within their parity figures. scale,
+    floor: by what errors were divided, see `intervals.Measured.scale`.
+    """
+
+    cases_sha256: str
+    left_out: int
+    engine_sha256: str
+    scale: Literal["variance_over_root_area"] = "variance_over_root_area"
+    floor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    ratios: Annotated[tuple[RatioCalibration, ...], Field(min_length=1)]
+
+
 class Manifest(Frozen):
     """The contract between export, which writes it, and serve, which reads nothing else.
 
     `thresholds` has one probability per class: a pixel belongs to a class where its probability
     is at least that. `network_size` is the square that slices are resized to inside the graph.
     `codes` says what a class is by a clinical terminology, where that was stated.
-    `output_stride` is None for a network that computes as it was trained.
+    `output_stride` is None for a network that computes as it was trained, `calibration` for a model
+    without intervals.
     """
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -149,6 +190,7 @@ class Manifest(Frozen):
     training: Training
     output_stride: OutputStride | None = None
     codes: dict[str, ClassCodes] = Field(default_factory=dict)
+    calibration: Calibration | None = None
     engines: Annotated[tuple[EngineFile, ...], Field(min_length=1)]
     wsseg_version: str
     created: str
@@ -161,6 +203,9 @@ class Manifest(Frozen):
                 raise ValueError(f"ratio {ratio.name} names a class that is not in {self.classes}")
         if unknown := self.codes.keys() - set(self.classes):
             raise ValueError(f"codes are given for {', '.join(sorted(unknown))}, which is no class")
+        calibrated = [each.ratio for each in self.calibration.ratios] if self.calibration else []
+        if not set(calibrated) <= {ratio.name for ratio in self.ratios}:
+            raise ValueError("the calibration names a ratio that the model does not have")
         if len(self.thresholds) != len(self.classes):
             raise ValueError("thresholds must have one value per class")
         return self

@@ -12,6 +12,7 @@ from wsseg.imaging.scan import Geometry, Scan, ScanRef
 from wsseg.serve.empty_slices import SKIPPED_EMPTY
 from wsseg.serve.engines.base import Prediction
 from wsseg.serve.inspection import OUT_OF_RANGE
+from wsseg.serve.intervals import LOW_CONFIDENCE, WIDE_INTERVAL, Bounds, Intervals, SoftAreas
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.recover import Recovered
 from wsseg.serve.report import (
@@ -48,12 +49,14 @@ class Areas:
     pixel: (slice, class) pixels of each class's mask. border: (slice, class) whether the mask
     touches the edge of the image. foreground: (slice,) pixels that belong to any class. parts:
     (slice, class) connected parts of the mask, see `count_parts`; 0 where they were not counted.
+    soft: what the probability tells of the areas; None where nothing was computed.
     """
 
     pixel: NDArray[np.int64]
     border: NDArray[np.bool_]
     foreground: NDArray[np.int64]
     parts: NDArray[np.int64]
+    soft: SoftAreas | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class SliceResult:
     """The result of one slice, small enough to be kept for slices that equal it.
 
     pixel, border, parts: (class,) as in `Areas`. foreground: pixels. labels: packed label map, see
-    `pack`.
+    `pack`. soft_area, variance: (class,) as in `SoftAreas`.
     """
 
     pixel: NDArray[np.int64]
@@ -93,6 +96,8 @@ class SliceResult:
     foreground: int
     parts: NDArray[np.int64]
     labels: NDArray[np.uint8] | None
+    soft_area: NDArray[np.float32] | None = None
+    variance: NDArray[np.float32] | None = None
 
     def store(self, measured: MeasuredScan, index: int) -> None:
         """Write the result into slice `index` of a scan."""
@@ -100,6 +105,9 @@ class SliceResult:
         measured.areas.border[index] = self.border
         measured.areas.foreground[index] = self.foreground
         measured.areas.parts[index] = self.parts
+        if measured.areas.soft and self.soft_area is not None and self.variance is not None:
+            measured.areas.soft.area[index] = self.soft_area
+            measured.areas.soft.variance[index] = self.variance
         if measured.labels is not None and self.labels is not None:
             measured.labels[index] = unpack(self.labels, measured.labels.shape[1:])
 
@@ -129,7 +137,18 @@ def slice_results(
         foreground = int(np.count_nonzero(np.bitwise_or.reduce(masks[index], axis=0)))
         pixel = prediction.pixel_areas[index].copy()
         parts = [count_parts(mask) if with_parts else 0 for mask in masks[index]]
-        results.append(SliceResult(pixel, border[index], foreground, np.array(parts), packed))
+        variances = prediction.area_variances
+        results.append(
+            SliceResult(
+                pixel,
+                border[index],
+                foreground,
+                np.array(parts),
+                packed,
+                soft_area=prediction.soft_areas[index].copy(),
+                variance=None if variances is None else variances[index].copy(),
+            )
+        )
     return results
 
 
@@ -158,10 +177,13 @@ def failed_files(
 
 
 def slice_rows(
-    measured: MeasuredScan, manifest: Manifest, provenance: Provenance
+    measured: MeasuredScan,
+    manifest: Manifest,
+    provenance: Provenance,
+    intervals: Intervals | None = None,
 ) -> list[SliceRow]:
     """One row for each slice and ratio, slices first."""
-    ratios = [slice_ratios(measured, manifest, definition) for definition in manifest.ratios]
+    ratios = [slice_ratios(measured, manifest, ratio, intervals) for ratio in manifest.ratios]
     return [
         SliceRow(_origin(measured.scan, index), of_ratio[index], provenance)
         for index in range(len(measured.scan.slices))
@@ -227,18 +249,26 @@ def recovered_rows(
 
 
 def slice_ratios(
-    measured: MeasuredScan, manifest: Manifest, definition: RatioDefinition
+    measured: MeasuredScan,
+    manifest: Manifest,
+    definition: RatioDefinition,
+    intervals: Intervals | None = None,
 ) -> list[SliceRatio]:
     """One ratio on every slice of a scan.
 
     Areas are counted on each class's own mask, also where masks overlap. mm2 are unknown if the
-    source gives no pixel size, and a ratio if its denominator has no pixel.
+    source gives no pixel size, and a ratio if its denominator has no pixel. There is no interval of
+    an unknown ratio, of a skipped slice, and for a model without `intervals`.
     """
-    numerator, denominator = _pixel_counts(measured, manifest, definition)
+    counts = _pixel_counts(measured)
+    numerator, denominator = _areas_of(definition, counts, manifest)
     touching = measured.areas.border[:, manifest.classes.index(definition.numerator)]
     many = _many_parts(measured, manifest, definition)
     pixel_mm2 = _pixel_mm2(measured.scan.geometry)
     ratios = quotient(numerator, denominator)
+    soft = measured.areas.soft
+    bounds = intervals.bounds(definition, counts, soft) if intervals and soft else None
+    bounds = bounds or Bounds.unknown(len(ratios))
     rows = []
     for index, (above, below, border) in enumerate(
         zip(numerator.tolist(), denominator.tolist(), touching.tolist(), strict=True)
@@ -250,6 +280,8 @@ def slice_ratios(
             MANY_PARTS: many[index],
             SKIPPED_EMPTY: index in measured.skipped,
             OUT_OF_RANGE: index in measured.outside,
+            LOW_CONFIDENCE: bool(bounds.unsure[index]),
+            WIDE_INTERVAL: bool(bounds.wide[index]),
         }
         flags, status = _flags_and_status(measured.scan, own)
         rows.append(
@@ -262,9 +294,9 @@ def slice_ratios(
                 numerator_mm2=None if pixel_mm2 is None else above * pixel_mm2,
                 denominator_mm2=None if pixel_mm2 is None else below * pixel_mm2,
                 ratio=known(ratios[index]),
-                ratio_low=None,
-                ratio_high=None,
-                confidence=None,
+                ratio_low=known(bounds.low[index]),
+                ratio_high=known(bounds.high[index]),
+                confidence=known(bounds.confidence[index]),
                 flags=flags,
                 status=status,
             )
@@ -283,7 +315,7 @@ def series_ratio(
     class, SKIPPED_EMPTY if all were skipped, OUT_OF_RANGE if any slice lies outside the trained
     range, MANY_PARTS if any slice has more parts than are usual.
     """
-    numerator, denominator = _pixel_counts(measured, manifest, definition)
+    numerator, denominator = _areas_of(definition, _pixel_counts(measured), manifest)
     touching = measured.areas.border[:, manifest.classes.index(definition.numerator)]
     geometry = measured.scan.geometry
     has_gap = not NO_VOLUME.isdisjoint(measured.scan.flags)
@@ -319,12 +351,16 @@ def series_ratio(
     )
 
 
-def _pixel_counts(
-    measured: MeasuredScan, manifest: Manifest, definition: RatioDefinition
+def _pixel_counts(measured: MeasuredScan) -> PixelCounts:
+    """Pixels on each slice, (slice,)."""
+    rows, columns = measured.scan.pixels.shape[1:3]
+    return PixelCounts(measured.areas.pixel, measured.areas.foreground, rows * columns)
+
+
+def _areas_of(
+    definition: RatioDefinition, counts: PixelCounts, manifest: Manifest
 ) -> tuple[Counts, Counts]:
     """Pixels of numerator and denominator on each slice, both (slice,)."""
-    rows, columns = measured.scan.pixels.shape[1:3]
-    counts = PixelCounts(measured.areas.pixel, measured.areas.foreground, rows * columns)
     numerator = counts.of(manifest.classes.index(definition.numerator))
     return numerator, counts.of(denominator_of(definition, manifest.classes))
 

@@ -57,7 +57,8 @@ class SliceOrigin:
 class SliceRatio:
     """One ratio on one slice. None is unknown and is written as an empty cell, never as 0.
 
-    confidence, ratio_low and ratio_high are unknown for a model without a calibration.
+    ratio_low, ratio_high, confidence: see `intervals.Bounds`; unknown for a model without a
+    calibration.
     """
 
     ratio_name: str
