@@ -52,9 +52,9 @@ class Dataset:
     scribbles: bool = False
 
 
-def breast_ultrasound(folder: Path) -> list[Picture]:
-    """BUSI: pictures with a lesion; groups are near-duplicates."""
-    rows = [row for row in _index(folder) if row["class"] != "normal"]
+def breast_ultrasound(folder: Path, *, lesions: bool = True) -> list[Picture]:
+    """BUSI: pictures with a lesion, or those without; groups are near-duplicates."""
+    rows = [row for row in _index(folder) if (row["class"] != "normal") == lesions]
     return [
         Picture(
             number,

@@ -1,0 +1,1 @@
+"""Coverage and width of the intervals of ratios, beside CARE's."""
