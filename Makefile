@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 TEST_ARGS := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-newest test-oldest constraints strace lint types wheel bench bench-accuracy bench-speed clean
+.PHONY: demo test test-fast test-newest test-oldest constraints strace dcmtk lint types wheel bench bench-accuracy bench-speed clean
 
 # Versions that passed the tests; PINS= takes the newest that pyproject.toml allows instead.
 PINS := constraints.txt
@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml $(PINS)
 demo: $(VENV)/.ready
 	$(BIN)/wsseg demo --out demo-out
 
-test: lint types strace $(VENV)/.ready
+test: lint types strace dcmtk $(VENV)/.ready
 	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_ARGS) -m "not gpu"
 	$(MAKE) wheel
 
@@ -45,7 +45,7 @@ test-newest:
 
 # The tests in an environment of its own, of the oldest packages that pyproject.toml allows. What
 # these need is as new as they allow, and may warn of them: warnings are no errors here.
-test-oldest: strace
+test-oldest: strace dcmtk
 	rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet uv
@@ -65,6 +65,11 @@ constraints:
 strace:
 	@command -v strace > /dev/null || { apt-get update -qq && apt-get install -y -qq strace; } \
 	  || { echo "make test needs strace: sudo apt-get install strace"; exit 1; }
+
+# The tests read DICOM results with its dsrdump.
+dcmtk:
+	@command -v dsrdump > /dev/null || { apt-get update -qq && apt-get install -y -qq dcmtk; } \
+	  || { echo "make test needs dcmtk: sudo apt-get install dcmtk"; exit 1; }
 
 # The linter of imports finds packages by folders, as type checkers do: through the links.
 lint: $(VENV)/.ready

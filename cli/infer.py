@@ -37,6 +37,10 @@ def infer(
     overlays: Annotated[
         Path | None, typer.Option(help="Folder for PNG pictures with the regions drawn in.")
     ] = None,
+    sr: Annotated[
+        Path | None,
+        typer.Option(help="Folder for DICOM structured reports, one for each scan of DICOM files."),
+    ] = None,
     known_ratios: Annotated[
         Path | None,
         typer.Option(
@@ -118,6 +122,7 @@ def infer(
             report=report,
             masks=masks,
             overlays=overlays,
+            sr=sr,
             known_ratios=known_ratios,
             sheet=sheet,
             ignore_columns=tuple(ignore_columns or ()),

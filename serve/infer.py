@@ -43,6 +43,7 @@ from wsseg.serve.report import (
     report_paths,
     require_free,
 )
+from wsseg.serve.structured_report import structured_reports
 
 BATCH = 8
 """Default number of slices that the network sees at once."""
@@ -55,7 +56,8 @@ logger = logging.getLogger(__name__)
 class InferOptions(Frozen):
     """All options of a run, without its inputs.
 
-    masks, overlays: folders for label maps and for pictures with outlined regions. known_ratios:
+    masks, overlays, sr: folders for label maps, for pictures with outlined regions, and for DICOM
+    structured reports. known_ratios:
     table of recorded ratios, from which masks are recovered, see `read_known`; sheet,
     ignore_columns: how the table is read, see `TableOptions`. batch: slices that the network sees
     at once. threads: threads of the engine on a CPU; 0 for the cores that the process may use.
@@ -72,6 +74,7 @@ class InferOptions(Frozen):
     report: Path = Path("ratios.csv")
     masks: Path | None = None
     overlays: Path | None = None
+    sr: Path | None = None
     known_ratios: Path | None = None
     sheet: str | None = None
     ignore_columns: tuple[str, ...] = ()
@@ -108,9 +111,19 @@ class InferOptions(Frozen):
         )
 
     @property
+    def chosen_folders(self) -> dict[str, Path]:
+        """The folders that were asked for, by what is written to them."""
+        chosen = {
+            "label maps": self.masks,
+            "overlays": self.overlays,
+            "structured reports": self.sr,
+        }
+        return {name: folder for name, folder in chosen.items() if folder}
+
+    @property
     def folders(self) -> tuple[Path, ...]:
-        """All folders that label maps and overlays are written to."""
-        return tuple(filter(None, (self.masks, self.overlays, self.recovered)))
+        """All folders that files of scans are written to."""
+        return (*self.chosen_folders.values(), *filter(None, [self.recovered]))
 
 
 def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
@@ -138,11 +151,11 @@ def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
                     f"{table} of the report would replace the input {source}: choose another "
                     "--report"
                 )
-    others = [folder.resolve() for folder in (options.masks, options.overlays) if folder]
-    if options.recovered and options.recovered.resolve() in others:
-        raise WssegError(f"recovered masks go to {options.recovered}: choose another for the rest")
-    if len(set(others)) < len(others):
-        raise WssegError(f"label maps and overlays both go to {options.masks}: choose two folders")
+    taken = {options.recovered.resolve(): "recovered masks"} if options.recovered else {}
+    for name, folder in options.chosen_folders.items():
+        other = taken.setdefault(folder.resolve(), name)
+        if other != name:
+            raise WssegError(f"{other} and {name} both go to {folder}: choose two folders")
 
 
 @dataclass(frozen=True)
@@ -222,11 +235,13 @@ def infer(
             rows = read_known(options.known_ratios, manifest, table)
             refs = everything = list(refs)
             known = KnownSlices(options.known_ratios.name, rows, everything)
-        pipeline = _pipeline(used, manifest, options, known)
-        with ExitStack() as outputs:
+        provenance = _provenance(manifest, used)
+        outputs = _outputs(options, manifest, provenance, intervals)
+        pipeline = _pipeline(used, manifest, options, known=known, outputs=outputs)
+        with ExitStack() as locks:
             for output in (options.report, *options.folders):
                 busy = f"another run is writing {output}: wait for it, or name another place"
-                outputs.enter_context(lock_output(output, busy))
+                locks.enter_context(lock_output(output, busy))
             # Again, because another run may just have written its report.
             require_free(options.report, recovered=recovers, overwrite=options.overwrite)
             _make_folders(options)
@@ -241,7 +256,7 @@ def infer(
                     outcomes,
                     options.report,
                     manifest,
-                    used,
+                    provenance,
                     intervals=intervals,
                     known=known,
                     counts=counts,
@@ -286,14 +301,19 @@ def measure(
     Nothing is written; options of outputs have no effect.
     """
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
-        pipeline = replace(_pipeline(engine, manifest, options, None), outputs=(), keep_labels=True)
+        pipeline = replace(_pipeline(engine, manifest, options), keep_labels=True)
         refs = find(inputs, scratch=Path(scratch))
         with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
             yield from outcomes
 
 
 def _pipeline(
-    engine: Engine, manifest: Manifest, options: InferOptions, known: KnownSlices | None
+    engine: Engine,
+    manifest: Manifest,
+    options: InferOptions,
+    *,
+    known: KnownSlices | None = None,
+    outputs: tuple[Output, ...] = (),
 ) -> Pipeline:
     share = options.memory_mb * MIB // 4
     return Pipeline(
@@ -302,7 +322,7 @@ def _pipeline(
         limits=Limits(slices=options.batch, nbytes=share),
         reading=PrefetchLimits(options.readers, options.read_ahead, 2 * share),
         writing=PrefetchLimits(options.readers, options.read_ahead, share),
-        outputs=_outputs(options, manifest),
+        outputs=outputs,
         known=known or (lambda _: {}),
         skip=skip_empty(manifest.window) if options.skip else skip_none,
         compare=compare_with(manifest),
@@ -311,7 +331,17 @@ def _pipeline(
     )
 
 
-def _outputs(options: InferOptions, manifest: Manifest) -> tuple[Output, ...]:
+def _provenance(manifest: Manifest, engine: Engine) -> Provenance:
+    sha256 = next(e.sha256 for e in manifest.engines if e.file == engine.file)
+    return Provenance(manifest.name, sha256, engine.name, engine.precision, wsseg.__version__)
+
+
+def _outputs(
+    options: InferOptions,
+    manifest: Manifest,
+    provenance: Provenance,
+    intervals: Intervals | None,
+) -> tuple[Output, ...]:
     """What the options ask to be written for each scan, in this order."""
     outputs: list[Output] = []
     if options.masks:
@@ -320,6 +350,8 @@ def _outputs(options: InferOptions, manifest: Manifest) -> tuple[Output, ...]:
         outputs.append(recovered_masks(options.recovered))
     if options.overlays:
         outputs.append(overlays(options.overlays, manifest.window))
+    if options.sr:
+        outputs.append(structured_reports(options.sr, manifest, provenance, intervals))
     return tuple(outputs)
 
 
@@ -344,15 +376,13 @@ def _write_report(
     outcomes: Iterable[Outcome],
     path: Path,
     manifest: Manifest,
-    engine: Engine,
+    provenance: Provenance,
     *,
     intervals: Intervals | None,
     known: KnownSlices | None,
     counts: Counts,
 ) -> None:
     """Write the rows of all scans, then the rows of known ratios that no mask was recovered for."""
-    sha256 = next(e.sha256 for e in manifest.engines if e.file == engine.file)
-    provenance = Provenance(manifest.name, sha256, engine.name, engine.precision, wsseg.__version__)
     with open_report(path, recovered=known is not None) as report:
         for outcome in outcomes:
             if measured := outcome.measured:

@@ -1,0 +1,145 @@
+"""What a DICOM object made from a series needs of it: headers, date and time, and its own UIDs."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.util import find_spec
+
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
+
+from wsseg.imaging.dicom.file import at_pixels, open_dicom, parsing_fault, silence_pydicom
+from wsseg.imaging.dicom.header import uids_of
+from wsseg.imaging.errors import ReadError, WssegError
+from wsseg.imaging.files import check_unchanged
+from wsseg.imaging.scan import Scan
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "wsseg.invalid")
+# Attributes of patient and study that every object has, if only empty (type 2).
+_MAY_BE_EMPTY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+_DATES = ("ContentDate", "AcquisitionDate", "SeriesDate", "StudyDate")
+_TIMES = ("ContentTime", "AcquisitionTime", "SeriesTime", "StudyTime")
+# For a series that states no date at all: an object must have one, and today's would differ.
+_NO_DATE = datetime(1900, 1, 1)
+
+
+@dataclass(frozen=True)
+class SourceHeaders:
+    """The headers of the files of a scan, without their pixels, in the order of its slices.
+
+    instances: one data set per file. of_slice: index of the file of each slice. filled: keywords of
+    attributes that were missing or not readable, and are empty in `instances[0]` for that reason.
+    """
+
+    instances: tuple[Dataset, ...]
+    of_slice: tuple[int, ...]
+    filled: tuple[str, ...]
+
+
+def require_highdicom(option: str) -> None:
+    """Raise WssegError if the library that writes DICOM results for `option` is not installed."""
+    if find_spec("highdicom") is None:
+        raise WssegError(f"{option} needs highdicom: pip install 'wsseg[dicom]'")
+
+
+def source_headers(scan: Scan) -> SourceHeaders:
+    """Read the headers of a DICOM scan again, which measuring does not keep.
+
+    They hold the patient's identity, and are for objects of the same study alone. Raises ReadError
+    for a file that cannot be read any more, or that is another one now.
+    """
+    with silence_pydicom:
+        headers = []
+        for file in scan.ref.files:
+            try:
+                header, _ = open_dicom(file.path, file.source, tags=[], stop=at_pixels)
+            except ReadError:
+                raise
+            except Exception as error:
+                message = f"the header of {file.source} cannot be read again: it"
+                raise ReadError("broken_header", f"{message} {parsing_fault(error)}") from error
+            check_unchanged(file, uids_of(header))
+            headers.append(header)
+        places = {str(header.get("SOPInstanceUID", "")): at for at, header in enumerate(headers)}
+        wanted = [one.instance_uid for one in scan.slices]
+        if missing := [uid for uid in wanted if uid not in places]:
+            raise ReadError(
+                "changed",
+                f"{len(missing)} of {len(wanted)} slices are no longer in the files that were "
+                "measured: run it again when nothing writes to them",
+            )
+        filled = _completed(headers[0])
+    return SourceHeaders(tuple(headers), tuple(places[uid] for uid in wanted), filled)
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID that is a function of `parts` (PS3.5, B.2): equal inputs have equal UIDs, so that an
+    archive takes the result of a rerun for the same object."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, '|'.join(parts)).int}"
+
+
+def source_time(headers: Sequence[Dataset]) -> datetime:
+    """Date and time of the source: the latest of content, acquisition, series and study in all
+    instances.
+
+    A derived object has these in place of the time at which it was written, because equal inputs
+    have to give equal bytes.
+    """
+    with silence_pydicom:
+        keys = tuple(zip(_DATES, _TIMES, strict=True))
+        times = (_time(header, date, time) for header in headers for date, time in keys)
+        return max((time for time in times if time), default=_NO_DATE)
+
+
+def _completed(header: Dataset) -> tuple[str, ...]:
+    """Make what patient and study need complete and readable, with empty values, never invented
+    ones; returns the keywords of what is now empty.
+
+    Attributes whose values cannot be read are left out: they could not be written either.
+    """
+    for tag in list(header.keys()):
+        try:
+            header[tag]
+        except Exception:  # whatever pydicom raises on a damaged value
+            del header[tag]
+    header.decode()  # so that text is encoded anew, in the character set of the derived object
+    filled = []
+    for keyword in _MAY_BE_EMPTY:
+        value = header.get(keyword)
+        if value is None or not _is_valid(keyword, str(value)):
+            setattr(header, keyword, "")
+            filled.append(keyword)
+    return tuple(filled)
+
+
+def _is_valid(keyword: str, value: str) -> bool:
+    if keyword == "PatientSex":
+        return value in ("", "M", "F", "O")
+    try:
+        if keyword.endswith("Date"):
+            DA(value)
+        elif keyword.endswith("Time"):
+            TM(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _time(header: Dataset, date_keyword: str, time_keyword: str) -> datetime | None:
+    """A date with its time of day, midnight if that is not stated; None without a date."""
+    date, time = str(header.get(date_keyword, "")), str(header.get(time_keyword, ""))
+    if not date or not _is_valid(date_keyword, date):
+        return None
+    clock = TM(time) if _is_valid(time_keyword, time) else None
+    return datetime.combine(DA(date), clock or datetime.min.time())

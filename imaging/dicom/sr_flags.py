@@ -1,0 +1,53 @@
+"""What the flags of `ratios.csv` mean, in the 64 characters that a coded answer has for it."""
+
+MEANINGS = {
+    "AFFINES_DIFFER": "The two affine matrices of the file disagree",
+    "AFFINE_IGNORED": "One affine matrix of the file cannot be used",
+    "ALPHA_DROPPED": "Opacity of the picture was dropped",
+    "BORDER": "The region touches the border of the image",
+    "DETECTOR_PLANE": "Pixel size of the detector, not of the body",
+    "DUPLICATE": "Identical copies of images were dropped",
+    "EMPTY": "No pixel of the class was found",
+    "EMPTY_DENOMINATOR": "The denominator has no pixel",
+    "EXIF_ORIENTATION": "The picture was turned by its orientation tag",
+    "FIRST_FRAME": "Only the first frame of the picture was measured",
+    "GAP": "A slice is missing",
+    "GREY_AS_RGB": "Grey values were given to a model for colour",
+    "GUESSED_SYNTAX": "The header does not state the transfer syntax",
+    "LOCALIZER": "The header calls the image a localizer",
+    "LUMINANCE": "Colour was converted to grey",
+    "LOW_CONFIDENCE": "Less confidence than in most calibration cases",
+    "MANY_PARTS": "More connected parts than in most training cases",
+    "MIXED_FRAMES": "Frames of several kinds in one file",
+    "MIXED_SPACING": "Pixel sizes differ within the scan",
+    "MONOCHROME1": "The image was inverted",
+    "NONFINITE": "Values that are not finite were replaced",
+    "NONUNIFORM": "Distances between slices differ by more than 1 %",
+    "NOT_HU": "CT values are not Hounsfield units",
+    "NOT_SUV": "PET values are not SUV by body weight",
+    "NO_ORIENTATION": "The header does not state the directions of the body",
+    "NO_POSITION": "The header gives no position of the slices",
+    "ORDER_BY_NAME": "Slices are sorted by the names of their files",
+    "OTHER_MODALITY": "Modality, unit or colours unlike the training images",
+    "OTHER_PLANE": "Plane of the body unlike the training images",
+    "OUT_OF_RANGE": "Values or sizes outside those of the training images",
+    "PADDING_REPLACED": "Padding was replaced by the lowest real value",
+    "PHI_RISK": "The pixels may show a name",
+    "PIXEL_MM_GIVEN": "The pixel size was given by the user",
+    "PX_ONLY": "The pixel size is not known",
+    "REPEATED_POSITIONS": "Several images have the same position",
+    "SCALED_TO_8_BIT": "Colours were scaled to 0..255",
+    "SHEAR": "Rows and columns are not perpendicular",
+    "SKIPPED_EMPTY": "Cannot show tissue and was not computed",
+    "SPACING_CONFLICT": "The header gives pixel sizes that contradict each other",
+    "SPLIT": "The series was divided into several scans",
+    "TILT": "The slices are shifted against each other",
+    "UNKNOWN_CLASS": "The kind of DICOM object is not known",
+    "WHITE_IS_ZERO": "The picture defines 0 as white and was inverted",
+    "WIDE_INTERVAL": "A wider interval than for most calibration cases",
+}
+
+
+def meaning_of(flag: str) -> str:
+    """The meaning of a flag; its own words for one that has none here."""
+    return MEANINGS.get(flag) or flag.replace("_", " ").capitalize()

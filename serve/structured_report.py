@@ -1,0 +1,191 @@
+"""`--sr`: the measurements of each scan as a DICOM structured report."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from wsseg.imaging.definitions import RatioDefinition
+from wsseg.imaging.dicom.derived import (
+    SourceHeaders,
+    derived_uid,
+    require_highdicom,
+    source_headers,
+    source_time,
+)
+from wsseg.imaging.dicom.sr_writer import (
+    Algorithm,
+    ClassFindings,
+    Finding,
+    RatioFinding,
+    ReportIdentity,
+    Segments,
+    SliceSource,
+    build_report,
+)
+from wsseg.imaging.files import atomic
+from wsseg.imaging.label_maps import safe_name
+from wsseg.serve.intervals import Intervals
+from wsseg.serve.manifest import Manifest
+from wsseg.serve.measure import MeasuredScan, series_ratio, slice_ratios
+from wsseg.serve.outputs import NotPossibleError, Output
+from wsseg.serve.report import Provenance, SeriesRatio, SliceRatio
+
+SERIES_NUMBER = 2000
+"""What is added to the number of the source's series, so that reports lie behind the images."""
+
+SEGMENTATIONS = "DICOM segmentations"
+"""The output of whose result, if it is among the earlier ones, the reports refer to segments."""
+
+
+def structured_reports(
+    folder: Path, manifest: Manifest, provenance: Provenance, intervals: Intervals | None
+) -> Output:
+    """One Comprehensive SR for each scan of DICOM files.
+
+    It has the patient's identity, as its series does, and belongs into the same study. Raises
+    WssegError without highdicom.
+    """
+    require_highdicom("--sr")
+    used = algorithm(manifest, provenance, intervals)
+
+    def write(measured: MeasuredScan, folder: Path, made: Mapping[str, Any]) -> None:
+        scan = measured.scan
+        if scan.ref.kind != "dicom":
+            raise NotPossibleError("no_dicom", "only a DICOM file can be referred to in a study")
+        headers = source_headers(scan)
+        segments: Segments | None = made.get(SEGMENTATIONS)
+        report = build_report(
+            headers.instances,
+            _sources(measured, headers),
+            findings(measured, manifest, intervals),
+            codes=manifest.codes,
+            algorithm=used,
+            identity=_identity(measured, headers, manifest, used, segments),
+            segments=segments,
+        )
+        with atomic(folder / f"{safe_name(scan, suffix='.dcm')}.sr.dcm") as partly:
+            report.save_as(partly, enforce_file_format=True)
+
+    return Output("structured reports", folder, write)
+
+
+def _sources(measured: MeasuredScan, headers: SourceHeaders) -> list[SliceSource]:
+    """The image of each slice. A mosaic is one frame, whichever tile a slice is."""
+    sources = []
+    for one, at in zip(measured.scan.slices, headers.of_slice, strict=True):
+        header = headers.instances[at]
+        frames = int(header.get("NumberOfFrames") or 1)
+        frame = one.frame if frames > 1 else None
+        sources.append(SliceSource(str(header.SOPClassUID), one.instance_uid, frame))
+    return sources
+
+
+def _identity(
+    measured: MeasuredScan,
+    headers: SourceHeaders,
+    manifest: Manifest,
+    used: Algorithm,
+    segments: Segments | None,
+) -> ReportIdentity:
+    """UIDs that follow from the slices, the model and the settings."""
+    scan = measured.scan
+    settings = manifest.model_dump_json(include={"classes", "ratios", "thresholds", "codes"})
+    slices = (f"{one.instance_uid} {one.frame or ''}" for one in scan.slices)
+    content = (*slices, *sorted(measured.skipped), settings, repr(used))
+    referred = str(segments.header.SOPInstanceUID) if segments else ""
+    digest = hashlib.sha256("\n".join(map(str, content)).encode()).hexdigest()
+    return ReportIdentity(
+        uid=partial(derived_uid, "sr", digest, referred),
+        series_number=SERIES_NUMBER + int(headers.instances[0].get("SeriesNumber") or 0),
+        created=source_time(headers.instances),
+        complete=not scan.failures,
+    )
+
+
+def findings(
+    measured: MeasuredScan, manifest: Manifest, intervals: Intervals | None = None
+) -> tuple[ClassFindings, ...]:
+    """What was measured of each class, with the ratios whose numerator it is.
+
+    The slices are those that show the class, because a report of hundreds of zeros hides what was
+    found; the finding of the whole scan counts them and all. A scan of one slice has that slice,
+    whatever it shows, and no finding of the whole.
+    """
+    return tuple(_of_class(measured, manifest, name, intervals) for name in manifest.classes)
+
+
+def algorithm(
+    manifest: Manifest, provenance: Provenance, intervals: Intervals | None = None
+) -> Algorithm:
+    """What measured, with the settings on which the numbers depend."""
+    thresholds = zip(manifest.classes, manifest.thresholds, strict=True)
+    return Algorithm(
+        model=manifest.name,
+        sha256=provenance.model_sha256,
+        version=provenance.wsseg_version,
+        facts=(
+            f"engine {provenance.engine} {provenance.precision}",
+            *(f"threshold of {name}: {threshold}" for name, threshold in thresholds),
+            *([f"coverage of the intervals: {intervals.coverage}"] if intervals else ()),
+        ),
+    )
+
+
+def _of_class(
+    measured: MeasuredScan, manifest: Manifest, name: str, intervals: Intervals | None
+) -> ClassFindings:
+    defined = [ratio for ratio in manifest.ratios if ratio.numerator == name]
+    # Only the area of a class that no ratio measures.
+    asked = defined or [RatioDefinition(name=name, numerator=name)]
+    by_ratio = (slice_ratios(measured, manifest, ratio, intervals) for ratio in asked)
+    of_slices = list(zip(*by_ratio, strict=True))
+    general = measured.scan.flags
+    slices = {
+        index: Finding(
+            size=rows[0].numerator_mm2,
+            ratios=tuple(map(_slice_finding, rows)) if defined else (),
+            flags=_flags(rows, without=() if len(of_slices) == 1 else general),
+        )
+        for index, rows in enumerate(of_slices)
+        if rows[0].numerator_px or len(of_slices) == 1
+    }
+    if len(of_slices) == 1:
+        return ClassFindings(name, None, slices)
+    series = [series_ratio(measured, manifest, ratio) for ratio in asked]
+    whole = Finding(
+        size=series[0].numerator_mm3,
+        ratios=tuple(map(_series_finding, series)) if defined else (),
+        flags=_flags(series),
+        showing=len(slices),
+    )
+    return ClassFindings(name, whole, slices)
+
+
+def _slice_finding(row: SliceRatio) -> RatioFinding:
+    return RatioFinding(
+        numerator=row.numerator,
+        denominator=row.denominator,
+        value=row.ratio,
+        low=row.ratio_low,
+        high=row.ratio_high,
+        confidence=row.confidence,
+    )
+
+
+def _series_finding(row: SeriesRatio) -> RatioFinding:
+    return RatioFinding(
+        numerator=row.numerator,
+        denominator=row.denominator,
+        value=row.volume_ratio,
+        mean=row.mean_ratio,
+    )
+
+
+def _flags(
+    rows: Sequence[SliceRatio] | Sequence[SeriesRatio], without: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The flags of all rows, each once, in their order."""
+    every = (flag for row in rows for flag in row.flags.split(";") if flag)
+    return tuple(flag for flag in dict.fromkeys(every) if flag not in without)
