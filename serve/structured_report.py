@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.dicom.derived import (
+from wsseg.imaging.dicom.sr_sources import (
     SourceHeaders,
     derived_uid,
     require_highdicom,

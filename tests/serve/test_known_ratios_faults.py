@@ -115,7 +115,7 @@ def test_recovered_masks_are_written_neither_among_the_inputs_nor_among_measured
     known = {"known_ratios": tmp_path / "known.csv"}
     with pytest.raises(WssegError, match="another place for the report, beside which it lies"):
         run(model, pictures / "ratios.csv", pictures, **known)
-    with pytest.raises(WssegError, match="choose another for the rest"):
+    with pytest.raises(WssegError, match=r"both go to .*: choose two folders"):
         run(model, tmp_path / "r.csv", pictures, masks=tmp_path / "r.recovered", **known)
 
 
