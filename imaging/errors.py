@@ -21,6 +21,7 @@ _EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "nilearn": "demo",
+    "statsmodels": "agree",
 }
 
 

@@ -1,0 +1,1 @@
+"""How far measured ratios agree with recorded ones: tables, statistics, plots and text."""
