@@ -18,7 +18,7 @@ import torch
 from bench.accuracy.machine import commit, machine
 from bench.intervals.confidence import draw, reliability
 from bench.intervals.networks import Measured, measured
-from bench.intervals.report import comparison, scales, shifts, sureness
+from bench.intervals.report import by_size, comparison, scales, shifts, sureness
 from bench.intervals.study import Pair, within
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
@@ -82,6 +82,7 @@ def _report(networks: list[Measured], pairs: dict[str, list[Pair]], count: int) 
         )
     yield from ("", "## Coverage and width", "", *comparison(pairs))
     yield from ("", "## Other scales of the error", "", *scales(pairs))
+    yield from ("", f"## By size of the region, level {LEVEL:g}", "", *by_size(pairs, LEVEL))
     lesions = [network for network in networks if network.dataset == "busi"]
     if lesions:
         yield from ("", f"## Lesions after a shift, level {LEVEL:g}", "")

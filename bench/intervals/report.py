@@ -57,6 +57,27 @@ def scales(pairs: dict[str, list[Pair]]) -> Iterator[str]:
     yield from table([f"scale (widths at {levels})", *pairs], rows)
 
 
+def by_size(pairs: dict[str, list[Pair]], level: float) -> Iterator[str]:
+    """Coverage and width by the size of the region, calibrated on all sizes."""
+    constant = methods()["the same, not tempered"]
+    rows = []
+    for data, each in pairs.items():
+        for third, name in enumerate(("smallest third", "middle third", "largest third")):
+            cut = [(calibration, _third(test, third)) for calibration, test in each]
+            own, other = figures(cut, ours, level), figures(cut, constant, level)
+            rows.append(
+                [data, name, *_cells(own)[:2], f"{other.coverage:.3f}", f"{other.width:.4f}"]
+            )
+    header = ["data", "measured ratio", "coverage", "mean width", "CARE's coverage", "CARE's width"]
+    yield from table(header, rows)
+
+
+def _third(cases: Cases, number: int) -> Cases:
+    """The smallest (0), middle or largest third of the images by their measured ratio."""
+    order = np.argsort(np.argsort(cases.measured, kind="stable"), kind="stable")
+    return cases.at(order * 3 // len(cases) == number)
+
+
 def shifts(networks: Sequence[Measured], level: float, count: int) -> Iterator[str]:
     """Coverage on images unlike those of the calibration, by the same networks."""
     constant = methods()["the same, not tempered"]

@@ -10,7 +10,7 @@ from bench.intervals.confidence import reliability
 from bench.intervals.held_out import TEMPERATURES, Cases
 from bench.intervals.networks import Measured
 from bench.intervals.ours import confidence, ours, quantile_of
-from bench.intervals.report import comparison, shifts
+from bench.intervals.report import by_size, comparison, shifts
 from bench.intervals.study import divisions, figures, within
 
 LEVEL = 0.9
@@ -90,6 +90,14 @@ def test_too_few_groups_for_a_level_are_a_row_that_says_so():
     lines = list(comparison({"few": within([made(images=40, per_group=4)], 0.5, 2)}))
     assert [line.split(" | ")[1] for line in lines[2:]].count("0.9") == 1
     assert "takes 9 groups" in "\n".join(lines)
+
+
+def test_sizes_are_thirds_of_the_measured_ratios():
+    cases = made()
+    large = cases.measured > np.quantile(cases.measured, 0.8)
+    missed = Cases(**{**vars(cases), "true": cases.measured + large})
+    rows = list(by_size({"made": [(cases, missed)]}, LEVEL))[2:]
+    assert [float(row.split(" | ")[2][:5]) for row in rows] == pytest.approx([1, 1, 0.4], abs=0.02)
 
 
 def test_a_shift_is_calibrated_on_the_images_as_they_are():
