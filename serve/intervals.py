@@ -41,7 +41,7 @@ TOLERANCE = 0.1
 """Share of the ratio that its error may have for `confidence`."""
 LEAST_TOLERANCE = 1e-3
 """The least error that `confidence` allows: a tenth of nothing is nothing."""
-FLOOR = 3e-3
+FLOOR = 5e-3
 """The least scale of a ratio: a slice without a doubtful pixel would have no score, and an interval
 without width. `python -m bench.intervals` compares this scale with others."""
 UNUSUAL = 0.95
