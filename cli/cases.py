@@ -162,14 +162,15 @@ def _counts(classes: Sequence[str], carried: Sequence[Carried]) -> "Table":
     """Cases that carry each signal, by class and split."""
     from wsseg.train.cases import FIELDS, SPLITS
 
-    table = _table("class", "signal", *SPLITS)
+    cases = Counter(each.case.split for each in carried)
+    shown = [split for split in SPLITS.values() if cases[split] or split != "calibrate"]
+    table = _table("class", "signal", *shown)
     for class_index, name in enumerate(classes):
         for signal in FIELDS:
             counts = Counter(e.case.split for e in carried if signal in e.signals[class_index])
             if counts:
-                table.add_row(name, signal, *(str(counts[split]) for split in SPLITS.values()))
-    cases = Counter(each.case.split for each in carried)
-    table.add_row("", "all cases", *(str(cases[split]) for split in SPLITS.values()))
+                table.add_row(name, signal, *(str(counts[split]) for split in shown))
+    table.add_row("", "all cases", *(str(cases[split]) for split in shown))
     return table
 
 

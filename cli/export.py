@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import wsseg
-from wsseg.cli.console import CodeOption, guarded, start_logging
+from wsseg.cli.console import CodeOption, IgnoreOption, SheetOption, guarded, start_logging
 from wsseg.imaging.errors import SomeFailedError, WssegError
 
 if TYPE_CHECKING:
@@ -50,6 +50,16 @@ def export(
         str | None,
         typer.Option(help="How int8 sets its ranges: percentile, entropy. [default: percentile]"),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="cases.csv with recorded ratios that the run did not learn from (masks unneeded): "
+            "intervals are computed from them. [default: the cases that wsseg-train --calibrate "
+            "kept aside]"
+        ),
+    ] = None,
+    sheet: SheetOption = None,
+    ignore_columns: IgnoreOption = None,
     torch: Annotated[
         bool, typer.Option(help="Also write the graph as a PyTorch program, for comparison.")
     ] = False,
@@ -112,6 +122,9 @@ def export(
             "calibration": calibration,
             "calibration_images": calibration_images,
             "calibration_method": calibration_method,
+            "calibrate": calibrate,
+            "sheet": sheet,
+            "ignore_columns": tuple(ignore_columns) if ignore_columns else None,
             "batch": batch,
             "image_size": image_size,
             "output_stride": output_stride,
@@ -161,6 +174,9 @@ def _finish(out: Path, triton: "TritonRequest | None") -> None:
         typer.echo(cost(manifest.output_stride))
     for engine in manifest.engines:
         typer.echo(describe(engine))
+    for ratio in manifest.calibration.ratios if manifest.calibration else ():
+        cases = len(ratio.scores)
+        typer.echo(f"intervals of {ratio.ratio}: {cases} cases of {ratio.groups} groups")
     typer.echo(f"wrote {out}")
     if triton:
         publish_to_triton(out, triton)

@@ -66,6 +66,7 @@ def marks(
     with guarded():
         from wsseg.imaging.tables import TableOptions
         from wsseg.settings import one_of, settings
+        from wsseg.train.cases import SPLITS
         from wsseg.train.config import TrainConfig
         from wsseg.train.simulate import KINDS, MarkOptions, simulate_marks
 
@@ -79,7 +80,7 @@ def marks(
             out,
             percent=percent,
             options=options,
-            keep_masks=("val", "test") if drop_masks else ("train", "val", "test"),
+            keep_masks=[s for s in SPLITS.values() if not drop_masks or s != "train"],
             reading=TableOptions(given.sheet, given.ignore_columns),
             labels=given.labels,
         )

@@ -99,6 +99,13 @@ def train(
             "did not learn from it. [default: one run]",
         ),
     ] = None,
+    calibrate: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the training groups (patients) to keep aside, such as 0.15: the export "
+            "computes intervals of the ratios from them. [default: 0]"
+        ),
+    ] = None,
     sheet: SheetOption = None,
     ignore_columns: IgnoreOption = None,
     resume: Annotated[
@@ -139,6 +146,7 @@ def train(
         "ratios": ratio or None,
         "codes": code or None,
         "folds": folds,
+        "calibrate": calibrate,
         "sheet": sheet,
         "ignore_columns": ignore_columns or None,
     }

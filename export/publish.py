@@ -23,6 +23,8 @@ from wsseg.export.engines import (
     openvino_engines,
     planned_engine,
 )
+from wsseg.export.intervals import calibration as interval_calibration
+from wsseg.export.intervals import new_cases
 from wsseg.export.parity import reference_outputs
 from wsseg.export.quantise import Method
 from wsseg.export.stride import coarsened
@@ -38,6 +40,7 @@ from wsseg.imaging.definitions import Frozen, RatioDefinition, fault_text
 from wsseg.imaging.dicom.codes import Codes, check_classes, merged
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic_folder, lock_output
+from wsseg.imaging.tables import TableOptions
 from wsseg.serve.batching import MOST_PIXELS
 from wsseg.serve.engines.base import Engine, EngineOptions
 from wsseg.serve.engines.benchmark import interleaved, paired_ratio, reference, seconds, warm_up
@@ -71,6 +74,10 @@ class ExportOptions(Frozen):
     calibration: the cases.csv or the folder of images that int8 is calibrated on.
     calibration_images: the largest number of calibration slices.
     calibration_method: how the range of a tensor follows from its values.
+    calibrate: a table of cases with recorded ratios, which intervals are computed from; None for
+        those that training kept aside, if it did.
+    sheet, ignore_columns: how that table is read, see `TableOptions`; None and empty read it as the
+        run read its own.
     output_stride: replaces the network's own, see `stride.at_stride_16`.
     overwrite: replace a model that is already in the output folder.
     """
@@ -87,6 +94,9 @@ class ExportOptions(Frozen):
     calibration: Path | None = None
     calibration_images: PositiveInt = 128
     calibration_method: Method = "percentile"
+    calibrate: Path | None = None
+    sheet: str | None = None
+    ignore_columns: tuple[str, ...] = ()
     output_stride: Literal[16] | None = None
     overwrite: bool = False
 
@@ -163,6 +173,9 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
         if options.output_stride is not None:
             predictor, cost = coarsened(predictor, samples, plan)
             plan = plan.model_copy(update={"output_stride": cost})
+        table = TableOptions(options.sheet, options.ignore_columns)
+        asked = table if options.sheet or options.ignore_columns else None
+        recorded = new_cases(run, record, options.calibrate, asked)
         toolkit = _toolkit(options) if options.trt else None
         calibration = None
         if "int8" in options.precisions:
@@ -183,6 +196,9 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
             job = Job(plan, predictor, standard, folder, calibration)
             engines, problem = _engines(job, samples[0], options, toolkit)
             manifest = plan.model_copy(update={"engines": engines})
+            if recorded:
+                measured = interval_calibration(folder, manifest, recorded)
+                manifest = manifest.model_copy(update={"calibration": measured})
             text = manifest.model_dump_json(indent=2) + "\n"
             (folder / FILE_NAME).write_text(text, encoding="utf-8")
         if problem:

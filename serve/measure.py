@@ -260,7 +260,7 @@ def slice_ratios(
     source gives no pixel size, and a ratio if its denominator has no pixel. There is no interval of
     an unknown ratio, of a skipped slice, and for a model without `intervals`.
     """
-    counts = _pixel_counts(measured)
+    counts = pixel_counts(measured)
     numerator, denominator = _areas_of(definition, counts, manifest)
     touching = measured.areas.border[:, manifest.classes.index(definition.numerator)]
     many = _many_parts(measured, manifest, definition)
@@ -315,7 +315,7 @@ def series_ratio(
     class, SKIPPED_EMPTY if all were skipped, OUT_OF_RANGE if any slice lies outside the trained
     range, MANY_PARTS if any slice has more parts than are usual.
     """
-    numerator, denominator = _areas_of(definition, _pixel_counts(measured), manifest)
+    numerator, denominator = _areas_of(definition, pixel_counts(measured), manifest)
     touching = measured.areas.border[:, manifest.classes.index(definition.numerator)]
     geometry = measured.scan.geometry
     has_gap = not NO_VOLUME.isdisjoint(measured.scan.flags)
@@ -351,7 +351,7 @@ def series_ratio(
     )
 
 
-def _pixel_counts(measured: MeasuredScan) -> PixelCounts:
+def pixel_counts(measured: MeasuredScan) -> PixelCounts:
     """Pixels on each slice, (slice,)."""
     rows, columns = measured.scan.pixels.shape[1:3]
     return PixelCounts(measured.areas.pixel, measured.areas.foreground, rows * columns)

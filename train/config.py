@@ -149,8 +149,9 @@ class TrainConfig(Frozen):
     class is may begin with a guess from its area, see `targets.guess`. distill: folder of a
     finished run whose network teaches this one; the term `distillation` is then added where `terms`
     has none. folds: of a cross-validation, see `folds.train_folds`; fold: the one that this run is
-    judged by, from 1. sheet, ignore_columns: how the table of cases is read, see
-    `imaging.table.TableOptions`.
+    judged by, from 1. calibrate: share of the training groups that is kept aside, neither
+    trained on nor used for selection, so that the export can compute intervals from them. sheet,
+    ignore_columns: how the table of cases is read, see `imaging.table.TableOptions`.
     """
 
     preset: str = "wsseg"
@@ -187,6 +188,7 @@ class TrainConfig(Frozen):
     distill: Path | None = None
     folds: Annotated[int, Field(ge=2)] | None = None
     fold: PositiveInt | None = None
+    calibrate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     sheet: str | None = None
     ignore_columns: tuple[str, ...] = ()
 

@@ -31,6 +31,7 @@ from wsseg.train.cases.images import (
     spread,
     suspects,
 )
+from wsseg.train.cases.recorded import RECORDED, keep_aside, require_enough, write_recorded
 from wsseg.train.cases.schema import Case, CaseTable, class_denominators
 from wsseg.train.cases.table import fold_of, read_cases
 from wsseg.train.config import TrainConfig
@@ -135,6 +136,15 @@ def cases_for(path: Path, config: TrainConfig) -> CaseTable:
         options=TableOptions(config.sheet, config.ignore_columns),
     )
     check_classes(config.codes, table.classes)
+    if config.calibrate:
+        table = keep_aside(
+            table,
+            config.calibrate,
+            seed=config.seed,
+            ratios=config.ratios,
+            unlabelled=unlabelled,
+        )
+    require_enough(table)
     if config.fold is None:
         return table
     return fold_of(
@@ -397,10 +407,11 @@ def _train(
     if not fabric.is_global_zero:
         fit(learner, data, self_trainer, batches, training, None)
         return describe(learner, table, training)
-    write_splits(table, task.out / SPLITS)
     if state is None:
         training.facts = training.facts.model_copy(update={"files": fingerprints(table.cases)})
         keep_config(config, task.out)
+    write_splits(table, training.facts.files, task.out / SPLITS)
+    write_recorded(table, task.out / RECORDED)
     run_logger = RunLogger(task.out, first=first, on_step=on_step, on_epoch=on_epoch)
     with closing(run_logger):
         fit(learner, data, self_trainer, batches, training, run_logger)

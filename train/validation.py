@@ -16,6 +16,7 @@ from wsseg.imaging.definitions import Denominator, PixelCounts, area_ratios, iou
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
 from wsseg.imaging.parts import count_parts
+from wsseg.train.cases.files import Prints, image_sha256
 from wsseg.train.cases.schema import Case, CaseTable
 from wsseg.train.config import TrainConfig
 from wsseg.train.data.dataset import CaseDataset, Native
@@ -31,6 +32,8 @@ USUAL = 0.95
 PARTS_CASES = 10
 """Fewer masks do not show what number of parts is usual."""
 SPLITS = "splits.csv"
+IMAGE_SHA256 = "image_sha256"
+"""Column of `SPLITS` by which an image is recognised, wherever it lies."""
 PREDICTIONS = "predictions.csv"
 DIGITS = 6
 """Significant digits of figures in tables."""
@@ -259,9 +262,13 @@ class JudgedClass:
     iou: float | None
 
 
-def write_splits(table: CaseTable, path: Path) -> None:
-    """Write one line a case, with its split and the fold that it judges."""
-    _write(path, [field.name for field in fields(JudgedCase)], map(astuple, _cases(table).values()))
+def write_splits(table: CaseTable, prints: Prints, path: Path) -> None:
+    """Write one line a case: its split, the fold that it judges, and the sha256 of its image.
+
+    prints: of the files that the run uses; other images have none.
+    """
+    rows = ((*astuple(case), image_sha256(prints, case.row)) for case in _cases(table).values())
+    _write(path, [*(field.name for field in fields(JudgedCase)), IMAGE_SHA256], rows)
 
 
 def write_predictions(

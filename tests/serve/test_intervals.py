@@ -256,3 +256,9 @@ def test_a_slice_less_sure_than_nineteen_of_twenty_is_flagged(tmp_path):
 def test_a_calibration_of_a_ratio_that_the_model_lacks_is_refused():
     with pytest.raises(ValidationError, match="names a ratio that the model does not have"):
         manifest_with(calibration_of(range(9), name="another"))
+
+
+def test_scores_that_do_not_ascend_are_refused():
+    changed = calibration_of(range(9)).model_dump() | {"scores": (2, 1), "weights": (1, 1)}
+    with pytest.raises(ValidationError, match="scores must ascend, with a weight each"):
+        RatioCalibration.model_validate(changed)

@@ -19,6 +19,8 @@ from wsseg.train.cases.evidence import class_supervision as class_supervision
 from wsseg.train.cases.evidence import small_regions as small_regions
 from wsseg.train.cases.files import case_marks as case_marks
 from wsseg.train.cases.files import case_mask as case_mask
+from wsseg.train.cases.files import fingerprints as fingerprints
+from wsseg.train.cases.files import image_sha256 as image_sha256
 from wsseg.train.cases.files import read_image as read_image
 from wsseg.train.cases.images import IMAGES as IMAGES
 from wsseg.train.cases.images import choose_input as choose_input
@@ -28,6 +30,11 @@ from wsseg.train.cases.images import mixed_origins as mixed_origins
 from wsseg.train.cases.images import mixed_planes as mixed_planes
 from wsseg.train.cases.images import see as see
 from wsseg.train.cases.images import spread as spread
+from wsseg.train.cases.recorded import FEWEST_GROUPS as FEWEST_GROUPS
+from wsseg.train.cases.recorded import RECORDED as RECORDED
+from wsseg.train.cases.recorded import RecordedCases as RecordedCases
+from wsseg.train.cases.recorded import read_recorded as read_recorded
+from wsseg.train.cases.recorded import write_recorded as write_recorded
 from wsseg.train.cases.schema import KNOWN as KNOWN
 from wsseg.train.cases.schema import MARKED_BACKGROUND as MARKED_BACKGROUND
 from wsseg.train.cases.schema import OF_CASE as OF_CASE
@@ -39,6 +46,8 @@ from wsseg.train.cases.schema import Contents as Contents
 from wsseg.train.cases.schema import MarkKind as MarkKind
 from wsseg.train.cases.schema import Region as Region
 from wsseg.train.cases.schema import class_denominators as class_denominators
+from wsseg.train.cases.schema import group_key as group_key
+from wsseg.train.cases.schema import one_spelling as one_spelling
 from wsseg.train.cases.table import deal as deal
 from wsseg.train.cases.table import fold_of as fold_of
 from wsseg.train.cases.table import read_cases as read_cases

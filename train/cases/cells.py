@@ -28,7 +28,7 @@ from wsseg.train.cases.schema import (
     percent_name,
 )
 
-SPLITS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
+SPLITS: dict[str, Split] = {name: name for name in get_args(Split)}
 MARK_KINDS: dict[str, MarkKind] = {kind: kind for kind in get_args(MarkKind)}
 TAGS = {"0": False, "false": False, "1": True, "true": True}
 """Image tags; spreadsheets write truth values as words."""
@@ -55,9 +55,9 @@ def parse_index(text: str) -> int:
 
 
 def parse_split(text: str) -> Split:
-    """Return train, val or test, whichever its capitals."""
+    """Return one of SPLITS, whichever its capitals."""
     if text.casefold() not in SPLITS:
-        raise CellError(f"{text or 'an empty cell'} is no split: write train, val or test")
+        raise CellError(f"{text or 'an empty cell'} is no split: write {', '.join(SPLITS)}")
     return SPLITS[text.casefold()]
 
 

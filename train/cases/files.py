@@ -387,6 +387,13 @@ def fingerprints(cases: Sequence[Case]) -> Prints:
     return {cell: prints[path] for cell, path in paths.items()}
 
 
+def image_sha256(prints: Mapping[str, Any], row: int) -> str:
+    """Return the sha256 of the file with the pixels of a row's image; empty if it has no print."""
+    cell = f"image of line {row}"
+    found = prints.get(f"{cell} (pixels)") or prints.get(cell) or ("", "", "")
+    return str(found[2])
+
+
 def require_unchanged(before: Mapping[str, Any], cases: Sequence[Case]) -> None:
     """Raise WssegError, with lines of the table, if files differ from those at the run's start.
 

@@ -200,7 +200,7 @@ def _kind_messages(name: str, header: tuple[str, ...], classes: tuple[str, ...])
 
 # One row of cases.csv, and the table of all of them, after checking.
 
-Split = Literal["train", "val", "test"]
+Split = Literal["train", "val", "test", "calibrate"]
 MarkKind = Literal["eroded", "disc", "point", "scribble"]
 Pixel = tuple[int, int]
 """Row and column, from 0."""

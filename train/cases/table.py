@@ -51,6 +51,7 @@ from wsseg.train.cases.schema import (
     Pixel,
     Point,
     Region,
+    Split,
     class_denominators,
     group_key,
     one_spelling,
@@ -66,6 +67,8 @@ and network shares."""
 DECODED_BYTES = 1 << 28
 """Memory of the pixels that are kept for training: a table of about a thousand images of 512 x 512
 in 8 bits is decoded once. The files of a larger one are opened and decoded again."""
+UNUSED: tuple[Split, ...] = ("test", "calibrate")
+"""Splits that training does not use."""
 PAIRS_SHOWN = 5
 NUMBERS_SHOWN = 8
 
@@ -230,13 +233,14 @@ def fold_of(
 ) -> CaseTable:
     """Return the table for the training of one fold, from 1, of a cross-validation.
 
-    The cases of the fold are val and all others train, whatever split the table states; those of
-    test stay. ratios, unlabelled: as for `read_cases`. Raises WssegError for fewer groups than
-    folds, TableError for a class that the other folds do not describe.
+    The cases of the fold are val and all others train, whatever split the table states; those that
+    training does not use (test, calibrate) stay. ratios, unlabelled: as for `read_cases`. Raises
+    WssegError for fewer groups than folds, TableError for a class that the other folds do not
+    describe.
     """
     cases = tuple(
         case
-        if case.split == "test"
+        if case.split in UNUSED
         else replace(case, fold=dealt, split="val" if dealt == fold else "train")
         for case, dealt in zip(table.cases, deal(table.cases, folds, seed=seed), strict=True)
     )
@@ -254,7 +258,7 @@ def fold_of(
 
 
 def deal(cases: Sequence[Case], folds: int, *, seed: int) -> list[int]:
-    """Return the fold of each case, from 1; 0 for cases of test.
+    """Return the fold of each case, from 1; 0 for cases that training does not use.
 
     Whole groups go to the fold that has the fewest cases so far: the largest groups first, equal
     ones in an order drawn by the seed. Raises WssegError for fewer groups than folds.
@@ -262,7 +266,7 @@ def deal(cases: Sequence[Case], folds: int, *, seed: int) -> list[int]:
     groups = one_spelling(cases)
     sizes: dict[tuple[str, str], int] = {}
     for case, group in zip(cases, groups, strict=True):
-        if case.split != "test":
+        if case.split not in UNUSED:
             sizes[group] = sizes.get(group, 0) + 1
     names = sorted(sizes)
     if len(names) < folds:
@@ -277,7 +281,7 @@ def deal(cases: Sequence[Case], folds: int, *, seed: int) -> list[int]:
         filled[least] += sizes[names[index]]
         fold_of_group[names[index]] = least + 1
     return [
-        0 if case.split == "test" else fold_of_group[group]
+        0 if case.split in UNUSED else fold_of_group[group]
         for case, group in zip(cases, groups, strict=True)
     ]
 
