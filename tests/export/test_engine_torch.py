@@ -43,6 +43,8 @@ def test_it_answers_like_the_onnx_file_for_any_batch_and_size(exported, shape):
     found, same = open_engine(folder, manifest, TORCH).with_probability(pixels)
     np.testing.assert_allclose(same, probability, atol=1e-4)
     np.testing.assert_allclose(found.soft_areas, wanted.soft_areas, rtol=1e-4)
+    assert found.area_variances is not None
+    assert wanted.area_variances is not None
     np.testing.assert_allclose(found.area_variances, wanted.area_variances, rtol=1e-3)
     np.testing.assert_array_equal(found.pixel_areas, found.masks.sum((2, 3), dtype=np.int64))
 

@@ -50,8 +50,12 @@ def engine(predictor):
         with torch.inference_mode():
             return [answer.numpy() for answer in graph(torch.from_numpy(pixels))]
 
+    def run(pixels):
+        masks, areas, soft_areas, _, variances = answers(pixels)
+        return Prediction(masks, areas, soft_areas, variances)
+
     return Candidate(
-        run=lambda pixels: Prediction(*answers(pixels)[:3], answers(pixels)[4]),
+        run=run,
         provider="pytorch-cpu",
         precision="fp32",
         probability=lambda pixels: answers(pixels)[3],

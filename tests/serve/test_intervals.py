@@ -241,7 +241,7 @@ def test_a_skipped_slice_has_no_interval(calibrated_model, tmp_path):
 
 def test_a_slice_less_sure_than_nineteen_of_twenty_is_flagged(tmp_path):
     scans = write_pictures(tmp_path / "scans", 1)
-    flags = []
+    flags: list[set[str]] = []
     for scale, ratio in ((FLOOR / 3, 0.0), (FLOOR * 4 / 3, 9.0), (FLOOR * 4 / 3, 0.0)):
         one = calibration_of(
             np.linspace(0.01, 0.4, 20), scales=np.full(20, scale), ratios=np.full(20, ratio)

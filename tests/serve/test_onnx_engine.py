@@ -35,6 +35,7 @@ def test_areas_are_what_counting_the_masks_gives(model: Path, shape):
     assert found.soft_areas.dtype == np.float32
     chance = 1 / (1 + np.exp((LEVELS.reshape(1, 2, 1, 1) - pixels) / SOFTNESS))
     variance = (chance * (1 - chance)).sum((2, 3))
+    assert found.area_variances is not None
     np.testing.assert_allclose(found.area_variances, variance, rtol=1e-3, atol=1e-5)
 
 
