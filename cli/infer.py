@@ -41,6 +41,24 @@ def infer(
         Path | None,
         typer.Option(help="Folder for DICOM structured reports, one for each scan of DICOM files."),
     ] = None,
+    seg: Annotated[
+        Path | None,
+        typer.Option(help="Folder for DICOM segmentations, a SEG file for each series."),
+    ] = None,
+    seg_type: Annotated[
+        str,
+        typer.Option(
+            help="binary (a bit for each pixel and class, read by all programs) or labelmap "
+            "(smaller; 3D Slicer does not read it yet)."
+        ),
+    ] = "binary",
+    seg_sparse: Annotated[
+        bool,
+        typer.Option(
+            "--seg-sparse",
+            help="Leave empty slices out of the SEG. Several programs then misplace the others.",
+        ),
+    ] = False,
     known_ratios: Annotated[
         Path | None,
         typer.Option(
@@ -123,6 +141,9 @@ def infer(
             masks=masks,
             overlays=overlays,
             sr=sr,
+            seg=seg,
+            seg_type=seg_type,
+            seg_sparse=seg_sparse,
             known_ratios=known_ratios,
             sheet=sheet,
             ignore_columns=tuple(ignore_columns or ()),

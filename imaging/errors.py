@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 
 # Modules that the base install leaves out, and the extra that brings each.
 _EXTRAS = {
+    "highdicom": "dicom",
     "jaxtyping": "train",
     "lightning_fabric": "train",
     "matplotlib": "train",
     "safetensors": "train",
-    "scipy": "train",
     "tensorboard": "train",
     "torch": "train",
     "torchvision": "train",
@@ -65,6 +65,14 @@ class ReadError(WssegError):
 
 
 Status = Literal["skipped", "failed"]
+
+
+class NotPossibleError(WssegError):
+    """A scan cannot have an output because of its kind; `reason` is a short code for machines."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(frozen=True)

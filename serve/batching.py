@@ -175,7 +175,8 @@ class Segmenter:
 
     known: gives the recorded ratios of a scan's slices. They change no measurement: only a batch
     with such a slice requests the engine's probability; a slice that is in no batch is computed
-    alone. with_parts: whether the connected parts of each mask are counted.
+    alone. keep_masks: whether each class's own mask is kept. with_parts: whether the connected
+    parts of each mask are counted.
     """
 
     engine: Engine
@@ -185,6 +186,7 @@ class Segmenter:
     keep_labels: bool
     on_slices: Callable[[int], None] = lambda _: None
     known: Callable[[Scan], Known] = lambda _: {}
+    keep_masks: bool = False
     with_parts: bool = False
     _groups: dict[Shape, list[UniqueSlice]] = field(default_factory=dict, init=False)
     _jobs: deque[Job | Failure] = field(default_factory=deque, init=False)
@@ -290,7 +292,16 @@ class Segmenter:
         )
         labels = np.zeros(grid, np.uint8) if self.keep_labels else None
         recovered = Recovered(np.zeros(grid, np.uint8)) if known else None
-        measured = MeasuredScan(scan, areas, labels, recovered, item.empty, item.outside)
+        packed = (grid[0], self.classes, -(-grid[1] * grid[2] // 8))
+        measured = MeasuredScan(
+            scan,
+            areas,
+            labels,
+            recovered,
+            item.empty,
+            item.outside,
+            packed=np.zeros(packed, np.uint8) if self.keep_masks else None,
+        )
         return Job(measured, known, left=grid[0])
 
     def _group(self, one: UniqueSlice) -> None:
@@ -298,8 +309,8 @@ class Segmenter:
         job, _ = one.positions[0]
         shape = job.measured.scan.pixels.shape[1:]
         pixels = shape[0] * shape[1]
-        bits = self.classes.bit_length() * pixels if self.keep_labels else 0
-        self._cache.add(one, bits // 8)
+        planes = self.classes.bit_length() * self.keep_labels + self.classes * self.keep_masks
+        self._cache.add(one, planes * pixels // 8)
         group = self._groups.setdefault(shape, [])
         group.append(one)
         job.grouped += 1
@@ -373,7 +384,10 @@ class Segmenter:
                     self._store(part, pixels[wanted], self._compute(part, pixels[wanted]))
             return
         results = slice_results(
-            prediction, keep_labels=self.keep_labels, with_parts=self.with_parts
+            prediction,
+            keep_labels=self.keep_labels,
+            keep_masks=self.keep_masks,
+            with_parts=self.with_parts,
         )
         for row, (one, result) in enumerate(zip(slices, results, strict=True)):
             one.result = result

@@ -13,12 +13,15 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 import wsseg
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.dicom.codes import Codes, check_classes, merged
+from wsseg.imaging.dicom.derived import Maker
+from wsseg.imaging.dicom.seg_writer import SegmentationType
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.files import lock_output
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.batching import Limits
+from wsseg.serve.dicom_outputs import DicomContext, Sources, segmentations
 from wsseg.serve.empty_slices import skip_empty, skip_none
 from wsseg.serve.engines.base import Device, Engine, EngineName, EngineOptions, Precision
 from wsseg.serve.engines.select import open_engine
@@ -56,8 +59,9 @@ logger = logging.getLogger(__name__)
 class InferOptions(Frozen):
     """All options of a run, without its inputs.
 
-    masks, overlays, sr: folders for label maps, for pictures with outlined regions, and for DICOM
-    structured reports. known_ratios:
+    masks, overlays, seg, sr: folders for label maps, for pictures with outlined regions, for DICOM
+    segmentations and for DICOM structured reports. seg_type, seg_sparse: see `make_segmentation`.
+    known_ratios:
     table of recorded ratios, from which masks are recovered, see `read_known`; sheet,
     ignore_columns: how the table is read, see `TableOptions`. batch: slices that the network sees
     at once. threads: threads of the engine on a CPU; 0 for the cores that the process may use.
@@ -74,6 +78,9 @@ class InferOptions(Frozen):
     report: Path = Path("ratios.csv")
     masks: Path | None = None
     overlays: Path | None = None
+    seg: Path | None = None
+    seg_type: SegmentationType = "binary"
+    seg_sparse: bool = False
     sr: Path | None = None
     known_ratios: Path | None = None
     sheet: str | None = None
@@ -116,6 +123,7 @@ class InferOptions(Frozen):
         chosen = {
             "label maps": self.masks,
             "overlays": self.overlays,
+            "DICOM segmentations": self.seg,
             "structured reports": self.sr,
         }
         return {name: folder for name, folder in chosen.items() if folder}
@@ -350,9 +358,35 @@ def _outputs(
         outputs.append(recovered_masks(options.recovered))
     if options.overlays:
         outputs.append(overlays(options.overlays, manifest.window))
+    sources = Sources()
+    if options.seg:
+        maker = _maker(options, manifest, provenance)
+        outputs.append(
+            segmentations(
+                options.seg,
+                DicomContext(maker, manifest.classes, manifest.codes, sources),
+                kind=options.seg_type,
+                sparse=options.seg_sparse,
+            )
+        )
     if options.sr:
-        outputs.append(structured_reports(options.sr, manifest, provenance, intervals))
+        outputs.append(structured_reports(options.sr, manifest, provenance, intervals, sources))
     return tuple(outputs)
+
+
+def _maker(options: InferOptions, manifest: Manifest, provenance: Provenance) -> Maker:
+    """Who makes the DICOM segmentations of a run, with the settings that change masks."""
+    if options.seg_type == "labelmap":
+        logger.warning(
+            "segmentations of type labelmap are read by OHIF from version 3.13 and by dcm4chee, "
+            "and not yet by 3D Slicer"
+        )
+    return Maker(
+        model=manifest.name,
+        sha256=provenance.model_sha256,
+        version=provenance.wsseg_version,
+        settings=f"type={options.seg_type} sparse={options.seg_sparse} skip={options.skip}",
+    )
 
 
 def _make_folders(options: InferOptions) -> None:

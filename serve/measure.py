@@ -67,7 +67,9 @@ class MeasuredScan:
     `areas` come from each class's own mask. None where no label maps were asked for. recovered:
     masks of recorded ratios; None where no ratio is recorded for any slice. skipped: indices of the
     slices that cannot show tissue, whose areas are 0 without having been computed. outside: indices
-    of the slices whose values lie outside the range that the model was trained on.
+    of the slices whose values lie outside the range that the model was trained on. packed: (slice,
+    class, bytes) eight pixels of a class's own mask a byte, see `masks`; None where no output needs
+    them.
     """
 
     scan: Scan
@@ -76,10 +78,24 @@ class MeasuredScan:
     recovered: Recovered | None = None
     skipped: frozenset[int] = frozenset()
     outside: frozenset[int] = frozenset()
+    packed: NDArray[np.uint8] | None = None
+
+    @property
+    def masks(self) -> NDArray[np.uint8]:
+        """The mask (slice, row, column, class) of each class, 0 or 1, also where they overlap.
+
+        Raises ValueError if they were not kept.
+        """
+        if self.packed is None:
+            raise ValueError("masks were not kept for this scan")
+        rows, columns = self.scan.pixels.shape[1:3]
+        flat = np.unpackbits(self.packed, axis=2, count=rows * columns)
+        by_class = flat.reshape(*flat.shape[:2], rows, columns)
+        return np.ascontiguousarray(np.moveaxis(by_class, 1, 3))
 
     def nbytes(self) -> int:
-        """Bytes of the pixels and of the label maps."""
-        maps = (self.labels, self.recovered.labels if self.recovered else None)
+        """Bytes of the pixels, the masks and the label maps."""
+        maps = (self.labels, self.packed, self.recovered.labels if self.recovered else None)
         return self.scan.pixels.nbytes + sum(each.nbytes for each in maps if each is not None)
 
 
@@ -88,7 +104,8 @@ class SliceResult:
     """The result of one slice, small enough to be kept for slices that equal it.
 
     pixel, border, parts: (class,) as in `Areas`. foreground: pixels. labels: packed label map, see
-    `pack`. soft_area, variance: (class,) as in `SoftAreas`.
+    `pack`. soft_area, variance: (class,) as in `SoftAreas`. masks: (class, bytes) as in
+    `MeasuredScan`.
     """
 
     pixel: NDArray[np.int64]
@@ -98,6 +115,7 @@ class SliceResult:
     labels: NDArray[np.uint8] | None
     soft_area: NDArray[np.float32] | None = None
     variance: NDArray[np.float32] | None = None
+    masks: NDArray[np.uint8] | None = None
 
     def store(self, measured: MeasuredScan, index: int) -> None:
         """Write the result into slice `index` of a scan."""
@@ -110,10 +128,16 @@ class SliceResult:
             measured.areas.soft.variance[index] = self.variance
         if measured.labels is not None and self.labels is not None:
             measured.labels[index] = unpack(self.labels, measured.labels.shape[1:])
+        if measured.packed is not None and self.masks is not None:
+            measured.packed[index] = self.masks
 
 
 def slice_results(
-    prediction: Prediction, *, keep_labels: bool, with_parts: bool = False
+    prediction: Prediction,
+    *,
+    keep_labels: bool,
+    keep_masks: bool = False,
+    with_parts: bool = False,
 ) -> list[SliceResult | None]:
     """The result of each slice of a batch; None where the network's numbers are not finite.
 
@@ -147,6 +171,9 @@ def slice_results(
                 packed,
                 soft_area=prediction.soft_areas[index].copy(),
                 variance=None if variances is None else variances[index].copy(),
+                masks=np.packbits(masks[index].reshape(len(parts), -1) > 0, axis=1)
+                if keep_masks
+                else None,
             )
         )
     return results

@@ -1,14 +1,15 @@
 """The files that are written for each measured scan, beside the rows of the report."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wsseg.imaging.definitions import Window
-from wsseg.imaging.errors import Failure, Status, WssegError
+from wsseg.imaging.errors import Failure, NotPossibleError, WssegError
 from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.scan import Scan
 from wsseg.serve.measure import MeasuredScan
 from wsseg.serve.overlay import write_overlays
 
@@ -17,35 +18,26 @@ NOT_WRITTEN = "not_written"
 
 logger = logging.getLogger(__name__)
 
-Write = Callable[[MeasuredScan, Path, Mapping[str, Any]], Any]
+Write = Callable[[MeasuredScan, Path, dict[str, Any]], Any]
 """Writes the files of one scan into a folder. It is given what the earlier outputs of the same scan
-returned, by their names, and returns what later outputs may need, or None."""
+returned or kept, by names, and returns what later outputs may need, or None."""
 
 
 @dataclass(frozen=True)
 class Output:
     """One kind of file that is written for each scan.
 
-    name: plural noun for messages, such as "label maps". needs_labels: `MeasuredScan.labels` must
-    be kept for it.
+    name: noun for messages, such as "label maps". needs_labels, needs_masks: `MeasuredScan.labels`
+    and `MeasuredScan.masks` must be kept for it. prepare: called with each scan before it is
+    computed, in a thread that reads.
     """
 
     name: str
     folder: Path
     write: Write
     needs_labels: bool = False
-
-
-class NotPossibleError(WssegError):
-    """A scan cannot have an output, by its kind; `status` of the row that says so.
-
-    With "skipped" the scan counts as done, as for a picture without a DICOM header to refer to.
-    """
-
-    def __init__(self, reason: str, message: str, status: Status = "skipped") -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.status: Status = status
+    needs_masks: bool = False
+    prepare: Callable[[Scan], None] = lambda _: None
 
 
 def write_outputs(outputs: Sequence[Output], measured: MeasuredScan) -> tuple[Failure, ...]:
@@ -61,7 +53,7 @@ def write_outputs(outputs: Sequence[Output], measured: MeasuredScan) -> tuple[Fa
             made[output.name] = output.write(measured, output.folder, made)
         except NotPossibleError as error:
             message = f"measured, but it has no {output.name}: {error}"
-            failures.append(Failure(source, error.reason, message, error.status))
+            failures.append(Failure(source, error.reason, message, "skipped"))
         except Exception as error:  # errors of libraries too: the rows are measured
             why = f"{type(error).__name__}: {error}".removesuffix(": ")
             if isinstance(error, OSError) and error.strerror:
@@ -76,7 +68,7 @@ def write_outputs(outputs: Sequence[Output], measured: MeasuredScan) -> tuple[Fa
 def label_maps(folder: Path) -> Output:
     """Label maps of all classes, see `write_labels`."""
 
-    def write(measured: MeasuredScan, folder: Path, _made: Mapping[str, Any]) -> None:
+    def write(measured: MeasuredScan, folder: Path, _made: dict[str, Any]) -> None:
         if measured.labels is not None:
             write_labels(measured.scan, measured.labels, folder)
 
@@ -86,7 +78,7 @@ def label_maps(folder: Path) -> Output:
 def recovered_masks(folder: Path) -> Output:
     """Label maps of the masks that were recovered from known ratios."""
 
-    def write(measured: MeasuredScan, folder: Path, _made: Mapping[str, Any]) -> None:
+    def write(measured: MeasuredScan, folder: Path, _made: dict[str, Any]) -> None:
         if measured.recovered:
             write_labels(measured.scan, measured.recovered.labels, folder)
 
@@ -96,7 +88,7 @@ def recovered_masks(folder: Path) -> Output:
 def overlays(folder: Path, window: Window) -> Output:
     """Pictures with outlines; none for a scan that may show text burned into its pixels."""
 
-    def write(measured: MeasuredScan, folder: Path, _made: Mapping[str, Any]) -> None:
+    def write(measured: MeasuredScan, folder: Path, _made: dict[str, Any]) -> None:
         if PHI_RISK in measured.scan.flags:
             logger.info(
                 "a scan may show burned-in text: no overlay is drawn",

@@ -208,6 +208,7 @@ class Pipeline:
             keep_labels=self.keep_labels or any(each.needs_labels for each in self.outputs),
             on_slices=counts.done,
             known=self.known,
+            keep_masks=any(each.needs_masks for each in self.outputs),
             with_parts=bool(self.manifest.training.parts),
         )
         # Closed here, not by the garbage collector: an interrupted run must not go on.
@@ -238,6 +239,8 @@ class Pipeline:
         try:
             scan = read(ref)
             ref, earlier = scan.ref, scan.failures
+            for output in self.outputs:
+                output.prepare(scan)
             if self.pixel_mm and ref.kind == "picture" and scan.geometry.pixel_mm is None:
                 geometry = replace(scan.geometry, pixel_mm=self.pixel_mm)
                 scan = replace(scan, geometry=geometry, flags=(*scan.flags, PIXEL_MM_GIVEN))

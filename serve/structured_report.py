@@ -1,17 +1,16 @@
 """`--sr`: the measurements of each scan as a DICOM structured report."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.dicom.sr_sources import (
+from wsseg.imaging.dicom.derived import (
     SourceHeaders,
     derived_uid,
     require_highdicom,
-    source_headers,
     source_time,
 )
 from wsseg.imaging.dicom.sr_writer import (
@@ -26,35 +25,35 @@ from wsseg.imaging.dicom.sr_writer import (
 )
 from wsseg.imaging.files import atomic
 from wsseg.imaging.label_maps import safe_name
+from wsseg.serve.dicom_outputs import SEGMENTATIONS, Sources
 from wsseg.serve.intervals import Intervals
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import MeasuredScan, series_ratio, slice_ratios
-from wsseg.serve.outputs import NotPossibleError, Output
+from wsseg.serve.outputs import Output
 from wsseg.serve.report import Provenance, SeriesRatio, SliceRatio
 
 SERIES_NUMBER = 2000
 """What is added to the number of the source's series, so that reports lie behind the images."""
 
-SEGMENTATIONS = "DICOM segmentations"
-"""The output of whose result, if it is among the earlier ones, the reports refer to segments."""
-
 
 def structured_reports(
-    folder: Path, manifest: Manifest, provenance: Provenance, intervals: Intervals | None
+    folder: Path,
+    manifest: Manifest,
+    provenance: Provenance,
+    intervals: Intervals | None,
+    sources: Sources,
 ) -> Output:
     """One Comprehensive SR for each scan of DICOM files.
 
-    It has the patient's identity, as its series does, and belongs into the same study. Raises
-    WssegError without highdicom.
+    It has the patient's identity, as its series does, and belongs into the same study. It refers to
+    the segments of the segmentation, if there is one. Raises WssegError without highdicom.
     """
     require_highdicom("--sr")
     used = algorithm(manifest, provenance, intervals)
 
-    def write(measured: MeasuredScan, folder: Path, made: Mapping[str, Any]) -> None:
+    def write(measured: MeasuredScan, folder: Path, made: dict[str, Any]) -> None:
         scan = measured.scan
-        if scan.ref.kind != "dicom":
-            raise NotPossibleError("no_dicom", "only a DICOM file can be referred to in a study")
-        headers = source_headers(scan)
+        headers = sources.headers(scan, made)
         segments: Segments | None = made.get(SEGMENTATIONS)
         report = build_report(
             headers.instances,
@@ -68,7 +67,7 @@ def structured_reports(
         with atomic(folder / f"{safe_name(scan, suffix='.dcm')}.sr.dcm") as partly:
             report.save_as(partly, enforce_file_format=True)
 
-    return Output("structured reports", folder, write)
+    return Output("structured reports", folder, write, prepare=sources.prepare)
 
 
 def _sources(measured: MeasuredScan, headers: SourceHeaders) -> list[SliceSource]:

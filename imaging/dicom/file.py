@@ -37,7 +37,9 @@ from wsseg.imaging.files import open_file
 
 logger = logging.getLogger(__name__)
 
-_LIBRARIES = ("pydicom", "PIL", "openjpeg", "rle", "jpeg_ls", "pylibjpeg", "gdcm")
+_LIBRARIES = ("pydicom", "highdicom", "PIL", "openjpeg", "rle", "jpeg_ls", "pylibjpeg", "gdcm")
+# highdicom logs names of patients that it takes for invalid.
+_LOGGERS = ("pydicom", "highdicom")
 
 ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
@@ -106,7 +108,7 @@ class _Silence:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._depth = 0
-        self._level = logging.NOTSET
+        self._levels: dict[str, int] = {}
         self._caught: warnings.catch_warnings[None] = warnings.catch_warnings()
 
     def __enter__(self) -> Self:
@@ -121,12 +123,14 @@ class _Silence:
             self._depth -= 1
             if self._depth == 0:
                 self._caught.__exit__(None, None, None)
-                logging.getLogger("pydicom").setLevel(self._level)
+                for name, level in self._levels.items():
+                    logging.getLogger(name).setLevel(level)
 
     def _silence(self) -> None:
-        library = logging.getLogger("pydicom")
-        self._level = library.level
-        library.setLevel(logging.CRITICAL + 1)
+        for name in _LOGGERS:
+            library = logging.getLogger(name)
+            self._levels[name] = library.level
+            library.setLevel(logging.CRITICAL + 1)
         self._caught = warnings.catch_warnings()
         self._caught.__enter__()
         warnings.filterwarnings("always", module=rf"({'|'.join(_LIBRARIES)})(\.|$)")

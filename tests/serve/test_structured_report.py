@@ -211,7 +211,7 @@ def test_a_picture_has_no_report_and_says_why(model: Path, tmp_path: Path):
 def test_without_highdicom_the_run_ends_before_any_work(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("wsseg.imaging.dicom.sr_sources.find_spec", lambda _: None)
+    monkeypatch.setattr("wsseg.imaging.dicom.derived.find_spec", lambda _: None)
     with pytest.raises(WssegError, match=r"--sr needs highdicom: pip install 'wsseg\[dicom\]'"):
         run(model, tmp_path / "ratios.csv", write_series(tmp_path / "scans"), sr=tmp_path / "sr")
     assert not (tmp_path / "sr").exists()

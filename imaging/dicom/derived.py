@@ -1,5 +1,6 @@
 """What a DICOM object made from a series needs of it: headers, date and time, and its own UIDs."""
 
+import logging
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +10,19 @@ from importlib.util import find_spec
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
-from wsseg.imaging.dicom.file import at_pixels, open_dicom, parsing_fault, silence_pydicom
+from wsseg.imaging.dicom.file import (
+    at_pixels,
+    is_empty,
+    open_dicom,
+    parsing_fault,
+    silence_pydicom,
+    tags_of,
+)
+from wsseg.imaging.dicom.geometry import PLANE_KEYWORDS
 from wsseg.imaging.dicom.header import uids_of
-from wsseg.imaging.errors import ReadError, WssegError
+from wsseg.imaging.errors import NotPossibleError, ReadError, WssegError
 from wsseg.imaging.files import check_unchanged
-from wsseg.imaging.scan import Scan
+from wsseg.imaging.scan import FileRef, Scan
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "wsseg.invalid")
 # Attributes of patient and study that every object has, if only empty (type 2).
@@ -30,8 +39,62 @@ _MAY_BE_EMPTY = (
 )
 _DATES = ("ContentDate", "AcquisitionDate", "SeriesDate", "StudyDate")
 _TIMES = ("ContentTime", "AcquisitionTime", "SeriesTime", "StudyTime")
+_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+# What a derived object repeats or refers to: no private elements, no institution, no free text.
+_KEYWORDS = (
+    *_MAY_BE_EMPTY,
+    *_DATES,
+    *_TIMES,
+    *_UIDS,
+    *PLANE_KEYWORDS,
+    "SpecificCharacterSet",
+    "IssuerOfPatientID",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "PatientIdentityRemoved",
+    "DeidentificationMethod",
+    "SeriesNumber",
+    "InstanceNumber",
+    "Modality",
+    "Laterality",
+    "BodyPartExamined",
+    "PatientOrientation",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SliceThickness",
+    "ImagerPixelSpacing",
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+    "DimensionOrganizationSequence",
+    "DimensionIndexSequence",
+)
 # For a series that states no date at all: an object must have one, and today's would differ.
 _NO_DATE = datetime(1900, 1, 1)
+_UTF_8 = "ISO_IR 192"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The model that derives objects, and all that decides what it finds.
+
+    model: name for people. sha256: of the engine file. version: of wsseg. settings: options that
+    change results, as one text.
+    """
+
+    model: str
+    sha256: str
+    version: str
+    settings: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +102,8 @@ class SourceHeaders:
     """The headers of the files of a scan, without their pixels, in the order of its slices.
 
     instances: one data set per file. of_slice: index of the file of each slice. filled: keywords of
-    attributes that were missing or not readable, and are empty in `instances[0]` for that reason.
+    attributes that were missing or had no valid value, and are empty in `instances` for that
+    reason.
     """
 
     instances: tuple[Dataset, ...]
@@ -56,22 +120,15 @@ def require_highdicom(option: str) -> None:
 def source_headers(scan: Scan) -> SourceHeaders:
     """Read the headers of a DICOM scan again, which measuring does not keep.
 
-    They hold the patient's identity, and are for objects of the same study alone. Raises ReadError
-    for a file that cannot be read any more, or that is another one now.
+    They hold the patient's identity, and are for objects of the same study alone. Raises
+    NotPossibleError for a scan that no object can refer to, and ReadError for a file that cannot be
+    read any more, or that is another one now.
     """
+    if scan.ref.kind != "dicom":
+        raise NotPossibleError("no_dicom", "its file is no DICOM image that it could refer to")
     with silence_pydicom:
-        headers = []
-        for file in scan.ref.files:
-            try:
-                header, _ = open_dicom(file.path, file.source, tags=[], stop=at_pixels)
-            except ReadError:
-                raise
-            except Exception as error:
-                message = f"the header of {file.source} cannot be read again: it"
-                raise ReadError("broken_header", f"{message} {parsing_fault(error)}") from error
-            check_unchanged(file, uids_of(header))
-            headers.append(header)
-        places = {str(header.get("SOPInstanceUID", "")): at for at, header in enumerate(headers)}
+        headers = [_header(file) for file in scan.ref.files]
+        places = {str(header.SOPInstanceUID): at for at, header in enumerate(headers)}
         wanted = [one.instance_uid for one in scan.slices]
         if missing := [uid for uid in wanted if uid not in places]:
             raise ReadError(
@@ -79,7 +136,13 @@ def source_headers(scan: Scan) -> SourceHeaders:
                 f"{len(missing)} of {len(wanted)} slices are no longer in the files that were "
                 "measured: run it again when nothing writes to them",
             )
-        filled = _completed(headers[0])
+        filled = tuple(sorted({keyword for header in headers for keyword in _completed(header)}))
+    if filled:
+        logger.info(
+            "attributes without a valid value are empty in DICOM results: %s",
+            ", ".join(filled),
+            extra={"event": "attributes_empty", "attributes": filled},
+        )
     return SourceHeaders(tuple(headers), tuple(places[uid] for uid in wanted), filled)
 
 
@@ -102,9 +165,24 @@ def source_time(headers: Sequence[Dataset]) -> datetime:
         return max((time for time in times if time), default=_NO_DATE)
 
 
-def _completed(header: Dataset) -> tuple[str, ...]:
-    """Make what patient and study need complete and readable, with empty values, never invented
-    ones; returns the keywords of what is now empty.
+def _header(file: FileRef) -> Dataset:
+    try:
+        header, _ = open_dicom(file.path, file.source, tags=tags_of(_KEYWORDS), stop=at_pixels)
+    except ReadError:
+        raise
+    except Exception as error:
+        message = f"the header of {file.source} cannot be read again: it"
+        raise ReadError("broken_header", f"{message} {parsing_fault(error)}") from error
+    check_unchanged(file, uids_of(header))
+    for keyword in _UIDS:
+        if is_empty(header, keyword):
+            raise NotPossibleError("no_uid", f"its header has no {keyword}")
+    return header
+
+
+def _completed(header: Dataset) -> list[str]:
+    """Make what patient and study need complete and valid, with empty values, never invented ones;
+    returns the keywords of what is now empty.
 
     Attributes whose values cannot be read are left out: they could not be written either.
     """
@@ -113,14 +191,18 @@ def _completed(header: Dataset) -> tuple[str, ...]:
             header[tag]
         except Exception:  # whatever pydicom raises on a damaged value
             del header[tag]
-    header.decode()  # so that text is encoded anew, in the character set of the derived object
+    if header.get("SpecificCharacterSet", "ISO_IR 6") not in ("ISO_IR 6", _UTF_8):
+        header.decode()  # by the character set of the file, to be encoded anew
+        header.SpecificCharacterSet = _UTF_8
     filled = []
     for keyword in _MAY_BE_EMPTY:
         value = header.get(keyword)
         if value is None or not _is_valid(keyword, str(value)):
             setattr(header, keyword, "")
             filled.append(keyword)
-    return tuple(filled)
+        elif keyword.endswith("Date") and "." in str(value):
+            setattr(header, keyword, str(value).replace(".", ""))  # as ACR-NEMA wrote dates
+    return filled
 
 
 def _is_valid(keyword: str, value: str) -> bool:
