@@ -43,10 +43,10 @@ class Form:
 
 FORMS = {
     "CARE": Form("calibration error", tempered=True),
-    "CARE, addition chosen for the level": Form("constant", tempered=True),
-    "the same, not tempered": Form("constant", tempered=False),
-    "CARE, addition by region": Form("regional", tempered=True),
-    "the same by region, not tempered": Form("regional", tempered=False),
+    "CARE for the level": Form("constant", tempered=True),
+    "CARE for the level, not tempered": Form("constant", tempered=False),
+    "CARE by region": Form("regional", tempered=True),
+    "CARE by region, not tempered": Form("regional", tempered=False),
 }
 Quantile = Callable[[Floats, Cases, float], float]
 """The quantile of a score of calibration cases at a level, for an image of a new group."""

@@ -8,6 +8,7 @@ from bench.intervals.held_out import Cases, Floats
 from wsseg.serve.intervals import FLOOR, calibrated, probability_within, quantile, tolerance
 from wsseg.serve.manifest import RatioCalibration
 
+NAME = "the ratio"
 Scale = Callable[[Cases], Floats]
 SCALES: dict[str, Scale] = {
     "the same for all": lambda cases: np.ones(len(cases)),
@@ -39,9 +40,11 @@ def quantile_of(score: Floats, cases: Cases, level: float) -> float:
     # Scores below 0 are shifted, for those of a calibration are distances.
     least = min(float(score.min()), 0.0)
     ones = np.ones(len(cases))
-    return quantile(calibrated("", score - least, ones, ones, cases.group.tolist()), level) + least
+    return (
+        quantile(calibrated(NAME, score - least, ones, ones, cases.group.tolist()), level) + least
+    )
 
 
 def _calibrated(cases: Cases, scale: Scale) -> RatioCalibration:
     error = abs(cases.true - cases.measured)
-    return calibrated("", error, scale(cases), cases.measured, cases.group.tolist())
+    return calibrated(NAME, error, scale(cases), cases.measured, cases.group.tolist())

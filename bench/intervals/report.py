@@ -15,6 +15,8 @@ from bench.markdown import table
 from wsseg.imaging.errors import WssegError
 
 OURS = "wsseg"
+PEER = "CARE for the level, not tempered"
+"""Beside which conditions are shown."""
 LEVELS = (0.8, 0.9, 0.95)
 
 
@@ -59,7 +61,7 @@ def scales(pairs: dict[str, list[Pair]]) -> Iterator[str]:
 
 def by_size(pairs: dict[str, list[Pair]], level: float) -> Iterator[str]:
     """Coverage and width by the size of the region, calibrated on all sizes."""
-    constant = methods()["the same, not tempered"]
+    constant = methods()[PEER]
     rows = []
     for data, each in pairs.items():
         for third, name in enumerate(("smallest third", "middle third", "largest third")):
@@ -80,7 +82,7 @@ def _third(cases: Cases, number: int) -> Cases:
 
 def shifts(networks: Sequence[Measured], level: float, count: int) -> Iterator[str]:
     """Coverage on images unlike those of the calibration, by the same networks."""
-    constant = methods()["the same, not tempered"]
+    constant = methods()[PEER]
     rows = []
     for name, pairs in _shifted(networks, count).items():
         own, other = figures(pairs, ours, level), figures(pairs, constant, level)

@@ -61,7 +61,7 @@ def test_intervals_that_follow_the_error_are_narrower_than_care_at_the_same_cove
     pairs = within([made()], 0.5, 50)
     own = figures(pairs, ours, LEVEL)
     peer = figures(
-        pairs, partial(care, FORMS["the same, not tempered"], quantile=quantile_of), LEVEL
+        pairs, partial(care, FORMS["CARE for the level, not tempered"], quantile=quantile_of), LEVEL
     )
     assert own.coverage == pytest.approx(peer.coverage, abs=0.03)
     # 1.645 * 2 * the mean scale of 0.03, against the quantile of the mixture, 2 * 0.064.
