@@ -1,4 +1,4 @@
-"""Intervals and confidence of area ratios: the conformal quantile of errors on recorded cases.
+"""Intervals of area ratios: the conformal quantile of errors on recorded cases.
 
 The error of a ratio is divided by its scale, which the network's own probability gives: small where
 every pixel is decided, large where many are not. The quantile of these scores over cases with
@@ -31,16 +31,13 @@ from wsseg.imaging.definitions import (
     quotient,
 )
 from wsseg.imaging.errors import WssegError
+from wsseg.serve.confidence import confidence, fit_curve
 from wsseg.serve.manifest import Calibration, Manifest, RatioCalibration
 
 LOW_CONFIDENCE = "LOW_CONFIDENCE"
 WIDE_INTERVAL = "WIDE_INTERVAL"
 
 DEFAULT_COVERAGE = 0.9
-TOLERANCE = 0.1
-"""Share of the ratio that its error may have for `confidence`."""
-LEAST_TOLERANCE = 1e-3
-"""The least error that `confidence` allows: a tenth of nothing is nothing."""
 FLOOR = 5e-3
 """The least scale of a ratio: a slice without a doubtful pixel would have no score, and an interval
 without width. `python -m bench.intervals` compares this scale with others."""
@@ -122,11 +119,6 @@ def measured_ratio(
     return Measured(classes.index(definition.numerator), denominator, counts, soft)
 
 
-def tolerance(ratios: Floats) -> Floats:
-    """The largest error (n,) of ratios that `confidence` allows, in units of the ratio."""
-    return np.maximum(TOLERANCE * ratios, LEAST_TOLERANCE)
-
-
 def groups_needed(coverage: float) -> int:
     """The smallest number of groups from which intervals of this coverage can be computed."""
     return math.ceil(coverage / (1 - coverage) - ROUNDING)
@@ -150,17 +142,6 @@ def quantile(calibration: RatioCalibration, coverage: float) -> float:
     return calibration.scores[int(reached[0])]
 
 
-def probability_within(calibration: RatioCalibration, score: Floats) -> Floats:
-    """The probability (n,) that a case of a new group has at most this score, 0..1; NaN for NaN.
-
-    It is the coverage of the interval whose quantile is that score.
-    """
-    below = np.searchsorted(calibration.scores, score, side="right")
-    reached = np.append(0.0, np.cumsum(calibration.weights))[below]
-    share = np.minimum(reached / (calibration.groups + 1), 1.0)
-    return np.where(np.isnan(score), np.nan, share)
-
-
 def calibrated(
     name: str, errors: Floats, scales: Floats, ratios: Floats, groups: Sequence[str]
 ) -> RatioCalibration:
@@ -171,17 +152,16 @@ def calibrated(
     _, index, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     scores, weights = errors / scales, 1 / sizes[index]
     order = np.lexsort((weights, scores))
-    made = RatioCalibration(
+    curve = fit_curve(errors, scales, ratios, weights)
+    return RatioCalibration(
         ratio=name,
         groups=len(sizes),
         scores=tuple(scores[order].tolist()),
         weights=tuple(weights[order].tolist()),
+        confidence=curve,
         widest_usual=_weighted_quantile(scales, weights, UNUSUAL),
-        least_usual=0.0,
+        least_usual=-_weighted_quantile(-confidence(curve, ratios, scales), weights, UNUSUAL),
     )
-    sure = probability_within(made, tolerance(ratios) / scales)
-    least = -_weighted_quantile(-sure, weights, UNUSUAL)
-    return made.model_copy(update={"least_usual": least})
 
 
 def _weighted_quantile(values: Floats, weights: Floats, share: float) -> float:
@@ -241,13 +221,13 @@ class Intervals:
         ratios, scales = measured.ratios, measured.scale(self.floor)
         half = self.quantiles[definition.name] * scales
         most = np.inf if isinstance(measured.denominator, int) else 1.0
-        confidence = probability_within(calibration, tolerance(ratios) / scales)
+        sure = confidence(calibration.confidence, ratios, scales)
         return Bounds(
             low=np.maximum(ratios - half, 0.0),
             high=np.minimum(ratios + half, most),
-            confidence=confidence,
+            confidence=sure,
             wide=scales > calibration.widest_usual,
-            unsure=confidence < calibration.least_usual,
+            unsure=sure < calibration.least_usual,
         )
 
 

@@ -26,6 +26,7 @@ FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "torch"]
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
@@ -130,11 +131,23 @@ class Training(Frozen):
     parts: dict[str, int] = Field(default_factory=dict)
 
 
+class ConfidenceCurve(Frozen):
+    """The logistic curve of `confidence.confidence`: a linear function of two logarithms.
+
+    of_tolerance: of the tolerance divided by the scale of the error. of_ratio: of the ratio.
+    """
+
+    intercept: Finite
+    of_tolerance: Finite
+    of_ratio: Finite
+
+
 class RatioCalibration(Frozen):
     """The errors of one ratio on cases with recorded ratios, for `intervals.Intervals`.
 
     scores: of each case, its error divided by its scale, ascending. weights: of each score, 1 over
-    the number of cases of its group, so that they sum to `groups`. widest_usual, least_usual: the
+    the number of cases of its group, so that they sum to `groups`. confidence: its curve.
+    widest_usual, least_usual: the
     scale above and the confidence below which a slice is flagged, see `intervals.UNUSUAL`.
     """
 
@@ -142,6 +155,7 @@ class RatioCalibration(Frozen):
     groups: Annotated[int, Field(ge=1)]
     scores: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
     weights: tuple[Annotated[float, Field(gt=0, le=1)], ...]
+    confidence: ConfidenceCurve
     widest_usual: NonNegative
     least_usual: Fraction
 

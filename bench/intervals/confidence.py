@@ -10,7 +10,7 @@ from bench.intervals.held_out import Floats
 from bench.intervals.ours import confidence
 from bench.intervals.study import Pair
 from wsseg.imaging.files import atomic
-from wsseg.serve.intervals import tolerance
+from wsseg.serve.confidence import tolerance
 
 BINS = 8
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.intervals.held_out import Cases, Floats
-from wsseg.serve.intervals import FLOOR, calibrated, probability_within, quantile, tolerance
+from wsseg.serve import confidence as serve
+from wsseg.serve.intervals import FLOOR, calibrated, quantile
 from wsseg.serve.manifest import RatioCalibration
 
 NAME = "the ratio"
@@ -30,9 +31,8 @@ def ours(
 
 def confidence(calibration: Cases, measured: Cases) -> Floats:
     """Probability (image,) that the error is within a tenth of the ratio."""
-    allowed = tolerance(measured.measured)
     own = _calibrated(calibration, SCALES["as in the product"])
-    return probability_within(own, allowed / measured.scale)
+    return serve.confidence(own.confidence, measured.measured, measured.scale)
 
 
 def quantile_of(score: Floats, cases: Cases, level: float) -> float:
