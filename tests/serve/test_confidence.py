@@ -17,12 +17,17 @@ def made(count, seed=0):
     return errors, scales, ratios
 
 
+def curve_of(count):
+    errors, scales, ratios = made(count)
+    return fit_curve(errors, scales, ratios, np.ones(count))
+
+
 def test_a_tenth_of_nothing_is_a_thousandth():
     np.testing.assert_allclose(tolerance(np.array([0, 0.005, 0.3])), [0.001, 0.001, 0.03])
 
 
 def test_of_new_slices_with_equal_confidence_that_share_is_within_a_tenth():
-    curve = fit_curve(*made(2000), np.ones(2000))
+    curve = curve_of(2000)
     errors, scales, ratios = made(20_000, seed=1)
     said = confidence(curve, ratios, scales)
     within = errors <= tolerance(ratios)
@@ -54,8 +59,9 @@ def test_cases_of_one_group_count_as_one():
     once = fit_curve(errors[:30], scales[:30], ratios[:30], np.ones(30))
     halves = np.concatenate([np.full(5, 0.5), np.ones(25), np.full(5, 0.5)])
     twice = fit_curve(errors, scales, ratios, halves)
-    values = [confidence(curve, ratios, scales) for curve in (once, twice)]
-    np.testing.assert_allclose(*values, atol=1e-5)
+    np.testing.assert_allclose(
+        confidence(twice, ratios, scales), confidence(once, ratios, scales), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("error", [0.0, 1.0])
@@ -66,6 +72,6 @@ def test_a_few_cases_that_agree_make_nothing_certain(error):
 
 
 def test_an_unknown_scale_has_no_confidence():
-    curve = fit_curve(*made(20), np.ones(20))
+    curve = curve_of(20)
     sure = confidence(curve, np.array([0.2, np.nan, 0.2]), np.array([np.nan, 0.01, 0.01]))
     assert np.isnan(sure).tolist() == [True, True, False]
