@@ -15,6 +15,7 @@ from wsseg.imaging.errors import missing_packages
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Agreement": "wsseg.agreement",
     "Failure": "wsseg.imaging.errors",
     "Measurement": "wsseg.model",
     "Model": "wsseg.model",
@@ -22,6 +23,7 @@ _HOMES = {
     "ScanResult": "wsseg.results",
     "SliceResult": "wsseg.results",
     "WssegError": "wsseg.imaging.errors",
+    "agree": "wsseg.agreement",
     "cross_validate": "wsseg.runs",
     "export_model": "wsseg.runs",
     "fit": "wsseg.runs",
@@ -29,6 +31,8 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from wsseg.agreement import Agreement as Agreement
+    from wsseg.agreement import agree as agree
     from wsseg.imaging.errors import Failure as Failure
     from wsseg.imaging.errors import WssegError as WssegError
     from wsseg.model import Measurement as Measurement

@@ -6,12 +6,12 @@ import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from importlib import import_module
 from itertools import count
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 from wsseg.imaging.errors import AllFailedError, Failure, WssegError
 
@@ -173,7 +173,10 @@ class FailureRow:
     message: str
 
 
-Row = SliceRow | SeriesRow | RecoveredRow | FailureRow
+class Row(Protocol):
+    """A row of any table: a dataclass whose fields are the columns."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 def columns(row_type: Any) -> dict[str, type]:
@@ -222,7 +225,7 @@ def table_writer(path: Path) -> Callable[[Path, type[Row]], AbstractContextManag
         known = ", ".join(WRITERS)
         raise WssegError(f"report {path}: unknown suffix {suffix!r}: give one of {known}")
     if suffix == ".parquet":
-        _pyarrow()
+        required_pyarrow()
     return WRITERS[suffix]
 
 
@@ -268,7 +271,7 @@ def json_lines(path: Path, row_type: type[Row]) -> Iterator[Write]:
 @contextmanager
 def parquet_table(path: Path, row_type: type[Row]) -> Iterator[Write]:
     """Typed columns, unknown is null, text exactly as it is; rows are written in groups."""
-    arrow = _pyarrow()
+    arrow = required_pyarrow()
     kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in columns(row_type).items()])
     waiting: list[dict[str, Cell]] = []
@@ -299,14 +302,15 @@ def without_apostrophe(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_STARTS) else cell
 
 
-def _pyarrow() -> ModuleType:
+def required_pyarrow() -> ModuleType:
+    """The package pyarrow, with its part `parquet`; WssegError if it is not installed."""
     try:
         arrow = import_module("pyarrow")
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise  # present but broken
         raise WssegError(
-            "a .parquet report needs pyarrow: pip install 'wsseg[parquet]', or give a .csv"
+            "a .parquet table needs pyarrow: pip install 'wsseg[parquet]', or use a .csv"
         ) from error
     import_module("pyarrow.parquet")  # an attribute of pyarrow from here on
     return arrow

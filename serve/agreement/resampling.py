@@ -170,7 +170,7 @@ def limit_of_quantitation(
     if not math.isfinite(value):
         return Estimate(
             note=f"not reached: at the largest recorded ratio, {largest:.4g}, the error of 95 % of "
-            f"the measured ratios still exceeds {error:.0%}"
+            f"the measured ratios still exceeds {100 * error:g} %"
         )
     notes = ["no recorded ratio is smaller"] if value <= smallest else []
     low = high = None
@@ -180,7 +180,7 @@ def limit_of_quantitation(
         low, high = float(low), float(high)
         if math.isinf(high):
             missed = float(np.mean(np.isinf(found)))
-            notes.append(f"no upper end: {missed:.0%} of the resamples do not reach it")
+            notes.append(f"no upper end: {100 * missed:.0f} % of the resamples do not reach it")
             high = None
     return Estimate(value, low, high, note="; ".join(notes))
 

@@ -70,7 +70,7 @@ def test_a_limit_of_quantitation_that_is_not_reached_is_none_with_the_reason(rec
     wild = recorded * (1 + 0.5 * random.normal(size=N))
     found = figures(pairs(wild, recorded), loq_error=0.3)["limit_of_quantitation"]
     assert found.value is None
-    assert "still exceeds 30%" in found.note
+    assert "still exceeds 30 %" in found.note
 
 
 def test_recorded_zeros_do_not_change_the_limit_of_quantitation(measured, recorded):
