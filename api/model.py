@@ -152,9 +152,10 @@ class Model:
 
         report: .csv, .jsonl or .parquet. on_progress: hears slices done, slices found so far, and
         slices a second. given: other options of wsseg-infer by their names, such as
-        `masks="masks"`, `overlays="overlays"`, `known_ratios="ratios.csv"`, `overwrite=True`.
-        Raises WssegError, before any scan is read, for inputs and options that cannot be used,
-        those of `load_model` among them, and AllFailedError if the report cannot be written.
+        `masks="masks"`, `overlays="overlays"`, `known_ratios="ratios.csv"`,
+        `reference="recorded.csv"`, `overwrite=True`. Raises WssegError, before any scan is read,
+        for inputs and options that cannot be used, those of `load_model` among them, and
+        AllFailedError if the report cannot be written.
         """
         # The engine is this model's: the report would name another one that computed nothing.
         opened = [name for name in _OPENED_WITH if name in given]

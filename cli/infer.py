@@ -66,6 +66,13 @@ def infer(
             "Changes no measured ratio, but rules TensorRT out."
         ),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of ratios on file: compare the report with them when it is written, as "
+            "wsseg agree does, beside the report.",
+        ),
+    ] = None,
     sheet: SheetOption = None,
     ignore_columns: IgnoreOption = None,
     pixel_mm: Annotated[
@@ -145,6 +152,7 @@ def infer(
             seg_type=seg_type,
             seg_sparse=seg_sparse,
             known_ratios=known_ratios,
+            reference=reference,
             sheet=sheet,
             ignore_columns=tuple(ignore_columns or ()),
             engine={
@@ -209,12 +217,13 @@ def closing_line(summary: "Summary") -> str:
         if summary.unlike
         else ""
     )
+    compared = f"; {summary.compared.words}" if summary.compared else ""
     nothing = "" if summary.scans or summary.failed else "; no image was found"
     return (
         f"{read} in {summary.seconds:.1f} s "
         f"({rate:.1f} slices/s, {summary.engine}); {recovered}"
         f"{_counted(summary.failed, 'file')} failed, {summary.skipped} skipped{why}{nothing}; "
-        f"wrote {summary.report}{unlike}{warning}"
+        f"wrote {summary.report}{unlike}{warning}{compared}"
     )
 
 

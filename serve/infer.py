@@ -20,6 +20,8 @@ from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, Wsse
 from wsseg.imaging.files import lock_output
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TableOptions
+from wsseg.serve.agreement.reference import Compared, check_reference, compare_run, plots_of
+from wsseg.serve.agreement.tables import AgreeOptions
 from wsseg.serve.batching import Limits
 from wsseg.serve.dicom_outputs import DicomContext, Sources, segmentations
 from wsseg.serve.empty_slices import skip_empty, skip_none
@@ -61,10 +63,10 @@ class InferOptions(Frozen):
 
     masks, overlays, seg, sr: folders for label maps, for pictures with outlined regions, for DICOM
     segmentations and for DICOM structured reports. seg_type, seg_sparse: see `make_segmentation`.
-    known_ratios:
-    table of recorded ratios, from which masks are recovered, see `read_known`; sheet,
-    ignore_columns: how the table is read, see `TableOptions`. batch: slices that the network sees
-    at once. threads: threads of the engine on a CPU; 0 for the cores that the process may use.
+    known_ratios: table of recorded ratios, from which masks are recovered, see `read_known`.
+    reference: table of recorded ratios with which the report is compared when it is written. sheet,
+    ignore_columns: how these tables are read, see `TableOptions`. batch: slices that the network
+    sees at once. threads: threads of the engine on a CPU; 0 for the cores that the process may use.
     readers, read_ahead: number of reading threads, and of scans that they read ahead. memory_mb:
     pixels held at once, in MiB, besides the engine's own; a larger scan is still read, but alone.
     skip: skip slices that cannot show tissue, see `empty_slices.skip_empty`. strict: scans unlike
@@ -83,6 +85,7 @@ class InferOptions(Frozen):
     seg_sparse: bool = False
     sr: Path | None = None
     known_ratios: Path | None = None
+    reference: Path | None = None
     sheet: str | None = None
     ignore_columns: tuple[str, ...] = ()
     engine: EngineName = "auto"
@@ -104,6 +107,16 @@ class InferOptions(Frozen):
     def recovered(self) -> Path | None:
         """Folder for recovered masks; None without `known_ratios`."""
         return recovered_paths(self.report)[1] if self.known_ratios else None
+
+    @property
+    def agreement_plots(self) -> Path | None:
+        """Folder for plots of agreement; None without `reference`."""
+        return plots_of(self.report) if self.reference else None
+
+    @property
+    def agree_options(self) -> AgreeOptions:
+        """How the table of `reference` is read."""
+        return AgreeOptions(sheet=self.sheet, ignore_columns=self.ignore_columns)
 
     @property
     def wanted_engine(self) -> EngineOptions:
@@ -131,7 +144,12 @@ class InferOptions(Frozen):
     @property
     def folders(self) -> tuple[Path, ...]:
         """All folders that files of scans are written to."""
-        return (*self.chosen_folders.values(), *filter(None, [self.recovered]))
+        return (*self.chosen_folders.values(), *self.folders_beside)
+
+    @property
+    def folders_beside(self) -> tuple[Path, ...]:
+        """The folders that lie beside the report and have its name."""
+        return tuple(filter(None, [self.recovered, self.agreement_plots]))
 
 
 def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
@@ -140,7 +158,8 @@ def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
     Raises WssegError that names the input, the output and the option to change.
     """
     for folder in options.folders:
-        place = "the report, beside which it lies" if folder == options.recovered else "it"
+        beside = folder in options.folders_beside
+        place = "the report, beside which it lies" if beside else "it"
         for source in inputs:
             if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
                 raise WssegError(
@@ -153,7 +172,7 @@ def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
                     f"replace: choose another place for {place}"
                 )
     for table in (*report_paths(options.report), recovered_paths(options.report)[0]):
-        for source in (*inputs, *filter(None, [options.known_ratios])):
+        for source in (*inputs, *filter(None, [options.known_ratios, options.reference])):
             if source.resolve() == table.resolve():
                 raise WssegError(
                     f"{table} of the report would replace the input {source}: choose another "
@@ -173,7 +192,7 @@ class Summary:
     scans, slices: number of measured ones. failed, skipped: rows of the failures table. recovered:
     rows of the table of recovered masks; None without `known_ratios`. warning: what must be known
     of the model; "" for nothing. unlike: scans that were measured although they are unlike the
-    training images.
+    training images. compared: what came of the comparison with `reference`; None without it.
     """
 
     scans: int
@@ -186,6 +205,7 @@ class Summary:
     recovered: int | None = None
     warning: str = ""
     unlike: int = 0
+    compared: Compared | None = None
 
     @property
     def report(self) -> Path:
@@ -194,10 +214,13 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 if everything was measured, 3 if no image was found, 4 if all failed, 8 if some did."""
+        """0 if everything was measured, 3 if no image was found, 4 if all failed, 8 if some did or
+        the comparison with `reference`."""
         if self.failed:
             return SOME_FAILED if self.scans else AllFailedError.exit_code
-        return 0 if self.scans else NothingToDoError.exit_code
+        if not self.scans:
+            return NothingToDoError.exit_code
+        return SOME_FAILED if self.compared and self.compared.failed else 0
 
 
 def infer(
@@ -231,6 +254,15 @@ def infer(
         intervals = intervals_of(manifest, options.coverage)
         check_classes(options.codes, manifest.classes)
         manifest = manifest.model_copy(update={"codes": merged(manifest.codes, options.codes)})
+        if options.reference:
+            check_reference(
+                options.reference,
+                options.report,
+                manifest.ratios,
+                options.agree_options,
+                inputs=inputs,
+                overwrite=options.overwrite,
+            )
         used = engine() if engine else open_engine(folder, manifest, options.wanted_engine)
         known = None
         if options.known_ratios:
@@ -269,6 +301,11 @@ def infer(
                     known=known,
                     counts=counts,
                 )
+            compared = (
+                compare_run(options.reference, options.report, options.agree_options)
+                if options.reference
+                else None
+            )
     dependence = manifest.training.dependence
     summary = Summary(
         scans=counts.scans,
@@ -281,6 +318,7 @@ def infer(
         recovered=counts.recovered if recovers else None,
         warning=dependence.warning if dependence else "",
         unlike=counts.unlike,
+        compared=compared,
     )
     logger.info(
         "measured scans: %d, slices: %d",
@@ -296,6 +334,7 @@ def infer(
             "exit_code": summary.exit_code,
             "warning": summary.warning,
             "unlike": summary.unlike,
+            **({"compared": compared.words} if compared else {}),
         },
     )
     return summary

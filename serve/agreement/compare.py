@@ -144,15 +144,23 @@ def agreement_paths(out: Path) -> tuple[Path, Path, Path, Path]:
     return out, pairs, unmatched, out.with_suffix(".txt")
 
 
-def check_outputs(out: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
-    """Raise WssegError for an output that is there already, or that is one of the inputs."""
+def check_outputs(
+    out: Path, inputs: Iterable[Path], *, overwrite: bool, option: str = "--out"
+) -> None:
+    """Raise WssegError for an output that is there already, or that is one of the inputs.
+
+    option: that names the output, for the message.
+    """
+    sources = list(inputs)
     for path in agreement_paths(out):
-        for source in inputs:
+        for source in sources:
             if path.resolve() == source.resolve():
-                raise WssegError(f"{path} would replace the input {source}: choose another --out")
+                raise WssegError(
+                    f"{path} would replace the input {source}: choose another {option}"
+                )
         if path.exists() and not overwrite:
             raise WssegError(
-                f"{path} is there already: give --overwrite to replace it, or name another --out"
+                f"{path} is there already: give --overwrite to replace it, or name another {option}"
             )
 
 

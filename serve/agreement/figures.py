@@ -26,9 +26,7 @@ from wsseg.serve.agreement.resampling import (
     mean_absolute_error,
     root_mean_square_error,
 )
-
-LOQ_ERROR = 0.3
-"""Share of the recorded ratio by which a quantified one may err; a choice, not a standard."""
+from wsseg.serve.agreement.tables import LOQ_ERROR
 
 FigureName = Literal[
     "recorded_mean",

@@ -13,10 +13,11 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.fractions import Column, fractions
 from wsseg.imaging.tables import Fault, Row, TableError, TableOptions, TextTable, plain_text
 from wsseg.imaging.tables import read_table as read_text
-from wsseg.serve.agreement.figures import LOQ_ERROR
 from wsseg.serve.earlier_report import read_report
 from wsseg.serve.report import without_apostrophe
 
+LOQ_ERROR = 0.3
+"""Share of the recorded ratio by which a quantified one may err; a choice, not a standard."""
 IDENTITY = ("instance_uid", "series_uid", "source")
 """Columns that find an image, the most exact first."""
 NARROWING = ("study_uid", "series_uid", "instance_uid", "frame", "slice", "part")

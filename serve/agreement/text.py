@@ -63,8 +63,8 @@ def _paragraph(group: Group, options: AgreeOptions) -> str:
         f"ICC(2,1) {_plain(found['icc_2_1'])}; ICC(3,1) {_plain(found['icc_3_1'])}.",
         f"Mean absolute error {_in(found['mean_absolute_error'], POINTS)}, root mean square error "
         f"{_in(found['root_mean_square_error'], POINTS)}.",
-        f"Limit of quantitation (95 % of measured ratios within {100 * options.loq_error:g} % of the "
-        f"recorded) {_in(found['limit_of_quantitation'], SHARE)}.",
+        f"Limit of quantitation (95 % of measured ratios within {100 * options.loq_error:g} % of "
+        f"the recorded) {_in(found['limit_of_quantitation'], SHARE)}.",
     ]
     repeats = {
         "recorded": found["repeatability_recorded"],
@@ -88,8 +88,8 @@ def _method(groups: Sequence[Group], joined: Joined, options: AgreeOptions) -> s
     readings = sum(pairs.several_readings for pairs in whole)
     said = [
         "Method: limits of agreement are the bias -/+ 1.96 SD of the differences (Bland & Altman, "
-        "Lancet 1986;i:307; Stat Methods Med Res 1999;8:135). Intervals have 95 % confidence; those "
-        "of the limits assume normal differences, which the quantile plot shows or not."
+        "Lancet 1986;i:307; Stat Methods Med Res 1999;8:135). Intervals have 95 % confidence; "
+        "those of the limits assume normal differences, which the quantile plot shows or not."
     ]
     if joined.patients_by:
         said.append(f"Patients were told apart by {joined.patients_by}.")
@@ -100,11 +100,12 @@ def _method(groups: Sequence[Group], joined: Joined, options: AgreeOptions) -> s
         )
     if clustered:
         said.append(
-            "As patients have several images, each patient counts alike in the bias, the SD has components between and within patients "
-            "(Bland & Altman, J Biopharm Stat 2007;17:571), the intervals of the limits are "
-            "recovered from them (MOVER; Zou, Stat Methods Med Res 2013;22:630), slopes have "
-            "standard errors robust to clusters, and the intervals of ICC and Pearson's "
-            f"correlation come from {RESAMPLES} resamples of patients."
+            "As patients have several images, each patient counts alike in the bias, the SD has "
+            "components between and within patients (Bland & Altman, J Biopharm Stat "
+            "2007;17:571), the intervals of the limits are recovered from these (MOVER; Zou, Stat "
+            "Methods Med Res 2013;22:630), slopes have standard errors robust to clusters, and the "
+            f"intervals of ICC and Pearson's correlation come from {RESAMPLES} resamples of "
+            "patients."
         )
     else:
         said.append(
@@ -121,8 +122,8 @@ def _method(groups: Sequence[Group], joined: Joined, options: AgreeOptions) -> s
         f"Intervals of the errors and of the limit of quantitation come from {RESAMPLES} resamples "
         "of patients. The limit of quantitation is the smallest recorded ratio from which on "
         "|bias| + 1.96 SD, both regressed on the recorded ratio, stay within "
-        f"{100 * options.loq_error:g} % of it (Bland & Altman 1999, section 3.2; total error as in CLSI "
-        "EP17-A2)."
+        f"{100 * options.loq_error:g} % of it (Bland & Altman 1999, section 3.2; total error as in "
+        "CLSI EP17-A2)."
     )
     if any(each.figures["repeatability_recorded"].value is not None for each in groups):
         said.append("Repeatability coefficients are 1.96 * sqrt(2) * SD within repeated values.")

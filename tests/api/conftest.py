@@ -36,7 +36,8 @@ class Guide:
 
 
 def write_cases(folder: Path, count: int = 8) -> None:
-    """cases.csv with ratios and a small mark in each picture, and masks where a case judges."""
+    """cases.csv with ratios and a small mark in each picture, and masks where a case judges; scans,
+    and recorded.csv with their ratios."""
     for name in ("images", "marks", "masks", "scans"):
         (folder / name).mkdir()
     with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
@@ -55,8 +56,12 @@ def write_cases(folder: Path, count: int = 8) -> None:
                 [f"images/{name}", mask.mean(), f"marks/{name}",
                  f"masks/{name}" if held_out else "", "val" if held_out else "train"]
             )  # fmt: skip
+    recorded = ["source,ratio"]
     for number in (20, 21, 22):
-        Image.fromarray(blob(number)[0]).save(folder / "scans" / f"{number}.png")
+        picture, mask = blob(number)
+        Image.fromarray(picture).save(folder / "scans" / f"{number}.png")
+        recorded.append(f"{number}.png,{mask.mean()}")
+    (folder / "recorded.csv").write_text("\n".join(recorded))
     (folder / "scans" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
 
 

@@ -24,6 +24,14 @@ def test_a_scan_that_is_measured_equals_the_rows_that_are_written(guide: Guide):
     assert {path.name for path in (guide.folder / "masks").glob("2*.png")} == set(rows)
 
 
+def test_the_agreement_has_the_pairs_of_the_scans_and_its_files(guide: Guide):
+    found = guide.names["found"]
+    assert [pair.measured.cells["source"] for pair in found.pairs] == ["20.png", "21.png", "22.png"]
+    bias = np.mean([pair.ratio - pair.readings[0] for pair in found.pairs])
+    assert np.isclose(found.figures("roi")["bias"].value, bias)
+    assert (guide.folder / "agreement.txt").read_text(encoding="utf-8") == found.text
+
+
 def test_a_broken_file_is_a_failure_and_stops_nothing(guide: Guide):
     assert [failure.source for failure in guide.names["scans"].failures] == ["broken.png"]
     assert guide.names["summary"].scans == 3
@@ -31,7 +39,7 @@ def test_a_broken_file_is_a_failure_and_stops_nothing(guide: Guide):
 
 def test_what_is_printed_is_only_what_the_examples_print(guide: Guide):
     lines = guide.printed.splitlines()
-    assert len(lines) == 1 + 4 + 3 + 1 + 1 + 1
+    assert len(lines) == 1 + 4 + 3 + 1 + 1 + 1 + 1
     assert lines[-1].startswith("run already holds a run")
 
 
