@@ -18,6 +18,8 @@ LEAST_TOLERANCE = 1e-3
 RIDGE = 1.0
 """Of each standardised coefficient: as much as one group weighs."""
 STEPS = 500
+SMALL = 1e-9
+"""Step after which the coefficients no longer change in the digits that are kept."""
 DIGITS = 6
 """Decimals of a coefficient, so that the last bits of another processor do not show."""
 
@@ -52,10 +54,14 @@ def fit_curve(errors: Floats, scales: Floats, ratios: Floats, weights: Floats) -
     mean[0], deviation[deviation < 1e-9] = 0.0, 1.0
     features = (plain - mean) / deviation
     curvature = features.T @ (features * weights[:, None]) / 4 + RIDGE * np.eye(3)
+    inverse = np.linalg.inv(curvature)
     fitted = np.zeros(3)
     for _ in range(STEPS):
         surplus = weights * (_logistic(features @ fitted) - within)
-        fitted -= np.linalg.solve(curvature, features.T @ surplus + RIDGE * fitted)
+        step = inverse @ (features.T @ surplus + RIDGE * fitted)
+        fitted -= step
+        if abs(step).max() < SMALL:
+            break
     slopes = fitted / deviation
     slopes[0] = fitted[0] - slopes[1:] @ mean[1:]
     intercept, of_tolerance, of_ratio = np.round(slopes, DIGITS).tolist()
