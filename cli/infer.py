@@ -73,6 +73,36 @@ def infer(
             "wsseg agree does, beside the report.",
         ),
     ] = None,
+    identify: Annotated[
+        Path | None,
+        typer.Option(
+            help="Key table to write: a hashed key of the patient and the study date of each scan."
+        ),
+    ] = None,
+    salt: Annotated[
+        Path | None,
+        typer.Option(help="File with the secret of the keys; made if it is missing."),
+    ] = None,
+    real_identifiers: Annotated[
+        bool,
+        typer.Option("--real-identifiers", help="Write PatientID into the key table too."),
+    ] = False,
+    previous: Annotated[
+        list[Path] | None,
+        typer.Option(help="Report of an earlier run to compare patients with. Repeat for several."),
+    ] = None,
+    keys: Annotated[
+        list[Path] | None,
+        typer.Option(help="Key table of these reports. Repeat for several."),
+    ] = None,
+    repeatability: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COEFFICIENT",
+            help="Difference of two measurements without a change that 95 % do not exceed: a "
+            "fraction, or agreement.csv of wsseg agree.",
+        ),
+    ] = None,
     sheet: SheetOption = None,
     ignore_columns: IgnoreOption = None,
     pixel_mm: Annotated[
@@ -153,6 +183,12 @@ def infer(
             seg_sparse=seg_sparse,
             known_ratios=known_ratios,
             reference=reference,
+            identify=identify,
+            salt=salt,
+            real_identifiers=real_identifiers,
+            previous=tuple(previous or ()),
+            keys=tuple(keys or ()),
+            repeatability=repeatability,
             sheet=sheet,
             ignore_columns=tuple(ignore_columns or ()),
             engine={

@@ -6,6 +6,7 @@ import wsseg
 from wsseg.cli.agree import agree
 from wsseg.cli.bench import bench
 from wsseg.cli.cases import cases
+from wsseg.cli.change import change
 from wsseg.cli.demo import demo
 from wsseg.cli.doctor import doctor
 from wsseg.cli.export import export
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks print local variables: patient data
 )
-for _command in (train, export, infer, agree, marks, bench, doctor, demo):
+for _command in (train, export, infer, agree, change, marks, bench, doctor, demo):
     app.command()(_command)
 app.add_typer(cases)
 

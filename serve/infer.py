@@ -27,11 +27,13 @@ from wsseg.serve.dicom_outputs import DicomContext, Sources, segmentations
 from wsseg.serve.empty_slices import skip_empty, skip_none
 from wsseg.serve.engines.base import Device, Engine, EngineName, EngineOptions, Precision
 from wsseg.serve.engines.select import open_engine
+from wsseg.serve.follow_up import FollowUp
+from wsseg.serve.identity import Identifier
 from wsseg.serve.inspection import compare_with
 from wsseg.serve.intervals import Coverage, Intervals, intervals_of
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
-from wsseg.serve.measure import recovered_rows, series_rows, slice_rows
+from wsseg.serve.measure import recovered_rows, series_origin, series_rows, slice_rows
 from wsseg.serve.outputs import Output, label_maps, overlays, recovered_masks
 from wsseg.serve.pipeline import (
     Counts,
@@ -73,7 +75,8 @@ class InferOptions(Frozen):
     the training images fail instead of being flagged, see `inspection.compare_with`. coverage: of
     the intervals, between 0 and 1; None for 0.9 if the model is calibrated. overwrite: replace an
     earlier report. pixel_mm: (row, column) pixel size of pictures that do not state one.
-    codes: what each class is, by a clinical terminology, each in place of the model's.
+    codes: what each class is, by a clinical terminology, each in place of the model's. identify,
+    salt, real_identifiers: previous, keys, repeatability: see `FollowUpOptions`.
     """
 
     model: Path
@@ -102,6 +105,12 @@ class InferOptions(Frozen):
     overwrite: bool = False
     pixel_mm: PixelSize | None = None
     codes: Codes = Field(default_factory=dict)
+    identify: Path | None = None
+    salt: Path | None = None
+    real_identifiers: bool = False
+    previous: tuple[Path, ...] = ()
+    keys: tuple[Path, ...] = ()
+    repeatability: str | None = None
 
     @property
     def recovered(self) -> Path | None:
@@ -246,6 +255,7 @@ def infer(
     check_apart(inputs, options)
     recovers = options.known_ratios is not None
     require_free(options.report, recovered=recovers, overwrite=options.overwrite)
+    follow_up = FollowUp.of(options)
     counts = Counts(on_progress or (lambda *_: None))
     # Scratch files that cannot be removed are no reason to lose the measurements.
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
@@ -300,12 +310,14 @@ def infer(
                     intervals=intervals,
                     known=known,
                     counts=counts,
+                    identifier=follow_up.identifier,
                 )
             compared = (
                 compare_run(options.reference, options.report, options.agree_options)
                 if options.reference
                 else None
             )
+    follow_up.finish(options.report)
     dependence = manifest.training.dependence
     summary = Summary(
         scans=counts.scans,
@@ -454,6 +466,7 @@ def _write_report(
     intervals: Intervals | None,
     known: KnownSlices | None,
     counts: Counts,
+    identifier: Identifier | None = None,
 ) -> None:
     """Write the rows of all scans, then the rows of known ratios that no mask was recovered for."""
     with open_report(path, recovered=known is not None) as report:
@@ -461,6 +474,8 @@ def _write_report(
             if measured := outcome.measured:
                 report.slices(slice_rows(measured, manifest, provenance, intervals))
                 report.series(series_rows(measured, manifest, provenance))
+                if identifier:
+                    identifier.add(measured.scan, series_origin(measured.scan))
                 if report.recovered:
                     report.recovered(recovered_rows(measured, manifest, provenance))
                 if known and measured.recovered:

@@ -222,8 +222,16 @@ def series_rows(
     measured: MeasuredScan, manifest: Manifest, provenance: Provenance
 ) -> list[SeriesRow]:
     """One row for each ratio, over all slices of a scan."""
-    scan = measured.scan
-    origin = SeriesOrigin(
+    origin = series_origin(measured.scan)
+    return [
+        SeriesRow(origin, series_ratio(measured, manifest, definition), provenance)
+        for definition in manifest.ratios
+    ]
+
+
+def series_origin(scan: Scan) -> SeriesOrigin:
+    """The identity of a scan in the tables."""
+    return SeriesOrigin(
         source=scan.ref.files[0].source,
         modality=scan.modality,
         study_uid=scan.study_uid,
@@ -232,10 +240,6 @@ def series_rows(
         part=scan.ref.part,
         plane=scan.plane,
     )
-    return [
-        SeriesRow(origin, series_ratio(measured, manifest, definition), provenance)
-        for definition in manifest.ratios
-    ]
 
 
 def recovered_rows(

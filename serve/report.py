@@ -164,6 +164,21 @@ class RecoveredRow:
 
 
 @dataclass(frozen=True)
+class KeyRow:
+    """A row of a key table: whose scan it is, and of which day.
+
+    patient_key: see `identity.patient_key`. study_date: by ISO 8601. patient_id and
+    issuer_of_patient_id are empty unless real identifiers were asked for.
+    """
+
+    origin: SeriesOrigin
+    patient_key: str
+    study_date: str
+    patient_id: str
+    issuer_of_patient_id: str
+
+
+@dataclass(frozen=True)
 class FailureRow:
     """A row of ratios.failures.csv: a file that gave no result, with the reason."""
 

@@ -1,0 +1,475 @@
+"""Change of each ratio from one examination of a patient to the next."""
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from wsseg.imaging.errors import WssegError
+from wsseg.imaging.files import atomic, name_key
+from wsseg.imaging.tables import (
+    DEFAULT_OPTIONS,
+    Fault,
+    Row,
+    TableError,
+    TableOptions,
+    read_table,
+)
+from wsseg.serve.earlier_report import read_report
+from wsseg.serve.report import report_paths, table_writer, without_apostrophe
+
+Verdict = Literal["CHANGED", "STABLE", "NOT_COMPARABLE", ""]
+"""What a change means; "" if nothing says how large a difference without a change can be."""
+
+SAME_SIZE = 0.01
+"""Relative difference of voxel volumes up to which two scans have the same spacing."""
+LEAST_COHORT = 20
+"""Fewer other patients say nothing of where a ratio lies among them."""
+KEY_COLUMNS = frozenset(
+    (
+        *("report", "source", "study_uid", "series_uid", "modality", "frame", "part", "plane"),
+        *("key", "patient_key", "date", "study_date", "patient_id", "issuer_of_patient_id"),
+    )
+)
+_ISO = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ].*)?")
+_DICOM = re.compile(r"(\d{4})(\d{2})(\d{2})")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Whose scan it is and when it was made. date: of the examination."""
+
+    patient: str
+    date: date
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One ratio of one scan of a report, with its key.
+
+    low, high: interval of the ratio; known for scans of one slice alone. voxel_mm3: volume of a
+    voxel, or area of a pixel of a single slice; None if unknown.
+    """
+
+    key: Key
+    source: str
+    series_uid: str
+    modality: str
+    plane: str
+    ratio_name: str
+    numerator: str
+    denominator: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    voxel_mm3: float | None
+    model_sha256: str
+    flags: str
+
+
+@dataclass(frozen=True)
+class ChangeRow:
+    """A row of the table of changes: a ratio at two successive examinations of a patient.
+
+    days: between them. change: later minus earlier ratio, in the ratio's unit. change_low,
+    change_high: interval of the change, from the intervals of both ratios: the lowest later minus
+    the highest earlier one, and the reverse. It holds the change of the recorded ratios with at
+    least twice the coverage of the two minus one (Bonferroni: 0.8 for 0.9). relative_change: change
+    over the earlier ratio. repeatability: the repeatability coefficient that the change was set
+    against. percentile: share of other patients, of `cohort` in all, whose latest ratio is lower,
+    counting equal ones half, in percent.
+    """
+
+    patient_key: str
+    ratio_name: str
+    numerator: str
+    denominator: str
+    modality: str
+    plane: str
+    earlier_date: str
+    later_date: str
+    days: int
+    earlier_source: str
+    later_source: str
+    earlier_series_uid: str
+    later_series_uid: str
+    earlier_ratio: float | None
+    later_ratio: float | None
+    change: float | None
+    change_low: float | None
+    change_high: float | None
+    relative_change: float | None
+    repeatability: float | None
+    verdict: str
+    reason: str
+    percentile: float | None
+    cohort: int
+
+
+def read_keys(paths: Sequence[Path], options: TableOptions = DEFAULT_OPTIONS) -> "KeyTable":
+    """Read key tables: those that `--identify` wrote, and those that a person made.
+
+    Columns: `source`, `series_uid` or `study_uid`, which name the scan as reports do; `patient_key`
+    or `key`; `study_date` or `date`, as 2024-02-29 or 20240229. `report` (a file name) says which
+    report a source belongs to, where several reports have the same. Rows without a key or a date
+    are ignored. Raises TableError for dates in another form, which could be read in two ways, and
+    for a table without the columns.
+    """
+    table = KeyTable()
+    for path in paths:
+        found = read_table(path, KEY_COLUMNS, options)
+        faults = list(found.faults)
+        key = next((name for name in ("patient_key", "key") if name in found.header), None)
+        day = next((name for name in ("study_date", "date") if name in found.header), None)
+        names = [n for n in ("series_uid", "study_uid", "source") if n in found.header]
+        if not key or not day or not names:
+            message = (
+                "expected the columns patient_key (or key), study_date (or date), and source, "
+                f"series_uid or study_uid; found {', '.join(found.header)}"
+            )
+            raise TableError(path.name, [Fault(found.line, message)])
+        for row in found.rows:
+            try:
+                table.add(row, key, day)
+            except ValueError as error:
+                faults.append(Fault(row.line, str(error)))
+        if faults:
+            raise TableError(path.name, faults)
+    return table
+
+
+class KeyTable:
+    """Keys by what names a scan: its series, its study, or its source."""
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, ...], Key] = {}
+
+    def add(self, row: Row, key_column: str, date_column: str) -> None:
+        """Add a row. Raises ValueError for a date that is none, and for a second key of a scan."""
+        cells = {name: without_apostrophe(cell) for name, cell in row.cells.items()}
+        patient = cells[key_column]
+        if not patient or not cells[date_column]:
+            return
+        key = Key(patient, parse_date(cells[date_column]))
+        report = name_key(Path(cells.get("report", "")).name) if cells.get("report") else ""
+        for name in ("series_uid", "study_uid", "source"):
+            if cells.get(name):
+                # The most exact name that the row has.
+                place = (name, cells[name], report if name == "source" else "")
+                if self._keys.setdefault(place, key) != key:
+                    raise ValueError(
+                        f"{name} {cells[name]} has two keys or dates: keep one row of it, or add a "
+                        "column report that says which report it belongs to"
+                    )
+                return
+
+    def find(self, report: Path, cells: Mapping[str, str]) -> Key | None:
+        """The key of a row of a report."""
+        places = [
+            ("series_uid", cells.get("series_uid", ""), ""),
+            ("study_uid", cells.get("study_uid", ""), ""),
+            ("source", cells.get("source", ""), name_key(report.name)),
+            ("source", cells.get("source", ""), ""),
+        ]
+        known = (self._keys[place] for place in places if place[1] and place in self._keys)
+        return next(known, None)
+
+
+def parse_date(value: str) -> date:
+    """A date by ISO 8601 or as DICOM writes it; ValueError for any other form."""
+    match = _ISO.fullmatch(value.strip()) or _DICOM.fullmatch(value.strip())
+    try:
+        if match:
+            return date(*(int(part) for part in match.groups()))
+    except ValueError:
+        pass
+    raise ValueError(
+        f"{value!r} is no date that can be read in one way only: write it as 2024-02-29"
+    )
+
+
+def read_measured(report: Path, keys: KeyTable) -> tuple[list[Measured], int]:
+    """The ratios of a report's scans that have a key, and the number of scans without one.
+
+    report: the table of slices; the table of series lies beside it.
+    """
+    slices_path, series_path, _ = report_paths(report)
+    series = read_report(series_path)
+    slices: dict[tuple[str, ...], dict[str, str]] = {}
+    if slices_path.exists():
+        for row in read_report(slices_path).rows:
+            slices[_place(row.cells)] = row.cells
+    found, without = [], set()
+    for row in series.rows:
+        cells = row.cells
+        key = keys.find(report, cells)
+        if key is None:
+            without.add(_place(cells)[:-1])
+            continue
+        # Of a scan of one slice, that slice has the interval, and the pixel size if any.
+        single = slices.get(_place(cells), {}) if cells.get("slices") == "1" else {}
+        size = _quotient(cells, "denominator_mm3") or _quotient(single, "denominator_mm2")
+        found.append(
+            Measured(
+                key=key,
+                source=cells["source"],
+                series_uid=cells.get("series_uid", ""),
+                modality=cells.get("modality", ""),
+                plane=cells.get("plane", ""),
+                ratio_name=cells["ratio_name"],
+                numerator=cells["numerator"],
+                denominator=cells["denominator"],
+                ratio=_number(cells, "volume_ratio"),
+                low=_number(single, "ratio_low"),
+                high=_number(single, "ratio_high"),
+                voxel_mm3=size,
+                model_sha256=cells.get("model_sha256", ""),
+                flags=cells.get("flags", ""),
+            )
+        )
+    return found, len(without)
+
+
+def _place(cells: Mapping[str, str]) -> tuple[str, ...]:
+    """What names a scan and a ratio in both tables of a report; a single slice has its source."""
+    return (cells.get("series_uid", ""), cells["source"], cells["ratio_name"])
+
+
+def _number(cells: Mapping[str, str], column: str) -> float | None:
+    text = cells.get(column, "")
+    return float(text.replace(",", ".")) if text else None
+
+
+def _quotient(cells: Mapping[str, str], column: str) -> float | None:
+    above, below = _number(cells, column), _number(cells, "denominator_px")
+    return above / below if above and below else None
+
+
+def changes(
+    measured: Iterable[Measured], repeatability: Mapping[str, float] | float | None = None
+) -> Iterator[ChangeRow]:
+    """The rows of all patients, by key, ratio, and date.
+
+    repeatability: repeatability coefficient of the ratios, or of each by its name.
+    """
+    groups: dict[tuple[str, str], dict[date, list[Measured]]] = {}
+    for one in measured:
+        of_patient = groups.setdefault((one.key.patient, one.ratio_name), {})
+        of_patient.setdefault(one.key.date, []).append(one)
+    latest: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
+    for (patient, name), by_date in groups.items():
+        for one in by_date[max(by_date)]:
+            if one.ratio is not None:
+                latest[name, one.modality, one.plane][patient] = one.ratio
+    for (_, name), by_date in sorted(groups.items()):
+        limit = repeatability.get(name) if isinstance(repeatability, Mapping) else repeatability
+        dates = sorted(by_date)
+        for earlier_date, later_date in pairwise(dates):
+            for earlier, later, reason in _pairs(by_date[earlier_date], by_date[later_date]):
+                row = _compared(earlier, later, reason, limit)
+                cohort = dict(latest[name, later.modality, later.plane])
+                cohort.pop(later.key.patient, None)
+                percentile = _percentile(later.ratio, list(cohort.values()))
+                yield replace(row, percentile=percentile, cohort=len(cohort))
+
+
+def _pairs(
+    earlier: Sequence[Measured], later: Sequence[Measured]
+) -> Iterator[tuple[Measured, Measured, str]]:
+    """The scans of two examinations that belong together, and why they cannot be compared if so."""
+    for one in sorted(later, key=_order):
+        alike = [each for each in earlier if _kind(each) == _kind(one)]
+        rivals = [each for each in later if _kind(each) == _kind(one)]
+        if len(alike) == len(rivals) == 1:
+            yield alike[0], one, ""
+        elif alike:
+            counted = f"{len(alike)} earlier and {len(rivals)} later scans of this kind"
+            yield min(alike, key=_order), one, f"{counted}: give keys to one of each"
+        elif len(earlier) == len(later) == 1:
+            yield earlier[0], one, _difference(earlier[0], one)
+
+
+def _kind(one: Measured) -> tuple[str, str]:
+    return one.modality, one.plane
+
+
+def _order(one: Measured) -> tuple[str, str]:
+    return one.source, one.series_uid
+
+
+def _difference(earlier: Measured, later: Measured) -> str:
+    """Why two scans cannot be compared, in words; "" if they can."""
+    for what, before, after in (
+        ("modality", earlier.modality, later.modality),
+        ("plane", earlier.plane, later.plane),
+        ("denominator", earlier.denominator, later.denominator),
+        ("numerator", earlier.numerator, later.numerator),
+        ("model", earlier.model_sha256[:12], later.model_sha256[:12]),
+    ):
+        if before != after:
+            return f"another {what}: {before or 'unknown'}, then {after or 'unknown'}"
+    before_mm, after_mm = earlier.voxel_mm3, later.voxel_mm3
+    if (before_mm is None) != (after_mm is None):
+        return "the pixel size of one of the two is unknown"
+    if before_mm and after_mm and abs(after_mm - before_mm) > SAME_SIZE * before_mm:
+        return f"another spacing: voxels or pixels of {before_mm:.4g}, then {after_mm:.4g}"
+    if earlier.ratio is None or later.ratio is None:
+        return "one of the two has no ratio"
+    return ""
+
+
+def _compared(earlier: Measured, later: Measured, reason: str, limit: float | None) -> ChangeRow:
+    reason = reason or _difference(earlier, later)
+    change = low = high = relative = None
+    verdict: Verdict = "NOT_COMPARABLE"
+    if not reason and earlier.ratio is not None and later.ratio is not None:
+        change = later.ratio - earlier.ratio
+        relative = change / earlier.ratio if earlier.ratio else None
+        if earlier.high is not None and later.low is not None:
+            low = later.low - earlier.high
+        if earlier.low is not None and later.high is not None:
+            high = later.high - earlier.low
+        if limit is not None:
+            verdict = "CHANGED" if abs(change) > limit else "STABLE"
+        elif low is not None and high is not None:
+            verdict = "CHANGED" if low > 0 or high < 0 else "STABLE"
+        else:
+            verdict = ""
+            reason = "no repeatability coefficient and no intervals"
+    return ChangeRow(
+        patient_key=later.key.patient,
+        ratio_name=later.ratio_name,
+        numerator=later.numerator,
+        denominator=later.denominator,
+        modality=later.modality,
+        plane=later.plane,
+        earlier_date=earlier.key.date.isoformat(),
+        later_date=later.key.date.isoformat(),
+        days=(later.key.date - earlier.key.date).days,
+        earlier_source=earlier.source,
+        later_source=later.source,
+        earlier_series_uid=earlier.series_uid,
+        later_series_uid=later.series_uid,
+        earlier_ratio=earlier.ratio,
+        later_ratio=later.ratio,
+        change=change,
+        change_low=low,
+        change_high=high,
+        relative_change=relative,
+        repeatability=limit,
+        verdict=verdict,
+        reason=reason,
+        percentile=None,
+        cohort=0,
+    )
+
+
+def _percentile(ratio: float | None, others: Sequence[float]) -> float | None:
+    """The share of others below, equal ones half, in percent; None for a small cohort."""
+    if ratio is None or len(others) < LEAST_COHORT:
+        return None
+    below = sum(other < ratio for other in others) + sum(other == ratio for other in others) / 2
+    return 100 * below / len(others)
+
+
+def read_repeatability(value: str) -> Mapping[str, float] | float:
+    """The repeatability coefficient: a number, or by ratio from a table that `wsseg agree` wrote.
+
+    Raises WssegError for what is neither, and for a table without the coefficient.
+    """
+    try:
+        number = float(value)
+    except ValueError:
+        pass
+    else:
+        if not 0 <= number < 1:
+            raise WssegError(
+                f"--repeatability {value} is no fraction of 1: expected a number such as 0.02"
+            )
+        return number
+    path = Path(value)
+    if not path.exists():
+        raise WssegError(
+            f"--repeatability {value} is no number and no file: give a fraction such as 0.02, or "
+            "agreement.csv of wsseg agree"
+        )
+    found = {
+        row.cells["ratio_name"]: float(row.cells["value"])
+        for row in read_report(path).rows
+        if row.cells.get("figure") == "repeatability_measured"
+        and row.cells.get("value")
+        and not row.cells.get("by")
+    }
+    if not found:
+        raise WssegError(
+            f"{path} has no figure repeatability_measured with a value: run wsseg agree with "
+            "--repeats on images that were measured repeatedly without a change"
+        )
+    return found
+
+
+def change_path(report: Path) -> Path:
+    """The table of changes beside a report."""
+    return report.with_name(f"{report.stem}.change{report.suffix}")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a comparison found.
+
+    path: of the table. rows, changed, not_comparable: of them. unkeyed: scans without a key.
+    """
+
+    path: Path
+    rows: int
+    changed: int
+    not_comparable: int
+    unkeyed: int
+
+
+def write_changes(
+    reports: Sequence[Path],
+    keys: Sequence[Path],
+    out: Path,
+    repeatability: Mapping[str, float] | float | None = None,
+    options: TableOptions = DEFAULT_OPTIONS,
+) -> Changes:
+    """Compare the examinations of all patients in several reports and write the table of changes.
+
+    The reports may overlap: a scan that is in two of them counts once. Raises WssegError for
+    reports and key tables that cannot be read, and if no scan has a key.
+    """
+    table = read_keys(keys, options)
+    measured: dict[tuple[str, ...], Measured] = {}
+    unkeyed = 0
+    for report in reports:
+        found, without = read_measured(report, table)
+        unkeyed += without
+        for one in found:
+            place = one.series_uid or f"{report} {one.source}"
+            measured.setdefault((one.key.patient, one.ratio_name, place, one.source), one)
+    if not measured:
+        raise WssegError(
+            f"no scan of {', '.join(str(report) for report in reports)} has a key: the tables "
+            f"{', '.join(str(path) for path in keys)} name none of their sources, series or studies"
+        )
+    rows = list(changes(measured.values(), repeatability))
+    writer = table_writer(out)
+    with atomic(out) as partial, writer(partial, ChangeRow) as write:
+        write(rows)
+    if unkeyed:
+        logger.warning("%d scans have no key and a date, and are compared with none", unkeyed)
+    return Changes(
+        out,
+        len(rows),
+        sum(row.verdict == "CHANGED" for row in rows),
+        sum(row.verdict == "NOT_COMPARABLE" for row in rows),
+        unkeyed,
+    )
