@@ -5,8 +5,7 @@ A resample draws as many patients as there are, with replacement, and takes all 
 """
 
 import math
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +44,21 @@ class Resampler:
         self.patients = int(self._patient.max()) + 1
         self.clustered = self.patients < len(patient)
 
-    @cached_property
-    def _draws(self) -> NDArray[np.int64]:
-        """How often each patient is in each resample, (b, patients)."""
-        share = np.full(self.patients, 1 / self.patients)
-        return np.random.default_rng(SEED).multinomial(self.patients, share, RESAMPLES)
+    def _weights(self) -> Iterator[Weights]:
+        """How often each image is in each resample, (rows, n) at a time; the same in every call."""
+        random = np.random.default_rng(SEED)
+        rows = max(1, CHUNK // len(self._patient))
+        for at in range(0, RESAMPLES, rows):
+            count = min(rows, RESAMPLES - at)
+            drawn = random.integers(0, self.patients, (count, self.patients))
+            drawn += self.patients * np.arange(count)[:, None]
+            times = np.bincount(drawn.ravel(), minlength=count * self.patients)
+            yield times.reshape(count, -1)[:, self._patient].astype(np.float64)
 
     def samples(self, figure: Figure) -> Values:
-        """The figure in each resample, (b,); NaN where it does not exist."""
-        rows = max(1, CHUNK // len(self._patient))
+        """The figure in each resample, (b,); not finite where it does not exist."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            parts = [
-                figure(self._draws[at : at + rows, self._patient].astype(np.float64))
-                for at in range(0, RESAMPLES, rows)
-            ]
-        return np.concatenate(parts)
+            return np.concatenate([figure(weights) for weights in self._weights()])
 
     def interval(self, value: float, figure: Figure) -> Estimate:
         """The value with the percentile interval of its figure."""

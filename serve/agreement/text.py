@@ -164,7 +164,7 @@ def _counted(group: Group) -> str:
 
 def _in(found: Estimate, unit: str) -> str:
     """A ratio or difference with its interval, in percent or percentage points."""
-    return _estimate(found, lambda value: f"{100 * value:.2f}", unit)
+    return _estimate(found, _hundredfold, unit)
 
 
 def _plain(found: Estimate) -> str:
@@ -189,4 +189,8 @@ def _estimate(found: Estimate, written: Callable[[float], str], unit: str) -> st
 
 
 def _points(value: float | None) -> str:
-    return "none" if value is None else f"{100 * value:.2f}"
+    return "none" if value is None else _hundredfold(value)
+
+
+def _hundredfold(value: float) -> str:
+    return f"{100 * value + 0.0:.3g}"  # no -0

@@ -71,6 +71,9 @@ def _run_every_command(watch: Watch) -> None:
             "wsseg-infer", scans, "--model", out / "model", "--engine", engine, "--report",
             out / f"{engine}.csv", "--masks", out / "masks", "--overlays", out / "overlays",
         )  # fmt: skip
+    # With itself: a report is a table of ratios too.
+    report, agreement = out / "onnxruntime.csv", out / "agreement.csv"
+    watch.run("wsseg", "agree", report, report, "--out", agreement, "--plots", out / "plots")
 
 
 @pytest.mark.slow
@@ -80,6 +83,7 @@ def test_no_command_asks_the_network_leaves_a_file_or_tells_of_the_machine_and_i
     assert watch.tried == []
     assert watch.left() == []
     assert {
+        "agreement.txt",
         "cases.png",
         "model.json",
         "model.onnx",

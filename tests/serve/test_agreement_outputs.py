@@ -65,7 +65,7 @@ def test_the_text_names_numbers_method_versions_and_hashes(tables, tmp_path):
     assert text == found.text
     for words in (
         "lesion: 40 images of 20 patients",
-        f"Bias (measured less recorded) {100 * (found.figures()['bias'].value or 0):.2f} perc",
+        f"Bias (measured less recorded) {100 * (found.figures()['bias'].value or 0):.3g} perc",
         "Zou, Stat Methods Med Res 2013",
         "model lesions (sha256 abababababab)",
         f"wsseg {wsseg.__version__}, numpy",
