@@ -1,8 +1,8 @@
 """CARE's intervals of ratio biomarkers from the probability map, as a comparison.
 
 Li et al., CARE: Confidence-Aware Ratio Estimation for Medical Biomarkers, MIDL 2026
-(arXiv 2505.19585). The paper's abstracts state the parts, and this is an implementation of them,
-not the authors' program:
+(arXiv 2505.19585). The full text was not at hand. This implements the parts that the abstracts state,
+and is not the authors' program:
 
 - the estimate is the ratio of the sums of the (post-hoc calibrated) probabilities. Calibration is
   temperature scaling here, fitted to the pixels of the calibration images;
@@ -17,8 +17,8 @@ It needs the masks of the calibration images; wsseg's intervals need their ratio
 That is the form of the abstracts. Its coverage need not be the level, so widths are compared with
 forms whose second part is chosen for the level instead, by the rule that wsseg uses: the same
 addition for all images, and an addition in proportion to the region in which the class is possible
-at all. The paper does not have the latter; it lets a small region have a short interval. Both are
-there without temperature scaling too, which can be narrower.
+at all. The abstracts do not have the latter; it lets a small region have a short interval. Both
+are there without temperature scaling too, which can be narrower.
 """
 
 from collections.abc import Callable
