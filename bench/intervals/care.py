@@ -1,8 +1,8 @@
 """CARE's intervals of ratio biomarkers from the probability map, as a comparison.
 
 Li et al., CARE: Confidence-Aware Ratio Estimation for Medical Biomarkers, MIDL 2026
-(arXiv 2505.19585). The full text was not at hand. This implements the parts that the abstracts state,
-and is not the authors' program:
+(arXiv 2505.19585). The full text was not at hand: this implements the parts that the abstracts
+state, and is not the authors' program:
 
 - the estimate is the ratio of the sums of the (post-hoc calibrated) probabilities. Calibration is
   temperature scaling here, fitted to the pixels of the calibration images;
