@@ -168,8 +168,8 @@ def limit_of_quantitation(
     value = float(figure(np.ones((1, count)))[0])
     if not math.isfinite(value):
         return Estimate(
-            note=f"not reached: at the largest recorded ratio, {100 * largest:.3g} %, the error of 95 % of "
-            f"the measured ratios still exceeds {100 * error:g} %"
+            note=f"not reached: at the largest recorded ratio, {100 * largest:.3g} %, the error of "
+            f"95 % of the measured ratios still exceeds {100 * error:g} %"
         )
     notes = ["no recorded ratio is smaller"] if value <= smallest else []
     low = high = None
