@@ -18,7 +18,7 @@ from wsseg.imaging.dicom.seg_writer import (
     segment_frames,
     write_dataset,
 )
-from wsseg.imaging.dicom.sr_writer import Segments
+from wsseg.imaging.dicom.sr_findings import Segments
 from wsseg.imaging.errors import NotPossibleError, ReadError
 from wsseg.imaging.label_maps import safe_name
 from wsseg.imaging.scan import Scan, ScanRef

@@ -1,5 +1,6 @@
 """A run as a whole: its options, its outputs, its counts and its exit code."""
 
+import hashlib
 import logging
 import tempfile
 import time
@@ -426,17 +427,19 @@ def _outputs(
 
 
 def _maker(options: InferOptions, manifest: Manifest, provenance: Provenance) -> Maker:
-    """Who makes the DICOM segmentations of a run, with the settings that change masks."""
+    """Who makes the DICOM segmentations of a run, with the settings that change them."""
     if options.seg_type == "labelmap":
         logger.warning(
             "segmentations of type labelmap are read by OHIF from version 3.13 and by dcm4chee, "
             "and not yet by 3D Slicer"
         )
+    codes = manifest.model_dump_json(include={"codes"})
     return Maker(
         model=manifest.name,
         sha256=provenance.model_sha256,
         version=provenance.wsseg_version,
-        settings=f"type={options.seg_type} sparse={options.seg_sparse} skip={options.skip}",
+        settings=f"type={options.seg_type} sparse={options.seg_sparse} skip={options.skip} "
+        f"codes={hashlib.sha256(codes.encode()).hexdigest()[:12]}",
     )
 
 

@@ -13,7 +13,9 @@ from wsseg.imaging.dicom.derived import (
     require_highdicom,
     source_time,
 )
-from wsseg.imaging.dicom.sr_writer import (
+from wsseg.imaging.dicom.file import silence_pydicom
+from wsseg.imaging.dicom.seg_writer import write_dataset
+from wsseg.imaging.dicom.sr_findings import (
     Algorithm,
     ClassFindings,
     Finding,
@@ -21,9 +23,8 @@ from wsseg.imaging.dicom.sr_writer import (
     ReportIdentity,
     Segments,
     SliceSource,
-    build_report,
 )
-from wsseg.imaging.files import atomic
+from wsseg.imaging.dicom.sr_writer import build_report
 from wsseg.imaging.label_maps import safe_name
 from wsseg.serve.dicom_outputs import SEGMENTATIONS, Sources
 from wsseg.serve.intervals import Intervals
@@ -34,6 +35,12 @@ from wsseg.serve.report import Provenance, SeriesRatio, SliceRatio
 
 SERIES_NUMBER = 2000
 """What is added to the number of the source's series, so that reports lie behind the images."""
+
+SINGLE_FRAME = frozenset(
+    f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("1", "2", "4", "6.1", "7", "128")
+)
+"""Classes of CR, CT, MR, ultrasound, secondary captures and PET whose objects have one frame. Some
+programs write more all the same, but a reference to a frame of them would not be valid."""
 
 
 def structured_reports(
@@ -55,29 +62,33 @@ def structured_reports(
         scan = measured.scan
         headers = sources.headers(scan, made)
         segments: Segments | None = made.get(SEGMENTATIONS)
-        report = build_report(
-            headers.instances,
-            _sources(measured, headers),
-            findings(measured, manifest, intervals),
-            codes=manifest.codes,
-            algorithm=used,
-            identity=_identity(measured, headers, manifest, used, segments),
-            segments=segments,
-        )
-        with atomic(folder / f"{safe_name(scan, suffix='.dcm')}.sr.dcm") as partly:
-            report.save_as(partly, enforce_file_format=True)
+        with silence_pydicom:  # warnings of highdicom quote names
+            report = build_report(
+                headers.instances,
+                _sources(measured, headers),
+                findings(measured, manifest, intervals),
+                codes=manifest.codes,
+                algorithm=used,
+                identity=_identity(measured, headers, manifest, used, segments),
+                segments=segments,
+            )
+        write_dataset(report, folder / f"{safe_name(scan)}.sr.dcm")
 
     return Output("structured reports", folder, write, prepare=sources.prepare)
 
 
 def _sources(measured: MeasuredScan, headers: SourceHeaders) -> list[SliceSource]:
-    """The image of each slice. A mosaic is one frame, whichever tile a slice is."""
+    """The image of each slice, with its frame where the image may have several.
+
+    A mosaic is one frame, whichever tile a slice is.
+    """
     sources = []
     for one, at in zip(measured.scan.slices, headers.of_slice, strict=True):
         header = headers.instances[at]
         frames = int(header.get("NumberOfFrames") or 1)
-        frame = one.frame if frames > 1 else None
-        sources.append(SliceSource(str(header.SOPClassUID), one.instance_uid, frame))
+        sop_class = str(header.SOPClassUID)
+        frame = one.frame if frames > 1 and sop_class not in SINGLE_FRAME else None
+        sources.append(SliceSource(sop_class, one.instance_uid, frame))
     return sources
 
 

@@ -67,7 +67,9 @@ def make_segmentation(
 
     stored = masks
     if scan.reorientation != AS_STORED:
-        stored = np.stack([scan.reorientation.undo(mask) for mask in masks])
+        # Pixels of a class stay together in memory: highdicom sums over classes.
+        undone = (np.moveaxis(scan.reorientation.undo(mask), -1, 0) for mask in masks)
+        stored = np.moveaxis(np.stack(list(undone)), 1, -1)
     time = source_time(source.datasets)
     options: dict[str, Any] = {}
     if source.positioned:

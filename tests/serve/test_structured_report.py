@@ -226,3 +226,63 @@ def test_every_flag_of_the_documentation_has_a_meaning():
     assert {"GAP", "EMPTY", "MANY_PARTS", "WIDE_INTERVAL"} <= documented
     assert documented <= MEANINGS.keys(), "add each to imaging/dicom/sr_flags.py"
     assert all(len(meaning) <= 64 for meaning in MEANINGS.values())
+
+
+def test_with_segmentations_each_group_refers_to_the_frame_that_shows_its_slice(
+    measured: Path, tmp_path: Path
+):
+    outputs = {"seg": tmp_path / "seg", "sr": tmp_path / "sr"}
+    run(measured / "model", tmp_path / "ratios.csv", measured / "scans", skip=False, **outputs)
+    (seg,) = map(pydicom.dcmread, outputs["seg"].iterdir())
+    (path,) = outputs["sr"].iterdir()
+    assert not [line for line in said("dciodvfy", path).splitlines() if line.startswith("Error")]
+    document = highdicom.sr.srread(path)
+    numbers = {each.SegmentLabel: each.SegmentNumber for each in seg.SegmentSequence}
+    frames = [
+        (
+            group.SegmentIdentificationSequence[0].ReferencedSegmentNumber,
+            group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID,
+        )
+        for group in seg.PerFrameFunctionalGroupsSequence
+    ]
+    planar = document.content.get_planar_roi_measurement_groups()
+    assert len(planar) == 6  # two classes on three slices
+    for group in planar:
+        items = {item.name.meaning: item for item in group[0].ContentSequence}
+        reference = items["Referenced Segmentation Frame"].ReferencedSOPSequence[0]
+        source = items["Source image for segmentation"].ReferencedSOPSequence[0]
+        segment, instance = frames[reference.ReferencedFrameNumber - 1]
+        name, _, index = group.tracking_identifier.partition(", slice ")
+        assert segment == numbers[name]
+        assert instance == source.ReferencedSOPInstanceUID
+        written = pydicom.dcmread(measured / "scans" / f"{index}.dcm")
+        assert instance == written.SOPInstanceUID
+    whole = {
+        g.tracking_identifier: g for g in document.content.get_volumetric_roi_measurement_groups()
+    }
+    tracked = {each.SegmentLabel: each.TrackingUID for each in seg.SegmentSequence}
+    assert {name: group.tracking_uid for name, group in whole.items()} == tracked
+    (study,) = document.CurrentRequestedProcedureEvidenceSequence
+    evidence = {
+        one.ReferencedSOPInstanceUID
+        for series in study.ReferencedSeriesSequence
+        for one in series.ReferencedSOPSequence
+    }
+    assert seg.SOPInstanceUID in evidence
+    assert len(evidence) == 5
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # it warns while the files are written
+def test_what_a_source_states_oddly_does_not_cost_its_report(model: Path, tmp_path: Path):
+    equipment = pydicom.Dataset()
+    equipment.Manufacturer = "made up"  # without the time of its contribution
+    scans = write_series(
+        tmp_path / "scans",
+        ContributingEquipmentSequence=[equipment],
+        SpecificCharacterSet="ISO-IR 100",
+        StudyDate="2024.02.29",
+    )
+    summary = run(model, tmp_path / "ratios.csv", scans, sr=tmp_path / "sr")
+    assert summary.exit_code == 0
+    (path,) = (tmp_path / "sr").iterdir()
+    assert not [line for line in said("dciodvfy", path).splitlines() if line.startswith("Error")]
