@@ -11,6 +11,7 @@ from wsseg.imaging.files import name_key
 from wsseg.imaging.tables import plain_text
 from wsseg.serve.agreement.tables import (
     IDENTITY,
+    IMAGE_FILE,
     NARROWING,
     PATIENT,
     AgreeOptions,
@@ -68,27 +69,43 @@ class Joined:
 class _Index:
     """Rows of the report by what names their image."""
 
-    def __init__(self, measured: MeasuredTable) -> None:
+    def __init__(self, measured: MeasuredTable, sources: Iterable[str]) -> None:
+        """sources: all that the recorded table names, to see which could be confused."""
         self._measured = measured
         self._by: dict[str, dict[str, list[int]]] = {}
+        self._paths: dict[str, set[str]] = defaultdict(set)
+        for key in map(name_key, sources):
+            if tail := self._tail(key):
+                self._paths[tail].add(key)
 
     def rows(self, column: str, value: str) -> list[int]:
         """The rows whose `column` has the value.
 
         A source may lack its folders, or its folders and the ending of its name, if no more exact
-        name is there.
+        name is there. It may have more folders than the report knows, which has paths below the
+        inputs, if no other recorded path ends in the same way.
         """
         if column != SOURCE:
             return self._lookup(column, plain_text(value), plain_text)
         key = name_key(value)
+        tail = self._tail(key)
+        if tail:
+            one = tail == key or len(self._paths[tail]) == 1
+            return self._lookup(SOURCE, tail, name_key) if one else []
         for column_form, form in (
-            ("source", name_key),
             ("its name", lambda text: PurePosixPath(name_key(text)).name),
             ("its stem", lambda text: _stem(PurePosixPath(name_key(text)).name)),
         ):
             if found := self._lookup(column_form, key, form, SOURCE):
                 return found
         return []
+
+    def _tail(self, key: str) -> str:
+        """The longest end of a path, itself at most, that is a source of the report; "" if none."""
+        parts = PurePosixPath(key).parts
+        tails = ("/".join(parts[at:]) for at in range(len(parts)))
+        known = (tail for tail in (key, *tails) if self._lookup(SOURCE, tail, name_key))
+        return next(known, "")
 
     def _lookup(
         self, label: str, value: str, form: Callable[[str], str], column: str = ""
@@ -116,11 +133,12 @@ def join(measured: MeasuredTable, recorded: RecordedTable, options: AgreeOptions
     that neither table has, and if no row has a partner.
     """
     check_columns(measured, recorded, options)
-    index = _Index(measured)
+    identities = [_identity(row, measured, recorded, options) for row in recorded.rows]
+    index = _Index(measured, {value for column, value in identities if column == SOURCE})
     readings: dict[int, list[tuple[float, RecordedRow]]] = defaultdict(list)
     unmatched: list[UnmatchedRow] = []
-    for row in recorded.rows:
-        for found in _partners(row, index, measured, _identity(row, measured, recorded, options)):
+    for row, identity in zip(recorded.rows, identities, strict=True):
+        for found in _partners(row, index, measured, identity):
             if isinstance(found, UnmatchedRow):
                 unmatched.append(found)
             else:
@@ -215,7 +233,7 @@ def _identity(
     for column in IDENTITY:
         if row.cells.get(column) and column in measured.header:
             return column, row.cells[column]
-    return SOURCE, ""
+    return SOURCE, row.cells.get(IMAGE_FILE, "")
 
 
 def _narrowed(found: list[int], row: RecordedRow, measured: MeasuredTable, used: str) -> list[int]:
@@ -285,5 +303,5 @@ def _none_fits(
     return (
         f"no row of {recorded.path} has a partner in {measured.path}: line {first.line} names "
         f"{first.key or 'no image'} ({first.message}), and the first source of the report is "
-        f"{seen}: name the column of images with --key"
+        f"{seen}: give tables of the same images, or name the column of images with --key"
     )

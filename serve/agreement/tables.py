@@ -20,6 +20,8 @@ LOQ_ERROR = 0.3
 """Share of the recorded ratio by which a quantified one may err; a choice, not a standard."""
 IDENTITY = ("instance_uid", "series_uid", "source")
 """Columns that find an image, the most exact first."""
+IMAGE_FILE = "image"
+"""Column of a table of cases that names files, as `source` does."""
 NARROWING = ("study_uid", "series_uid", "instance_uid", "frame", "slice", "part")
 """Columns that tell images apart that one of the former finds together."""
 PATIENT = ("patient", "patient_id", "group")
@@ -28,7 +30,7 @@ RATIO, PERCENT, NAME = "ratio", "ratio_percent", "ratio_name"
 UNITS = (RATIO, PERCENT)
 MEASURED = (RATIO, "volume_ratio")
 """Columns of measured ratios: of slices, and of series."""
-KNOWN = frozenset((*IDENTITY, *NARROWING, *PATIENT, *UNITS, NAME))
+KNOWN = frozenset((*IDENTITY, IMAGE_FILE, *NARROWING, *PATIENT, *UNITS, NAME))
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +266,7 @@ def _check_identity(table: TextTable, options: AgreeOptions) -> None:
             raise WssegError(
                 f"{table.path} has no column {options.key_columns[0]}: {_has(table.header)}"
             )
-    elif not any(name in table.header for name in IDENTITY):
+    elif not any(name in table.header for name in (*IDENTITY, IMAGE_FILE)):
         raise WssegError(
             f"{table.path} has none of the columns {', '.join(IDENTITY)}, which name images as "
             f"ratios.csv does: name its column with --key; {_has(table.header)}"

@@ -31,6 +31,16 @@ def test_a_source_may_lack_its_folder_and_with_it_its_ending(name, tmp_path):
     assert [pair.ratio for pair in found.pairs] == [0.1]
 
 
+def test_a_path_may_have_more_folders_than_the_report_knows_unless_two_could_be_meant(tmp_path):
+    report = write_report(tmp_path / "r.csv", {"roi": [0.1, 0.2]}, source=["p1.png", "b/p2.png"])
+    table = "image,ratio:roi\n/data/p1.png,0.5\nC:\\data\\b\\p2.png,0.6\n/data/c/p2.png,0.7\n"
+    found = joined(tmp_path, table, report)
+    assert [(pair.ratio, *pair.readings) for pair in found.pairs] == [(0.1, 0.5), (0.2, 0.6)]
+    found = joined(tmp_path, table + "/other/p1.png,0.8\n", report)
+    assert [pair.readings for pair in found.pairs] == [(0.6,)]
+    assert [row.line for row in found.unmatched if row.table == "recorded"] == [2, 4, 5]
+
+
 def test_every_row_without_a_partner_is_listed_with_its_reason(tmp_path):
     report = write_report(
         tmp_path / "r.csv",
