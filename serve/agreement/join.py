@@ -300,8 +300,9 @@ def _none_fits(
 ) -> str:
     first = next(row for row in unmatched if row.table == "recorded")
     seen = measured.rows[0].cells.get(SOURCE, "")
+    # Not what the line names, which may be a patient.
     return (
-        f"no row of {recorded.path} has a partner in {measured.path}: line {first.line} names "
-        f"{first.key or 'no image'} ({first.message}), and the first source of the report is "
-        f"{seen}: give tables of the same images, or name the column of images with --key"
+        f"no row of {recorded.path} has a partner in {measured.path}: of line {first.line}, "
+        f"{first.message}, and the first source of the report is {seen}: give tables of the same "
+        "images, or name the column of images with --key"
     )

@@ -137,7 +137,11 @@ def test_series_are_compared_by_their_volume_ratio_or_by_their_mean_ratio(tmp_pa
         ("source,ratio\np00.png,0.1\n", {"key": "id"}, "has no column id: it has source, ratio"),
         ("source,ratio\np00.png,8.3\n", {}, "line 1: ratio: 1 of 1 cells are above 1"),
         ("source,ratio\np00.png,\n", {}, "no row has a ratio"),
-        ("source,ratio\nother.png,0.1\n", {}, "line 2 names other.png .* is p00.png.*--key"),
+        (
+            "source,ratio\nother.png,0.1\n",
+            {},
+            "of line 2, no measured row has this source.* is p00.png.*--key",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_an_error_that_says_what_to_do(
