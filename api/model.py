@@ -168,7 +168,7 @@ class Model:
         return infer(
             _paths(paths),
             chosen,
-            engine=lambda: self.open(probability=chosen.known_ratios is not None),
+            engine=lambda: self.open(probability=chosen.needs_probability),
             on_progress=on_progress,
         )
 

@@ -59,6 +59,16 @@ def infer(
             help="Leave empty slices out of the SEG. Several programs then misplace the others.",
         ),
     ] = False,
+    probability: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for probability maps: NIfTI on the scan's own grid, TIFF for pictures. "
+            "Rules TensorRT out."
+        ),
+    ] = None,
+    probability_type: Annotated[
+        str, typer.Option(help="float32, or uint8 (a quarter of the size, in steps of 1/255).")
+    ] = "float32",
     known_ratios: Annotated[
         Path | None,
         typer.Option(
@@ -181,6 +191,8 @@ def infer(
             seg=seg,
             seg_type=seg_type,
             seg_sparse=seg_sparse,
+            probability=probability,
+            probability_type=probability_type,
             known_ratios=known_ratios,
             reference=reference,
             identify=identify,

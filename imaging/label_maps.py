@@ -31,7 +31,7 @@ from wsseg.imaging.reading import (
     read_grid,
     read_label_slice,
 )
-from wsseg.imaging.scan import AS_STORED, Scan
+from wsseg.imaging.scan import AS_STORED, Scan, Value
 from wsseg.imaging.volumes import open_volume
 
 Labels = NDArray[np.uint8]
@@ -42,6 +42,7 @@ _Voxels = tuple[_Index, _Index, _Index]
 # A qform or an affine that leaves a slice further than this from its place is not written.
 PLACE_TOLERANCE_MM = 1e-2
 NAME_LENGTH = 120
+DESCRIPTION = "label map of class numbers"
 
 _SCANNER = 1  # NIfTI code: coordinates of the scanner, as DICOM's are
 _MM = 2
@@ -63,14 +64,16 @@ _SERIES_NAME = re.compile(r"([0-9]+(\.[0-9]+)+|[0-9a-f]{16})(-[0-9a-f]{8})?(-par
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
-def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
+def write_labels(
+    scan: Scan, labels: NDArray[np.uint8], folder: Path, *, description: str = DESCRIPTION
+) -> Path:
     """Write a label map (slice, row, column) of class numbers on the scan's own grid.
 
     All but pictures become NIfTI: a volume keeps its source's axes, and of a NIfTI file sform and
     qform; a 4-D one gives a 3-D file for its volume; a DICOM scan keeps the rows, columns and slice
     order of its files and gets both forms in RAS+ mm. Pictures become an 8-bit PNG whose values
     are the class numbers, or a TIFF of several pages. The file appears whole or not at all; its
-    name holds no identity (see `safe_name`).
+    name holds no identity (see `safe_name`). description: of a NIfTI file, for its header.
     """
     if labels.shape != scan.pixels.shape[:3] or labels.dtype != np.uint8:
         raise ValueError(f"labels {labels.dtype}{labels.shape} for pixels {scan.pixels.shape}")
@@ -83,11 +86,20 @@ def write_labels(scan: Scan, labels: NDArray[np.uint8], folder: Path) -> Path:
                 first.save(partial, format="TIFF", append_images=others, **tiff)
             else:
                 first.save(partial, format="PNG")
-        elif scan.ref.kind == "volume":
-            _save_nifti(*_on_source_grid(scan, labels), partial)
         else:
-            _save_nifti(*_on_patient_grid(scan, labels), partial)
+            stored, header = on_stored_grid(scan, labels)
+            header.set_data_dtype(np.uint8)
+            header.set_intent("label")  # NIFTI_INTENT_LABEL, 1002
+            save_nifti(stored, header, partial, description)
     return path
+
+
+def on_stored_grid(scan: Scan, values: NDArray[Value]) -> tuple[NDArray[Value], Nifti1Header]:
+    """Values (slice, row, column) of a volume or a DICOM scan as its files store their pixels.
+
+    Returns them in the order of NIfTI's axes, with a header that places them in the patient.
+    """
+    return (_on_source_grid if scan.ref.kind == "volume" else _on_patient_grid)(scan, values)
 
 
 def safe_name(scan: Scan, *, suffix: str | None = None) -> str:
@@ -138,16 +150,14 @@ def _suffix(scan: Scan) -> str:
     return ".png" if len(scan.pixels) == 1 else ".tif"
 
 
-def _on_source_grid(
-    scan: Scan, labels: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], Nifti1Header]:
+def _on_source_grid(scan: Scan, labels: NDArray[Value]) -> tuple[NDArray[Value], Nifti1Header]:
     """Labels (i, j, k) as their source stores its voxels, with the position of the source."""
     file = scan.ref.files[0]
     with translate_errors(file.source), unchanged(file):
         source = open_volume(file)
     if (source.layout.shape[2], *source.plane_shape) != labels.shape:
         raise ReadError("changed", f"{file.source} changed while it was used: run it again")
-    stored = np.empty(source.layout.shape, np.uint8, order="F")
+    stored = np.empty(source.layout.shape, labels.dtype, order="F")
     for index, plane in enumerate(labels):
         stored[:, :, index] = source.reorientation.undo(plane)
     nifti = source.header.nifti
@@ -162,9 +172,7 @@ def _on_source_grid(
     return (stored[:, :, 0] if nifti["dim"][0] == 2 else stored), header
 
 
-def _on_patient_grid(
-    scan: Scan, labels: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], Nifti1Header]:
+def _on_patient_grid(scan: Scan, labels: NDArray[Value]) -> tuple[NDArray[Value], Nifti1Header]:
     """Labels (column, row, slice) as the DICOM source stores its pixels, in RAS+ mm.
 
     Only voxel lengths are written where no affine places every slice; 1 mm where they are unknown,
@@ -214,17 +222,30 @@ def _even(affine: Affine, positions_mm: NDArray[np.float64] | None) -> bool:
     return bool(np.abs(moved).max() <= PLACE_TOLERANCE_MM)
 
 
-def _save_nifti(stored: NDArray[np.uint8], header: Nifti1Header, path: Path) -> None:
-    header.set_data_dtype(np.uint8)
-    header.set_intent("label")
-    header["descrip"] = b"label map of class numbers"
+def save_nifti(
+    stored: NDArray[Any],
+    header: Nifti1Header,
+    path: Path,
+    description: str,
+    *,
+    slope: float | None = None,
+) -> None:
+    """Write a NIfTI file, compressed; equal input gives equal bytes.
+
+    description: for the header, which keeps its first 79 characters. slope: what readers multiply
+    the numbers of `stored` with.
+    """
+    header["descrip"] = description.encode("ascii", "replace")[:79]
     kind: Any = Nifti2Image if isinstance(header, Nifti2Header) else Nifti1Image
+    image = kind(stored, None, header)
+    if slope is not None:
+        image.header.set_slope_inter(slope, 0)
     # Level 1: label maps shrink a hundredfold at any level. No time stamp: equal input, equal file.
     with (
         path.open("wb") as file,
         gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
     ):
-        kind(stored, None, header).to_stream(stream)
+        image.to_stream(stream)
 
 
 # Labels of an image, read.

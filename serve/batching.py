@@ -24,6 +24,7 @@ GREY_AS_RGB = "GREY_AS_RGB"
 MOST_PIXELS = 1 << 24
 # Of the objects that make one result, without its label map; rounded up.
 RESULT_BYTES = 1024
+FLOAT_BITS = 32
 
 Shape = tuple[int, ...]
 Computed = tuple[Prediction, NDArray[np.float32] | None]
@@ -175,8 +176,8 @@ class Segmenter:
 
     known: gives the recorded ratios of a scan's slices. They change no measurement: only a batch
     with such a slice requests the engine's probability; a slice that is in no batch is computed
-    alone. keep_masks: whether each class's own mask is kept. with_parts: whether the connected
-    parts of each mask are counted.
+    alone. keep_masks, keep_probability: whether each class's own mask, and its probability, are
+    kept. with_parts: whether the connected parts of each mask are counted.
     """
 
     engine: Engine
@@ -187,6 +188,7 @@ class Segmenter:
     on_slices: Callable[[int], None] = lambda _: None
     known: Callable[[Scan], Known] = lambda _: {}
     keep_masks: bool = False
+    keep_probability: bool = False
     with_parts: bool = False
     _groups: dict[Shape, list[UniqueSlice]] = field(default_factory=dict, init=False)
     _jobs: deque[Job | Failure] = field(default_factory=deque, init=False)
@@ -301,6 +303,9 @@ class Segmenter:
             item.empty,
             item.outside,
             packed=np.zeros(packed, np.uint8) if self.keep_masks else None,
+            probability=np.zeros((grid[0], self.classes, *grid[1:]), np.float32)
+            if self.keep_probability
+            else None,
         )
         return Job(measured, known, left=grid[0])
 
@@ -310,6 +315,7 @@ class Segmenter:
         shape = job.measured.scan.pixels.shape[1:]
         pixels = shape[0] * shape[1]
         planes = self.classes.bit_length() * self.keep_labels + self.classes * self.keep_masks
+        planes += self.classes * self.keep_probability * FLOAT_BITS
         self._cache.add(one, planes * pixels // 8)
         group = self._groups.setdefault(shape, [])
         group.append(one)
@@ -349,7 +355,9 @@ class Segmenter:
             one.sent = True
 
         def run() -> Computed:
-            return self.engine.with_probability(pixels) if known else (self.engine(pixels), None)
+            if known or self.keep_probability:
+                return self.engine.with_probability(pixels)
+            return self.engine(pixels), None
 
         return self._threads.submit(run)
 
@@ -390,6 +398,8 @@ class Segmenter:
             with_parts=self.with_parts,
         )
         for row, (one, result) in enumerate(zip(slices, results, strict=True)):
+            if result and self.keep_probability and probability is not None:
+                result = replace(result, probability=probability[row].copy())
             one.result = result
             if result is None:
                 one.fail("not_finite", "has no result: the network's output is not finite")

@@ -19,6 +19,8 @@ from wsseg.imaging.dicom.seg_writer import SegmentationType
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.files import lock_output
+from wsseg.imaging.legend import write_legend
+from wsseg.imaging.probability_maps import ProbabilityType
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.agreement.reference import Compared, check_reference, compare_run, plots_of
@@ -35,7 +37,13 @@ from wsseg.serve.intervals import Coverage, Intervals, intervals_of
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
 from wsseg.serve.measure import recovered_rows, series_origin, series_rows, slice_rows
-from wsseg.serve.outputs import Output, label_maps, overlays, recovered_masks
+from wsseg.serve.outputs import (
+    Output,
+    label_maps,
+    overlays,
+    probability_maps,
+    recovered_masks,
+)
 from wsseg.serve.pipeline import (
     Counts,
     OnProgress,
@@ -88,6 +96,8 @@ class InferOptions(Frozen):
     seg_type: SegmentationType = "binary"
     seg_sparse: bool = False
     sr: Path | None = None
+    probability: Path | None = None
+    probability_type: ProbabilityType = "float32"
     known_ratios: Path | None = None
     reference: Path | None = None
     sheet: str | None = None
@@ -129,6 +139,11 @@ class InferOptions(Frozen):
         return AgreeOptions(sheet=self.sheet, ignore_columns=self.ignore_columns)
 
     @property
+    def needs_probability(self) -> bool:
+        """Whether the engine has to give the probability of each pixel."""
+        return self.known_ratios is not None or self.probability is not None
+
+    @property
     def wanted_engine(self) -> EngineOptions:
         """The engine that the options ask for."""
         return EngineOptions(
@@ -136,7 +151,7 @@ class InferOptions(Frozen):
             precision=self.precision,
             threads=self.threads,
             engine=self.engine,
-            probability=self.known_ratios is not None,
+            probability=self.needs_probability,
             rebuild=True,
         )
 
@@ -148,6 +163,7 @@ class InferOptions(Frozen):
             "overlays": self.overlays,
             "DICOM segmentations": self.seg,
             "structured reports": self.sr,
+            "probability maps": self.probability,
         }
         return {name: folder for name, folder in chosen.items() if folder}
 
@@ -276,12 +292,12 @@ def infer(
             )
         used = engine() if engine else open_engine(folder, manifest, options.wanted_engine)
         known = None
+        if options.needs_probability and not used.gives_probability:
+            raise WssegError(
+                f"model {manifest.name} was exported without its probability, which --probability "
+                "and --known-ratios take: run wsseg-export again"
+            )
         if options.known_ratios:
-            if not used.gives_probability:
-                raise WssegError(
-                    f"model {manifest.name} was exported without its probability, which masks are "
-                    "recovered from: run wsseg-export again"
-                )
             table = TableOptions(options.sheet, options.ignore_columns)
             rows = read_known(options.known_ratios, manifest, table)
             refs = everything = list(refs)
@@ -296,6 +312,9 @@ def infer(
             # Again, because another run may just have written its report.
             require_free(options.report, recovered=recovers, overwrite=options.overwrite)
             _make_folders(options)
+            if options.masks:
+                named = (manifest.classes, manifest.codes, manifest.name)
+                write_legend(options.masks, *named, provenance.model_sha256)
             logger.info(
                 "measuring with %s in %s",
                 used.name,
@@ -405,9 +424,12 @@ def _outputs(
     """What the options ask to be written for each scan, in this order."""
     outputs: list[Output] = []
     if options.masks:
-        outputs.append(label_maps(options.masks))
+        outputs.append(label_maps(options.masks, _described(provenance, "class numbers")))
     if options.recovered:
         outputs.append(recovered_masks(options.recovered))
+    if options.probability:
+        words = _described(provenance, "probability")
+        outputs.append(probability_maps(options.probability, options.probability_type, words))
     if options.overlays:
         outputs.append(overlays(options.overlays, manifest.window))
     sources = Sources()
@@ -424,6 +446,11 @@ def _outputs(
     if options.sr:
         outputs.append(structured_reports(options.sr, manifest, provenance, intervals, sources))
     return tuple(outputs)
+
+
+def _described(provenance: Provenance, what: str) -> str:
+    """What made a NIfTI file, for its header of 79 characters."""
+    return f"{what}; wsseg {provenance.wsseg_version} sha256:{provenance.model_sha256[:16]}"
 
 
 def _maker(options: InferOptions, manifest: Manifest, provenance: Provenance) -> Maker:

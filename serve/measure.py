@@ -69,7 +69,7 @@ class MeasuredScan:
     slices that cannot show tissue, whose areas are 0 without having been computed. outside: indices
     of the slices whose values lie outside the range that the model was trained on. packed: (slice,
     class, bytes) eight pixels of a class's own mask a byte, see `masks`; None where no output needs
-    them.
+    them. probability: (slice, class, row, column), 0..1, 0 on skipped slices; None likewise.
     """
 
     scan: Scan
@@ -79,6 +79,7 @@ class MeasuredScan:
     skipped: frozenset[int] = frozenset()
     outside: frozenset[int] = frozenset()
     packed: NDArray[np.uint8] | None = None
+    probability: NDArray[np.float32] | None = None
 
     @property
     def masks(self) -> NDArray[np.uint8]:
@@ -95,8 +96,9 @@ class MeasuredScan:
         return np.moveaxis(by_class, 1, 3)
 
     def nbytes(self) -> int:
-        """Bytes of the pixels, the masks and the label maps."""
-        maps = (self.labels, self.packed, self.recovered.labels if self.recovered else None)
+        """Bytes of the pixels, the masks, the label maps and the probability."""
+        recovered = self.recovered.labels if self.recovered else None
+        maps = (self.labels, self.packed, self.probability, recovered)
         return self.scan.pixels.nbytes + sum(each.nbytes for each in maps if each is not None)
 
 
@@ -105,8 +107,8 @@ class SliceResult:
     """The result of one slice, small enough to be kept for slices that equal it.
 
     pixel, border, parts: (class,) as in `Areas`. foreground: pixels. labels: packed label map, see
-    `pack`. soft_area, variance: (class,) as in `SoftAreas`. masks: (class, bytes) as in
-    `MeasuredScan`.
+    `pack`. soft_area, variance: (class,) as in `SoftAreas`. masks: (class, bytes), and
+    probability: (class, row, column), as in `MeasuredScan`.
     """
 
     pixel: NDArray[np.int64]
@@ -117,6 +119,7 @@ class SliceResult:
     soft_area: NDArray[np.float32] | None = None
     variance: NDArray[np.float32] | None = None
     masks: NDArray[np.uint8] | None = None
+    probability: NDArray[np.float32] | None = None
 
     def store(self, measured: MeasuredScan, index: int) -> None:
         """Write the result into slice `index` of a scan."""
@@ -131,6 +134,8 @@ class SliceResult:
             measured.labels[index] = unpack(self.labels, measured.labels.shape[1:])
         if measured.packed is not None and self.masks is not None:
             measured.packed[index] = self.masks
+        if measured.probability is not None and self.probability is not None:
+            measured.probability[index] = self.probability
 
 
 def slice_results(

@@ -9,6 +9,7 @@ from typing import Any
 from wsseg.imaging.definitions import Window
 from wsseg.imaging.errors import Failure, NotPossibleError, WssegError
 from wsseg.imaging.label_maps import write_labels
+from wsseg.imaging.probability_maps import ProbabilityType, write_probability
 from wsseg.imaging.scan import Scan
 from wsseg.serve.measure import MeasuredScan
 from wsseg.serve.overlay import write_overlays
@@ -27,8 +28,8 @@ returned or kept, by names, and returns what later outputs may need, or None."""
 class Output:
     """One kind of file that is written for each scan.
 
-    name: noun for messages, such as "label maps". needs_labels, needs_masks: `MeasuredScan.labels`
-    and `MeasuredScan.masks` must be kept for it. prepare: called with each scan before it is
+    name: noun for messages, such as "label maps". needs_labels, needs_masks, needs_probability:
+    what must be kept of a `MeasuredScan` for it. prepare: called with each scan before it is
     computed, in a thread that reads.
     """
 
@@ -37,6 +38,7 @@ class Output:
     write: Write
     needs_labels: bool = False
     needs_masks: bool = False
+    needs_probability: bool = False
     prepare: Callable[[Scan], None] = lambda _: None
 
 
@@ -65,12 +67,12 @@ def write_outputs(outputs: Sequence[Output], measured: MeasuredScan) -> tuple[Fa
     return tuple(failures)
 
 
-def label_maps(folder: Path) -> Output:
+def label_maps(folder: Path, description: str) -> Output:
     """Label maps of all classes, see `write_labels`."""
 
     def write(measured: MeasuredScan, folder: Path, _made: dict[str, Any]) -> None:
         if measured.labels is not None:
-            write_labels(measured.scan, measured.labels, folder)
+            write_labels(measured.scan, measured.labels, folder, description=description)
 
     return Output("label maps", folder, write, needs_labels=True)
 
@@ -83,6 +85,18 @@ def recovered_masks(folder: Path) -> Output:
             write_labels(measured.scan, measured.recovered.labels, folder)
 
     return Output("recovered masks", folder, write)
+
+
+def probability_maps(folder: Path, kind: ProbabilityType, description: str) -> Output:
+    """The probability of each class, see `write_probability`."""
+
+    def write(measured: MeasuredScan, folder: Path, _made: dict[str, Any]) -> None:
+        if measured.probability is not None:
+            write_probability(
+                measured.scan, measured.probability, folder, kind=kind, description=description
+            )
+
+    return Output("probability maps", folder, write, needs_probability=True)
 
 
 def overlays(folder: Path, window: Window) -> Output:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from wsseg.imaging import FileRef, Geometry, RatioDefinition, Scan, ScanRef, SliceId, Window
 from wsseg.imaging.definitions import FOREGROUND
+from wsseg.imaging.legend import JSON_NAME, TABLE_NAME
 from wsseg.serve.engines.base import EngineError, Prediction
 from wsseg.serve.infer import InferOptions, Summary, infer
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Parity, Training
@@ -234,6 +235,11 @@ def write_volume(path: Path, slices: np.ndarray) -> None:
 def run(model: Path, report: Path, *inputs: Path, **options: Any) -> Summary:
     settings = InferOptions(model=model, report=report, **({"device": "cpu"} | options))
     return infer(list(inputs), settings)
+
+
+def label_maps(folder: Path) -> list[Path]:
+    """The label maps of a folder, without the files that say what their numbers mean."""
+    return sorted(path for path in folder.iterdir() if path.name not in (JSON_NAME, TABLE_NAME))
 
 
 def rows(path: Path) -> list[dict[str, str]]:

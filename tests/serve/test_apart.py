@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.conftest import rows, run, write_pictures
+from tests.serve.conftest import label_maps, rows, run, write_pictures
 from wsseg.imaging import WssegError
 
 
@@ -60,7 +60,7 @@ def test_pictures_of_other_runs_stay_and_are_told(model: Path, tmp_path: Path, c
         run(model, tmp_path / "ratios.csv", folder, masks=masks, overwrite=True)
     assert f"{masks} is not empty" in caplog.text
     assert {row["source"] for row in rows(tmp_path / "ratios.csv")} == {second}
-    assert sorted(file.name for file in masks.iterdir()) == [first, second]
+    assert [file.name for file in label_maps(masks)] == [first, second]
 
 
 def test_label_maps_and_overlays_have_folders_of_their_own(model: Path, tmp_path: Path):

@@ -103,7 +103,7 @@ def test_dcmqi_reads_the_masks_at_their_places(model, tmp_path):
     subprocess.run(
         [program("segimage2itkimage"), *map(str, arguments)], check=True, capture_output=True
     )
-    (labels,) = (tmp_path / "masks").iterdir()
+    (labels,) = (tmp_path / "masks").glob("*.nii.gz")
     ours = Nifti1Image.from_filename(labels)
     for label in (1, 2):
         (file,) = read.glob(f"{label}.nii*")
@@ -149,7 +149,7 @@ def test_sparse_segmentations_leave_out_empty_frames(model, tmp_path):
 
 def test_a_label_map_keeps_the_later_class_where_classes_overlap(model, tmp_path):
     path = written(model, tmp_path, write_series(tmp_path / "scans"), seg_type="labelmap")
-    (labels,) = (tmp_path / "masks").iterdir()
+    (labels,) = (tmp_path / "masks").glob("*.nii.gz")
     stored = np.asarray(Nifti1Image.from_filename(labels).dataobj).T
     found = dcmread(path)
     positions = [

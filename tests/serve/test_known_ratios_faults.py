@@ -56,7 +56,7 @@ def test_rows_that_fit_no_slice_are_failures_and_the_others_are_recovered(
 def test_a_slice_that_the_engine_cannot_compute_recovers_nothing_and_says_so(
     model: Path, pictures: Path, tmp_path: Path, monkeypatch
 ):
-    def failing(*_):
+    def failing(*_, **__):
         raise EngineError("CUDA out of memory")
 
     monkeypatch.setattr(OnnxEngine, "with_probability", failing)
@@ -139,7 +139,7 @@ def test_an_interrupted_run_leaves_no_table_of_recovered_masks(
 def test_a_recovered_mask_that_cannot_be_written_is_told(
     model: Path, pictures: Path, tmp_path: Path, monkeypatch
 ):
-    def failing(*_):
+    def failing(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("wsseg.serve.outputs.write_labels", failing)

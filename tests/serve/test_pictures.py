@@ -13,6 +13,7 @@ from tests.serve.conftest import (
     LEVELS,
     RATIOS_PER_SLICE,
     failures,
+    label_maps,
     picture,
     rows,
     run,
@@ -41,7 +42,7 @@ def test_pictures_do_not_change_the_tables(model: Path, scans: Path, tmp_path: P
 def test_what_cannot_be_drawn_is_told_and_still_measured(
     model: Path, tmp_path: Path, monkeypatch, error: Exception, told: str
 ):
-    def failing(*_):
+    def failing(*_, **__):
         raise error
 
     monkeypatch.setattr("wsseg.serve.outputs.write_labels", failing)
@@ -57,7 +58,7 @@ def test_what_cannot_be_drawn_is_told_and_still_measured(
 def test_an_output_that_fails_costs_the_others_of_its_scan_nothing(
     model: Path, tmp_path: Path, monkeypatch
 ):
-    def failing(*_):
+    def failing(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("wsseg.serve.outputs.write_labels", failing)
@@ -76,7 +77,7 @@ def test_masks_hold_the_class_of_every_pixel_and_the_later_class_wins(
 ):
     masks = tmp_path / "masks"
     run(model, tmp_path / "ratios.csv", scans, masks=masks)
-    assert len(list(masks.iterdir())) == 9
+    assert len(label_maps(masks)) == 9
     pixels = np.stack([picture(index) for index in range(4)])
     expected = (pixels >= LEVELS[0]).astype(np.uint8) + (pixels >= LEVELS[1])
     with Image.open(masks / "small__003.png") as stored:
@@ -104,7 +105,7 @@ def test_a_scan_with_burned_in_text_gets_a_mask_but_no_overlay(
         drawn = {"masks": tmp_path / "masks", "overlays": tmp_path / "overlays"}
         run(model, tmp_path / "ratios.csv", folder, **drawn)
     assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["000-0000.png"]
-    assert len(list((tmp_path / "masks").iterdir())) == 2
+    assert len(label_maps(tmp_path / "masks")) == 2
     assert [r.event for r in log.records].count("overlay_withheld") == 1
 
 
@@ -117,7 +118,7 @@ def test_scans_of_one_name_and_several_kinds_or_folders_have_pictures_of_their_o
     drawn = {"masks": tmp_path / "masks", "overlays": tmp_path / "overlays"}
     run(model, tmp_path / "ratios.csv", tmp_path / "siteA", tmp_path / "siteB", **drawn)
     assert len({row["source"] for row in rows(tmp_path / "ratios.csv")}) == 4
-    assert [len(list(folder.iterdir())) for folder in drawn.values()] == [4, 4]
+    assert [len(label_maps(folder)) for folder in drawn.values()] == [4, 4]
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
@@ -133,7 +134,7 @@ def test_masks_and_overlays_of_a_turned_picture_lie_on_it_as_it_is_shown(
     masks, overlays = tmp_path / "masks", tmp_path / "overlays"
     run(model, tmp_path / "ratios.csv", tmp_path / "scans", masks=masks, overlays=overlays)
     assert all("EXIF_ORIENTATION" in row["flags"] for row in rows(tmp_path / "ratios.csv"))
-    (mask,) = masks.iterdir()
+    (mask,) = label_maps(masks)
     with Image.open(mask) as labels:
         assert not labels.getexif()
         assert np.array_equal(np.asarray(labels) > 0, shown >= LEVELS[0])

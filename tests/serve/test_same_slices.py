@@ -96,7 +96,7 @@ def test_dicom_rows_carry_the_identifiers_of_series_and_slice(out: Path):
 
 def test_no_output_holds_the_patient(out: Path):
     written = [path for path in out.rglob("*") if path.is_file()]
-    assert len(written) == 3 + 6 + 12
+    assert len(written) == 3 + 6 + 12 + 2
     for path in written:
         assert CANARY not in str(path.relative_to(out))
         assert CANARY.encode() not in path.read_bytes()

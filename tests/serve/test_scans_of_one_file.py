@@ -7,7 +7,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian
 
-from tests.serve.conftest import LEVELS, failures, rows, run
+from tests.serve.conftest import LEVELS, failures, label_maps, rows, run
 from wsseg.imaging import AllFailedError, TableError
 
 PLACES = (8.0, 0.0, 4.0)
@@ -85,7 +85,7 @@ def test_each_frame_has_its_rows_once_and_each_scan_its_volume(model, two_echoes
     for row, frames in zip(series, ((3, 5, 1), (4, 6, 2)), strict=True):
         assert float(row["numerator_mm3"]) == pytest.approx(sum(frames) * SHAPE[0] * PIXEL_MM3)
         assert "SPLIT" in row["flags"]
-    assert sorted(path.name for path in masks.iterdir()) == ["1.2.3-part1.nii.gz", "1.2.3.nii.gz"]
+    assert [path.name for path in label_maps(masks)] == ["1.2.3-part1.nii.gz", "1.2.3.nii.gz"]
 
 
 def test_a_known_ratio_names_the_frame(model, two_echoes, tmp_path):
