@@ -17,11 +17,12 @@ from wsseg.results import ScanResult, SliceResult
 from wsseg.serve.batching import to_channels
 from wsseg.serve.engines.base import Engine, EngineError, Prediction
 from wsseg.serve.engines.select import open_engine
-from wsseg.serve.infer import InferOptions, Summary, infer, measure
+from wsseg.serve.infer import Summary, infer, measure
 from wsseg.serve.intervals import Bounds, Intervals, SoftAreas, intervals_of
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.manifest import load_model as read_folder
 from wsseg.serve.measure import MeasuredScan, series_ratio, slice_ratios
+from wsseg.serve.options import InferOptions
 from wsseg.settings import settings
 
 Paths = str | Path | Sequence[str | Path]

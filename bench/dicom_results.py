@@ -37,8 +37,9 @@ from wsseg.cli.demo_data import write_series
 from wsseg.imaging.definitions import RatioDefinition, Window
 from wsseg.serve.engines.base import Prediction
 from wsseg.serve.engines.benchmark import interleaved, paired_ratio
-from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.infer import infer
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Training
+from wsseg.serve.options import InferOptions
 
 CLASSES = ("organ", "lesion")
 GREY = (120, 200)

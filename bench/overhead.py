@@ -27,9 +27,10 @@ from wsseg.serve.batching import Limits
 from wsseg.serve.empty_slices import skip_empty
 from wsseg.serve.engines.base import EngineOptions, Prediction
 from wsseg.serve.engines.select import open_engine
-from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.infer import infer
 from wsseg.serve.manifest import load_model
 from wsseg.serve.measure import slice_rows
+from wsseg.serve.options import InferOptions
 from wsseg.serve.pipeline import Counts, Pipeline, PrefetchLimits
 from wsseg.serve.report import Provenance, open_report
 

@@ -45,7 +45,6 @@ from wsseg.serve.batching import MOST_PIXELS
 from wsseg.serve.engines.base import Engine, EngineOptions
 from wsseg.serve.engines.benchmark import interleaved, paired_ratio, reference, seconds, warm_up
 from wsseg.serve.engines.select import candidates
-from wsseg.serve.infer import BATCH
 from wsseg.serve.manifest import (
     FILE_NAME,
     EngineFile,
@@ -55,6 +54,7 @@ from wsseg.serve.manifest import (
     Teacher,
     Training,
 )
+from wsseg.serve.options import BATCH
 from wsseg.train.run_folder import RunRecord, load_run
 
 

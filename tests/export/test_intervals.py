@@ -14,8 +14,9 @@ from tests.export.conftest import raw_slices
 from wsseg.export.publish import ExportOptions, export_run
 from wsseg.imaging import WssegError
 from wsseg.imaging.tables import TableError
-from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.infer import infer
 from wsseg.serve.manifest import load_model
+from wsseg.serve.options import InferOptions
 from wsseg.train.cases import RECORDED
 
 FP32 = ExportOptions(precisions=("fp32",), thresholds=(0.5, 0.4), overwrite=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wsseg.export import publish
-from wsseg.serve.infer import InferOptions
+from wsseg.serve.options import InferOptions
 
 
 def test_the_batch_is_as_large_as_serving_makes_it():

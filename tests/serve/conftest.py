@@ -19,8 +19,9 @@ from wsseg.imaging import FileRef, Geometry, RatioDefinition, Scan, ScanRef, Sli
 from wsseg.imaging.definitions import FOREGROUND
 from wsseg.imaging.legend import JSON_NAME, TABLE_NAME
 from wsseg.serve.engines.base import EngineError, Prediction
-from wsseg.serve.infer import InferOptions, Summary, infer
+from wsseg.serve.infer import Summary, infer
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Parity, Training
+from wsseg.serve.options import InferOptions
 
 CLASSES = ("bright", "brightest")
 LEVELS = np.array([128.0, 200.0], np.float32)  # grey value where a class begins

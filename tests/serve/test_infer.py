@@ -25,7 +25,8 @@ from wsseg.cli.infer import closing_line
 from wsseg.imaging import AllFailedError, Dependence, WssegError
 from wsseg.serve.engines.base import EngineError
 from wsseg.serve.engines.onnxruntime import OnnxEngine
-from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.infer import infer
+from wsseg.serve.options import InferOptions
 
 
 def test_every_slice_has_its_rows_and_every_ratio_is_right(model: Path, scans: Path, tmp_path):

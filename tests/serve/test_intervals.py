@@ -20,7 +20,6 @@ from tests.serve.conftest import (
 )
 from wsseg.imaging import WssegError
 from wsseg.imaging.definitions import PixelCounts
-from wsseg.serve.infer import InferOptions
 from wsseg.serve.intervals import (
     FLOOR,
     SoftAreas,
@@ -31,6 +30,7 @@ from wsseg.serve.intervals import (
     quantile,
 )
 from wsseg.serve.manifest import Calibration, RatioCalibration
+from wsseg.serve.options import InferOptions
 
 SHARE = RATIOS[0]
 

@@ -16,7 +16,8 @@ from tests.serve.recovery import BOTH, recover, smooth, write_scans
 from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import EngineError
 from wsseg.serve.engines.onnxruntime import OnnxEngine
-from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.infer import infer
+from wsseg.serve.options import InferOptions
 from wsseg.serve.report import recovered_paths
 
 

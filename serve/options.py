@@ -1,0 +1,164 @@
+"""The options of a run, and the check that its outputs replace no input and no other output."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from wsseg.imaging.definitions import Frozen
+from wsseg.imaging.dicom.codes import Codes
+from wsseg.imaging.dicom.seg_writer import SegmentationType
+from wsseg.imaging.errors import WssegError
+from wsseg.imaging.probability_maps import ProbabilityType
+from wsseg.serve.agreement.reference import plots_of
+from wsseg.serve.agreement.tables import AgreeOptions
+from wsseg.serve.engines.base import Device, EngineName, EngineOptions, Precision
+from wsseg.serve.intervals import Coverage
+from wsseg.serve.pipeline import PixelSize
+from wsseg.serve.report import recovered_paths, report_paths
+
+BATCH = 8
+"""Default number of slices that the network sees at once."""
+
+
+class InferOptions(Frozen):
+    """All options of a run, without its inputs.
+
+    masks, overlays, seg, sr: folders for label maps, for pictures with outlined regions, for DICOM
+    segmentations and for DICOM structured reports. seg_type, seg_sparse: see `make_segmentation`.
+    probability: folder for probability maps, of probability_type. known_ratios: table of recorded
+    ratios, from which masks are recovered, see `read_known`. reference: table of recorded ratios
+    with which the report is compared when it is written. sheet, ignore_columns: how these tables
+    are read, see `TableOptions`. batch: slices that the network sees at once. threads: threads of
+    the engine on a CPU; 0 for the cores that the process may use. readers, read_ahead: number of
+    reading threads, and of scans that they read ahead. memory_mb: pixels held at once, in MiB,
+    besides the engine's own; a larger scan is still read, but alone. skip: skip slices that cannot
+    show tissue, see `empty_slices.skip_empty`. strict: scans unlike the training images fail
+    instead of being flagged, see `inspection.compare_with`. coverage: of the intervals, between 0
+    and 1; None for 0.9 if the model is calibrated. overwrite: replace an earlier report. pixel_mm:
+    (row, column) pixel size of pictures that do not state one. codes: what each class is, by a
+    clinical terminology, each in place of the model's. identify, salt, real_identifiers, previous,
+    keys, repeatability: see `FollowUpOptions`.
+    """
+
+    model: Path
+    report: Path = Path("ratios.csv")
+    masks: Path | None = None
+    overlays: Path | None = None
+    seg: Path | None = None
+    seg_type: SegmentationType = "binary"
+    seg_sparse: bool = False
+    sr: Path | None = None
+    probability: Path | None = None
+    probability_type: ProbabilityType = "float32"
+    known_ratios: Path | None = None
+    reference: Path | None = None
+    sheet: str | None = None
+    ignore_columns: tuple[str, ...] = ()
+    engine: EngineName = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
+    threads: NonNegativeInt = 0
+    batch: PositiveInt = BATCH
+    readers: PositiveInt = 2
+    read_ahead: PositiveInt = 8
+    memory_mb: PositiveInt = 768
+    skip: bool = True
+    strict: bool = False
+    coverage: Coverage | None = None
+    overwrite: bool = False
+    pixel_mm: PixelSize | None = None
+    codes: Codes = Field(default_factory=dict)
+    identify: Path | None = None
+    salt: Path | None = None
+    real_identifiers: bool = False
+    previous: tuple[Path, ...] = ()
+    keys: tuple[Path, ...] = ()
+    repeatability: str | None = None
+
+    @property
+    def recovered(self) -> Path | None:
+        """Folder for recovered masks; None without `known_ratios`."""
+        return recovered_paths(self.report)[1] if self.known_ratios else None
+
+    @property
+    def agreement_plots(self) -> Path | None:
+        """Folder for plots of agreement; None without `reference`."""
+        return plots_of(self.report) if self.reference else None
+
+    @property
+    def agree_options(self) -> AgreeOptions:
+        """How the table of `reference` is read."""
+        return AgreeOptions(sheet=self.sheet, ignore_columns=self.ignore_columns)
+
+    @property
+    def needs_probability(self) -> bool:
+        """Whether the engine has to give the probability of each pixel."""
+        return self.known_ratios is not None or self.probability is not None
+
+    @property
+    def wanted_engine(self) -> EngineOptions:
+        """The engine that the options ask for."""
+        return EngineOptions(
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            engine=self.engine,
+            probability=self.needs_probability,
+            rebuild=True,
+        )
+
+    @property
+    def chosen_folders(self) -> dict[str, Path]:
+        """The folders that were asked for, by what is written to them."""
+        chosen = {
+            "label maps": self.masks,
+            "overlays": self.overlays,
+            "DICOM segmentations": self.seg,
+            "structured reports": self.sr,
+            "probability maps": self.probability,
+        }
+        return {name: folder for name, folder in chosen.items() if folder}
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders that files of scans are written to."""
+        return (*self.chosen_folders.values(), *self.folders_beside)
+
+    @property
+    def folders_beside(self) -> tuple[Path, ...]:
+        """The folders that lie beside the report and have its name."""
+        return tuple(filter(None, [self.recovered, self.agreement_plots]))
+
+
+def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
+    """Check that no output replaces an input, or would be measured by the next run.
+
+    Raises WssegError that names the input, the output and the option to change.
+    """
+    for folder in options.folders:
+        beside = folder in options.folders_beside
+        place = "the report, beside which it lies" if beside else "it"
+        for source in inputs:
+            if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
+                raise WssegError(
+                    f"output folder {folder} lies inside the input folder {source}, where its "
+                    f"pictures would be taken for scans: choose another place for {place}"
+                )
+            if source.is_file() and source.resolve().parent == folder.resolve():
+                raise WssegError(
+                    f"output folder {folder} holds the input {source}, which its label map would "
+                    f"replace: choose another place for {place}"
+                )
+    for table in (*report_paths(options.report), recovered_paths(options.report)[0]):
+        for source in (*inputs, *filter(None, [options.known_ratios, options.reference])):
+            if source.resolve() == table.resolve():
+                raise WssegError(
+                    f"{table} of the report would replace the input {source}: choose another "
+                    "--report"
+                )
+    taken = {options.recovered.resolve(): "recovered masks"} if options.recovered else {}
+    for name, folder in options.chosen_folders.items():
+        other = taken.setdefault(folder.resolve(), name)
+        if other != name:
+            raise WssegError(f"{other} and {name} both go to {folder}: choose two folders")
