@@ -110,6 +110,7 @@ def make_segmentation(
             **options,
         )
         _make_repeatable(made, derived_uid("dimensions", made.SOPInstanceUID))
+        _name_segment_in_each_frame(made)
         if not source.positioned:
             # Of type 2C where nothing else places the image (PS3.3, C.7.6.1).
             made.PatientOrientation = source.first.get("PatientOrientation") or ""
@@ -248,6 +249,16 @@ def _plane_positions(source: SegSource) -> list[Any] | None:
         )
         for number in source.frames
     ]
+
+
+def _name_segment_in_each_frame(made: Dataset) -> None:
+    """State the only segment in each frame and not in their common group, where MONAI misses it."""
+    (common,) = made.SharedFunctionalGroupsSequence
+    named = common.get("SegmentIdentificationSequence")
+    if named is not None:
+        del common.SegmentIdentificationSequence
+        for group in made.PerFrameFunctionalGroupsSequence:
+            group.SegmentIdentificationSequence = [named[0]]
 
 
 def _make_repeatable(made: Dataset, dimensions: str) -> None:

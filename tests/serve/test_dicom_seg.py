@@ -20,7 +20,14 @@ from pydicom.uid import (
 
 from tests.imaging.conftest import _write_dicom
 from tests.serve.conftest import failures, rows, run, write_model, write_pictures
+from wsseg.imaging.dicom.codes import UNSTATED_CATEGORY, type_of
+from wsseg.imaging.dicom.derived import Maker, source_headers
+from wsseg.imaging.dicom.seg_source import seg_source
+from wsseg.imaging.dicom.seg_writer import Segment, make_segmentation, write_dataset
+from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.reading import read
+from wsseg.imaging.scan import ScanRef
 
 ROWS, COLUMNS = 18, 21  # 378 pixels: no multiple of 8
 CANARY = "Canary^Patient"
@@ -165,6 +172,25 @@ def test_an_empty_mask_is_a_segmentation_of_empty_frames(model, tmp_path):
     path = written(model, tmp_path, scans)
     assert dcmread(path).pixel_array.sum() == 0
     assert errors_of(path) == []
+
+
+def test_the_only_segment_is_named_in_each_frame(tmp_path):
+    # Where it is named once for all frames, MONAI 1.6.1 refuses the file.
+    found = find([write_series(tmp_path / "scans")], scratch=tmp_path / "scratch")
+    (ref,) = (each for each in found if isinstance(each, ScanRef))
+    scan = read(ref)
+    segment = Segment("bright", category=UNSTATED_CATEGORY, type=type_of("bright", {}))
+    made = make_segmentation(
+        scan,
+        (np.asarray(scan.pixels) > 128)[..., None].astype(np.uint8),
+        [segment],
+        seg_source(scan, source_headers(scan)),
+        Maker("model", "0" * 64, "1", ""),
+    )
+    write_dataset(made, tmp_path / "made.dcm")
+    assert errors_of(tmp_path / "made.dcm") == []
+    for group in dcmread(tmp_path / "made.dcm").PerFrameFunctionalGroupsSequence:
+        assert group.SegmentIdentificationSequence[0].ReferencedSegmentNumber == 1
 
 
 def test_attributes_that_the_source_lacks_are_empty_and_not_invented(model, tmp_path):

@@ -1,0 +1,1 @@
+"""Which programs read which kinds of DICOM segmentations."""
