@@ -52,8 +52,4 @@ def change(
             None if repeatability is None else read_repeatability(repeatability),
             TableOptions(sheet),
         )
-        typer.echo(
-            f"{found.rows} comparisons, {found.changed} changed, {found.not_comparable} not "
-            f"comparable; wrote {found.path}",
-            err=True,
-        )
+        typer.echo(found.words, err=True)

@@ -266,6 +266,7 @@ def closing_line(summary: "Summary") -> str:
         else ""
     )
     compared = f"; {summary.compared.words}" if summary.compared else ""
+    compared += f"; {summary.changes.words}" if summary.changes else ""
     nothing = "" if summary.scans or summary.failed else "; no image was found"
     return (
         f"{read} in {summary.seconds:.1f} s "

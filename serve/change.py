@@ -433,6 +433,14 @@ class Changes:
     not_comparable: int
     unkeyed: int
 
+    @property
+    def words(self) -> str:
+        """The result in a line."""
+        return (
+            f"{self.rows} comparisons with earlier examinations, {self.changed} changed, "
+            f"{self.not_comparable} not comparable: {self.path}"
+        )
+
 
 def write_changes(
     reports: Sequence[Path],

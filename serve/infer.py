@@ -20,6 +20,7 @@ from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.agreement.reference import Compared, check_reference, compare_run
 from wsseg.serve.batching import Limits
+from wsseg.serve.change import Changes
 from wsseg.serve.dicom_outputs import DicomContext, Sources, segmentations
 from wsseg.serve.empty_slices import skip_empty, skip_none
 from wsseg.serve.engines.base import Engine
@@ -67,7 +68,8 @@ class Summary:
     scans, slices: number of measured ones. failed, skipped: rows of the failures table. recovered:
     rows of the table of recovered masks; None without `known_ratios`. warning: what must be known
     of the model; "" for nothing. unlike: scans that were measured although they are unlike the
-    training images. compared: what came of the comparison with `reference`; None without it.
+    training images. compared: what came of the comparison with `reference`, changes: of that with
+    `previous`; None without it.
     """
 
     scans: int
@@ -81,6 +83,7 @@ class Summary:
     warning: str = ""
     unlike: int = 0
     compared: Compared | None = None
+    changes: Changes | None = None
 
     @property
     def report(self) -> Path:
@@ -186,7 +189,7 @@ def infer(
                 if options.reference
                 else None
             )
-    follow_up.finish(options.report)
+    changes = follow_up.finish(options.report)
     dependence = manifest.training.dependence
     summary = Summary(
         scans=counts.scans,
@@ -199,6 +202,7 @@ def infer(
         recovered=counts.recovered if recovers else None,
         warning=dependence.warning if dependence else "",
         unlike=counts.unlike,
+        changes=changes,
         compared=compared,
     )
     logger.info(

@@ -319,3 +319,22 @@ def test_a_code_of_no_class_ends_the_command_before_any_work(job: Path, tmp_path
     )  # fmt: skip
     assert "class rio, but the classes are roi" in " ".join(said.split())
     assert not any(tmp_path.iterdir())
+
+
+def test_change_compares_reports_by_key_tables_and_says_what_it_found(job, tmp_path):
+    for year in (2023, 2024):
+        call(
+            "infer", job / "image0.png", "--model", job / "model",
+            "--report", tmp_path / f"{year}.csv",
+        )  # fmt: skip
+    keys = tmp_path / "keys.csv"
+    keys.write_text(
+        "report,source,key,date\n2023.csv,image0.png,a,2023-01-01\n2024.csv,image0.png,a,2024-01-01\n"
+    )
+    told = call(
+        "change", tmp_path / "2024.csv", tmp_path / "2023.csv", "--keys", keys,
+        "--repeatability", "0.02",
+    )  # fmt: skip
+    assert "0 changed, 0 not comparable" in told
+    found = rows(tmp_path / "2024.change.csv")
+    assert {row["verdict"] for row in found} == {"STABLE"}
