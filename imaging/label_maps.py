@@ -1,15 +1,12 @@
 """Label maps on the grid of their image: read for any slice of it, and written for a scan."""
 
-import gzip
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.nifti2 import Nifti2Header, Nifti2Image
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -20,9 +17,9 @@ from wsseg.imaging.dicom import (
     whole_step,
 )
 from wsseg.imaging.errors import ReadError, translate_errors
-from wsseg.imaging.files import atomic, unchanged
+from wsseg.imaging.files import atomic
 from wsseg.imaging.label_values import PLAIN, Numbering
-from wsseg.imaging.orientation import RAS_TO_LPS, Affine, as_stored, grid_distance
+from wsseg.imaging.nifti_writer import NiftiHeader, save_nifti
 from wsseg.imaging.picture_page import WHITE
 from wsseg.imaging.reading import (
     GRID_TOLERANCE,
@@ -31,26 +28,16 @@ from wsseg.imaging.reading import (
     read_grid,
     read_label_slice,
 )
-from wsseg.imaging.scan import AS_STORED, Scan, Value
-from wsseg.imaging.volumes import open_volume
+from wsseg.imaging.scan import Scan
 
 Labels = NDArray[np.uint8]
 _Index = NDArray[np.intp]
 _Voxels = tuple[_Index, _Index, _Index]
 """Where pixels lie in a label map: index of the first, steps to the next column and row."""
 
-# A qform or an affine that leaves a slice further than this from its place is not written.
-PLACE_TOLERANCE_MM = 1e-2
 NAME_LENGTH = 120
 DESCRIPTION = "label map of class numbers"
 
-_SCANNER = 1  # NIfTI code: coordinates of the scanner, as DICOM's are
-_MM = 2
-_SPATIAL_UNIT = 0b111
-_PLACE_FIELDS = (
-    *("qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "qoffset_x", "qoffset_y"),
-    *("qoffset_z", "quatern_b", "quatern_c", "quatern_d"),
-)
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _SUFFIX = re.compile(r"(\.nii|\.img|\.hdr)?\.[A-Za-z][A-Za-z0-9]{0,4}$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9-]+")
@@ -87,19 +74,8 @@ def write_labels(
             else:
                 first.save(partial, format="PNG")
         else:
-            stored, header = on_stored_grid(scan, labels)
-            header.set_data_dtype(np.uint8)
-            header.set_intent("label")  # NIFTI_INTENT_LABEL, 1002
-            save_nifti(stored, header, partial, description)
+            save_nifti(scan, labels, partial, NiftiHeader(description, intent="label"))
     return path
-
-
-def on_stored_grid(scan: Scan, values: NDArray[Value]) -> tuple[NDArray[Value], Nifti1Header]:
-    """Values (slice, row, column) of a volume or a DICOM scan as its files store their pixels.
-
-    Returns them in the order of NIfTI's axes, with a header that places them in the patient.
-    """
-    return (_on_source_grid if scan.ref.kind == "volume" else _on_patient_grid)(scan, values)
 
 
 def safe_name(scan: Scan, *, suffix: str | None = None) -> str:
@@ -148,104 +124,6 @@ def _suffix(scan: Scan) -> str:
     if scan.ref.kind != "picture":
         return ".nii.gz"
     return ".png" if len(scan.pixels) == 1 else ".tif"
-
-
-def _on_source_grid(scan: Scan, labels: NDArray[Value]) -> tuple[NDArray[Value], Nifti1Header]:
-    """Labels (i, j, k) as their source stores its voxels, with the position of the source."""
-    file = scan.ref.files[0]
-    with translate_errors(file.source), unchanged(file):
-        source = open_volume(file)
-    if (source.layout.shape[2], *source.plane_shape) != labels.shape:
-        raise ReadError("changed", f"{file.source} changed while it was used: run it again")
-    stored = np.empty(source.layout.shape, labels.dtype, order="F")
-    for index, plane in enumerate(labels):
-        stored[:, :, index] = source.reorientation.undo(plane)
-    nifti = source.header.nifti
-    if nifti is None:
-        lengths = [edge or 1.0 for edge in source.header.lengths_mm]
-        return stored, _placed_header(source.affine, lengths, stored.shape)
-    header = Nifti2Header() if isinstance(nifti, Nifti2Header) else Nifti1Header()
-    for field in _PLACE_FIELDS:
-        header[field] = nifti[field]
-    header["pixdim"][:4] = nifti["pixdim"][:4]
-    header["xyzt_units"] = int(nifti["xyzt_units"]) & _SPATIAL_UNIT or _MM
-    return (stored[:, :, 0] if nifti["dim"][0] == 2 else stored), header
-
-
-def _on_patient_grid(scan: Scan, labels: NDArray[Value]) -> tuple[NDArray[Value], Nifti1Header]:
-    """Labels (column, row, slice) as the DICOM source stores its pixels, in RAS+ mm.
-
-    Only voxel lengths are written where no affine places every slice; 1 mm where they are unknown,
-    for readers that refuse 0.
-    """
-    as_is = scan.reorientation == AS_STORED
-    planes = labels if as_is else np.stack([scan.reorientation.undo(plane) for plane in labels])
-    rows, columns = planes.shape[1:]
-    geometry = as_stored(scan.geometry, scan.reorientation, (rows, columns))
-    stored = planes.transpose(2, 1, 0)
-    affine = None
-    if geometry.affine is not None and _even(geometry.affine, geometry.positions_mm):
-        affine = RAS_TO_LPS @ geometry.affine
-    row_mm, column_mm = geometry.pixel_mm or (1.0, 1.0)
-    slice_mm, positions = 1.0, geometry.positions_mm
-    if positions is not None and len(positions) > 1:
-        slice_mm = float(np.median(np.abs(np.diff(positions)))) or 1.0
-    header = _placed_header(affine, (column_mm, row_mm, slice_mm), stored.shape)
-    header["xyzt_units"] = _MM if geometry.pixel_mm else 0
-    return stored, header
-
-
-def _placed_header(
-    affine: Affine | None, lengths_mm: Sequence[float], shape: tuple[int, ...]
-) -> Nifti1Header:
-    """A header with an affine (i, j, k, 1) to RAS+ mm in both forms, or with lengths alone."""
-    header = Nifti1Header()
-    header["xyzt_units"] = _MM
-    header["pixdim"][:4] = (1.0, *lengths_mm)
-    if affine is not None:
-        header.set_sform(affine, _SCANNER)
-        header.set_qform(affine, _SCANNER)
-        # A qform holds no shear, which a tilted gantry causes.
-        if grid_distance(affine, header.get_qform(), shape) > PLACE_TOLERANCE_MM:
-            header["qform_code"] = 0
-    return header
-
-
-def _even(affine: Affine, positions_mm: NDArray[np.float64] | None) -> bool:
-    """Whether the affine places every slice correctly, which it cannot if a slice is missing."""
-    if positions_mm is None:
-        return True
-    across, down, through = affine[:3, :3].T
-    normal = np.cross(across, down)
-    step = normal @ through / np.linalg.norm(normal)
-    moved = positions_mm - positions_mm[0] - np.arange(len(positions_mm)) * step
-    return bool(np.abs(moved).max() <= PLACE_TOLERANCE_MM)
-
-
-def save_nifti(
-    stored: NDArray[Any],
-    header: Nifti1Header,
-    path: Path,
-    description: str,
-    *,
-    slope: float | None = None,
-) -> None:
-    """Write a NIfTI file, compressed; equal input gives equal bytes.
-
-    description: for the header, which keeps its first 79 characters. slope: what readers multiply
-    the numbers of `stored` with.
-    """
-    header["descrip"] = description.encode("ascii", "replace")[:79]
-    kind: Any = Nifti2Image if isinstance(header, Nifti2Header) else Nifti1Image
-    image = kind(stored, None, header)
-    if slope is not None:
-        image.header.set_slope_inter(slope, 0)
-    # Level 1: label maps shrink a hundredfold at any level. No time stamp: equal input, equal file.
-    with (
-        path.open("wb") as file,
-        gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream,
-    ):
-        image.to_stream(stream)
 
 
 # Labels of an image, read.

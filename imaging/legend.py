@@ -1,6 +1,7 @@
 """What the numbers of label maps mean, in a file that other programs read beside them."""
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from wsseg.imaging.dicom.codes import (
     Code,
     type_of,
 )
+from wsseg.imaging.dicom.seg_writer import LONGEST, long_string
 from wsseg.imaging.files import atomic
 
 JSON_NAME = "labels.json"
@@ -26,20 +28,22 @@ def write_legend(
 ) -> None:
     """Write `labels.json` and `labels.txt`, which hold for all label maps of a folder.
 
-    The first is metadata of segments as dcmqi's itkimage2segimage takes it, the second a table of
-    colours as ITK-SNAP reads it.
+    The first is metadata of segments as dcmqi's itkimage2segimage takes it. The program refuses
+    text that is not ASCII, so that names have no accents there. The second is a table of colours as
+    ITK-SNAP reads it, with the names as they are.
     """
     colours = label_colours(np.arange(1, len(classes) + 1, dtype=np.uint8)).tolist()
+    digest = f" sha256:{sha256[:16]}"
     segments = []
     lines = ['0 0 0 0 0 0 0 "Clear Label"']
     for label, (name, colour) in enumerate(zip(classes, colours, strict=True), start=1):
         stated = codes.get(name, NOTHING_STATED)
         segment: dict[str, Any] = {
             "labelID": label,
-            "SegmentLabel": name,
-            "SegmentDescription": name,
+            "SegmentLabel": _plain(name),
+            "SegmentDescription": _plain(name),
             "SegmentAlgorithmType": "AUTOMATIC",
-            "SegmentAlgorithmName": f"{model} sha256:{sha256[:16]}",
+            "SegmentAlgorithmName": f"{_plain(model, LONGEST - len(digest))}{digest}",
             "SegmentedPropertyCategoryCodeSequence": _code(stated.category or UNSTATED_CATEGORY),
             "SegmentedPropertyTypeCodeSequence": _code(type_of(name, codes)),
             "recommendedDisplayRGBValue": colour,
@@ -53,13 +57,13 @@ def write_legend(
         "ContentCreatorName": "wsseg",
         "ClinicalTrialSeriesID": "",
         "ClinicalTrialTimePointID": "",
-        "SeriesDescription": f"wsseg {model}"[:64],
+        "SeriesDescription": _plain(f"wsseg {model}"),
         "SeriesNumber": "9000",
         "InstanceNumber": "1",
         "segmentAttributes": [segments],
     }
     with atomic(folder / JSON_NAME) as partial:
-        partial.write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        partial.write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
     with atomic(folder / TABLE_NAME) as partial:
         partial.write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -68,5 +72,11 @@ def _code(code: Code) -> dict[str, str]:
     return {
         "CodeValue": code.value,
         "CodingSchemeDesignator": code.scheme,
-        "CodeMeaning": code.meaning,
+        "CodeMeaning": _plain(code.meaning),
     }
+
+
+def _plain(text: str, length: int = LONGEST) -> str:
+    """Text in ASCII, as DICOM allows it in a long string (LO)."""
+    letters = (c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return long_string("".join(letters).encode("ascii", "replace").decode())[:length].rstrip()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import luminance
 from wsseg.imaging.errors import Failure, ReadError
+from wsseg.imaging.probability_maps import ProbabilityType, stored_probability
 from wsseg.imaging.scan import Scan
 from wsseg.serve.engines.base import Concurrent, Engine, EngineError, Prediction
 from wsseg.serve.inspection import InspectedScan
@@ -24,7 +25,6 @@ GREY_AS_RGB = "GREY_AS_RGB"
 MOST_PIXELS = 1 << 24
 # Of the objects that make one result, without its label map; rounded up.
 RESULT_BYTES = 1024
-FLOAT_BITS = 32
 
 Shape = tuple[int, ...]
 Computed = tuple[Prediction, NDArray[np.float32] | None]
@@ -176,8 +176,9 @@ class Segmenter:
 
     known: gives the recorded ratios of a scan's slices. They change no measurement: only a batch
     with such a slice requests the engine's probability; a slice that is in no batch is computed
-    alone. keep_masks, keep_probability: whether each class's own mask, and its probability, are
-    kept. with_parts: whether the connected parts of each mask are counted.
+    alone. keep_masks: whether each class's own mask is kept. keep_probability: the type in which
+    its probability is kept; None if it is not. with_parts: whether the connected parts of each mask
+    are counted.
     """
 
     engine: Engine
@@ -188,7 +189,7 @@ class Segmenter:
     on_slices: Callable[[int], None] = lambda _: None
     known: Callable[[Scan], Known] = lambda _: {}
     keep_masks: bool = False
-    keep_probability: bool = False
+    keep_probability: ProbabilityType | None = None
     with_parts: bool = False
     _groups: dict[Shape, list[UniqueSlice]] = field(default_factory=dict, init=False)
     _jobs: deque[Job | Failure] = field(default_factory=deque, init=False)
@@ -303,7 +304,7 @@ class Segmenter:
             item.empty,
             item.outside,
             packed=np.zeros(packed, np.uint8) if self.keep_masks else None,
-            probability=np.zeros((grid[0], self.classes, *grid[1:]), np.float32)
+            probability=np.zeros((grid[0], self.classes, *grid[1:]), self.keep_probability)
             if self.keep_probability
             else None,
         )
@@ -315,7 +316,8 @@ class Segmenter:
         shape = job.measured.scan.pixels.shape[1:]
         pixels = shape[0] * shape[1]
         planes = self.classes.bit_length() * self.keep_labels + self.classes * self.keep_masks
-        planes += self.classes * self.keep_probability * FLOAT_BITS
+        if self.keep_probability:
+            planes += self.classes * 8 * np.dtype(self.keep_probability).itemsize
         self._cache.add(one, planes * pixels // 8)
         group = self._groups.setdefault(shape, [])
         group.append(one)
@@ -399,7 +401,8 @@ class Segmenter:
         )
         for row, (one, result) in enumerate(zip(slices, results, strict=True)):
             if result and self.keep_probability and probability is not None:
-                result = replace(result, probability=probability[row].copy())
+                kept = stored_probability(probability[row], self.keep_probability)
+                result = replace(result, probability=kept)
             one.result = result
             if result is None:
                 one.fail("not_finite", "has no result: the network's output is not finite")

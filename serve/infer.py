@@ -16,6 +16,7 @@ from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.files import lock_output
 from wsseg.imaging.legend import write_legend
+from wsseg.imaging.nifti_writer import DESCRIPTION_LENGTH
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.agreement.reference import Compared, check_reference, compare_run
@@ -281,7 +282,7 @@ def _outputs(
     if options.recovered:
         outputs.append(recovered_masks(options.recovered))
     if options.probability:
-        words = _described(provenance, "probability")
+        words = [_described(provenance, f"p({name})") for name in manifest.classes]
         outputs.append(probability_maps(options.probability, options.probability_type, words))
     if options.overlays:
         outputs.append(overlays(options.overlays, manifest.window))
@@ -302,8 +303,9 @@ def _outputs(
 
 
 def _described(provenance: Provenance, what: str) -> str:
-    """What made a NIfTI file, for its header of 79 characters."""
-    return f"{what}; wsseg {provenance.wsseg_version} sha256:{provenance.model_sha256[:16]}"
+    """What made a NIfTI file, in the 79 characters that its header has; a long name is cut."""
+    made_by = f"; wsseg {provenance.wsseg_version} sha256:{provenance.model_sha256[:16]}"
+    return what[: DESCRIPTION_LENGTH - len(made_by)] + made_by
 
 
 def _maker(options: InferOptions, manifest: Manifest, provenance: Provenance) -> Maker:

@@ -1,6 +1,7 @@
 """Results of slices and scans: areas and label maps, and the rows of the report made from them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,8 @@ class MeasuredScan:
     slices that cannot show tissue, whose areas are 0 without having been computed. outside: indices
     of the slices whose values lie outside the range that the model was trained on. packed: (slice,
     class, bytes) eight pixels of a class's own mask a byte, see `masks`; None where no output needs
-    them. probability: (slice, class, row, column), 0..1, 0 on skipped slices; None likewise.
+    them. probability: (slice, class, row, column), see `stored_probability`, 0 on skipped slices;
+    None likewise.
     """
 
     scan: Scan
@@ -79,7 +81,7 @@ class MeasuredScan:
     skipped: frozenset[int] = frozenset()
     outside: frozenset[int] = frozenset()
     packed: NDArray[np.uint8] | None = None
-    probability: NDArray[np.float32] | None = None
+    probability: NDArray[Any] | None = None
 
     @property
     def masks(self) -> NDArray[np.uint8]:
@@ -119,7 +121,7 @@ class SliceResult:
     soft_area: NDArray[np.float32] | None = None
     variance: NDArray[np.float32] | None = None
     masks: NDArray[np.uint8] | None = None
-    probability: NDArray[np.float32] | None = None
+    probability: NDArray[Any] | None = None
 
     def store(self, measured: MeasuredScan, index: int) -> None:
         """Write the result into slice `index` of a scan."""

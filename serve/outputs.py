@@ -29,8 +29,8 @@ class Output:
     """One kind of file that is written for each scan.
 
     name: noun for messages, such as "label maps". needs_labels, needs_masks, needs_probability:
-    what must be kept of a `MeasuredScan` for it. prepare: called with each scan before it is
-    computed, in a thread that reads.
+    what must be kept of a `MeasuredScan` for it, and in which type. prepare: called with each scan
+    before it is computed, in a thread that reads.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Output:
     write: Write
     needs_labels: bool = False
     needs_masks: bool = False
-    needs_probability: bool = False
+    needs_probability: ProbabilityType | None = None
     prepare: Callable[[Scan], None] = lambda _: None
 
 
@@ -87,16 +87,16 @@ def recovered_masks(folder: Path) -> Output:
     return Output("recovered masks", folder, write)
 
 
-def probability_maps(folder: Path, kind: ProbabilityType, description: str) -> Output:
+def probability_maps(folder: Path, kind: ProbabilityType, descriptions: Sequence[str]) -> Output:
     """The probability of each class, see `write_probability`."""
 
     def write(measured: MeasuredScan, folder: Path, _made: dict[str, Any]) -> None:
         if measured.probability is not None:
             write_probability(
-                measured.scan, measured.probability, folder, kind=kind, description=description
+                measured.scan, measured.probability, folder, descriptions=descriptions
             )
 
-    return Output("probability maps", folder, write, needs_probability=True)
+    return Output("probability maps", folder, write, needs_probability=kind)
 
 
 def overlays(folder: Path, window: Window) -> Output:

@@ -208,7 +208,7 @@ class Pipeline:
             keep_labels=self.keep_labels or any(each.needs_labels for each in self.outputs),
             on_slices=counts.done,
             known=self.known,
-            keep_probability=any(each.needs_probability for each in self.outputs),
+            keep_probability=next(filter(None, (o.needs_probability for o in self.outputs)), None),
             keep_masks=any(each.needs_masks for each in self.outputs),
             with_parts=bool(self.manifest.training.parts),
         )

@@ -204,7 +204,7 @@ def _why_not(candidate: Candidate, options: EngineOptions) -> str | None:
     if entry.instructions and not integer_kind() and options.precision == "auto":
         return f"it was compared on CPUs with {entry.instructions} or similar instructions"
     if options.probability and entry.runtime in WITHOUT_PROBABILITY:
-        return "it gives no probability, which masks are recovered from"
+        return "it gives no probability, which --probability and --known-ratios take"
     return candidate.adapter.absent()
 
 

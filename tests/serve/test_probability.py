@@ -1,21 +1,20 @@
 """Probability maps lie where the image lies and hold what the network gave, to the last bit."""
 
 import json
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-import nibabel
 import numpy as np
+import onnxruntime
 import pytest
 from nibabel.nifti1 import Nifti1Image
 from PIL import Image
 from pydicom import dcmread
 
 from tests.serve.conftest import LEVELS, SOFTNESS, rows, run, threshold_graph, write_model
-from tests.serve.test_dicom_seg import slice_of, write_series
+from tests.serve.test_dicom_seg import program, slice_of, write_series
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.legend import write_legend
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +57,7 @@ def test_eight_bits_are_read_as_0_to_1_again(model, tmp_path):
         np.testing.assert_allclose(
             stored.get_fdata(), Nifti1Image.from_filename(exact).get_fdata(), atol=0.5 / 255 + 1e-6
         )
+        assert 1 - 1e-6 < stored.get_fdata().max() <= 1
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("float32", ".tif"), ("uint8", ".png")])
@@ -72,6 +72,38 @@ def test_a_picture_has_a_picture(model, tmp_path, kind, suffix):
     assert [name.endswith(f".p{n}{suffix}") for n, name in enumerate(names, 1)] == [True, True]
     values = np.asarray(Image.open(tmp_path / "p" / names[0])) / (255 if kind == "uint8" else 1)
     np.testing.assert_allclose(values, expected(pixels, 1), atol=0.5 / 255 + 1e-6)
+
+
+def test_the_sum_of_a_probability_map_is_the_soft_area_of_the_network(model, tmp_path):
+    run(model, tmp_path / "r.csv", write_series(tmp_path / "in"), probability=tmp_path / "p")
+    network = onnxruntime.InferenceSession(model / "model.onnx")
+    pixels = np.stack([slice_of(number) for number in range(1, 5)])[:, None].astype(np.float32)
+    (soft,) = network.run(["soft_area"], {"pixels": pixels})
+    for label in (1, 2):
+        (path,) = (tmp_path / "p").glob(f"*.p{label}.nii.gz")
+        found = np.asarray(Nifti1Image.from_filename(path).dataobj, np.float64).sum(axis=(0, 1))
+        np.testing.assert_allclose(found[1:], soft[:, label - 1], rtol=1e-6)
+        assert found[0] == 0  # a slice that was skipped
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint8"])
+def test_voxels_of_a_probability_map_from_the_threshold_on_are_those_of_the_label_map(
+    model, tmp_path, kind
+):
+    rng = np.random.default_rng(0)
+    voxels = rng.integers(0, 300, (7, 9, 5)).astype(np.int16)
+    turned = np.array([[0, 0, 2.5, 1], [-0.8, 0, 0, 2], [0, 0.5, 0, 3], [0, 0, 0, 1]])
+    (tmp_path / "in").mkdir()
+    Nifti1Image(voxels, turned).to_filename(tmp_path / "in" / "x.nii.gz")
+    options = {"probability": tmp_path / "p", "probability_type": kind, "masks": tmp_path / "m"}
+    run(model, tmp_path / "r.csv", tmp_path / "in", **options)
+    labels = Nifti1Image.from_filename(tmp_path / "m" / "x.nii.gz")
+    for label in (1, 2):
+        found = Nifti1Image.from_filename(tmp_path / "p" / f"x.p{label}.nii.gz")
+        np.testing.assert_array_equal(found.affine, labels.affine)
+        masked = np.asarray(labels.dataobj) >= label  # class 2 lies within class 1
+        assert masked.any()
+        np.testing.assert_array_equal(found.get_fdata() >= 0.5, masked)
 
 
 def test_probability_maps_change_no_measurement(model, tmp_path):
@@ -110,21 +142,51 @@ def test_label_maps_say_what_they_are_and_which_model_made_them(model, tmp_path)
     assert f"sha256:{sha256[:16]}".encode() in bytes(header["descrip"])
 
 
-def test_the_legend_is_what_dcmqi_takes_to_make_a_segmentation(model, tmp_path):
+def by_dcmqi(labels: Path, scans: Path, legend: Path, path: Path) -> Path:
+    """The DICOM segmentation that dcmqi makes of a label map."""
+    arguments = ["--inputImageList", labels, "--inputDICOMDirectory", scans]
+    arguments += ["--outputDICOM", path, "--inputMetadata", legend]
+    command = [program("itkimage2segimage"), *map(str, arguments)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def test_dcmqi_makes_a_segmentation_of_a_label_map_and_the_legend(model, tmp_path):
     masks, scans = tmp_path / "masks", write_series(tmp_path / "scans")
     codes = ["bright=SCT:52988006", "bright.anatomy=SCT:76752008"]
     run(model, tmp_path / "r.csv", scans, masks=masks, codes=codes)
     (labels,) = masks.glob("*.nii.gz")
-    program = shutil.which("itkimage2segimage", path=str(Path(sys.executable).parent))
-    assert program
-    arguments = ["--inputImageList", labels, "--inputDICOMDirectory", scans]
-    arguments += ["--outputDICOM", tmp_path / "seg.dcm", "--inputMetadata", masks / "labels.json"]
-    subprocess.run([program, *map(str, arguments)], check=True, capture_output=True)
-    made = dcmread(tmp_path / "seg.dcm")
-    assert [each.SegmentLabel for each in made.SegmentSequence] == ["bright", "brightest"]
-    assert made.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Lesion"
-    area = np.count_nonzero(np.asarray(nibabel.load(labels).dataobj))  # type: ignore[attr-defined]
-    assert made.pixel_array.sum() == area
+    made = dcmread(by_dcmqi(labels, scans, masks / "labels.json", tmp_path / "seg.dcm"))
+    first, second = made.SegmentSequence
+    assert [first.SegmentLabel, second.SegmentLabel] == ["bright", "brightest"]
+    assert first.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Lesion"
+    assert first.AnatomicRegionSequence[0].CodeMeaning == "Breast"
+    expected = np.asarray(Nifti1Image.from_filename(labels).dataobj).T
+    found = np.zeros_like(expected)
+    for frame, item in zip(made.pixel_array, made.PerFrameFunctionalGroupsSequence, strict=True):
+        height = item.PlanePositionSequence[0].ImagePositionPatient[2]
+        label = item.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        found[round(float(height) / 2.5)][frame > 0] = label
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_dcmqi_takes_a_legend_of_long_names_with_accents(tmp_path):
+    scans, legend = write_series(tmp_path / "scans"), tmp_path / "legend"
+    legend.mkdir()
+    labels = np.zeros((21, 18, 5), np.uint8)
+    labels[3:6, 4:8, 1:3] = 1
+    labels[3:6, 4:8, 3] = 2
+    affine = np.diag([-0.5, -0.8, 2.5, 1.0])
+    affine[:2, 3] = 10, 20
+    Nifti1Image(labels, affine).to_filename(tmp_path / "labels.nii.gz")
+    names = ["Läsion der Brust, die sehr ausführlich und über Gebühr lange benannt ist", "病变"]
+    write_legend(legend, names, {}, "Modell für " + "Brust" * 20, "f" * 64)
+    path = by_dcmqi(tmp_path / "labels.nii.gz", scans, legend / "labels.json", tmp_path / "seg.dcm")
+    first, second = dcmread(path).SegmentSequence
+    assert first.SegmentLabel.startswith("Lasion der Brust")
+    assert second.SegmentLabel == "??"
+    assert first.SegmentAlgorithmName.endswith("sha256:" + "f" * 16)
+    assert names[0] in (legend / "labels.txt").read_text("utf-8")
 
 
 def test_the_table_of_colours_names_every_class(model, tmp_path):
