@@ -24,7 +24,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from bench.markdown import table
-from bench.readers.make import KINDS, SEEN_MM, SPACING_MM, places, planes, write_segmentation
+from bench.readers.make import KINDS, SEEN_MM, SPACING_MM, Kind, places, write_segmentation
 from bench.timing import where
 
 PACKAGES = (
@@ -98,16 +98,16 @@ def match(found: dict[str, Points], expected: dict[str, Points]) -> Match:
     return Match(nearest, wrong + sum(len(seen[at]) for at in left))
 
 
-def describe(answer: dict[str, Any], shape: tuple[int, int], classes: int) -> list[str]:
+def describe(answer: dict[str, Any], kind: Kind, shape: tuple[int, int], classes: int) -> list[str]:
     """What is wrong with what a reader made of a segmentation, in a few words each."""
     if "error" in answer:
         # Nothing of the file's path.
         message = str(answer["error"]).splitlines()[-1].rpartition(", ")[2]
         return [f"refused: {message.partition(' for ')[0].removeprefix('sitk::ERROR: ')}"]
     found = answer["places"]
-    stack = planes(shape, classes)
     matches = {
-        spacing: match(found, places(stack, classes, spacing)) for spacing in (SPACING_MM, LOST)
+        spacing: match(found, places(kind, shape, classes, spacing))
+        for spacing in (SPACING_MM, LOST)
     }
     spacing = min(matches, key=lambda each: matches[each].wrong)
     best = matches[spacing]
@@ -153,12 +153,12 @@ def cell(by_shape: dict[tuple[int, int], list[str]]) -> str:
 
 def rows(found: dict[str, Any]) -> Iterator[list[str]]:
     """The rows of the table, a kind of segmentation each."""
-    for kind in KINDS:
-        for classes in (1, 2):
-            row = [kind, str(classes)]
+    for name, kind in KINDS.items():
+        for classes in kind.classes:
+            row = [name, str(classes)]
             for answers in found.values():
                 said = {
-                    shape: describe(answers[_name(kind, shape, classes)], shape, classes)
+                    shape: describe(answers[_name(name, shape, classes)], kind, shape, classes)
                     for shape in SHAPES
                 }
                 row.append(cell(said))
@@ -174,10 +174,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         paths = {}
-        for kind in KINDS:
+        for label, kind in KINDS.items():
             for shape in SHAPES:
-                for classes in (1, 2):
-                    key = _name(kind, shape, classes)
+                for classes in kind.classes:
+                    key = _name(label, shape, classes)
                     folder = work / key
                     folder.mkdir()
                     made = write_segmentation(folder, kind, shape=shape, classes=classes)

@@ -1,6 +1,8 @@
 """Segmentations of a series whose classes are seen on some slices only, made by wsseg-infer."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,52 +13,74 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from wsseg.imaging.definitions import RatioDefinition, Window
-from wsseg.serve.infer import InferOptions, infer
+from wsseg.serve.infer import infer
 from wsseg.serve.manifest import FILE_NAME, EngineFile, Manifest, Parity, Training
+from wsseg.serve.options import InferOptions
 
 HEIGHTS_MM = (0, 2, 4, 6, 8, 10)
 SEEN_MM = ((2, 4, 8), (4, 6, 10))  # by class
-VALUES = (150, 230)  # of each class's pixels
+VALUES = (150, 230)  # of each class's own pixels
+BOTH = 190  # of pixels of both classes
+CENTRES, WIDTH = (165, 215), 35  # of the values of each class: 130 to 200 and 180 to 250
 SPACING_MM = (0.8, 0.5)  # between rows, between columns
 NAMES = ("first", "second")
 FIRST_MM = (-10.0, -20.0)
 
-KINDS: dict[str, dict[str, object]] = {
-    "BINARY": {},
-    "BINARY, sparse": {"seg_sparse": True},
-    "LABELMAP": {"seg_type": "labelmap"},
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of segmentation: options of wsseg-infer, heights of its slices, numbers of classes.
+
+    overlap: whether the classes overlap.
+    """
+
+    options: dict[str, object] = field(default_factory=dict)
+    heights_mm: tuple[int, ...] = HEIGHTS_MM
+    classes: tuple[int, ...] = (1, 2)
+    overlap: bool = False
+
+
+KINDS = {
+    "BINARY": Kind(),
+    "BINARY, overlapping": Kind(classes=(2,), overlap=True),
+    "BINARY, no slice at 6 mm": Kind(heights_mm=(0, 2, 4, 8, 10)),
+    "BINARY, sparse": Kind({"seg_sparse": True}),
+    "LABELMAP": Kind({"seg_type": "labelmap"}),
 }
 
 
-def planes(shape: tuple[int, int], classes: int) -> NDArray[np.int16]:
+def planes(kind: Kind, shape: tuple[int, int], classes: int) -> NDArray[np.int16]:
     """The slices (slice, row, column); each class touches a corner, and no two slices are equal."""
-    stack = np.zeros((len(HEIGHTS_MM), *shape), np.int16)
-    for index, height in enumerate(HEIGHTS_MM):
+    stack = np.zeros((len(kind.heights_mm), *shape), np.int16)
+    for index, height in enumerate(kind.heights_mm):
         if height in SEEN_MM[0]:
             stack[index, -3:, -4 - height // 2 :] = VALUES[0]
         if classes > 1 and height in SEEN_MM[1]:
             stack[index, : 2 + height // 2, :5] = VALUES[1]
+            if kind.overlap and height in SEEN_MM[0]:
+                stack[index, -3:, -3:] = BOTH
     return stack
 
 
 def places(
-    stack: NDArray[np.int16], classes: int, spacing: tuple[float, float] = SPACING_MM
+    kind: Kind, shape: tuple[int, int], classes: int, spacing: tuple[float, float] = SPACING_MM
 ) -> dict[str, list[list[float]]]:
     """By segment number, the LPS mm of its pixels."""
     found = {}
-    for number, value in enumerate(VALUES[:classes], start=1):
-        index, row, column = np.nonzero(stack == value)
-        height = np.array(HEIGHTS_MM, float)[index]
+    stack = planes(kind, shape, classes)
+    for number, centre in enumerate(CENTRES[:classes], start=1):
+        index, row, column = np.nonzero(np.abs(stack - centre) < WIDTH)
+        height = np.array(kind.heights_mm, float)[index]
         x, y = FIRST_MM[0] + column * spacing[1], FIRST_MM[1] + row * spacing[0]
         found[str(number)] = np.stack([x, y, height], axis=1).round(3).tolist()
     return found
 
 
-def write_series(folder: Path, stack: NDArray[np.int16]) -> None:
+def write_series(folder: Path, heights_mm: Sequence[int], stack: NDArray[np.int16]) -> None:
     """Write the slices as CT images; every series has the same UIDs."""
     folder.mkdir(parents=True)
     study, series, space = (generate_uid(entropy_srcs=["readers", name]) for name in "abc")
-    for index, (height, plane) in enumerate(zip(HEIGHTS_MM, stack, strict=True)):
+    for index, (height, plane) in enumerate(zip(heights_mm, stack, strict=True)):
         image = Dataset()
         image.file_meta = FileMetaDataset()
         image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -81,12 +105,12 @@ def write_series(folder: Path, stack: NDArray[np.int16]) -> None:
 def write_model(folder: Path, classes: int) -> Path:
     """A model that finds each class by its grey value."""
     constants = {
-        "values": np.array(VALUES[:classes], np.float32).reshape(1, -1, 1, 1),
-        "width": np.float32(20),
+        "centres": np.array(CENTRES[:classes], np.float32).reshape(1, -1, 1, 1),
+        "width": np.float32(WIDTH),
         "plane": np.array([2, 3], np.int64),
     }
     nodes = [
-        helper.make_node("Sub", ["pixels", "values"], ["difference"]),
+        helper.make_node("Sub", ["pixels", "centres"], ["difference"]),
         helper.make_node("Abs", ["difference"], ["distance"]),
         helper.make_node("Less", ["distance", "width"], ["inside"]),
         helper.make_node("Cast", ["inside"], ["mask"], to=TensorProto.UINT8),
@@ -151,15 +175,15 @@ def write_model(folder: Path, classes: int) -> Path:
     return folder
 
 
-def write_segmentation(folder: Path, kind: str, *, shape: tuple[int, int], classes: int) -> Path:
+def write_segmentation(folder: Path, kind: Kind, *, shape: tuple[int, int], classes: int) -> Path:
     """Write a series and measure it; returns the segmentation."""
-    write_series(folder / "scans", planes(shape, classes))
+    write_series(folder / "scans", kind.heights_mm, planes(kind, shape, classes))
     options = InferOptions(
         model=write_model(folder / "model", classes),
         report=folder / "ratios.csv",
         device="cpu",
         seg=folder / "seg",
-        **KINDS[kind],  # type: ignore[arg-type]
+        **kind.options,  # type: ignore[arg-type]
     )
     infer([folder / "scans"], options)
     (path,) = (folder / "seg").iterdir()
