@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # crepes 0.9.1 with Mondrian categories (an interval's width from the calibration cases of the same
-# category, such as scanner or site): a test case of a category that no calibration case had gets the
-# interval [0, 0], whatever was predicted for it, without an error or a warning. A category with too
-# few cases does get an infinite interval and a warning. The same from ConformalRegressor,
-# ConformalPredictiveSystem and WrapRegressor. A second thing: where level times (n + 1) is whole, 0.8
-# and 0.9 take one calibration error more than needed (9 cases at 0.9: infinite, though the largest
-# error would do); 0.95 does not. MAPIE 1.6.0 takes the needed one, and refuses 9 cases. November 2026.
+# category, such as scanner or site): a test case of a category that no calibration case had gets
+# the interval [0, 0], whatever was predicted for it, without an error or a warning. A category with
+# too few cases does get an infinite interval and a warning. The same from ConformalRegressor,
+# ConformalPredictiveSystem and WrapRegressor. A second thing: where level times (n + 1) is whole,
+# 0.8 and 0.9 take one calibration error more than needed (9 cases at 0.9: infinite, though the
+# largest error would do); 0.95 does not. MAPIE 1.6.0 takes the needed one, and refuses 9 cases.
+# November 2026.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -29,7 +30,7 @@ for kind in (ConformalRegressor, ConformalPredictiveSystem):
     calibrated.fit(residuals=errors, bins=sites)
     asked = {"bins": np.array(["A", "B", "C"]), "confidence": 0.9}
     intervals = calibrated.predict_int(np.full(3, 30.0), **asked)
-    print(kind.__name__, "30 predicted at sites A, B and the unseen C:", intervals.round(2).tolist())
+    print(kind.__name__, "30 predicted at A, B and the unseen C:", intervals.round(2).tolist())
     assert (intervals[:2, 0] > 25).all() and (intervals[:2, 1] < 35).all()
     assert intervals[2].tolist() == [0, 0]
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# highdicom 0.28.2, DICOM segmentations of type LABELMAP: number_of_segments, by its documentation the
-# number without the background, is one too small. A segmentation of two classes has 1, one of a single
-# class 0, as made and as read from a file, so a loop up to it leaves the last class out. Segment
-# Sequence has one item more than classes (the background, number 0); segment_numbers is right. Under
-# BINARY all three agree. November 2026.
+# highdicom 0.28.2, DICOM segmentations of type LABELMAP: number_of_segments, by its documentation
+# the number without the background, is one too small. A segmentation of two classes has 1, one of a
+# single class 0, as made and as read from a file, so a loop up to it leaves the last class out.
+# Segment Sequence has one item more than classes (the background, number 0); segment_numbers is
+# right. Under BINARY all three agree. November 2026.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# highdicom 0.28.2 changes the array that it is given: making a Segmentation of type FRACTIONAL from a
-# uint8 mask of 0 and 1 (one segment, or one channel for each) multiplies the caller's own array by
-# MaximumFractionalValue. An area that is summed from the mask afterwards is 255 times too large, and a
-# BINARY one from the same mask is refused. bool, uint16 and float masks stay as they are, as does
-# every mask under BINARY and LABELMAP; the file that is written is right. November 2026.
+# highdicom 0.28.2 changes the array that it is given: making a Segmentation of type FRACTIONAL from
+# a uint8 mask of 0 and 1 (one segment, or one channel for each) multiplies the caller's own array
+# by MaximumFractionalValue. An area that is summed from the mask afterwards is 255 times too large,
+# and a BINARY one from the same mask is refused. bool, uint16 and float masks stay as they are, as
+# does every mask under BINARY and LABELMAP; the file that is written is right. November 2026.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

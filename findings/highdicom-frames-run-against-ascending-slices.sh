@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# highdicom 0.28.2 takes the planes of a numpy mask in the order of the source images, but orders the
-# frames of a Segmentation and the planes of a volume (get_volume_from_series) by place: against the
-# normal, the cross product of row and column direction, so usual axial slices from head to foot. Of a
-# series from foot to head frame 0 is the last source image, under BINARY, LABELMAP and FRACTIONAL; and
-# a mask made from the volume's array and written with the list of source images comes out mirrored,
-# without an error or a warning. It lies right if handed over as a Volume (with_array). November 2026.
+# highdicom 0.28.2 takes the planes of a numpy mask in the order of the source images, but orders
+# the frames of a Segmentation and the planes of a volume (get_volume_from_series) by place: against
+# the normal, the cross product of row and column direction, so usual axial slices from head to
+# foot. Of a series from foot to head frame 0 is the last source image, under BINARY, LABELMAP and
+# FRACTIONAL; and a mask made from the volume's array and written with the list of source images
+# comes out mirrored, without an error or a warning. It lies right if handed over as a Volume
+# (with_array). November 2026.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -24,7 +25,8 @@ def series(orientation, step):
     images, shared = [], {"Modality": "CT", "PatientID": "p", "RescaleType": "HU"}
     for key in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         shared[key] = uid.generate_uid()
-    for key in ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"):
+    blank = ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
+    for key in blank:
         shared[key] = ""
     shared |= {"Rows": 12, "Columns": 10, "PixelSpacing": [2, 2], "SliceThickness": 5}
     shared |= {"BitsAllocated": 16, "BitsStored": 16, "HighBit": 15, "PixelRepresentation": 0}

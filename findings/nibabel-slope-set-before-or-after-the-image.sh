@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# nibabel 5.4.2: what header.set_slope_inter does depends on when it is called. Before Nifti1Image is
-# made from that header the slope is dropped (whole numbers come back unscaled, fractions under a slope
-# that nibabel chooses). After it, on image.header, the slope is written, but the array is rounded to
-# the stored type without dividing by it: of probabilities under 1/255 and uint8 only 0 and 0.0039 are
-# left. Neither gives an error or a warning. November 2026.
+# nibabel 5.4.2: what header.set_slope_inter does depends on when it is called. Before Nifti1Image
+# is made from that header the slope is dropped (whole numbers come back unscaled, fractions under a
+# slope that nibabel chooses). After it, on image.header, the slope is written, but the array is
+# rounded to the stored type without dividing by it: of probabilities under 1/255 and uint8 only 0
+# and 0.0039 are left. Neither gives an error or a warning. November 2026.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # statsmodels 0.15.0, mean_diff_plot (Bland and Altman's plot). Of two pandas Series it takes the
 # differences by index and the means by position: with the same cases in another order the points
-# belong to no case, without an error or a warning. Its limits of agreement divide by n, not n - 1 (in
-# 5 pairs they are 11 % too narrow). And the axis ends at 1.5 times the limits: the outlier that
+# belong to no case, without an error or a warning. Its limits of agreement divide by n, not n - 1
+# (in 5 pairs they are 11 % too narrow). And the axis ends at 1.5 times the limits: the outlier that
 # widened them lies outside of the picture. November 2026.
 set -euo pipefail
 work=$(mktemp -d)
@@ -46,7 +46,7 @@ measured = reference + np.tile([0.01, -0.01], 15)
 measured[7] = reference[7] + 0.5
 points, limits, axis = drawn(measured, reference)
 outside = [number for number, point in enumerate(points) if not axis[0] <= point[1] <= axis[1]]
-print("limits with an outlier of 0.5:", np.round(limits, 3).tolist(), "axis:", np.round(axis, 3).tolist())
+print("limits with an outlier of 0.5:", np.round(limits, 3), "axis:", np.round(axis, 3))
 print("cases outside of the axis:", outside)
 assert outside == [7]
 PYTHON
