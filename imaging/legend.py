@@ -17,6 +17,7 @@ from wsseg.imaging.dicom.codes import (
     type_of,
 )
 from wsseg.imaging.dicom.seg_writer import LONGEST, long_string
+from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
 
 JSON_NAME = "labels.json"
@@ -30,7 +31,7 @@ def write_legend(
 
     The first is metadata of segments as dcmqi's itkimage2segimage takes it. The program refuses
     text that is not ASCII, so that names have no accents there. The second is a table of colours as
-    ITK-SNAP reads it, with the names as they are.
+    ITK-SNAP reads it, with the names as they are. Raises WssegError if they cannot be written.
     """
     colours = label_colours(np.arange(1, len(classes) + 1, dtype=np.uint8)).tolist()
     digest = f" sha256:{sha256[:16]}"
@@ -62,10 +63,16 @@ def write_legend(
         "InstanceNumber": "1",
         "segmentAttributes": [segments],
     }
-    with atomic(folder / JSON_NAME) as partial:
-        partial.write_text(json.dumps(metadata, indent=2) + "\n", "utf-8")
-    with atomic(folder / TABLE_NAME) as partial:
-        partial.write_text("\n".join(lines) + "\n", "utf-8")
+    texts = {JSON_NAME: json.dumps(metadata, indent=2), TABLE_NAME: "\n".join(lines)}
+    for file, text in texts.items():
+        try:
+            with atomic(folder / file) as partial:
+                partial.write_text(f"{text}\n", "utf-8")
+        except OSError as error:
+            raise WssegError(
+                f"{folder / file}, which says what label maps mean, cannot be written: "
+                f"{error.strerror}; make room, or choose another folder for --masks"
+            ) from error
 
 
 def _code(code: Code) -> dict[str, str]:

@@ -189,6 +189,12 @@ def test_dcmqi_takes_a_legend_of_long_names_with_accents(tmp_path):
     assert names[0] in (legend / "labels.txt").read_text("utf-8")
 
 
+def test_a_legend_that_cannot_be_written_is_named_before_a_scan_is_read(model, tmp_path):
+    (tmp_path / "masks" / "labels.json").mkdir(parents=True)
+    with pytest.raises(WssegError, match=r"labels\.json.* cannot be written: Is a directory"):
+        run(model, tmp_path / "r.csv", write_series(tmp_path / "in"), masks=tmp_path / "masks")
+
+
 def test_the_table_of_colours_names_every_class(model, tmp_path):
     run(model, tmp_path / "r.csv", write_series(tmp_path / "scans"), masks=tmp_path / "masks")
     lines = (tmp_path / "masks" / "labels.txt").read_text().splitlines()
