@@ -12,6 +12,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.probability_maps import ProbabilityType
 from wsseg.serve.agreement.reference import plots_of
 from wsseg.serve.agreement.tables import AgreeOptions
+from wsseg.serve.change import change_path
 from wsseg.serve.engines.base import Device, EngineName, EngineOptions, Precision
 from wsseg.serve.intervals import Coverage
 from wsseg.serve.pipeline import PixelSize
@@ -150,15 +151,36 @@ def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:
                     f"output folder {folder} holds the input {source}, which its label map would "
                     f"replace: choose another place for {place}"
                 )
-    for table in (*report_paths(options.report), recovered_paths(options.report)[0]):
-        for source in (*inputs, *filter(None, [options.known_ratios, options.reference])):
-            if source.resolve() == table.resolve():
-                raise WssegError(
-                    f"{table} of the report would replace the input {source}: choose another "
-                    "--report"
-                )
+    _check_tables(inputs, options)
     taken = {options.recovered.resolve(): "recovered masks"} if options.recovered else {}
     for name, folder in options.chosen_folders.items():
         other = taken.setdefault(folder.resolve(), name)
         if other != name:
             raise WssegError(f"{other} and {name} both go to {folder}: choose two folders")
+
+
+def _check_tables(inputs: Sequence[Path], options: InferOptions) -> None:
+    """Check that the tables of a run replace nothing that it reads, nor each other.
+
+    Raises WssegError that names both and the option to change.
+    """
+    report = options.report
+    beside = (*report_paths(report), recovered_paths(report)[0], change_path(report))
+    earlier = [table for each in options.previous for table in report_paths(each)]
+    tables = [options.known_ratios, options.reference, options.salt, *options.keys, *earlier]
+    read = [*inputs, *filter(None, tables)]
+    for table in beside:
+        for source in read:
+            if source.resolve() == table.resolve():
+                raise WssegError(
+                    f"{table} of the report would replace the input {source}: choose another "
+                    "--report"
+                )
+    if keys := options.identify:
+        for source in (*beside, *read):
+            if source.resolve() == keys.resolve():
+                what = "a table of the report" if source in beside else f"the input {source}"
+                raise WssegError(
+                    f"the key table {keys} would replace {what}: choose another place for "
+                    "--identify"
+                )

@@ -11,6 +11,7 @@ from wsseg.imaging.dicom.derived import (
     SourceHeaders,
     derived_uid,
     require_highdicom,
+    series_number,
     source_time,
 )
 from wsseg.imaging.dicom.file import silence_pydicom
@@ -108,7 +109,7 @@ def _identity(
     digest = hashlib.sha256("\n".join(map(str, content)).encode()).hexdigest()
     return ReportIdentity(
         uid=partial(derived_uid, "sr", digest, referred),
-        series_number=SERIES_NUMBER + int(headers.instances[0].get("SeriesNumber") or 0),
+        series_number=series_number(headers.instances[0], SERIES_NUMBER),
         created=source_time(headers.instances),
         complete=not scan.failures,
     )

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
 
+from pydicom.config import RAISE
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DA, TM
+from pydicom.valuerep import DA, TM, validate_value
 
 from wsseg.imaging.dicom.file import (
     at_pixels,
+    integer,
     is_empty,
     open_dicom,
     parsing_fault,
@@ -37,6 +40,8 @@ _MAY_BE_EMPTY = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
+# Those that it has if the source states them, in numbers or as an age.
+_IF_VALID = ("PatientAge", "PatientSize", "PatientWeight", "LossyImageCompressionRatio")
 _DATES = ("ContentDate", "AcquisitionDate", "SeriesDate", "StudyDate")
 _TIMES = ("ContentTime", "AcquisitionTime", "SeriesTime", "StudyTime")
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
@@ -49,9 +54,7 @@ _KEYWORDS = (
     *PLANE_KEYWORDS,
     "SpecificCharacterSet",
     "IssuerOfPatientID",
-    "PatientAge",
-    "PatientSize",
-    "PatientWeight",
+    *_IF_VALID,
     "PatientIdentityRemoved",
     "DeidentificationMethod",
     "SeriesNumber",
@@ -71,7 +74,6 @@ _KEYWORDS = (
     "SliceThickness",
     "ImagerPixelSpacing",
     "LossyImageCompression",
-    "LossyImageCompressionRatio",
     "LossyImageCompressionMethod",
     "DimensionOrganizationSequence",
     "DimensionIndexSequence",
@@ -79,6 +81,7 @@ _KEYWORDS = (
 # For a series that states no date at all: an object must have one, and today's would differ.
 _NO_DATE = datetime(1900, 1, 1)
 _UTF_8 = "ISO_IR 192"
+_LARGEST = 2**31 - 1  # of integer strings (IS)
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +155,13 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, '|'.join(parts)).int}"
 
 
+def series_number(header: Dataset, offset: int) -> int:
+    """A number for a series derived from the one of `header`: its own, if it has one, plus
+    `offset`, within what DICOM allows."""
+    own = max(0, integer(header, "SeriesNumber") or 0)
+    return min(own + offset, _LARGEST)
+
+
 def source_time(headers: Sequence[Dataset]) -> datetime:
     """Date and time of the source: the latest of content, acquisition, series and study in all
     instances.
@@ -202,7 +212,21 @@ def _completed(header: Dataset) -> list[str]:
             filled.append(keyword)
         elif keyword.endswith("Date") and "." in str(value):
             setattr(header, keyword, str(value).replace(".", ""))  # as ACR-NEMA wrote dates
+    for keyword in _IF_VALID:
+        if not is_empty(header, keyword) and not _is_allowed(header[keyword]):
+            setattr(header, keyword, None)
+            filled.append(keyword)
     return filled
+
+
+def _is_allowed(element: DataElement) -> bool:
+    values = element.value if element.VM > 1 else [element.value]
+    try:
+        for value in values:
+            validate_value(element.VR, str(value), RAISE)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_valid(keyword: str, value: str) -> bool:

@@ -10,7 +10,15 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
 from wsseg.imaging.dicom.derived import SourceHeaders
-from wsseg.imaging.dicom.file import first_item, frame_count, is_empty, items, silence_pydicom, text
+from wsseg.imaging.dicom.file import (
+    first_item,
+    frame_count,
+    is_empty,
+    items,
+    number,
+    silence_pydicom,
+    text,
+)
 from wsseg.imaging.dicom.mosaic import is_mosaic
 from wsseg.imaging.errors import NotPossibleError
 from wsseg.imaging.orientation import as_stored
@@ -63,7 +71,7 @@ def seg_source(scan: Scan, headers: SourceHeaders) -> SegSource:
         used = [copies[at] for at in sorted(set(headers.of_slice))]
         if is_mosaic(text(first, "SOPClassUID"), scan.modality, text(first, "ImageType")):
             raise NotPossibleError("mosaic", "its slices are tiles of one image")
-        multiframe = any(frame_count(header) > 1 for header in used)
+        multiframe = any(_has_frames(header) for header in used)
         if multiframe and len(used) > 1:
             raise NotPossibleError("several_files", "its frames are spread over several files")
         _check_together(used)
@@ -88,6 +96,11 @@ def seg_source(scan: Scan, headers: SourceHeaders) -> SegSource:
     return SegSource(datasets, frames, geometry)
 
 
+def _has_frames(header: Dataset) -> bool:
+    """Whether an image states the planes of its frames, of which it may have one alone."""
+    return frame_count(header) > 1 or bool(items(header, "PerFrameFunctionalGroupsSequence"))
+
+
 def _check_together(headers: Sequence[Dataset]) -> None:
     """Raise NotPossibleError for slices that one object may not refer to together."""
     for keyword, what in (
@@ -104,19 +117,37 @@ def _place(datasets: Sequence[Dataset], geometry: Geometry) -> None:
 
     Where the header states no pixel size or position, none is invented: without them a single image
     has no frame of reference either. Directions that differ in their last digits are made equal.
+    The distance of slices follows from their positions, whatever the header states.
     """
+    for each in datasets:
+        each.pop("SpacingBetweenSlices", None)
+        if (number(each, "SliceThickness") or 0) <= 0:
+            each.SliceThickness = None  # has to be there for highdicom
     orientation = datasets[0].get("ImageOrientationPatient")
     placed = geometry.affine is not None and geometry.pixel_mm is not None
     placed = placed and all(not is_empty(each, "ImagePositionPatient") for each in datasets)
     if not placed or not orientation:
         for each in datasets:
             each.pop("FrameOfReferenceUID", None)
+        if len(datasets) == 1 and datasets[0].get("SharedFunctionalGroupsSequence") is None:
+            _add_groups(datasets[0])
         return
     for each in datasets:
         if not _same(each.get("ImageOrientationPatient"), orientation):
             raise NotPossibleError("mixed_frames", "its slices have several orientations")
         each.ImageOrientationPatient = orientation
         each.PixelSpacing = list(geometry.pixel_mm or ())
+
+
+def _add_groups(header: Dataset) -> None:
+    """Give a single image the groups that highdicom takes from any that could have several frames,
+    such as ultrasound and angiography. Without a pixel size they hold one that means nothing."""
+    measures, groups = Dataset(), Dataset()
+    measures.PixelSpacing = header.get("PixelSpacing") or [1, 1]
+    measures.SliceThickness = header.SliceThickness
+    groups.PixelMeasuresSequence = Items([measures])
+    header.SharedFunctionalGroupsSequence = Items([groups])
+    header.NumberOfFrames = 1
 
 
 def _share_planes(header: Dataset, frames: Sequence[int], geometry: Geometry) -> None:

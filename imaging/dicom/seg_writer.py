@@ -14,8 +14,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from wsseg.imaging.definitions import label_colours
 from wsseg.imaging.dicom.codes import Code
-from wsseg.imaging.dicom.derived import Maker, derived_uid, source_time
-from wsseg.imaging.dicom.file import first_item, integer, items, silence_pydicom
+from wsseg.imaging.dicom.derived import Maker, derived_uid, series_number, source_time
+from wsseg.imaging.dicom.file import first_item, integer, is_empty, items, number, silence_pydicom
 from wsseg.imaging.dicom.seg_source import SegSource
 from wsseg.imaging.errors import NotPossibleError
 from wsseg.imaging.files import atomic
@@ -93,7 +93,7 @@ def make_segmentation(
                 for number, segment in enumerate(segments, start=1)
             ],
             series_instance_uid=_series_uid(scan, maker),
-            series_number=SERIES_OFFSET + max(0, integer(source.first, "SeriesNumber") or 0),
+            series_number=series_number(source.first, SERIES_OFFSET),
             sop_instance_uid=_instance_uid(scan, maker),
             instance_number=scan.ref.part + 1,
             manufacturer=MANUFACTURER,
@@ -111,6 +111,10 @@ def make_segmentation(
         )
         _make_repeatable(made, derived_uid("dimensions", made.SOPInstanceUID))
         _name_segment_in_each_frame(made)
+        if not source.positioned and is_empty(
+            source.first, "PixelSpacing"
+        ):  # as many projections state none
+            made.SharedFunctionalGroupsSequence[0].pop("PixelMeasuresSequence", None)
         if not source.positioned:
             # Of type 2C where nothing else places the image (PS3.3, C.7.6.1).
             made.PatientOrientation = source.first.get("PatientOrientation") or ""
@@ -145,7 +149,7 @@ def segment_frames(segmentation: Dataset, source: SegSource) -> dict[tuple[int, 
     classes = [each.SegmentNumber - 1 for each in segmentation.SegmentSequence]
     common = first_item(segmentation, "SharedFunctionalGroupsSequence")
     frames = {}
-    for number, group in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
+    for at, group in enumerate(segmentation.PerFrameFunctionalGroupsSequence, start=1):
         derivation = first_item(group, "DerivationImageSequence")
         image = first_item(derivation, "SourceImageSequence")
         instance = str(image.get("ReferencedSOPInstanceUID", source.first.SOPInstanceUID))
@@ -155,7 +159,7 @@ def segment_frames(segmentation: Dataset, source: SegSource) -> dict[tuple[int, 
         )
         named = integer(segment, "ReferencedSegmentNumber")
         for class_index in classes if named is None else [named - 1]:
-            frames[class_index, index] = number
+            frames[class_index, index] = at
     return frames
 
 
@@ -225,13 +229,13 @@ def _pixel_measures(source: SegSource) -> Any:
     """Pixel size and thickness; the distance of slices follows from their positions."""
     from highdicom import PixelMeasuresSequence
 
-    thickness = source.first.get("SliceThickness")
+    thickness = number(source.first, "SliceThickness")
     if thickness is None and source.frames:
         shared = first_item(source.first, "SharedFunctionalGroupsSequence")
-        thickness = first_item(shared, "PixelMeasuresSequence").get("SliceThickness")
+        thickness = number(first_item(shared, "PixelMeasuresSequence"), "SliceThickness")
     return PixelMeasuresSequence(
         pixel_spacing=source.geometry.pixel_mm,
-        slice_thickness=float(thickness) if thickness else None,
+        slice_thickness=thickness if thickness and thickness > 0 else None,
     )
 
 

@@ -265,3 +265,12 @@ def test_a_repeatability_coefficient_is_a_fraction_or_comes_from_an_agreement(tm
     table.write_text(f"{header}lesion,,,bias,0.5\n")
     with pytest.raises(WssegError, match="--repeats"):
         read_repeatability(str(table))
+
+
+def test_a_report_does_not_replace_the_one_that_it_is_compared_with(model, tmp_path):
+    report = tmp_path / "ratios.csv"
+    report.write_text("kept")
+    options = {"previous": (report,), "keys": (tmp_path / "keys.csv",), "overwrite": True}
+    with pytest.raises(WssegError, match=r"would replace the input .* another --report"):
+        run(model, report, tmp_path, **options)
+    assert report.read_text() == "kept"

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Image
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.uid import (
     EnhancedMRImageStorage,
     SegmentationStorage,
     UltrasoundImageStorage,
     UltrasoundMultiFrameImageStorage,
+    XRayAngiographicImageStorage,
 )
 
 from tests.imaging.conftest import _write_dicom
@@ -253,8 +255,53 @@ def test_projections_have_one_without_a_frame_of_reference_and_cine_has_none(mod
     assert {row["source"] for row in rows(tmp_path / "ratios.csv")} == {"still.dcm", "cine.dcm"}
 
 
-def test_frames_of_a_multi_frame_image_are_referred_to_at_their_positions(model, tmp_path):
-    from pydicom.dataset import Dataset
+@pytest.mark.parametrize(
+    "sop_class", [UltrasoundMultiFrameImageStorage, XRayAngiographicImageStorage]
+)
+def test_a_still_of_a_class_for_several_frames_has_one(model, tmp_path, sop_class):
+    absent = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient")
+    pixels = slice_of(3).astype(np.uint8)
+    elements: dict[str, Any] = {"SOPClassUID": sop_class, "Rows": ROWS, "Columns": COLUMNS}
+    elements |= {"PixelSpacing": None, **dict.fromkeys(absent)}
+    _write_dicom(tmp_path / "scans" / "still.dcm", pixels, **elements)
+    path = written(model, tmp_path, tmp_path / "scans")
+    assert errors_of(path) == []
+    found = dcmread(path)
+    areas = [int(row["numerator_px"]) for row in rows(tmp_path / "ratios.csv")]
+    assert found.pixel_array.sum((1, 2)).tolist() == areas[:2]
+    assert "PixelMeasuresSequence" not in found.SharedFunctionalGroupsSequence[0]
+
+
+def test_one_frame_of_a_multi_frame_image_keeps_its_place(model, tmp_path):
+    write_enhanced(tmp_path / "scans", (5.0,))
+    found = dcmread(written(model, tmp_path, tmp_path / "scans"))
+    assert "FrameOfReferenceUID" in found
+    for item in found.PerFrameFunctionalGroupsSequence:
+        assert item.PlanePositionSequence[0].ImagePositionPatient == [-10, -20, 5]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # it warns while the files are written
+def test_numbers_that_a_source_states_oddly_cost_no_result(model, tmp_path):
+    write_series(
+        tmp_path / "scans",
+        SeriesNumber=2**31 - 1,
+        SliceThickness=None,
+        SpacingBetweenSlices=7,  # the slices are 2.5 mm apart
+        PatientAge="45",
+    )
+    path = written(model, tmp_path, tmp_path / "scans", sr=tmp_path / "sr")
+    (report,) = (tmp_path / "sr").iterdir()
+    assert failures(tmp_path / "ratios.csv") == []
+    assert errors_of(report) == []
+    found = dcmread(path)
+    (groups,) = found.SharedFunctionalGroupsSequence
+    assert groups.PixelMeasuresSequence[0].SpacingBetweenSlices == 2.5
+    assert found.SeriesNumber == 2**31 - 1
+    assert "PatientAge" not in found or not found.PatientAge
+
+
+def write_enhanced(folder: Path, heights: tuple[float, ...]) -> None:
+    """An image with a frame at each height, which shows as much as a slice of a series there."""
 
     def group(height: float) -> Dataset:
         position, orientation, measures, item = (Dataset() for _ in range(4))
@@ -266,13 +313,12 @@ def test_frames_of_a_multi_frame_image_are_referred_to_at_their_positions(model,
         item.PixelMeasuresSequence = [measures]
         return item
 
-    heights = (5.0, 0.0, 2.5)  # not in the order of their positions
     _write_dicom(
-        tmp_path / "scans" / "enhanced.dcm",
-        np.stack([slice_of(number) for number in (3, 1, 2)]).astype(np.uint16),
+        folder / "enhanced.dcm",
+        np.stack([slice_of(1 + int(height / 2.5)) for height in heights]).astype(np.uint16),
         SOPClassUID=EnhancedMRImageStorage,
         Modality="MR",
-        NumberOfFrames=3,
+        NumberOfFrames=len(heights),
         Rows=ROWS,
         Columns=COLUMNS,
         SharedFunctionalGroupsSequence=[Dataset()],
@@ -283,6 +329,10 @@ def test_frames_of_a_multi_frame_image_are_referred_to_at_their_positions(model,
         RescaleSlope=None,
         RescaleIntercept=None,
     )
+
+
+def test_frames_of_a_multi_frame_image_are_referred_to_at_their_positions(model, tmp_path):
+    write_enhanced(tmp_path / "scans", (5.0, 0.0, 2.5))  # not in the order of their positions
     path = written(model, tmp_path, tmp_path / "scans")
     assert errors_of(path) == []
     found = dcmread(path)

@@ -197,6 +197,26 @@ def test_options_that_do_not_fit_together_are_told_before_a_scan_is_read(
         run(model, tmp_path / "ratios.csv", tmp_path, **options)
 
 
+@pytest.mark.parametrize("taken", ["ratios.csv", "ratios.series.csv", "salt", "earlier.csv"])
+def test_a_key_table_replaces_nothing_that_the_run_reads_or_writes(model, tmp_path, taken):
+    for name in ("salt", "earlier.csv"):
+        (tmp_path / name).write_text("kept")
+    earlier = tmp_path / "earlier.csv"
+    with pytest.raises(WssegError, match=rf"{taken} would replace .* place for --identify"):
+        run(
+            model,
+            tmp_path / "ratios.csv",
+            tmp_path,
+            identify=tmp_path / taken,
+            salt=tmp_path / "salt",
+            previous=(earlier,),
+            keys=(earlier,),
+            overwrite=True,
+        )
+    assert {path.read_text() for path in (tmp_path / "salt", earlier)} == {"kept"}
+    assert not (tmp_path / "ratios.csv").exists()
+
+
 def test_json_lines_hold_the_same_keys(model, tmp_path):
     options = {"identify": tmp_path / "keys.jsonl", "salt": tmp_path / "salt"}
     run(model, tmp_path / "ratios.csv", write_scans(tmp_path / "in"), **options)
