@@ -109,6 +109,26 @@ def translate_errors(source: str) -> Iterator[None]:
         raise _translated(source, error) from error
 
 
+@contextmanager
+def unquoted(work: str) -> Iterator[None]:
+    """Turn what libraries raise during `work` into a WssegError that has their kind alone.
+
+    Their messages may quote header values, hence patient data, as in `translate_errors`. Errors of
+    the operating system stay as they are.
+    """
+    try:
+        yield
+    except (WssegError, OSError):
+        raise
+    except Exception as error:
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        kind = type(error).__name__
+        logger.debug("%s while %s\n%s", kind, work, lines)
+        raise WssegError(
+            f"{work} stopped with {kind}; --verbose logs the lines of code it passed"
+        ) from error
+
+
 def no_space(source: str) -> str:
     """What to say where `source` could not be unpacked for want of space."""
     return (

@@ -19,7 +19,7 @@ from wsseg.imaging.dicom.seg_writer import (
     write_dataset,
 )
 from wsseg.imaging.dicom.sr_findings import Segments
-from wsseg.imaging.errors import NotPossibleError, ReadError
+from wsseg.imaging.errors import NotPossibleError, WssegError, unquoted
 from wsseg.imaging.label_maps import safe_name
 from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.serve.measure import MeasuredScan
@@ -36,31 +36,34 @@ logger = logging.getLogger(__name__)
 class Sources:
     """Headers of the scans, read before a scan is computed and used when its outputs are written.
 
-    So it is known before the network has seen a scan that it can have no DICOM results. Threads may
-    share an object of this class.
+    So it is known before the network has seen a scan that it can have no DICOM results.
+    segmentations: whether the run writes them. Threads may share an object of this class.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, segmentations: bool) -> None:
+        self._segmentations = segmentations
         self._lock = threading.Lock()
         self._kept: OrderedDict[ScanRef, SourceHeaders] = OrderedDict()
 
     def prepare(self, scan: Scan) -> None:
-        """Read and keep the headers of a scan; log the reason if it can have no segmentation."""
+        """Read and keep the headers of a scan; log the reason if it cannot have all results."""
         try:
-            headers = source_headers(scan)
-            with self._lock:
-                self._kept[scan.ref] = headers
-                while len(self._kept) > MOST_SOURCES:
-                    self._kept.popitem(last=False)
-            seg_source(scan, headers)
+            with unquoted("reading the headers of a scan"):
+                headers = source_headers(scan)
+                with self._lock:
+                    self._kept[scan.ref] = headers
+                    while len(self._kept) > MOST_SOURCES:
+                        self._kept.popitem(last=False)
+                if self._segmentations:
+                    seg_source(scan, headers)
         except NotPossibleError as error:
             logger.info(
                 "a scan cannot have all DICOM results: %s",
                 error,
                 extra={"event": "not_possible", "reason": error.reason},
             )
-        except ReadError:
-            return  # told when the outputs of the scan are written
+        except (WssegError, OSError):
+            return  # told when the outputs of the scan are written; it must not cost its rows
 
     def headers(self, scan: Scan, made: dict[str, Any]) -> SourceHeaders:
         """The headers of a scan, for all of its outputs: `made` keeps them for the later ones.
@@ -113,17 +116,24 @@ def segmentations(
 
     def write(measured: MeasuredScan, folder: Path, made: dict[str, Any]) -> Segments:
         scan = measured.scan
-        source = seg_source(scan, context.sources.headers(scan, made))
-        dataset = make_segmentation(
-            scan,
-            measured.masks,
-            context.segments,
-            source,
-            context.maker,
-            kind=kind,
-            sparse=sparse,
-        )
-        write_dataset(dataset, folder / f"{safe_name(scan)}.seg.dcm")
+        with unquoted("making it"):
+            source = seg_source(scan, context.sources.headers(scan, made))
+            dataset = make_segmentation(
+                scan,
+                measured.masks,
+                context.segments,
+                source,
+                context.maker,
+                kind=kind,
+                sparse=sparse,
+            )
+            write_dataset(dataset, folder / f"{safe_name(scan)}.seg.dcm")
+        if kind == "labelmap" and (shared := measured.shared_pixels()):
+            logger.info(
+                "classes overlap on %d pixels of a scan: its label map keeps the later class",
+                shared,
+                extra={"event": "classes_overlap", "pixels": shared},
+            )
         return Segments(dataset, segment_frames(dataset, source))
 
     return Output(SEGMENTATIONS, folder, write, needs_masks=True, prepare=context.sources.prepare)

@@ -286,7 +286,7 @@ def _outputs(
         outputs.append(probability_maps(options.probability, options.probability_type, words))
     if options.overlays:
         outputs.append(overlays(options.overlays, manifest.window))
-    sources = Sources()
+    sources = Sources(segmentations=options.seg is not None)
     if options.seg:
         maker = _maker(options, manifest, provenance)
         outputs.append(
@@ -309,19 +309,23 @@ def _described(provenance: Provenance, what: str) -> str:
 
 
 def _maker(options: InferOptions, manifest: Manifest, provenance: Provenance) -> Maker:
-    """Who makes the DICOM segmentations of a run, with the settings that change them."""
+    """Who makes the DICOM segmentations of a run, with the settings that change them.
+
+    Engines and precisions can differ in pixels at the edge of a mask.
+    """
     if options.seg_type == "labelmap":
         logger.warning(
             "segmentations of type labelmap are read by OHIF from version 3.13 and by dcm4chee, "
             "and not yet by 3D Slicer"
         )
-    codes = manifest.model_dump_json(include={"codes"})
+    classes = manifest.model_dump_json(include={"classes", "codes"})
     return Maker(
         model=manifest.name,
         sha256=provenance.model_sha256,
         version=provenance.wsseg_version,
-        settings=f"type={options.seg_type} sparse={options.seg_sparse} skip={options.skip} "
-        f"codes={hashlib.sha256(codes.encode()).hexdigest()[:12]}",
+        settings=f"engine={provenance.engine} precision={provenance.precision} "
+        f"type={options.seg_type} sparse={options.seg_sparse} skip={options.skip} "
+        f"classes={hashlib.sha256(classes.encode()).hexdigest()[:12]}",
     )
 
 

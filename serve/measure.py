@@ -97,6 +97,17 @@ class MeasuredScan:
         by_class = flat.reshape(*flat.shape[:2], rows, columns)
         return np.moveaxis(by_class, 1, 3)
 
+    def shared_pixels(self) -> int:
+        """Number of pixels that belong to several classes; needs the masks, as `masks` does."""
+        if self.packed is None:
+            raise ValueError("masks were not kept for this scan")
+        once = self.packed[:, 0]
+        shared = np.zeros_like(once)
+        for each in np.moveaxis(self.packed, 1, 0)[1:]:
+            shared |= once & each
+            once = once | each
+        return int(np.unpackbits(shared).sum())
+
     def nbytes(self) -> int:
         """Bytes of the pixels, the masks, the label maps and the probability."""
         recovered = self.recovered.labels if self.recovered else None

@@ -1,4 +1,11 @@
-"""The files that are written for each measured scan, beside the rows of the report."""
+"""The files that are written for each measured scan, beside the rows of the report.
+
+A new kind of file is a function that returns an `Output`, and a line in `infer._outputs`, whose
+order is the order of writing. An output runs in the threads that write. It raises NotPossibleError
+for a scan that cannot have such a file, and whatever it likes where writing fails: both become a
+row of the failures table. What it returns, later outputs of the same scan find under its name: so
+the structured report refers to the segmentation.
+"""
 
 import logging
 from collections.abc import Callable, Sequence

@@ -240,8 +240,8 @@ class Pipeline:
         try:
             scan = read(ref)
             ref, earlier = scan.ref, scan.failures
-            for output in self.outputs:
-                output.prepare(scan)
+            for prepare in dict.fromkeys(each.prepare for each in self.outputs):
+                prepare(scan)  # once, where outputs share it
             if self.pixel_mm and ref.kind == "picture" and scan.geometry.pixel_mm is None:
                 geometry = replace(scan.geometry, pixel_mm=self.pixel_mm)
                 scan = replace(scan, geometry=geometry, flags=(*scan.flags, PIXEL_MM_GIVEN))

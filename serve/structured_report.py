@@ -26,6 +26,7 @@ from wsseg.imaging.dicom.sr_findings import (
     SliceSource,
 )
 from wsseg.imaging.dicom.sr_writer import build_report
+from wsseg.imaging.errors import unquoted
 from wsseg.imaging.label_maps import safe_name
 from wsseg.serve.dicom_outputs import SEGMENTATIONS, Sources
 from wsseg.serve.intervals import Intervals
@@ -61,9 +62,9 @@ def structured_reports(
 
     def write(measured: MeasuredScan, folder: Path, made: dict[str, Any]) -> None:
         scan = measured.scan
-        headers = sources.headers(scan, made)
         segments: Segments | None = made.get(SEGMENTATIONS)
-        with silence_pydicom:  # warnings of highdicom quote names
+        with silence_pydicom, unquoted("making it"):  # warnings of highdicom quote names
+            headers = sources.headers(scan, made)
             report = build_report(
                 headers.instances,
                 _sources(measured, headers),
@@ -73,7 +74,7 @@ def structured_reports(
                 identity=_identity(measured, headers, manifest, used, segments),
                 segments=segments,
             )
-        write_dataset(report, folder / f"{safe_name(scan)}.sr.dcm")
+            write_dataset(report, folder / f"{safe_name(scan)}.sr.dcm")
 
     return Output("structured reports", folder, write, prepare=sources.prepare)
 
@@ -104,7 +105,7 @@ def _identity(
     scan = measured.scan
     settings = manifest.model_dump_json(include={"classes", "ratios", "thresholds", "codes"})
     slices = (f"{one.instance_uid} {one.frame or ''}" for one in scan.slices)
-    content = (*slices, *sorted(measured.skipped), settings, repr(used))
+    content = (scan.ref.part, *slices, *sorted(measured.skipped), settings, repr(used))
     referred = str(segments.header.SOPInstanceUID) if segments else ""
     digest = hashlib.sha256("\n".join(map(str, content)).encode()).hexdigest()
     return ReportIdentity(

@@ -15,7 +15,15 @@ from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 from wsseg.imaging.definitions import label_colours
 from wsseg.imaging.dicom.codes import Code
 from wsseg.imaging.dicom.derived import Maker, derived_uid, series_number, source_time
-from wsseg.imaging.dicom.file import first_item, integer, is_empty, items, number, silence_pydicom
+from wsseg.imaging.dicom.file import (
+    first_item,
+    integer,
+    is_empty,
+    items,
+    number,
+    silence_pydicom,
+    text,
+)
 from wsseg.imaging.dicom.seg_source import SegSource
 from wsseg.imaging.errors import NotPossibleError
 from wsseg.imaging.files import atomic
@@ -92,7 +100,7 @@ def make_segmentation(
                 _described(number, segment, scan, maker)
                 for number, segment in enumerate(segments, start=1)
             ],
-            series_instance_uid=_series_uid(scan, maker),
+            series_instance_uid=_series_uid(scan, maker, source),
             series_number=series_number(source.first, SERIES_OFFSET),
             sop_instance_uid=_instance_uid(scan, maker),
             instance_number=scan.ref.part + 1,
@@ -175,14 +183,16 @@ def tracking(name: str, scan: Scan, maker: Maker) -> tuple[str, str]:
 
 
 def _instance_uid(scan: Scan, maker: Maker) -> str:
+    # With the part, because files of damaged series can share their instance UID.
+    parts = (scan.series_uid, str(scan.ref.part))
     slices = (f"{one.instance_uid} {one.frame or ''}" for one in scan.slices)
-    return derived_uid("seg", maker.sha256, maker.settings, scan.series_uid, *slices)
+    return derived_uid("seg", maker.sha256, maker.version, maker.settings, *parts, *slices)
 
 
-def _series_uid(scan: Scan, maker: Maker) -> str:
-    """Parts of a split series share it."""
-    source = (scan.study_uid, scan.series_uid)
-    return derived_uid("seg series", maker.sha256, maker.settings, *source)
+def _series_uid(scan: Scan, maker: Maker, source: SegSource) -> str:
+    """Parts of a split series share it if they have one frame of reference, as a series has."""
+    parts = (scan.study_uid, scan.series_uid, text(source.first, "FrameOfReferenceUID"))
+    return derived_uid("seg series", maker.sha256, maker.version, maker.settings, *parts)
 
 
 def concept(code: Code) -> Any:

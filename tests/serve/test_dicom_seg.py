@@ -104,26 +104,47 @@ def test_each_segment_has_the_area_of_the_report_and_a_frame_for_every_slice(mod
     assert counted[1, 10.0] > counted[2, 10.0] > 0
 
 
-def test_dcmqi_reads_the_masks_at_their_places(model, tmp_path):
-    path = written(model, tmp_path, write_series(tmp_path / "scans"))
-    read = tmp_path / "read"
-    read.mkdir()
-    arguments = ["--inputDICOM", path, "--outputDirectory", read, "--outputType", "nii"]
+def read_by_dcmqi(path: Path, folder: Path) -> dict[str, Nifti1Image]:
+    """The volumes that dcmqi makes of a segmentation, by the names of its files."""
+    folder.mkdir()
+    arguments = ["--inputDICOM", path, "--outputDirectory", folder, "--outputType", "nii"]
     subprocess.run(
         [program("segimage2itkimage"), *map(str, arguments)], check=True, capture_output=True
     )
+    volumes = folder.glob("*.nii*")
+    return {path.name.partition(".")[0]: Nifti1Image.from_filename(path) for path in volumes}
+
+
+def places_of(volume: Nifti1Image, inside: np.ndarray) -> np.ndarray:
+    """Places of voxels in mm, in one order."""
+    places: np.ndarray = nibabel.affines.apply_affine(volume.affine, np.argwhere(inside))
+    return places[np.lexsort(places.round(2).T)]
+
+
+def test_dcmqi_reads_the_masks_at_their_places(model, tmp_path):
+    path = written(model, tmp_path, write_series(tmp_path / "scans"))
     (labels,) = (tmp_path / "masks").glob("*.nii.gz")
     ours = Nifti1Image.from_filename(labels)
+    theirs = read_by_dcmqi(path, tmp_path / "read")
+    assert set(theirs) == {"1", "2"}
     for label in (1, 2):
-        (file,) = read.glob(f"{label}.nii*")
-        theirs = Nifti1Image.from_filename(file)
-        where = np.argwhere(np.asarray(theirs.dataobj) > 0)
-        place = nibabel.affines.apply_affine(theirs.affine, where)
-        expected = np.argwhere(np.asarray(ours.dataobj) >= label)
-        expected = nibabel.affines.apply_affine(ours.affine, expected)
-        assert len(where) == len(expected) > 0
-        order, other = (np.lexsort(points.round(2).T) for points in (place, expected))
-        np.testing.assert_allclose(place[order], expected[other], atol=1e-3)
+        volume = theirs[str(label)]
+        found = places_of(volume, np.asarray(volume.dataobj) > 0)
+        expected = places_of(ours, np.asarray(ours.dataobj) >= label)
+        assert len(found) == len(expected) > 0
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_dcmqi_reads_the_labels_of_a_label_map_at_their_places(model, tmp_path):
+    path = written(model, tmp_path, write_series(tmp_path / "scans"), seg_type="labelmap")
+    (labels,) = (tmp_path / "masks").glob("*.nii.gz")
+    ours = Nifti1Image.from_filename(labels)
+    (theirs,) = read_by_dcmqi(path, tmp_path / "read").values()  # one file for all segments
+    for label in (1, 2):
+        found = places_of(theirs, np.asarray(theirs.dataobj) == label)
+        expected = places_of(ours, np.asarray(ours.dataobj) == label)
+        assert len(found) == len(expected) > 0
+        np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_segments_carry_codes_anatomy_and_the_model_that_found_them(model, tmp_path):
@@ -168,11 +189,14 @@ def test_a_label_map_keeps_the_later_class_where_classes_overlap(model, tmp_path
     np.testing.assert_array_equal(found.pixel_array[np.argsort(positions)], stored)
 
 
-def test_an_empty_mask_is_a_segmentation_of_empty_frames(model, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"seg_type": "labelmap"}, {"seg_sparse": True}])
+def test_an_empty_mask_is_a_segmentation_of_empty_frames(model, tmp_path, options):
     scans = tmp_path / "scans"
     _write_dicom(scans / "0.dcm", np.arange(256, dtype=np.int16).reshape(16, 16) % 90)
-    path = written(model, tmp_path, scans)
-    assert dcmread(path).pixel_array.sum() == 0
+    path = written(model, tmp_path, scans, **options)
+    found = dcmread(path)
+    assert found.NumberOfFrames == (1 if options.get("seg_type") else 2)
+    assert found.pixel_array.sum() == 0
     assert errors_of(path) == []
 
 
@@ -354,20 +378,6 @@ def test_a_picture_has_none_and_costs_no_other_scan_its_own(model, tmp_path):
     written(model, tmp_path, scans)
     (told,) = failures(tmp_path / "ratios.csv")
     assert (told["reason"], told["status"]) == ("no_dicom", "skipped")
-
-
-def test_slices_of_several_frames_of_reference_have_none(model, tmp_path):
-    scans = write_series(tmp_path / "scans")
-    changed = dcmread(scans / "2.dcm")
-    changed.FrameOfReferenceUID = "1.2.3.99"
-    changed.save_as(scans / "2.dcm")
-    run(model, tmp_path / "ratios.csv", scans, seg=tmp_path / "seg")
-    reasons = {row["reason"] for row in failures(tmp_path / "ratios.csv")}
-    made = list((tmp_path / "seg").iterdir())
-    # Either they are two scans with a segmentation each, or one scan with none.
-    assert reasons == {"mixed_frames"} or len(made) > 1
-    for path in made:
-        assert errors_of(path) == []
 
 
 def test_without_highdicom_nothing_is_computed(model, tmp_path, monkeypatch):
