@@ -18,10 +18,9 @@ from wsseg.imaging.tables import (
     Row,
     TableError,
     TableOptions,
-    read_table,
 )
 from wsseg.serve.earlier_report import read_report
-from wsseg.serve.report import report_paths, table_writer, without_apostrophe
+from wsseg.serve.report import report_paths, table_writer
 
 Verdict = Literal["CHANGED", "STABLE", "NOT_COMPARABLE", ""]
 """What a change means; "" if nothing says how large a difference without a change can be."""
@@ -124,7 +123,7 @@ def read_keys(paths: Sequence[Path], options: TableOptions = DEFAULT_OPTIONS) ->
     """
     table = KeyTable()
     for path in paths:
-        found = read_table(path, KEY_COLUMNS, options)
+        found = read_report(path, options, KEY_COLUMNS)
         faults = list(found.faults)
         key = next((name for name in ("patient_key", "key") if name in found.header), None)
         day = next((name for name in ("study_date", "date") if name in found.header), None)
@@ -153,7 +152,7 @@ class KeyTable:
 
     def add(self, row: Row, key_column: str, date_column: str) -> None:
         """Add a row. Raises ValueError for a date that is none, and for a second key of a scan."""
-        cells = {name: without_apostrophe(cell) for name, cell in row.cells.items()}
+        cells = row.cells
         patient = cells[key_column]
         if not patient or not cells[date_column]:
             return
@@ -442,6 +441,12 @@ class Changes:
         )
 
 
+def _check_place(out: Path, read: Iterable[Path]) -> None:
+    for source in read:
+        if source.resolve() == out.resolve():
+            raise WssegError(f"{out} would replace the input {source}: choose another --out")
+
+
 def write_changes(
     reports: Sequence[Path],
     keys: Sequence[Path],
@@ -452,8 +457,10 @@ def write_changes(
     """Compare the examinations of all patients in several reports and write the table of changes.
 
     The reports may overlap: a scan that is in two of them counts once. Raises WssegError for
-    reports and key tables that cannot be read, and if no scan has a key.
+    reports and key tables that cannot be read or that `out` would replace, and if no scan has a
+    key.
     """
+    _check_place(out, [*keys, *(table for each in reports for table in report_paths(each))])
     table = read_keys(keys, options)
     measured: dict[tuple[str, ...], Measured] = {}
     unkeyed = 0

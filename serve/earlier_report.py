@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,24 @@ from wsseg.serve.report import SeriesRow, SliceRow, columns, required_pyarrow, w
 REPORT_COLUMNS = frozenset((*columns(SliceRow), *columns(SeriesRow)))
 
 
-def read_report(path: Path, options: TableOptions = DEFAULT_OPTIONS) -> TextTable:
-    """The rows of ratios.csv, ratios.series.csv or another table of a report.
+def read_report(
+    path: Path,
+    options: TableOptions = DEFAULT_OPTIONS,
+    known: Collection[str] = REPORT_COLUMNS,
+) -> TextTable:
+    """The rows of ratios.csv, ratios.series.csv or another table that wsseg wrote.
 
     Formats: those of reports, .csv, .jsonl and .parquet, and what a spreadsheet made of the first,
     with semicolons, decimal commas or as .xlsx (see `read_table`). Cells are text, numbers in the
     shortest form that reads back equal, unknown cells empty; the apostrophe that guards formulas is
-    removed. The first row of .jsonl and .parquet is line 2, as in a .csv. Raises WssegError for a
-    file that cannot be read, TableError for one with faults.
+    removed. known: columns that matter, see `read_table`. The first row of .jsonl and .parquet is
+    line 2, as in a .csv. Raises WssegError for a file that cannot be read, TableError for one with
+    faults.
     """
     formats = {".jsonl": _json_rows, ".parquet": _parquet_rows}
     suffix = path.suffix.lower()
     if suffix not in formats:
-        table = read_table(path, REPORT_COLUMNS, options)
+        table = read_table(path, known, options)
         return replace(table, rows=tuple(_unguarded(row) for row in table.rows))
     try:
         content = path.read_bytes()

@@ -95,8 +95,12 @@ def load_salt(path: Path) -> bytes:
     except OSError as error:
         raise WssegError(f"the salt {path} cannot be made: {error.strerror}") from error
     else:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(SALT_BYTES) + "\n")
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(SALT_BYTES) + "\n")
+        except OSError as error:
+            path.unlink(missing_ok=True)  # half a salt is none
+            raise WssegError(f"the salt {path} cannot be written: {error.strerror}") from error
     try:
         mode = path.stat().st_mode
         content = path.read_text(encoding="ascii").strip()

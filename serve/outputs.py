@@ -64,14 +64,20 @@ def write_outputs(outputs: Sequence[Output], measured: MeasuredScan) -> tuple[Fa
             message = f"measured, but it has no {output.name}: {error}"
             failures.append(Failure(source, error.reason, message, "skipped"))
         except Exception as error:  # errors of libraries too: the rows are measured
-            why = f"{type(error).__name__}: {error}".removesuffix(": ")
-            if isinstance(error, OSError) and error.strerror:
-                why = error.strerror  # without the path, which the row names already
-            elif isinstance(error, WssegError) and str(error):
-                why = str(error)
-            message = f"measured, but its {output.name} could not be written: {why}"
+            message = f"measured, but its {output.name} could not be written: {_reason(error)}"
             failures.append(Failure(source, NOT_WRITTEN, message))
     return tuple(failures)
+
+
+def _reason(error: BaseException) -> str:
+    """Why an output could not be written, in one line."""
+    while type(error.__cause__) is type(error):  # pydicom puts a traceback around each error
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror  # without the path, which the row names already
+    if isinstance(error, WssegError) and str(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def label_maps(folder: Path, description: str) -> Output:

@@ -5,7 +5,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import Field, dataclass, fields, is_dataclass
 from importlib import import_module
 from itertools import count
@@ -409,7 +409,12 @@ def open_report(path: Path, *, recovered: bool = False) -> Iterator[Report]:
                 _translated(path)(stack.enter_context(table_writer(path)(file, row_type)))
                 for file, row_type in zip(files, tables, strict=True)
             ]
-        yield Report(*writes)
+        try:
+            yield Report(*writes)
+        except BaseException:
+            with suppress(Exception):  # what could not be written cannot be flushed either
+                stack.close()
+            raise
         with _translated(path):
             stack.close()
         _place(files)

@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
 from wsseg.imaging.dicom.codes import ClassCodes, Code
+from wsseg.imaging.dicom.seg_writer import long_string
 from wsseg.imaging.dicom.sr_findings import (
     Algorithm,
     ClassFindings,
@@ -60,7 +61,7 @@ def build_report(
         sop_instance_uid=identity.uid("instance"),
         instance_number=1,
         manufacturer="wsseg",
-        manufacturer_model_name=algorithm.model[:64],
+        manufacturer_model_name=long_string(algorithm.model),
         software_versions=algorithm.version,
         device_serial_number=algorithm.sha256,
         series_description="Area ratios by wsseg",

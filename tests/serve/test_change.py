@@ -274,3 +274,25 @@ def test_a_report_does_not_replace_the_one_that_it_is_compared_with(model, tmp_p
     with pytest.raises(WssegError, match=r"would replace the input .* another --report"):
         run(model, report, tmp_path, **options)
     assert report.read_text() == "kept"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_key_tables_are_read_in_each_format_in_which_they_are_written(model, tmp_path, suffix):
+    scans = series_of(tmp_path / "one", 8, "20230101", "1.2.3.1")
+    later = series_of(tmp_path / "two", 16, "20240101", "1.2.3.2")
+    old, keys, salt = tmp_path / "old.csv", tmp_path / f"old{suffix}", tmp_path / "salt"
+    run(model, old, scans, identify=keys, salt=salt)
+    new = tmp_path / "new.csv"
+    own = tmp_path / f"new{suffix}"
+    run(model, new, later, identify=own, salt=salt, previous=(old,), keys=(keys,))
+    assert {row["days"] for row in rows(change_path(new))} == {"365"}
+
+
+@pytest.mark.parametrize("taken", ["new.csv", "old.series.csv", "keys.csv"])
+def test_a_table_of_changes_replaces_nothing_that_it_is_made_from(tmp_path, taken):
+    for name in ("new.csv", "new.series.csv", "old.csv", "old.series.csv", "keys.csv"):
+        (tmp_path / name).write_text("kept")
+    reports = [tmp_path / "new.csv", tmp_path / "old.csv"]
+    with pytest.raises(WssegError, match=rf"{taken} would replace the input .* another --out"):
+        write_changes(reports, [tmp_path / "keys.csv"], tmp_path / taken)
+    assert (tmp_path / taken).read_text() == "kept"

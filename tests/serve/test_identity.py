@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from pydicom import dcmread
 
 from tests.imaging.conftest import _write_dicom
-from tests.serve.conftest import rows, run, write_model
+from tests.serve.conftest import full_disk, rows, run, write_model
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.identity import load_salt, patient_key, study_date
 
@@ -171,6 +171,13 @@ def test_a_salt_is_made_once_and_refused_where_others_can_read_it(tmp_path):
     path.chmod(0o644)
     with pytest.raises(WssegError, match=r"can be read by others.*chmod 600"):
         load_salt(path)
+
+
+def test_a_salt_that_does_not_fit_on_the_disk_leaves_no_file_behind(tmp_path):
+    path = tmp_path / "salt"
+    with full_disk(10), pytest.raises(WssegError, match="salt cannot be written: File too large"):
+        load_salt(path)
+    assert not path.exists()
 
 
 def test_a_file_that_is_no_salt_is_refused_and_stays(tmp_path):

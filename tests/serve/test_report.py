@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.serve.conftest import full_disk
 from wsseg.imaging import AllFailedError, Failure
 from wsseg.serve.report import SliceRow, columns, open_report, report_paths
 
@@ -70,6 +71,20 @@ def test_a_report_that_cannot_take_its_place_is_told(tmp_path: Path):
         open_report(tmp_path / "ratios.csv"),
     ):
         pass
+
+
+def test_a_disk_that_fills_up_between_rows_is_told_and_leaves_nothing(tmp_path: Path):
+    path = tmp_path / "ratios.csv"
+    told = pytest.raises(AllFailedError, match=r"ratios\.csv could not be written")
+    with full_disk(20_000), told:
+        write_many(path)
+    assert not list(tmp_path.iterdir())
+
+
+def write_many(path: Path) -> None:
+    with open_report(path) as report:
+        for number in range(10_000):
+            report.fail(Failure(f"{number}.dcm", "broken_header", "is damaged"))
 
 
 def lock(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:

@@ -14,7 +14,15 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.imaging.conftest import SERIES, STUDY, _write_dicom
-from tests.serve.conftest import failures, picture, rows, run, write_model, write_pictures
+from tests.serve.conftest import (
+    failures,
+    full_disk,
+    picture,
+    rows,
+    run,
+    write_model,
+    write_pictures,
+)
 from wsseg.imaging import WssegError
 from wsseg.imaging.dicom.codes import ClassCodes, parse_code
 from wsseg.imaging.dicom.sr_flags import MEANINGS
@@ -286,3 +294,22 @@ def test_what_a_source_states_oddly_does_not_cost_its_report(model: Path, tmp_pa
     assert summary.exit_code == 0
     (path,) = (tmp_path / "sr").iterdir()
     assert not [line for line in said("dciodvfy", path).splitlines() if line.startswith("Error")]
+
+
+def test_a_model_may_have_any_name(tmp_path: Path):
+    model = write_model(tmp_path / "model", name="lungs\\2024 " + 60 * "x")
+    scans = write_series(tmp_path / "scans")
+    assert run(model, tmp_path / "ratios.csv", scans, sr=tmp_path / "sr").exit_code == 0
+    (path,) = (tmp_path / "sr").iterdir()
+    assert pydicom.dcmread(path).ManufacturerModelName.startswith("lungs_2024 xxx")
+    assert not [line for line in said("dciodvfy", path).splitlines() if line.startswith("Error")]
+
+
+def test_a_full_disk_is_told_in_one_line(model: Path, tmp_path: Path):
+    scans = write_series(tmp_path / "scans")
+    with full_disk(8_000):
+        run(model, tmp_path / "ratios.csv", scans, sr=tmp_path / "sr")
+    (told,) = failures(tmp_path / "ratios.csv")
+    reason = "structured reports could not be written: File too large"
+    assert told["message"] == f"measured, but its {reason}"
+    assert not list((tmp_path / "sr").iterdir())
