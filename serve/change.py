@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.imaging.files import atomic, name_key
 from wsseg.imaging.tables import (
     DEFAULT_OPTIONS,
@@ -458,7 +458,7 @@ def write_changes(
 
     The reports may overlap: a scan that is in two of them counts once. Raises WssegError for
     reports and key tables that cannot be read or that `out` would replace, and if no scan has a
-    key.
+    key; AllFailedError if `out` cannot be written.
     """
     _check_place(out, [*keys, *(table for each in reports for table in report_paths(each))])
     table = read_keys(keys, options)
@@ -477,8 +477,11 @@ def write_changes(
         )
     rows = list(changes(measured.values(), repeatability))
     writer = table_writer(out)
-    with atomic(out) as partial, writer(partial, ChangeRow) as write:
-        write(rows)
+    try:
+        with atomic(out) as partial, writer(partial, ChangeRow) as write:
+            write(rows)
+    except OSError as error:
+        raise AllFailedError(f"{out} could not be written: {error.strerror}") from error
     if unkeyed:
         logger.warning("%d scans have no key and a date, and are compared with none", unkeyed)
     return Changes(

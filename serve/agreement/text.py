@@ -159,7 +159,9 @@ def _provenance(tables: Provenance) -> str:
 
 def _counted(group: Group) -> str:
     images = f"{group.images} image{'' if group.images == 1 else 's'}"
-    return f"{images} of {group.pairs.patients} patients" if group.pairs.several_images else images
+    patients = group.pairs.patients
+    of = f" of {patients} patient{'' if patients == 1 else 's'}"
+    return images + (of if group.pairs.several_images else "")
 
 
 def _in(found: Estimate, unit: str) -> str:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.imaging.conftest import _write_dicom
-from tests.serve.conftest import rows, run, write_model
-from wsseg.imaging.errors import SomeFailedError, WssegError
+from tests.serve.conftest import full_disk, rows, run, write_model
+from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
 from wsseg.imaging.tables import TableError
 from wsseg.serve.change import (
     LEAST_COHORT,
@@ -296,3 +296,12 @@ def test_a_table_of_changes_replaces_nothing_that_it_is_made_from(tmp_path, take
     with pytest.raises(WssegError, match=rf"{taken} would replace the input .* another --out"):
         write_changes(reports, [tmp_path / "keys.csv"], tmp_path / taken)
     assert (tmp_path / taken).read_text() == "kept"
+
+
+def test_a_table_of_changes_that_cannot_be_written_is_told(model, tmp_path):
+    scans = series_of(tmp_path / "one", 8, "20230101", "1.2.3.1")
+    report, keys = tmp_path / "old.csv", tmp_path / "keys.csv"
+    run(model, report, scans, identify=keys, salt=tmp_path / "salt")
+    with full_disk(10), pytest.raises(AllFailedError, match="written: File too large"):
+        write_changes([report], [keys], change_path(report))
+    assert not change_path(report).exists()
