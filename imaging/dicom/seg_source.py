@@ -91,7 +91,7 @@ def seg_source(scan: Scan, headers: SourceHeaders) -> SegSource:
             _place(datasets, geometry)
         if len(scan.slices) > 1 and "FrameOfReferenceUID" not in first:
             raise NotPossibleError(
-                "no_frame_of_reference", "its slices have no frame of reference in common"
+                "no_frame_of_reference", "its slices state no places in a common frame of reference"
             )
     return SegSource(datasets, frames, geometry)
 
