@@ -37,6 +37,8 @@ KEY_COLUMNS = frozenset(
 )
 _ISO = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ].*)?")
 _DICOM = re.compile(r"(\d{4})(\d{2})(\d{2})")
+# Dates with dots have the day first wherever they are written; those with slashes have not.
+_DOTTED = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
 
 logger = logging.getLogger(__name__)
 
@@ -182,11 +184,14 @@ class KeyTable:
 
 
 def parse_date(value: str) -> date:
-    """A date by ISO 8601 or as DICOM writes it; ValueError for any other form."""
+    """A date by ISO 8601, as DICOM writes it, or day.month.year; ValueError for any other form."""
     match = _ISO.fullmatch(value.strip()) or _DICOM.fullmatch(value.strip())
+    dotted = _DOTTED.fullmatch(value.strip())
     try:
         if match:
             return date(*(int(part) for part in match.groups()))
+        if dotted:
+            return date(*(int(part) for part in reversed(dotted.groups())))
     except ValueError:
         pass
     raise ValueError(
@@ -384,7 +389,7 @@ def read_repeatability(value: str) -> Mapping[str, float] | float:
     Raises WssegError for what is neither, and for a table without the coefficient.
     """
     try:
-        number = float(value)
+        number = float(value.replace(",", "."))
     except ValueError:
         pass
     else:

@@ -138,12 +138,14 @@ def test_the_percentile_is_among_the_latest_ratios_of_enough_others():
     assert (row.percentile, row.cohort) == (None, LEAST_COHORT - 1)
 
 
-@pytest.mark.parametrize("value", ["2024-02-29", "20240229", "2024-02-29 10:11:12"])
-def test_dates_by_iso_and_as_dicom_writes_them_are_read(value):
+@pytest.mark.parametrize(
+    "value", ["2024-02-29", "20240229", "2024-02-29 10:11:12", "29.2.2024", "29.02.2024"]
+)
+def test_dates_by_iso_with_dots_and_as_dicom_writes_them_are_read(value):
     assert parse_date(value) == date(2024, 2, 29)
 
 
-@pytest.mark.parametrize("value", ["03/04/2025", "3.4.2025", "2023-02-29", "yesterday"])
+@pytest.mark.parametrize("value", ["03/04/2025", "3.4.25", "2023-02-29", "29.02.2023", "yesterday"])
 def test_dates_that_can_be_read_in_two_ways_or_none_are_refused(value):
     with pytest.raises(ValueError, match="write it as 2024-02-29"):
         parse_date(value)
@@ -253,7 +255,7 @@ def test_options_that_do_not_fit_together_are_told(model, tmp_path, options, tol
 
 
 def test_a_repeatability_coefficient_is_a_fraction_or_comes_from_an_agreement(tmp_path):
-    assert read_repeatability("0.02") == 0.02
+    assert read_repeatability("0.02") == read_repeatability("0,02") == 0.02
     with pytest.raises(WssegError, match="no fraction"):
         read_repeatability("2")
     with pytest.raises(WssegError, match="no number and no file"):
