@@ -21,9 +21,14 @@ from wsseg.imaging.definitions import (
 )
 from wsseg.imaging.dicom.codes import ClassCodes
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.files import read_regular
 
 FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
+MANIFEST_BYTES = 1 << 26
+"""Size of the largest `model.json` that is read; the scores of a calibration take most of it."""
+ENGINE_BYTES = 1 << 32
+"""Size of the largest engine file that is read. An ONNX file is smaller than half of it."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -279,10 +284,14 @@ def load_model(path: Path) -> tuple[Manifest, Path]:
         raise WssegError(f"model folder {path} {state}: give the folder that wsseg-export wrote")
     file = path / FILE_NAME
     try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_regular(file, MANIFEST_BYTES))
     except FileNotFoundError as error:
         raise WssegError(
             f"{path} holds no {FILE_NAME}: give the folder that wsseg-export wrote"
+        ) from error
+    except RecursionError as error:
+        raise WssegError(
+            f"{file} is nested too deeply to be a model's: export the model again"
         ) from error
     except (OSError, ValueError) as error:
         raise WssegError(f"{file} cannot be read ({error}): export the model again") from error
@@ -309,12 +318,12 @@ def engine_bytes(folder: Path, entry: EngineFile) -> bytes:
     The bytes that are checked are the bytes that run: nothing can change in between. Raises
     WssegError for a missing, altered or misplaced file.
     """
-    if Path(entry.file).name != entry.file:
+    if Path(entry.file).name != entry.file or "\0" in entry.file:
         raise WssegError(
             f"{folder}: engine file {entry.file!r} must lie in the model folder itself"
         )
     try:
-        content = (folder / entry.file).read_bytes()
+        content = read_regular(folder / entry.file, ENGINE_BYTES)
     except OSError as error:
         raise WssegError(
             f"{folder}: engine file {entry.file} cannot be read ({error.strerror}): "

@@ -1,6 +1,7 @@
 """Opening a model folder: what is wrong with it is said, and nothing altered runs."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -93,5 +94,50 @@ def test_an_engine_file_outside_the_folder_is_refused(tmp_path: Path, place: str
     file = str(tmp_path / "model.onnx") if place == "absolute" else place
     (folder / file).write_bytes(b"content")
     entry = make_manifest(b"content").engines[0].model_copy(update={"file": file})
+    with pytest.raises(WssegError, match="must lie in the model folder itself"):
+        engine_bytes(folder, entry)
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
+    folder = write_model(tmp_path / "model")
+    manifest, _ = load_model(folder)
+    (folder / "model.onnx").unlink()
+    os.mkfifo(folder / "model.onnx")
+    with pytest.raises(WssegError, match="it is no regular file"):
+        engine_bytes(folder, manifest.engines[0])
+    (folder / FILE_NAME).unlink()
+    os.mkfifo(folder / FILE_NAME)
+    with pytest.raises(WssegError, match="it is no regular file"):
+        load_model(folder)
+
+
+def test_a_model_that_lies_behind_links_is_read(tmp_path):
+    folder = write_model(tmp_path / "stored")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for path in folder.iterdir():
+        (linked / path.name).symlink_to(path)
+    manifest, found = load_model(linked)
+    assert engine_bytes(found, manifest.engines[0])
+
+
+def test_files_larger_than_any_model_are_not_read(tmp_path, monkeypatch):
+    folder = write_model(tmp_path / "model")
+    manifest, _ = load_model(folder)
+    monkeypatch.setattr("wsseg.serve.manifest.ENGINE_BYTES", 10)
+    with pytest.raises(WssegError, match="and at most 10 can be"):
+        engine_bytes(folder, manifest.engines[0])
+
+
+def test_a_manifest_that_is_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / FILE_NAME).write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(WssegError, match="nested too deeply"):
+        load_model(tmp_path)
+
+
+def test_a_file_name_that_no_system_knows_is_one_line(tmp_path):
+    folder = write_model(tmp_path / "model")
+    manifest, _ = load_model(folder)
+    entry = manifest.engines[0].model_copy(update={"file": "model\0.onnx"})
     with pytest.raises(WssegError, match="must lie in the model folder itself"):
         engine_bytes(folder, entry)
