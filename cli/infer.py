@@ -167,6 +167,14 @@ def infer(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a report that is already there.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run of this report that did not end: only scans that it did not "
+            "finish, or that changed, are measured. Without such a run, begin one.",
+        ),
+    ] = False,
     json_log: Annotated[
         bool, typer.Option("--json-log", help="Log one JSON object a line to stderr.")
     ] = False,
@@ -179,7 +187,10 @@ def infer(
     its result.
     """
     start_logging(as_json=json_log, verbose=verbose)
-    kept = "no table is written; label maps and overlays that were finished stay"
+    kept = (
+        "no table is written yet; scans that were finished are kept, and the same command with "
+        "--resume goes on with the others"
+    )
     with guarded(interrupted=kept):
         exit_code = run_inference(
             inputs,
@@ -216,6 +227,7 @@ def infer(
             pixel_mm=pixel_mm,
             codes=code or None,
             overwrite=overwrite,
+            resume=resume,
             quiet=json_log,
         )
     raise typer.Exit(exit_code)
@@ -257,6 +269,7 @@ def closing_line(summary: "Summary") -> str:
         "" if summary.recovered is None else f"{_counted(summary.recovered, 'mask')} recovered, "
     )
     read = f"{_counted(summary.scans, 'scan')}, {_counted(summary.slices, 'slice')}"
+    read += f" ({_counted(summary.resumed, 'scan')} of an earlier run)" if summary.resumed else ""
     warning = f"; WARNING: {summary.warning}" if summary.warning else ""
     why = f" ({summary.tables[2]} says why)" if summary.failed or summary.skipped else ""
     unlike = (

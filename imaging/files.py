@@ -23,6 +23,8 @@ except ModuleNotFoundError:  # Windows has no flock: nothing is locked there
 
 PREFIX = ".lock-"
 
+_noted: ContextVar[list[Path] | None] = ContextVar("noted", default=None)
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -35,6 +37,19 @@ def atomic(path: Path) -> Iterator[Path]:
         partial = Path(scratch, path.name)
         yield partial
         partial.replace(path)
+    if (paths := _noted.get()) is not None:
+        paths.append(path)
+
+
+@contextmanager
+def noting() -> Iterator[list[Path]]:
+    """Yield a list that receives each file which `atomic` puts in its place in this thread."""
+    paths: list[Path] = []
+    token = _noted.set(paths)
+    try:
+        yield paths
+    finally:
+        _noted.reset(token)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from wsseg.serve.inspection import InspectedScan
 from wsseg.serve.intervals import SoftAreas
 from wsseg.serve.measure import Areas, MeasuredScan, SliceResult, failed_files, slice_results
 from wsseg.serve.recover import Known, Recovered, recover
+from wsseg.serve.scan_rows import ScanRows
 
 LUMINANCE = "LUMINANCE"
 GREY_AS_RGB = "GREY_AS_RGB"
@@ -192,7 +193,7 @@ class Segmenter:
     keep_probability: ProbabilityType | None = None
     with_parts: bool = False
     _groups: dict[Shape, list[UniqueSlice]] = field(default_factory=dict, init=False)
-    _jobs: deque[Job | Failure] = field(default_factory=deque, init=False)
+    _jobs: deque[Job | Failure | ScanRows] = field(default_factory=deque, init=False)
     _in_flight: deque[InFlightBatch] = field(default_factory=deque, init=False)
 
     def __post_init__(self) -> None:
@@ -202,9 +203,10 @@ class Segmenter:
         self._threads = ThreadPoolExecutor(self._at_once, thread_name_prefix="wsseg-engine")
 
     def __call__(
-        self, scans: Iterable[InspectedScan | Failure]
-    ) -> Generator[MeasuredScan | Failure, None, None]:
-        """Measure scans in their order; a Failure from before or from here keeps its place.
+        self, scans: Iterable[InspectedScan | Failure | ScanRows]
+    ) -> Generator[MeasuredScan | Failure | ScanRows, None, None]:
+        """Measure scans in their order; a Failure from before or from here keeps its place, and so
+        do the rows of a scan that an earlier run measured.
 
         A batch that the engine cannot compute is halved until only the faulty slices are left. They
         cost their own scan its result, a Failure for each of its files, and no other scan.
@@ -236,23 +238,23 @@ class Segmenter:
         held = sum(job.nbytes() for job in self._jobs if isinstance(job, Job))
         return len(self._jobs) > self.limits.scans or held > self.limits.nbytes
 
-    def _finished(self) -> Generator[MeasuredScan | Failure, None, None]:
+    def _finished(self) -> Generator[MeasuredScan | Failure | ScanRows, None, None]:
         """The scans at the front of the queue that wait for no slice."""
         while self._jobs:
             job = self._jobs[0]
             if isinstance(job, Job) and job.left:
                 return
             self._jobs.popleft()
-            if isinstance(job, Failure):
+            if not isinstance(job, Job):
                 yield job
             elif job.failures:
                 yield from job.failures
             else:
                 yield job.measured
 
-    def _add(self, item: InspectedScan | Failure) -> None:
+    def _add(self, item: InspectedScan | Failure | ScanRows) -> None:
         """Queue a scan: each of its slices has a result already, waits for one, or needs none."""
-        if isinstance(item, Failure):
+        if not isinstance(item, InspectedScan):
             self._jobs.append(item)
             return
         job = self._new_job(item)
@@ -307,6 +309,7 @@ class Segmenter:
             probability=np.zeros((grid[0], self.classes, *grid[1:]), self.keep_probability)
             if self.keep_probability
             else None,
+            key=item.key,
         )
         return Job(measured, known, left=grid[0])
 

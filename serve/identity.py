@@ -18,7 +18,7 @@ from pydicom.valuerep import DA
 from wsseg.imaging.dicom import at_pixels, open_dicom, silence_pydicom, tags_of, text
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
-from wsseg.imaging.scan import Scan
+from wsseg.imaging.scan import ScanRef
 from wsseg.serve.report import KeyRow, SeriesOrigin, table_writer
 
 SALT_BYTES = 32
@@ -39,9 +39,9 @@ class Identifier:
     real: bool = False
     rows: list[KeyRow] = field(default_factory=list)
 
-    def add(self, scan: Scan, origin: SeriesOrigin) -> None:
+    def add(self, ref: ScanRef, origin: SeriesOrigin) -> None:
         """Add the key and the study date of a scan; empty where its file states none."""
-        header = _header(scan)
+        header = _header(ref, origin.source)
         patient, issuer = (text(header, name) for name in _KEYWORDS[:2])
         self.rows.append(
             KeyRow(
@@ -125,11 +125,11 @@ def load_salt(path: Path) -> bytes:
     return salt
 
 
-def _header(scan: Scan) -> Dataset:
-    """The identifying elements of a scan's first file; empty for what is no DICOM."""
-    if scan.ref.kind != "dicom":
+def _header(ref: ScanRef, source: str) -> Dataset:
+    """The identifying elements of a scan's file `source`; empty for what is no DICOM."""
+    file = next((file for file in ref.files if file.source == source), ref.files[0])
+    if ref.kind != "dicom":
         return Dataset()
-    file = scan.ref.files[0]
     try:
         with silence_pydicom:
             header, _ = open_dicom(file.path, file.source, tags=tags_of(_KEYWORDS), stop=at_pixels)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,9 +30,9 @@ from wsseg.serve.follow_up import FollowUp
 from wsseg.serve.identity import Identifier
 from wsseg.serve.inspection import compare_with
 from wsseg.serve.intervals import Intervals, intervals_of
+from wsseg.serve.journal import Journal, journal_path, require_finished
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
-from wsseg.serve.measure import recovered_rows, series_origin, series_rows, slice_rows
 from wsseg.serve.options import InferOptions, check_apart
 from wsseg.serve.outputs import (
     Output,
@@ -54,6 +54,8 @@ from wsseg.serve.report import (
     report_paths,
     require_free,
 )
+from wsseg.serve.run_settings import run_settings
+from wsseg.serve.scan_rows import ScanRows
 from wsseg.serve.structured_report import structured_reports
 
 SOME_FAILED = 8
@@ -70,7 +72,7 @@ class Summary:
     rows of the table of recovered masks; None without `known_ratios`. warning: what must be known
     of the model; "" for nothing. unlike: scans that were measured although they are unlike the
     training images. compared: what came of the comparison with `reference`, changes: of that with
-    `previous`; None without it.
+    `previous`; None without it. resumed: scans that an earlier run had measured.
     """
 
     scans: int
@@ -85,6 +87,7 @@ class Summary:
     unlike: int = 0
     compared: Compared | None = None
     changes: Changes | None = None
+    resumed: int = 0
 
     @property
     def report(self) -> Path:
@@ -122,6 +125,9 @@ def infer(
     """
     started = time.monotonic()
     tables = report_paths(options.report)
+    resumes = options.resume and journal_path(options.report).exists()
+    if resumes:  # the run that began was allowed to write here
+        options = options.model_copy(update={"overwrite": True})
     check_apart(inputs, options)
     recovers = options.known_ratios is not None
     require_free(options.report, recovered=recovers, overwrite=options.overwrite)
@@ -157,14 +163,26 @@ def infer(
             known = KnownSlices(options.known_ratios.name, rows, everything)
         provenance = _provenance(manifest, used)
         outputs = _outputs(options, manifest, provenance, intervals)
-        pipeline = _pipeline(used, manifest, options, known=known, outputs=outputs)
+        journal = Journal(
+            options.report,
+            run_settings(options, manifest, provenance),
+            provenance,
+            Path(scratch),
+        )
+        pipeline = replace(
+            _pipeline(used, manifest, options, known=known, outputs=outputs), journal=journal
+        )
         with ExitStack() as locks:
             for output in (options.report, *options.folders):
                 busy = f"another run is writing {output}: wait for it, or name another place"
                 locks.enter_context(lock_output(output, busy))
             # Again, because another run may just have written its report.
             require_free(options.report, recovered=recovers, overwrite=options.overwrite)
-            _make_folders(options)
+            if resumes and not journal.path.exists():
+                raise WssegError(f"another run has just finished {options.report}")
+            if not (resumes or options.overwrite):
+                require_finished(options.report)
+            _make_folders(options, resumes=resumes)
             if options.masks:
                 named = (manifest.classes, manifest.codes, manifest.name)
                 write_legend(options.masks, *named, provenance.model_sha256)
@@ -174,13 +192,11 @@ def infer(
                 used.precision,
                 extra={"event": "run_started", "engine": used.name, "precision": used.precision},
             )
+            locks.enter_context(journal.opened(resume=resumes))
             with closing(pipeline(refs, counts)) as outcomes:
                 _write_report(
-                    outcomes,
+                    _with_rows(outcomes, manifest, provenance, intervals, journal),
                     options.report,
-                    manifest,
-                    provenance,
-                    intervals=intervals,
                     known=known,
                     counts=counts,
                     identifier=follow_up.identifier,
@@ -190,7 +206,7 @@ def infer(
                 if options.reference
                 else None
             )
-    changes = follow_up.finish(options.report)
+            changes = follow_up.finish(options.report)
     dependence = manifest.training.dependence
     summary = Summary(
         scans=counts.scans,
@@ -205,6 +221,7 @@ def infer(
         unlike=counts.unlike,
         changes=changes,
         compared=compared,
+        resumed=counts.resumed,
     )
     logger.info(
         "measured scans: %d, slices: %d",
@@ -220,6 +237,7 @@ def infer(
             "exit_code": summary.exit_code,
             "warning": summary.warning,
             "unlike": summary.unlike,
+            "resumed": summary.resumed,
             **({"compared": compared.words} if compared else {}),
         },
     )
@@ -257,6 +275,7 @@ def _pipeline(
         writing=PrefetchLimits(options.readers, options.read_ahead, share),
         outputs=outputs,
         known=known or (lambda _: {}),
+        recall=(lambda rows: known.assign(rows.ids)) if known else (lambda _: None),
         skip=skip_empty(manifest.window) if options.skip else skip_none,
         compare=compare_with(manifest),
         strict=options.strict,
@@ -329,15 +348,16 @@ def _maker(options: InferOptions, manifest: Manifest, provenance: Provenance) ->
     )
 
 
-def _make_folders(options: InferOptions) -> None:
+def _make_folders(options: InferOptions, *, resumes: bool) -> None:
     """Create the output folders; WssegError for one that cannot be created.
 
     Existing pictures stay, with a warning: they may show scans that the new tables do not have.
+    resumes: they are those of the run that goes on.
     """
     for folder in options.folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            if not resumes and any(folder.iterdir()):
                 logger.warning(
                     "%s is not empty: pictures of other runs stay in it beside those of this one",
                     folder,
@@ -346,29 +366,48 @@ def _make_folders(options: InferOptions) -> None:
             raise WssegError(f"folder {folder} cannot be made: {error.strerror}") from error
 
 
-def _write_report(
+def _with_rows(
     outcomes: Iterable[Outcome],
-    path: Path,
     manifest: Manifest,
     provenance: Provenance,
-    *,
     intervals: Intervals | None,
+    journal: Journal,
+) -> Iterator[tuple[Outcome, ScanRows | None]]:
+    """Each outcome with the rows of its scan, which the journal has from then on.
+
+    A scan of which anything failed is not added: the reason may be gone when the run goes on.
+    """
+    for outcome in outcomes:
+        rows, measured = outcome.recorded, outcome.measured
+        if measured:
+            rows = ScanRows.of(
+                measured, manifest, provenance, intervals=intervals, skipped=outcome.failures
+            )
+            if all(failure.status == "skipped" for failure in outcome.failures):
+                journal.add(measured.key, rows, outcome.written)
+        yield outcome, rows
+
+
+def _write_report(
+    outcomes: Iterable[tuple[Outcome, ScanRows | None]],
+    path: Path,
+    *,
     known: KnownSlices | None,
     counts: Counts,
     identifier: Identifier | None = None,
 ) -> None:
     """Write the rows of all scans, then the rows of known ratios that no mask was recovered for."""
     with open_report(path, recovered=known is not None) as report:
-        for outcome in outcomes:
-            if measured := outcome.measured:
-                report.slices(slice_rows(measured, manifest, provenance, intervals))
-                report.series(series_rows(measured, manifest, provenance))
+        for outcome, rows in outcomes:
+            if rows:
+                report.slices(rows.slices)
+                report.series(rows.series)
                 if identifier:
-                    identifier.add(measured.scan, series_origin(measured.scan))
+                    identifier.add(rows.ref, rows.origin)
                 if report.recovered:
-                    report.recovered(recovered_rows(measured, manifest, provenance))
-                if known and measured.recovered:
-                    known.recovered(measured.recovered.masks)
+                    report.recovered(rows.recovered)
+                if known:
+                    known.recovered(rows.lines)
             for failure in outcome.failures:
                 report.fail(failure)
         if known:

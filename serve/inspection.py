@@ -48,13 +48,14 @@ class InspectedScan:
 
     empty: indices of the slices that are skipped. digests: one digest per slice, equal for slices
     of equal pixels and shape; empty bytes for skipped slices. outside: as in `Likeness`, without
-    the skipped slices.
+    the skipped slices. key: of the scan in the journal, "" without one.
     """
 
     scan: Scan
     empty: frozenset[int]
     digests: tuple[bytes, ...]
     outside: frozenset[int] = frozenset()
+    key: str = ""
 
 
 def inspect(scan: Scan, skip: Skip, likeness: Likeness | None = None) -> InspectedScan:

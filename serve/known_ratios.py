@@ -3,16 +3,15 @@
 import difflib
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from wsseg.imaging.definitions import IMAGE, RatioDefinition
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.files import name_key
 from wsseg.imaging.fractions import Column, fractions
-from wsseg.imaging.scan import Scan, ScanRef
+from wsseg.imaging.scan import Scan, ScanRef, SliceId
 from wsseg.imaging.tables import (
     DEFAULT_OPTIONS,
     Fault,
@@ -23,7 +22,7 @@ from wsseg.imaging.tables import (
     read_table,
 )
 from wsseg.serve.manifest import Manifest
-from wsseg.serve.recover import Known, KnownRatio, RecoveredMask
+from wsseg.serve.recover import Known, KnownRatio
 from wsseg.serve.report import SliceRow, columns, printable, without_apostrophe
 
 RATIO, PERCENT, NAME = "ratio", "ratio_percent", "ratio_name"
@@ -192,12 +191,16 @@ class KnownSlices:
 
     def __call__(self, scan: Scan) -> Known:
         """The known ratios of the slices of a scan."""
-        sources = dict.fromkeys(identity.source for identity in scan.slices)
+        return self.assign(scan.slices)
+
+    def assign(self, slices: Sequence[SliceId]) -> Known:
+        """The known ratios of these slices, which are all of a scan."""
+        sources = dict.fromkeys(identity.source for identity in slices)
         rows = [row for source in sources for row in self._rows.get(source, ())]
         if not rows:
             return {}
         indices: dict[tuple[str, int | None], list[int]] = defaultdict(list)
-        for index, identity in enumerate(scan.slices):
+        for index, identity in enumerate(slices):
             for frame in {identity.frame, None}:
                 indices[identity.source, frame].append(index)
         known: dict[int, dict[int, KnownRatio]] = defaultdict(dict)
@@ -221,10 +224,10 @@ class KnownSlices:
                 )
         return {index: tuple(by_class.values()) for index, by_class in known.items() if by_class}
 
-    def recovered(self, masks: Mapping[int, tuple[RecoveredMask, ...]]) -> None:
-        """Note the rows whose masks were recovered; masks: by slice index."""
-        for mask in chain.from_iterable(masks.values()):
-            self._left.pop(mask.known.line, None)
+    def recovered(self, lines: Iterable[int]) -> None:
+        """Note the rows whose masks were recovered, by their lines."""
+        for line in lines:
+            self._left.pop(line, None)
 
     def failures(self) -> tuple[Failure, ...]:
         """The rows that no mask was recovered for, in the order of the table."""

@@ -71,7 +71,7 @@ class MeasuredScan:
     of the slices whose values lie outside the range that the model was trained on. packed: (slice,
     class, bytes) eight pixels of a class's own mask a byte, see `masks`; None where no output needs
     them. probability: (slice, class, row, column), see `stored_probability`, 0 on skipped slices;
-    None likewise.
+    None likewise. key: of the scan in the journal, "" without one.
     """
 
     scan: Scan
@@ -82,6 +82,7 @@ class MeasuredScan:
     outside: frozenset[int] = frozenset()
     packed: NDArray[np.uint8] | None = None
     probability: NDArray[Any] | None = None
+    key: str = ""
 
     @property
     def masks(self) -> NDArray[np.uint8]:

@@ -36,8 +36,9 @@ class InferOptions(Frozen):
     besides the engine's own; a larger scan is still read, but alone. skip: skip slices that cannot
     show tissue, see `empty_slices.skip_empty`. strict: scans unlike the training images fail
     instead of being flagged, see `inspection.compare_with`. coverage: of the intervals, between 0
-    and 1; None for 0.9 if the model is calibrated. overwrite: replace an earlier report. pixel_mm:
-    (row, column) pixel size of pictures that do not state one. codes: what each class is, by a
+    and 1; None for 0.9 if the model is calibrated. overwrite: replace an earlier report. resume: go
+    on with a run that did not end, see `journal.Journal`. pixel_mm: (row, column) pixel size of
+    pictures that do not state one. codes: what each class is, by a
     clinical terminology, each in place of the model's. identify, salt, real_identifiers, previous,
     keys, repeatability: see `FollowUpOptions`.
     """
@@ -68,6 +69,7 @@ class InferOptions(Frozen):
     strict: bool = False
     coverage: Coverage | None = None
     overwrite: bool = False
+    resume: bool = False
     pixel_mm: PixelSize | None = None
     codes: Codes = Field(default_factory=dict)
     identify: Path | None = None

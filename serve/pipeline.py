@@ -7,21 +7,25 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
 
 from wsseg.imaging.errors import Failure, ReadError
+from wsseg.imaging.files import noting
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.empty_slices import Skip, skip_none
 from wsseg.serve.engines.base import Engine
-from wsseg.serve.inspection import UNLIKE_FLAGS, Compare, InspectedScan, compare_none, inspect
+from wsseg.serve.inspection import Compare, InspectedScan, compare_none, inspect
+from wsseg.serve.journal import Journal
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import MeasuredScan, failed_files
 from wsseg.serve.outputs import Output, write_outputs
 from wsseg.serve.recover import Known
+from wsseg.serve.scan_rows import ScanRows, is_unlike
 
 PIXEL_MM_GIVEN = "PIXEL_MM_GIVEN"
 UNLIKE = "unlike_training"
@@ -110,10 +114,15 @@ def prefetch(
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one scan or file: measured, failed, or both if only a part of it failed."""
+    """The outcome of one scan or file: measured, failed, or both if only a part of it failed.
+
+    recorded: the rows of a scan that an earlier run measured. written: files of the scan.
+    """
 
     measured: MeasuredScan | None
     failures: tuple[Failure, ...]
+    recorded: ScanRows | None = None
+    written: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -121,7 +130,7 @@ class Counts:
     """Progress of a run; `tell` receives (slices done, slices met so far, slices per second).
 
     failed, skipped: files. recovered: masks. unlike: scans that were measured although they are
-    unlike the training images.
+    unlike the training images. resumed: scans of an earlier run, which are counted as the others.
     """
 
     tell: OnProgress
@@ -131,11 +140,14 @@ class Counts:
     skipped: int = 0
     recovered: int = 0
     unlike: int = 0
+    resumed: int = 0
     _done: int = 0
     _met: int = 0
     _began: float | None = None
 
-    def meet(self, scans: Iterable[InspectedScan | Failure]) -> Iterator[InspectedScan | Failure]:
+    def meet(
+        self, scans: Iterable[InspectedScan | Failure | ScanRows]
+    ) -> Iterator[InspectedScan | Failure | ScanRows]:
         """Pass scans on and count their slices as work to do."""
         for item in scans:
             if isinstance(item, InspectedScan):
@@ -162,12 +174,18 @@ class Counts:
             )
         if measured := outcome.measured:
             self.scans += 1
-            self.unlike += bool(measured.outside or UNLIKE_FLAGS & set(measured.scan.flags))
+            self.unlike += is_unlike(measured)
             self.slices += len(measured.scan.slices)
             if measured.recovered:
                 self.recovered += sum(map(len, measured.recovered.masks.values()))
             event = {"event": "scan_measured", "scan": self.scans}
             logger.debug("scan %d is measured", self.scans, extra=event)
+        if rows := outcome.recorded:
+            self.scans += 1
+            self.resumed += 1
+            self.unlike += rows.unlike
+            self.slices += len(rows.ids)
+            self.recovered += len(rows.lines)
 
 
 @dataclass(frozen=True)
@@ -180,7 +198,8 @@ class Pipeline:
     scan's slices, from which masks are recovered. skip: the rule by which slices are skipped.
     compare: compares a scan with the training images. strict: a scan unlike them fails and is not
     computed. pixel_mm: (row, column) pixel size of pictures that do not state one. keep_labels:
-    label maps are kept for the caller even if none are drawn.
+    label maps are kept for the caller even if none are drawn. journal: has the scans that an
+    earlier run measured. recall: is told the slices of each of them, in its turn.
     """
 
     engine: Engine
@@ -195,6 +214,8 @@ class Pipeline:
     strict: bool = False
     pixel_mm: tuple[float, float] | None = None
     keep_labels: bool = False
+    journal: Journal | None = None
+    recall: Callable[[ScanRows], object] = lambda _: None
 
     def __call__(
         self, refs: Iterable[ScanRef | Failure], counts: Counts
@@ -215,7 +236,7 @@ class Pipeline:
         # Closed here, not by the garbage collector: an interrupted run must not go on.
         with (
             closing(prefetch(self._read, refs, self.reading, _nbytes)) as scans,
-            closing(segment(counts.meet(_flattened(scans)))) as segmented,
+            closing(segment(counts.meet(self._recalled(_flattened(scans))))) as segmented,
             closing(
                 prefetch(self._write, segmented, self.writing, _nbytes)
                 if self.outputs
@@ -226,16 +247,36 @@ class Pipeline:
                 counts.end(outcome)
                 yield outcome
 
-    def _write(self, item: MeasuredScan | Failure) -> Outcome:
+    def _recalled(
+        self, items: Iterable[InspectedScan | Failure | ScanRows]
+    ) -> Iterator[InspectedScan | Failure | ScanRows]:
+        """Pass items on just before the network's turn, in which ratios are assigned to slices."""
+        for item in items:
+            if isinstance(item, ScanRows):
+                self.recall(item)
+            yield item
+
+    def _write(self, item: MeasuredScan | Failure | ScanRows) -> Outcome:
         """The outcome of a scan or file, with its outputs written."""
+        if isinstance(item, ScanRows):
+            return Outcome(None, item.skipped, item)
         if isinstance(item, Failure):
             return Outcome(None, (item,))
-        return Outcome(item, (*item.scan.failures, *write_outputs(self.outputs, item)))
+        with noting() as written:
+            failures = (*item.scan.failures, *write_outputs(self.outputs, item))
+        return Outcome(item, failures, written=tuple(written))
 
-    def _read(self, ref: ScanRef | Failure) -> InspectedScan | tuple[Failure, ...]:
-        """The scan, read and inspected, or one Failure for each of its files."""
+    def _read(self, ref: ScanRef | Failure) -> InspectedScan | ScanRows | tuple[Failure, ...]:
+        """The scan, read and inspected, or one Failure for each of its files; or the rows that an
+        earlier run measured."""
         if isinstance(ref, Failure):
             return (ref,)
+        key = ""
+        if self.journal:
+            # Before it is read: what changes meanwhile must not be taken for what was measured.
+            key = self.journal.key(ref)
+            if rows := self.journal.find(key, ref):
+                return rows
         earlier: tuple[Failure, ...] = ()
         try:
             scan = read(ref)
@@ -253,18 +294,18 @@ class Pipeline:
                     f"({differences}): convert it, use another model, or leave --strict out"
                 )
                 return failed_files(ref, UNLIKE, message, earlier)
-            return inspect(scan, self.skip, likeness)
+            return replace(inspect(scan, self.skip, likeness), key=key)
         except ReadError as error:  # also from the slices of a long scan, which are read on demand
             return failed_files(ref, error.reason, str(error), earlier)
 
 
 def _flattened(
-    items: Iterable[InspectedScan | tuple[Failure, ...]],
-) -> Iterator[InspectedScan | Failure]:
+    items: Iterable[InspectedScan | ScanRows | tuple[Failure, ...]],
+) -> Iterator[InspectedScan | Failure | ScanRows]:
     """Scans and failures one by one; the failure of a file of many scans is reported once."""
     reported: set[Failure] = set()
     for item in items:
-        if isinstance(item, InspectedScan):
+        if isinstance(item, InspectedScan | ScanRows):
             yield item
         else:
             yield from (failure for failure in item if failure not in reported)
@@ -272,7 +313,13 @@ def _flattened(
 
 
 def _nbytes(
-    item: ScanRef | InspectedScan | MeasuredScan | Outcome | Failure | tuple[Failure, ...],
+    item: ScanRef
+    | InspectedScan
+    | MeasuredScan
+    | Outcome
+    | Failure
+    | ScanRows
+    | tuple[Failure, ...],
 ) -> int:
     """Bytes of pixels that an item holds, or will hold once it is read."""
     match item:

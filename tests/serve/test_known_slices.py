@@ -9,7 +9,7 @@ import pytest
 from tests.serve.conftest import make_scan
 from wsseg.imaging import Failure, FileRef, Scan, ScanRef, SliceId, TableError
 from wsseg.serve.known_ratios import KnownRow, KnownSlices
-from wsseg.serve.recover import KnownRatio, RecoveredMask
+from wsseg.serve.recover import KnownRatio
 
 
 def row(line: int, source: str, place: int = 0, ratio: float = 0.1, **where: int) -> KnownRow:
@@ -35,9 +35,7 @@ def lines(known) -> dict[int, list[int]]:
 
 
 def recovered(known: KnownSlices, found) -> None:
-    known.recovered(
-        {i: tuple(RecoveredMask(k, 1, 0.5, 0.5, tied=False) for k in v) for i, v in found.items()}
-    )
+    known.recovered(one.line for of_slice in found.values() for one in of_slice)
 
 
 def test_slices_are_found_by_source_slice_and_frame():

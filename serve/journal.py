@@ -1,0 +1,262 @@
+"""The journal of a run: what each finished scan gave, so that a run that ends early can go on.
+
+A text file beside the report, to which each scan adds one line when it is done: a checksum, the
+digest of all that its rows depend on, and the rows. A line that was torn or damaged costs its scan
+alone. A file of lines needs no files of its own beside it and no locks of a network share, which a
+database in it would.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from wsseg.imaging.errors import AllFailedError, ReadError, SomeFailedError, WssegError
+from wsseg.imaging.files import seen_by
+from wsseg.imaging.scan import FileRef, ScanRef
+from wsseg.imaging.volumes import open_volume
+from wsseg.serve.report import Provenance
+from wsseg.serve.scan_rows import ScanRows
+
+FORMAT = "wsseg journal 1"
+RUN = "run"
+"""The key of the lines that state the settings of a run."""
+HEAD_BYTES = 4096
+SYNC_SECONDS = 1.0
+"""What a power cut may cost at most, beside the scans in flight; a killed process costs none."""
+DIGEST_BYTES = 20
+
+logger = logging.getLogger(__name__)
+
+
+def journal_path(report: Path) -> Path:
+    """The journal of a report; hidden, so that no later run takes it for an input."""
+    return report.with_name(f".{report.name}.journal")
+
+
+@dataclass
+class Journal:
+    """The journal of one run. Threads may look scans up while one adds them.
+
+    settings: all that the rows of every scan depend on, by name. scratch: folder into which
+    archives are unpacked, whose files have no time of change that would mean anything.
+    """
+
+    report: Path
+    settings: Mapping[str, str]
+    provenance: Provenance
+    scratch: Path
+    _places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _stream: BinaryIO | None = None
+    _unsynced: bool = False
+    _has_scans: bool = False
+
+    def __post_init__(self) -> None:
+        self.path = journal_path(self.report)
+        self._header = f"{FORMAT} {json.dumps(dict(self.settings), sort_keys=True)}"
+        self._run = hashlib.sha256(self._header.encode()).digest()
+
+    def key(self, ref: ScanRef) -> str:
+        """The digest of all that the rows of a scan depend on; "" where a file cannot be read.
+
+        The files count by their names in the tables, their sizes, times of change and first
+        `HEAD_BYTES` bytes; those of archives by all of their bytes.
+        """
+        digest = hashlib.blake2b(self._run, digest_size=DIGEST_BYTES)
+        shape = (ref.kind, ref.volume, ref.part, ref.flags, ref.frames, ref.name_ending)
+        digest.update(repr(shape).encode())
+        try:
+            for file in ref.files:
+                digest.update(f"\0{file.source}".encode("utf-8", "backslashreplace"))
+                for path in _parts(file, ref):
+                    digest.update(_state(path, whole=path.is_relative_to(self.scratch)))
+        except (OSError, ReadError):
+            return ""
+        return digest.hexdigest()
+
+    def find(self, key: str, ref: ScanRef) -> ScanRows | None:
+        """The rows of a scan with this key, if all files that were written for it are there."""
+        place = self._places.get(key)
+        if place is None:
+            return None
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(place[0])
+                entry = json.loads(stream.read(place[1]).split(b" ", 2)[2])
+            for name, size in entry["files"]:
+                if Path(name).stat().st_size != size:
+                    return None
+            return ScanRows.from_values(entry["rows"], ref, self.provenance)
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    def add(self, key: str, rows: ScanRows, files: Iterable[Path]) -> None:
+        """Add a scan that is done, with the files that were written for it.
+
+        From here on it survives the end of the process, and within `SYNC_SECONDS` a power cut. A
+        journal that cannot be written costs no measurement: the run goes on without it.
+        """
+        if not key or self._stream is None:
+            return
+        try:
+            written = [(str(path.absolute()), path.stat().st_size) for path in files]
+            self._append(key, {"files": written, "rows": rows.values()})
+        except OSError as error:
+            logger.warning(
+                "the journal cannot be written any more (%s): should this run end early, --resume "
+                "measures the scans from here on again",
+                error.strerror,
+                extra={"event": "journal_failed"},
+            )
+            self._close()
+        self._has_scans = True
+
+    @contextmanager
+    def opened(self, *, resume: bool) -> Iterator[None]:
+        """Open the journal; it is removed if the run writes its report, or ends before any scan.
+
+        resume: keep what it has; else it begins anew. Raises AllFailedError where it cannot be
+        made: nor could the report.
+        """
+        try:
+            self._open(resume=resume)
+        except OSError as error:
+            self._close()
+            raise AllFailedError(
+                f"{self.report} could not be written: {error}; check the space and the permissions "
+                "of its folder"
+            ) from error
+        stop = threading.Event()
+
+        def sync_often() -> None:
+            while not stop.wait(SYNC_SECONDS):
+                self._sync()
+
+        thread = threading.Thread(target=sync_often, name="wsseg-journal", daemon=True)
+        thread.start()
+        needed = True
+        try:
+            yield
+            needed = False
+        except SomeFailedError:  # of what follows the report, which is written
+            needed = False
+            raise
+        finally:
+            stop.set()
+            thread.join()
+            self._sync()
+            self._close()
+            if not needed or not self._has_scans:
+                with suppress(OSError):
+                    self.path.unlink()
+
+    def _open(self, *, resume: bool) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before, end = self._read() if resume else ("", 0)
+        self._stream = self.path.open("ab", buffering=0)
+        self._stream.truncate(end)  # a torn line would spoil the next one
+        if before != self._header:
+            if before:
+                logger.warning(
+                    "%s: scans that were measured before are measured again",
+                    _difference(before, self._header),
+                    extra={"event": "journal_changed"},
+                )
+            self._append(RUN, self._header)
+
+    def _read(self) -> tuple[str, int]:
+        """Find all whole lines; returns the last header and the end of the last whole line."""
+        header, at, end, damaged = "", 0, 0, 0
+        with self.path.open("rb") as stream:
+            for line in stream:
+                checksum, _, payload = line.rstrip(b"\n").partition(b" ")
+                key, _, text = payload.partition(b" ")
+                if line.endswith(b"\n") and checksum == b"%08x" % zlib.crc32(payload):
+                    end = at + len(line)
+                    if key == RUN.encode():
+                        header = json.loads(text)
+                    else:
+                        self._places[key.decode()] = (at, len(line))
+                else:
+                    damaged += 1
+                at += len(line)
+        if damaged:
+            logger.warning(
+                "damaged lines in the journal: %d; their scans are measured again",
+                damaged,
+                extra={"event": "journal_damaged", "lines": damaged},
+            )
+        self._has_scans = bool(self._places)
+        return header, end
+
+    def _append(self, key: str, value: object) -> None:
+        if self._stream is None:
+            return
+        payload = f"{key} {json.dumps(value, separators=(',', ':'))}".encode("ascii")
+        rest = memoryview(b"%08x %s\n" % (zlib.crc32(payload), payload))
+        while rest:
+            rest = rest[self._stream.write(rest) :]
+        self._unsynced = True
+
+    def _sync(self) -> None:
+        stream = self._stream
+        if self._unsynced and stream:
+            self._unsynced = False
+            # A disk that fails is told by the next line.
+            with suppress(OSError, ValueError):
+                os.fsync(stream.fileno())
+
+    def _close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream:
+            stream.close()
+
+
+def require_finished(report: Path) -> None:
+    """Raise WssegError if an unfinished run of this report has left its journal."""
+    path = journal_path(report)
+    if path.exists():
+        raise WssegError(
+            f"an earlier run of {report} did not end, and {path} holds its scans: give --resume to "
+            "go on with it, or --overwrite to begin anew"
+        )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _parts(file: FileRef, ref: ScanRef) -> Iterator[Path]:
+    """The file, and the one that holds its voxels if that is another."""
+    yield file.path
+    if ref.kind == "volume":
+        data = open_volume(file).header.data
+        if data != file.path:
+            yield data
+
+
+def _state(path: Path, *, whole: bool) -> bytes:
+    if whole:
+        return file_digest(path).encode()
+    with path.open("rb", buffering=0) as stream:
+        seen = seen_by(os.fstat(stream.fileno()))
+        return repr((seen, hashlib.sha256(stream.read(HEAD_BYTES)).hexdigest())).encode()
+
+
+def _difference(header: str, wanted: str) -> str:
+    """Which settings differ, by their names."""
+    try:
+        before, now = (json.loads(text.removeprefix(FORMAT)) for text in (header, wanted))
+        names = sorted(name for name in before | now if before.get(name) != now.get(name))
+    except ValueError:
+        return "the journal was written by another version"
+    return f"changed since the run began ({', '.join(names)})"
