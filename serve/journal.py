@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,6 +62,7 @@ class Journal:
     def __post_init__(self) -> None:
         self.path = journal_path(self.report)
         self._header = f"{FORMAT} {json.dumps(dict(self.settings), sort_keys=True)}"
+        self._unpacked = f"{self.scratch}{os.sep}"
         self._run = hashlib.sha256(self._header.encode()).digest()
 
     def key(self, ref: ScanRef) -> str:
@@ -69,17 +71,19 @@ class Journal:
         The files count by their names in the tables, their sizes, times of change and first
         `HEAD_BYTES` bytes; those of archives by all of their bytes.
         """
-        digest = hashlib.blake2b(self._run, digest_size=DIGEST_BYTES)
         shape = (ref.kind, ref.volume, ref.part, ref.flags, ref.frames, ref.name_ending)
-        digest.update(repr(shape).encode())
+        told = [self._run, repr(shape).encode()]
         try:
             for file in ref.files:
-                digest.update(f"\0{file.source}".encode("utf-8", "backslashreplace"))
-                for path in _parts(file, ref):
-                    digest.update(_state(path, whole=path.is_relative_to(self.scratch)))
+                told.append(f"\0{file.source}\0".encode("utf-8", "backslashreplace"))
+                told += (
+                    _state(path, whole=path.startswith(self._unpacked))
+                    for path in _parts(file, ref)
+                )
         except (OSError, ReadError):
             return ""
-        return digest.hexdigest()
+        # At once: each update of so many bytes lets another thread take the interpreter.
+        return hashlib.blake2b(b"".join(told), digest_size=DIGEST_BYTES).hexdigest()
 
     def find(self, key: str, ref: ScanRef) -> ScanRows | None:
         """The rows of a scan with this key, if all files that were written for it are there."""
@@ -170,6 +174,13 @@ class Journal:
                     extra={"event": "journal_changed"},
                 )
             self._append(RUN, self._header)
+        self._sync()
+        with suppress(OSError):  # Windows opens no folder
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # the name of the new file
+            finally:
+                os.close(folder)
 
     def _read(self) -> tuple[str, int]:
         """Find all whole lines; returns the last header and the end of the last whole line."""
@@ -220,9 +231,13 @@ class Journal:
 
 
 def require_finished(report: Path) -> None:
-    """Raise WssegError if an unfinished run of this report has left its journal."""
+    """Raise WssegError if an unfinished run of this report has left scans in its journal."""
     path = journal_path(report)
-    if path.exists():
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        has_scans = sum(1 for _ in islice(stream, 2)) > 1  # behind the settings of the run
+    if has_scans:
         raise WssegError(
             f"an earlier run of {report} did not end, and {path} holds its scans: give --resume to "
             "go on with it, or --overwrite to begin anew"
@@ -235,21 +250,25 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _parts(file: FileRef, ref: ScanRef) -> Iterator[Path]:
+def _parts(file: FileRef, ref: ScanRef) -> Iterator[str]:
     """The file, and the one that holds its voxels if that is another."""
-    yield file.path
+    yield str(file.path)
     if ref.kind == "volume":
         data = open_volume(file).header.data
         if data != file.path:
-            yield data
+            yield str(data)
 
 
-def _state(path: Path, *, whole: bool) -> bytes:
-    if whole:
-        return file_digest(path).encode()
-    with path.open("rb", buffering=0) as stream:
-        seen = seen_by(os.fstat(stream.fileno()))
-        return repr((seen, hashlib.sha256(stream.read(HEAD_BYTES)).hexdigest())).encode()
+def _state(path: str, *, whole: bool) -> bytes:
+    """What tells a file from a changed one; plain calls of the system, as there is one a slice."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(descriptor)
+        if not whole:
+            return b"%d %d " % seen_by(status) + os.read(descriptor, HEAD_BYTES)
+    finally:
+        os.close(descriptor)
+    return file_digest(Path(path)).encode()
 
 
 def _difference(header: str, wanted: str) -> str:

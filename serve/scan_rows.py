@@ -1,6 +1,6 @@
 """All rows that one measured scan has in the tables, also as lists that give them back equal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,10 @@ class ScanRows:
         The provenance, which all scans of a run share, is left out, and so is `ref`.
         """
         return {
-            "slices": [[_values(row.origin), _values(row.measured)] for row in self.slices],
+            "slices": [
+                [_values(rows[0].origin), [_values(row.measured) for row in rows]]
+                for rows in _groups(self.slices, len(self.series))
+            ],
             "series": [[_values(row.origin), _values(row.measured)] for row in self.series],
             "recovered": [[_values(row.origin), _values(row.recovered)] for row in self.recovered],
             "lines": self.lines,
@@ -96,7 +99,8 @@ class ScanRows:
             ref,
             [
                 SliceRow(SliceOrigin(*origin), SliceRatio(*ratio), provenance)
-                for origin, ratio in found["slices"]
+                for origin, ratios in found["slices"]
+                for ratio in ratios
             ],
             [
                 SeriesRow(SeriesOrigin(*origin), SeriesRatio(*ratio), provenance)
@@ -115,6 +119,11 @@ class ScanRows:
 def is_unlike(measured: MeasuredScan) -> bool:
     """Whether a scan was measured although it is unlike the training images."""
     return bool(measured.outside or UNLIKE_FLAGS & set(measured.scan.flags))
+
+
+def _groups(rows: Sequence[SliceRow], size: int) -> Iterator[Sequence[SliceRow]]:
+    """The rows of each slice, one for each ratio."""
+    return (rows[at : at + size] for at in range(0, len(rows), size))
 
 
 def _values(record: Any) -> list[Any]:

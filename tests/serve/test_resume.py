@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.imaging.conftest import _write_dicom
 from tests.serve.conftest import (
     BROKEN_VALUE,
     ThresholdEngine,
@@ -107,6 +108,19 @@ def test_an_unfinished_run_is_told_and_only_overwrite_begins_anew(
         measured(model, report, inputs)
     assert journal_path(report).read_bytes() == before
     summary, _ = measured(model, report, inputs, overwrite=True)
+    assert summary
+    assert summary.resumed == 0
+    assert not journal_path(report).exists()
+
+
+def test_a_run_that_was_killed_before_its_first_scan_is_in_nobodys_way(
+    model: Path, inputs: Path, tmp_path: Path
+):
+    report = tmp_path / "ratios.csv"
+    measured(model, report, inputs, stop_after=6)
+    settings = journal_path(report).read_bytes().splitlines(keepends=True)[0]
+    journal_path(report).write_bytes(settings)
+    summary, _ = measured(model, report, inputs)
     assert summary
     assert summary.resumed == 0
     assert not journal_path(report).exists()
@@ -243,6 +257,40 @@ def test_recovered_masks_known_rows_and_key_tables_survive(
     assert summary.resumed == 0
 
 
+@pytest.mark.slow
+def test_dicom_results_and_keys_survive_and_no_identity_is_in_the_journal(
+    model: Path, tmp_path: Path
+):
+    inputs = tmp_path / "inputs"
+    for series in range(6):
+        for index in range(2):
+            _write_dicom(
+                inputs / f"{series}-{index}.dcm",
+                picture(2 * series + index).astype(np.int16),
+                SeriesInstanceUID=f"1.2.3.{series + 1}",
+                SOPInstanceUID=f"1.2.3.{series + 1}.{index + 1}",
+                ImagePositionPatient=[0.0, 0.0, 2.0 * index],
+                PatientID=f"CANARY{series}",
+            )
+    salt = tmp_path / "salt"
+
+    def go(folder: Path, **options) -> Summary | None:
+        more: dict[str, Any] = {"seg": folder / "seg", "sr": folder / "sr"}
+        more |= {"identify": folder / "keys.csv", "salt": salt, "real_identifiers": True} | options
+        return measured(model, folder / "ratios.csv", inputs, **more)[0]
+
+    go(tmp_path / "whole")
+    go(tmp_path / "out", stop_after=9)
+    journal = journal_path(tmp_path / "out" / "ratios.csv").read_bytes()
+    assert b"1.2.3.1" in journal
+    assert b"CANARY" not in journal
+    summary = go(tmp_path / "out", resume=True)
+    assert summary
+    assert summary.resumed >= 2
+    assert tables(tmp_path / "out") == tables(tmp_path / "whole")
+    assert b"CANARY0" in (tmp_path / "out" / "keys.csv").read_bytes()
+
+
 def test_scans_in_an_archive_are_known_again(model: Path, inputs: Path, tmp_path: Path):
     folder = tmp_path / "archives"
     folder.mkdir()
@@ -337,7 +385,7 @@ def volumes(tmp_path: Path) -> Path:
     folder = tmp_path / "volumes"
     folder.mkdir()
     noise = np.random.default_rng(0)
-    for index in range(60):
+    for index in range(40):
         slices = noise.integers(0, 255, (6, 200, 200 + index % 3), np.uint8)
         write_volume(folder / f"{index:02d}.nii", slices)
     return folder
@@ -347,12 +395,12 @@ def volumes(tmp_path: Path) -> Path:
 def test_a_run_that_is_killed_again_and_again_gives_the_same_files(
     model: Path, volumes: Path, tmp_path: Path
 ):
-    assert Run(model, volumes, tmp_path / "whole").summary()["scans"] == 60
+    assert Run(model, volumes, tmp_path / "whole").summary()["scans"] == 40
     out = tmp_path / "out"
     whole, draw, kept = 0, random.Random(), 0
-    for attempt in range(6):
+    for attempt in range(4):
         run = Run(model, volumes, out, "--resume")
-        wanted = whole + draw.randrange(1, 40_000)
+        wanted = whole + draw.randrange(1, 30_000)
         if run.stop(signal.SIGKILL, beyond=wanted)[0] != -signal.SIGKILL:
             break
         whole = run.journal.stat().st_size
@@ -377,5 +425,5 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     assert code == 130, logged
     assert "--resume goes on" in logged
     summary = Run(model, volumes, tmp_path / "out", "--resume").summary()
-    assert summary["scans"] == 60
+    assert summary["scans"] == 40
     assert summary["resumed"] > 0
