@@ -27,7 +27,7 @@ from wsseg.serve.intervals import (
     measured_ratio,
 )
 from wsseg.serve.manifest import Calibration, Manifest, RatioCalibration
-from wsseg.serve.measure import pixel_counts
+from wsseg.serve.measure import MeasuredScan, pixel_counts
 from wsseg.train.cases import (
     RECORDED,
     Case,
@@ -222,7 +222,7 @@ def _measured(
     for case, item in zip(cases, segment(_scans(cases, manifest)), strict=True):
         if isinstance(item, Failure):
             failures.append(item)
-        elif item.areas.soft and not item.skipped:
+        elif isinstance(item, MeasuredScan) and item.areas.soft and not item.skipped:
             measured[case.row] = pixel_counts(item), item.areas.soft
     return measured, failures
 
