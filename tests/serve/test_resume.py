@@ -420,10 +420,14 @@ def test_a_run_that_is_killed_again_and_again_gives_the_same_files(
 def test_a_run_that_is_stopped_says_how_to_go_on(
     model: Path, volumes: Path, tmp_path: Path, name: str
 ):
-    run = Run(model, volumes, tmp_path / "out")
-    code, logged = run.stop(getattr(signal, name), beyond=20_000)
+    # On a busy machine a run may end before the signal is sent: then another one is stopped.
+    for _ in range(5):
+        run = Run(model, volumes, tmp_path / "out", "--overwrite", "--batch", "1")
+        code, logged = run.stop(getattr(signal, name), beyond=10_000)
+        if code != 0:
+            break
     assert code == 130, logged
     assert "--resume goes on" in logged
-    summary = Run(model, volumes, tmp_path / "out", "--resume").summary()
+    summary = Run(model, volumes, tmp_path / "out", "--resume", "--batch", "1").summary()
     assert summary["scans"] == 40
     assert summary["resumed"] > 0
