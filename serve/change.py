@@ -1,7 +1,6 @@
 """Change of each ratio from one examination of a patient to the next."""
 
 import logging
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,15 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from wsseg.imaging.errors import AllFailedError, WssegError
-from wsseg.imaging.files import atomic, name_key
-from wsseg.imaging.tables import (
-    DEFAULT_OPTIONS,
-    Fault,
-    Row,
-    TableError,
-    TableOptions,
-)
+from wsseg.imaging.files import atomic
+from wsseg.imaging.tables import DEFAULT_OPTIONS, Fault, Row, TableError, TableOptions
 from wsseg.serve.earlier_report import read_report
+from wsseg.serve.key_table import Key, KeyTable, read_keys
 from wsseg.serve.report import report_paths, table_writer
 
 Verdict = Literal["CHANGED", "STABLE", "NOT_COMPARABLE", ""]
@@ -29,34 +23,16 @@ SAME_SIZE = 0.01
 """Relative difference of voxel volumes up to which two scans have the same spacing."""
 LEAST_COHORT = 20
 """Fewer other patients say nothing of where a ratio lies among them."""
-KEY_COLUMNS = frozenset(
-    (
-        *("report", "source", "study_uid", "series_uid", "modality", "frame", "part", "plane"),
-        *("key", "patient_key", "date", "study_date", "patient_id", "issuer_of_patient_id"),
-    )
-)
-_ISO = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ].*)?")
-_DICOM = re.compile(r"(\d{4})(\d{2})(\d{2})")
-# Dates with dots have the day first wherever they are written; those with slashes have not.
-_DOTTED = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Key:
-    """Whose scan it is and when it was made. date: of the examination."""
-
-    patient: str
-    date: date
 
 
 @dataclass(frozen=True)
 class Measured:
     """One ratio of one scan of a report, with its key.
 
-    low, high: interval of the ratio; known for scans of one slice alone. voxel_mm3: volume of a
-    voxel, or area of a pixel of a single slice; None if unknown.
+    frame, part: as in the table of series, which tell scans of one file or series apart. low, high:
+    interval of the ratio; known for scans of one slice alone. voxel_mm3: volume of a voxel, or area
+    of a pixel of a single slice; None if unknown.
     """
 
     key: Key
@@ -72,7 +48,8 @@ class Measured:
     high: float | None
     voxel_mm3: float | None
     model_sha256: str
-    flags: str
+    frame: str = ""
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,8 +61,8 @@ class ChangeRow:
     the highest earlier one, and the reverse. It holds the change of the recorded ratios with at
     least twice the coverage of the two minus one (Bonferroni: 0.8 for 0.9). relative_change: change
     over the earlier ratio. repeatability: the repeatability coefficient that the change was set
-    against. percentile: share of other patients, of `cohort` in all, whose latest ratio is lower,
-    counting equal ones half, in percent.
+    against. percentile: share of other patients, of `cohort` in all, whose latest ratio by the same
+    model, in the same modality and plane, is lower, counting equal ones half, in percent.
     """
 
     patient_key: str
@@ -114,136 +91,67 @@ class ChangeRow:
     cohort: int
 
 
-def read_keys(paths: Sequence[Path], options: TableOptions = DEFAULT_OPTIONS) -> "KeyTable":
-    """Read key tables: those that `--identify` wrote, and those that a person made.
-
-    Columns: `source`, `series_uid` or `study_uid`, which name the scan as reports do; `patient_key`
-    or `key`; `study_date` or `date`, as 2024-02-29 or 20240229. `report` (a file name) says which
-    report a source belongs to, where several reports have the same. Rows without a key or a date
-    are ignored. Raises TableError for dates in another form, which could be read in two ways, and
-    for a table without the columns.
-    """
-    table = KeyTable()
-    for path in paths:
-        found = read_report(path, options, KEY_COLUMNS)
-        faults = list(found.faults)
-        key = next((name for name in ("patient_key", "key") if name in found.header), None)
-        day = next((name for name in ("study_date", "date") if name in found.header), None)
-        names = [n for n in ("series_uid", "study_uid", "source") if n in found.header]
-        if not key or not day or not names:
-            message = (
-                "expected the columns patient_key (or key), study_date (or date), and source, "
-                f"series_uid or study_uid; found {', '.join(found.header)}"
-            )
-            raise TableError(path.name, [Fault(found.line, message)])
-        for row in found.rows:
-            try:
-                table.add(row, key, day)
-            except ValueError as error:
-                faults.append(Fault(row.line, str(error)))
-        if faults:
-            raise TableError(path.name, faults)
-    return table
-
-
-class KeyTable:
-    """Keys by what names a scan: its series, its study, or its source."""
-
-    def __init__(self) -> None:
-        self._keys: dict[tuple[str, ...], Key] = {}
-
-    def add(self, row: Row, key_column: str, date_column: str) -> None:
-        """Add a row. Raises ValueError for a date that is none, and for a second key of a scan."""
-        cells = row.cells
-        patient = cells[key_column]
-        if not patient or not cells[date_column]:
-            return
-        key = Key(patient, parse_date(cells[date_column]))
-        report = name_key(Path(cells.get("report", "")).name) if cells.get("report") else ""
-        for name in ("series_uid", "study_uid", "source"):
-            if cells.get(name):
-                # The most exact name that the row has.
-                place = (name, cells[name], report if name == "source" else "")
-                if self._keys.setdefault(place, key) != key:
-                    raise ValueError(
-                        f"{name} {cells[name]} has two keys or dates: keep one row of it, or add a "
-                        "column report that says which report it belongs to"
-                    )
-                return
-
-    def find(self, report: Path, cells: Mapping[str, str]) -> Key | None:
-        """The key of a row of a report."""
-        places = [
-            ("series_uid", cells.get("series_uid", ""), ""),
-            ("study_uid", cells.get("study_uid", ""), ""),
-            ("source", cells.get("source", ""), name_key(report.name)),
-            ("source", cells.get("source", ""), ""),
-        ]
-        known = (self._keys[place] for place in places if place[1] and place in self._keys)
-        return next(known, None)
-
-
-def parse_date(value: str) -> date:
-    """A date by ISO 8601, as DICOM writes it, or day.month.year; ValueError for any other form."""
-    match = _ISO.fullmatch(value.strip()) or _DICOM.fullmatch(value.strip())
-    dotted = _DOTTED.fullmatch(value.strip())
-    try:
-        if match:
-            return date(*(int(part) for part in match.groups()))
-        if dotted:
-            return date(*(int(part) for part in reversed(dotted.groups())))
-    except ValueError:
-        pass
-    raise ValueError(
-        f"{value!r} is no date that can be read in one way only: write it as 2024-02-29"
-    )
-
-
 def read_measured(report: Path, keys: KeyTable) -> tuple[list[Measured], int]:
     """The ratios of a report's scans that have a key, and the number of scans without one.
 
-    report: the table of slices; the table of series lies beside it.
+    report: the table of slices; the table of series lies beside it. Raises TableError for numbers
+    that cannot be read, WssegError for tables that are none.
     """
     slices_path, series_path, _ = report_paths(report)
-    series = read_report(series_path)
-    slices: dict[tuple[str, ...], dict[str, str]] = {}
+    slices: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     if slices_path.exists():
         for row in read_report(slices_path).rows:
-            slices[_place(row.cells)] = row.cells
-    found, without = [], set()
-    for row in series.rows:
-        cells = row.cells
-        key = keys.find(report, cells)
+            slices[_place(row.cells)].append(row)
+    found, without, faults = [], set(), []
+    for row in read_report(series_path).rows:
+        key = keys.find(report, row.cells)
         if key is None:
-            without.add(_place(cells)[:-1])
+            without.add((*_place(row.cells)[:-1], *_within(row.cells)))
             continue
-        # Of a scan of one slice, that slice has the interval, and the pixel size if any.
-        single = slices.get(_place(cells), {}) if cells.get("slices") == "1" else {}
-        size = _quotient(cells, "denominator_mm3") or _quotient(single, "denominator_mm2")
-        found.append(
-            Measured(
-                key=key,
-                source=cells["source"],
-                series_uid=cells.get("series_uid", ""),
-                modality=cells.get("modality", ""),
-                plane=cells.get("plane", ""),
-                ratio_name=cells["ratio_name"],
-                numerator=cells["numerator"],
-                denominator=cells["denominator"],
-                ratio=_number(cells, "volume_ratio"),
-                low=_number(single, "ratio_low"),
-                high=_number(single, "ratio_high"),
-                voxel_mm3=size,
-                model_sha256=cells.get("model_sha256", ""),
-                flags=cells.get("flags", ""),
-            )
-        )
+        # Of a scan of one slice, that slice has the interval, and the pixel size if any. Where one
+        # file holds several such scans, the tables do not say which slice is whose.
+        places = slices.get(_place(row.cells), []) if row.cells.get("slices") == "1" else []
+        single = places[0].cells if len(places) == 1 else {}
+        try:
+            found.append(_measured(key, row.cells, single))
+        except ValueError:
+            faults.append(Fault(row.line, "a cell holds no number where wsseg-infer wrote one"))
+    if faults:
+        raise TableError(series_path.name, faults)
     return found, len(without)
+
+
+def _measured(key: Key, cells: Mapping[str, str], single: Mapping[str, str]) -> Measured:
+    """The ratio of a row of series. single: the row of its only slice, if it has one. Raises
+    ValueError for a number that cannot be read."""
+    frame, part = _within(cells)
+    return Measured(
+        key=key,
+        source=cells["source"],
+        series_uid=cells.get("series_uid", ""),
+        modality=cells.get("modality", ""),
+        plane=cells.get("plane", ""),
+        ratio_name=cells["ratio_name"],
+        numerator=cells["numerator"],
+        denominator=cells["denominator"],
+        ratio=_number(cells, "volume_ratio"),
+        low=_number(single, "ratio_low"),
+        high=_number(single, "ratio_high"),
+        voxel_mm3=_quotient(cells, "denominator_mm3") or _quotient(single, "denominator_mm2"),
+        model_sha256=cells.get("model_sha256", ""),
+        frame=frame,
+        part=part,
+    )
 
 
 def _place(cells: Mapping[str, str]) -> tuple[str, ...]:
     """What names a scan and a ratio in both tables of a report; a single slice has its source."""
     return (cells.get("series_uid", ""), cells["source"], cells["ratio_name"])
+
+
+def _within(cells: Mapping[str, str]) -> tuple[str, str]:
+    """What tells scans of one file or series apart in the table of series."""
+    return cells.get("frame", ""), cells.get("part", "")
 
 
 def _number(cells: Mapping[str, str], column: str) -> float | None:
@@ -267,18 +175,18 @@ def changes(
     for one in measured:
         of_patient = groups.setdefault((one.key.patient, one.ratio_name), {})
         of_patient.setdefault(one.key.date, []).append(one)
-    latest: dict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
-    for (patient, name), by_date in groups.items():
-        for one in by_date[max(by_date)]:
+    latest: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    for (patient, _), by_date in groups.items():
+        for one in (each for day in sorted(by_date) for each in sorted(by_date[day], key=_order)):
             if one.ratio is not None:
-                latest[name, one.modality, one.plane][patient] = one.ratio
+                latest[_alike(one)][patient] = one.ratio
     for (_, name), by_date in sorted(groups.items()):
         limit = repeatability.get(name) if isinstance(repeatability, Mapping) else repeatability
         dates = sorted(by_date)
         for earlier_date, later_date in pairwise(dates):
             for earlier, later, reason in _pairs(by_date[earlier_date], by_date[later_date]):
                 row = _compared(earlier, later, reason, limit)
-                cohort = dict(latest[name, later.modality, later.plane])
+                cohort = dict(latest[_alike(later)])
                 cohort.pop(later.key.patient, None)
                 percentile = _percentile(later.ratio, list(cohort.values()))
                 yield replace(row, percentile=percentile, cohort=len(cohort))
@@ -304,8 +212,14 @@ def _kind(one: Measured) -> tuple[str, str]:
     return one.modality, one.plane
 
 
-def _order(one: Measured) -> tuple[str, str]:
-    return one.source, one.series_uid
+def _alike(one: Measured) -> tuple[str, ...]:
+    """What ratios of different patients have to share to be compared."""
+    terms = (one.ratio_name, one.numerator, one.denominator)
+    return (*terms, one.model_sha256, *_kind(one))
+
+
+def _order(one: Measured) -> tuple[str, ...]:
+    return one.source, one.series_uid, one.part.zfill(9), one.frame.zfill(9)
 
 
 def _difference(earlier: Measured, later: Measured) -> str:
@@ -319,13 +233,13 @@ def _difference(earlier: Measured, later: Measured) -> str:
     ):
         if before != after:
             return f"another {what}: {before or 'unknown'}, then {after or 'unknown'}"
+    if earlier.ratio is None or later.ratio is None:
+        return "one of the two has no ratio"
     before_mm, after_mm = earlier.voxel_mm3, later.voxel_mm3
     if (before_mm is None) != (after_mm is None):
         return "the pixel size of one of the two is unknown"
     if before_mm and after_mm and abs(after_mm - before_mm) > SAME_SIZE * before_mm:
         return f"another spacing: voxels or pixels of {before_mm:.4g}, then {after_mm:.4g}"
-    if earlier.ratio is None or later.ratio is None:
-        return "one of the two has no ratio"
     return ""
 
 
@@ -404,18 +318,32 @@ def read_repeatability(value: str) -> Mapping[str, float] | float:
             f"--repeatability {value} is no number and no file: give a fraction such as 0.02, or "
             "agreement.csv of wsseg agree"
         )
-    found = {
-        row.cells["ratio_name"]: float(row.cells["value"])
-        for row in read_report(path).rows
-        if row.cells.get("figure") == "repeatability_measured"
-        and row.cells.get("value")
-        and not row.cells.get("by")
-    }
+    found = _coefficients(path)
     if not found:
         raise WssegError(
             f"{path} has no figure repeatability_measured with a value: run wsseg agree with "
             "--repeats on images that were measured repeatedly without a change"
         )
+    return found
+
+
+def _coefficients(path: Path) -> dict[str, float]:
+    """The repeatability coefficient of each measured ratio in a table of agreement, by its name."""
+    found: dict[str, float] = {}
+    for row in read_report(path).rows:
+        cells = row.cells
+        if cells.get("figure") != "repeatability_measured" or cells.get("by"):
+            continue
+        try:
+            coefficient = _number(cells, "value")
+        except ValueError:
+            coefficient = -1.0
+        if coefficient is not None and not coefficient >= 0:
+            raise TableError(
+                path.name, [Fault(row.line, "its value is no coefficient of 0 or more")]
+            )
+        if coefficient is not None:
+            found[cells.get("ratio_name", "")] = coefficient
     return found
 
 
@@ -473,8 +401,9 @@ def write_changes(
         found, without = read_measured(report, table)
         unkeyed += without
         for one in found:
-            place = one.series_uid or f"{report} {one.source}"
-            measured.setdefault((one.key.patient, one.ratio_name, place, one.source), one)
+            place = one.series_uid or str(report)
+            name = (one.key.patient, one.ratio_name, place, one.source, one.frame, one.part)
+            measured.setdefault(name, one)
     if not measured:
         raise WssegError(
             f"no scan of {', '.join(str(report) for report in reports)} has a key: the tables "

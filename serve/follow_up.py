@@ -9,11 +9,11 @@ from wsseg.imaging.errors import SomeFailedError, WssegError
 from wsseg.serve.change import (
     Changes,
     change_path,
-    read_keys,
     read_repeatability,
     write_changes,
 )
 from wsseg.serve.identity import Identifier, load_salt
+from wsseg.serve.key_table import read_keys
 from wsseg.serve.report import report_paths, table_writer
 
 

@@ -14,14 +14,13 @@ from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
 from wsseg.imaging.tables import TableError
 from wsseg.serve.change import (
     LEAST_COHORT,
-    Key,
     Measured,
     change_path,
     changes,
-    parse_date,
     read_repeatability,
     write_changes,
 )
+from wsseg.serve.key_table import Key, parse_date
 
 BASE = Measured(
     key=Key("p", date(2024, 1, 1)),
@@ -37,7 +36,6 @@ BASE = Measured(
     high=0.12,
     voxel_mm3=2.0,
     model_sha256="abc",
-    flags="",
 )
 
 
@@ -138,6 +136,19 @@ def test_the_percentile_is_among_the_latest_ratios_of_enough_others():
     assert (row.percentile, row.cohort) == (None, LEAST_COHORT - 1)
 
 
+def test_the_cohort_was_measured_by_the_same_model_and_need_not_be_scanned_last_in_that_modality():
+    others = [
+        replace(BASE, key=Key(f"q{n}", date(2024, 1, 1)), ratio=0.2) for n in range(LEAST_COHORT)
+    ]
+    mr = [replace(one, key=Key(one.key.patient, date(2024, 2, 1)), modality="MR") for one in others]
+    rows = list(changes([BASE, later(), *others, *mr], 0.01))
+    row = next(row for row in rows if row.patient_key == "p")
+    assert (row.percentile, row.cohort) == (0.0, LEAST_COHORT)
+    of_another = [replace(one, model_sha256="def") for one in others]
+    (row,) = changes([BASE, later(), *of_another], 0.01)
+    assert (row.percentile, row.cohort) == (None, 0)
+
+
 @pytest.mark.parametrize(
     "value", ["2024-02-29", "20240229", "2024-02-29 10:11:12", "29.2.2024", "29.02.2024"]
 )
@@ -145,10 +156,21 @@ def test_dates_by_iso_with_dots_and_as_dicom_writes_them_are_read(value):
     assert parse_date(value) == date(2024, 2, 29)
 
 
-@pytest.mark.parametrize("value", ["03/04/2025", "3.4.25", "2023-02-29", "29.02.2023", "yesterday"])
-def test_dates_that_can_be_read_in_two_ways_or_none_are_refused(value):
-    with pytest.raises(ValueError, match="write it as 2024-02-29"):
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("03/04/2025", "00/00/0000"),
+        ("3.4.25", "0.0.00"),
+        ("2023-02-29", "0000-00-00"),
+        ("29.02.2023", "00.00.0000"),
+        ("Müller^Eva", "xxxxxx^xxx"),
+    ],
+)
+def test_dates_that_can_be_read_in_two_ways_or_none_are_refused_without_quoting_them(value, form):
+    with pytest.raises(ValueError, match="write dates as 2024-02-29") as caught:
         parse_date(value)
+    assert f"of the form {form} " in str(caught.value)
+    assert value not in str(caught.value)
 
 
 def series_of(folder: Path, area: int, day: str, series: str, patient: str = "P1") -> Path:
@@ -213,6 +235,33 @@ def test_pictures_are_compared_by_a_table_that_a_spreadsheet_wrote(model, tmp_pa
     assert float(row["change"]) == pytest.approx(8 / 256)
 
 
+def report_of_volumes(path: Path, volumes: int, ratio: str = "0.25") -> Path:
+    """A report of a file of several volumes, as wsseg-infer writes it."""
+    header = "source,frame,part,slices,ratio_name,numerator,denominator,denominator_px,volume_ratio"
+    rows = [f"x.nii,{n},0,9,lesion,lesion,image,100,{ratio}" for n in range(volumes)]
+    path.with_name(f"{path.stem}.series.csv").write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_no_volume_of_a_file_of_several_stands_for_the_others(tmp_path):
+    reports = [report_of_volumes(tmp_path / f"{name}.csv", 2) for name in ("old", "new")]
+    keys = tmp_path / "keys.csv"
+    keys.write_text(
+        "report,source,key,date\nold.csv,x.nii,1,2024-01-01\nnew.csv,x.nii,1,2025-01-01\n"
+    )
+    found = write_changes(reports, [keys], tmp_path / "changes.csv", 0.01)
+    assert (found.rows, found.not_comparable) == (2, 2)
+    assert "2 earlier and 2 later scans" in rows(tmp_path / "changes.csv")[0]["reason"]
+
+
+def test_a_report_with_a_cell_that_is_no_number_is_refused_by_its_line(tmp_path):
+    report = report_of_volumes(tmp_path / "old.csv", 1, ratio="25 %")
+    keys = tmp_path / "keys.csv"
+    keys.write_text("source,key,date\nx.nii,1,2024-01-01\n")
+    with pytest.raises(TableError, match=r"old\.series\.csv, line 2: a cell holds no number"):
+        write_changes([report], [keys], tmp_path / "changes.csv")
+
+
 def test_a_source_with_two_keys_is_refused_by_its_line(tmp_path, model):
     keys = tmp_path / "keys.csv"
     keys.write_text("source,key,date\nx.png,1,2024-01-01\nx.png,2,2024-01-01\n")
@@ -264,6 +313,12 @@ def test_a_repeatability_coefficient_is_a_fraction_or_comes_from_an_agreement(tm
     header = "ratio_name,by,group,figure,value\n"
     table.write_text(f"{header}lesion,,,repeatability_measured,0.03\nlesion,,,bias,0.5\n")
     assert read_repeatability(str(table)) == {"lesion": 0.03}
+    saved = header.replace(",", ";") + "lesion;;;repeatability_measured;0,03\n"  # by a spreadsheet
+    table.write_text(saved)
+    assert read_repeatability(str(table)) == {"lesion": 0.03}
+    table.write_text(saved.replace("0,03", "much"))
+    with pytest.raises(TableError, match="line 2: its value is no coefficient"):
+        read_repeatability(str(table))
     table.write_text(f"{header}lesion,,,bias,0.5\n")
     with pytest.raises(WssegError, match="--repeats"):
         read_repeatability(str(table))
