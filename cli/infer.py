@@ -48,8 +48,8 @@ def infer(
     seg_type: Annotated[
         str,
         typer.Option(
-            help="binary (a bit for each pixel and class, read by all programs) or labelmap "
-            "(smaller; 3D Slicer does not read it yet)."
+            help="binary (a bit for each pixel and class, read by most programs) or labelmap "
+            "(smaller; read by fewer, and not yet by 3D Slicer)."
         ),
     ] = "binary",
     seg_sparse: Annotated[

@@ -27,8 +27,9 @@ from wsseg.serve.outputs import Output
 
 SEGMENTATIONS = "DICOM segmentations"
 HEADERS = "headers of the source"
-MOST_SOURCES = 64
-"""Scans whose headers are kept between their reading and the writing of their outputs."""
+MOST_SLICES = 4096
+"""Slices of the scans whose headers are kept between reading and writing: some 100 MB. The headers
+of a larger scan are kept alone; those that were dropped are read again."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Sources:
                 headers = source_headers(scan)
                 with self._lock:
                     self._kept[scan.ref] = headers
-                    while len(self._kept) > MOST_SOURCES:
+                    while len(self._kept) > 1 and self._slices() > MOST_SLICES:
                         self._kept.popitem(last=False)
                 if self._segmentations:
                     seg_source(scan, headers)
@@ -64,6 +65,9 @@ class Sources:
             )
         except (WssegError, OSError):
             return  # told when the outputs of the scan are written; it must not cost its rows
+
+    def _slices(self) -> int:
+        return sum(len(kept.of_slice) for kept in self._kept.values())
 
     def headers(self, scan: Scan, made: dict[str, Any]) -> SourceHeaders:
         """The headers of a scan, for all of its outputs: `made` keeps them for the later ones.

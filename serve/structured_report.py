@@ -44,6 +44,8 @@ SINGLE_FRAME = frozenset(
 """Classes of CR, CT, MR, ultrasound, secondary captures and PET whose objects have one frame. Some
 programs write more all the same, but a reference to a frame of them would not be valid."""
 
+_REPORTED = {"classes", "ratios", "thresholds", "codes", "training", "calibration"}
+
 
 def structured_reports(
     folder: Path,
@@ -54,7 +56,7 @@ def structured_reports(
 ) -> Output:
     """One Comprehensive SR for each scan of DICOM files.
 
-    It has the patient's identity, as its series does, and belongs into the same study. It refers to
+    It has the patient's identity, as its series does, and belongs to the same study. It refers to
     the segments of the segmentation, if there is one. Raises WssegError without highdicom.
     """
     require_highdicom("--sr")
@@ -101,9 +103,13 @@ def _identity(
     used: Algorithm,
     segments: Segments | None,
 ) -> ReportIdentity:
-    """UIDs that follow from the slices, the model and the settings."""
+    """UIDs that follow from the slices, the model and the settings.
+
+    Of the model, all that numbers and flags depend on: intervals come from its calibration, flags
+    from what it saw in training.
+    """
     scan = measured.scan
-    settings = manifest.model_dump_json(include={"classes", "ratios", "thresholds", "codes"})
+    settings = manifest.model_dump_json(include=_REPORTED)
     slices = (f"{one.instance_uid} {one.frame or ''}" for one in scan.slices)
     content = (scan.ref.part, *slices, *sorted(measured.skipped), settings, repr(used))
     referred = str(segments.header.SOPInstanceUID) if segments else ""

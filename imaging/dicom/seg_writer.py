@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
 from wsseg.imaging.definitions import label_colours
@@ -205,6 +204,7 @@ def concept(code: Code) -> Any:
 def algorithm(maker: Maker) -> Any:
     """The model as the algorithm that made an object (PS3.3, 10.16)."""
     from highdicom import AlgorithmIdentificationSequence
+    from pydicom.sr.codedict import codes  # tables of a megabyte
 
     return AlgorithmIdentificationSequence(
         name=long_string(maker.model),

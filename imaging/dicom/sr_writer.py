@@ -1,6 +1,6 @@
 """Structured reports: what was measured on a scan as a Comprehensive SR by template TID 1500."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydicom.dataelem import DataElement
@@ -8,7 +8,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 
 from wsseg.imaging.dicom.codes import ClassCodes, Code
-from wsseg.imaging.dicom.seg_writer import long_string
+from wsseg.imaging.dicom.derived import derived_uid
+from wsseg.imaging.dicom.seg_writer import concept, long_string
 from wsseg.imaging.dicom.sr_findings import (
     Algorithm,
     ClassFindings,
@@ -48,8 +49,8 @@ def build_report(
     groups = Groups(sources, codes, algorithm, identity.uid, segments)
     first, *others = groups.all(classes)
     report = MeasurementReport(
-        observation_context=_observation(algorithm, identity.uid),
-        procedure_reported=_concept(IMAGING),
+        observation_context=_observation(algorithm),
+        procedure_reported=concept(IMAGING),
         imaging_measurements=[_as_highdicom(first)],
     )
     evidence = [*headers, *([segments.header] if segments else [])]
@@ -76,14 +77,9 @@ def build_report(
     return _with_groups(document, others)
 
 
-def _concept(code: Code) -> Any:
-    from highdicom.sr import CodedConcept
-
-    return CodedConcept(code.value, code.scheme, code.meaning)
-
-
-def _observation(algorithm: Algorithm, uid: Callable[..., str]) -> Any:
-    """The device that observed: the model with the file that ran, in a version of wsseg."""
+def _observation(algorithm: Algorithm) -> Any:
+    """The device that observed: the model with the file that ran, in a version of wsseg. Its UID is
+    the same in all of its reports."""
     from highdicom.sr import (
         DeviceObserverIdentifyingAttributes,
         ObservationContext,
@@ -91,7 +87,7 @@ def _observation(algorithm: Algorithm, uid: Callable[..., str]) -> Any:
     )
 
     device = DeviceObserverIdentifyingAttributes(
-        uid=uid("device"),
+        uid=derived_uid("device", algorithm.model, algorithm.sha256, algorithm.version),
         name=f"wsseg {algorithm.version}",
         manufacturer_name="wsseg",
         model_name=algorithm.model,
@@ -99,7 +95,7 @@ def _observation(algorithm: Algorithm, uid: Callable[..., str]) -> Any:
     )
     return ObservationContext(
         observer_device_context=ObserverContext(
-            observer_type=_concept(DEVICE), observer_identifying_attributes=device
+            observer_type=concept(DEVICE), observer_identifying_attributes=device
         )
     )
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tests.imaging.conftest import SERIES, STUDY, _write_dicom
 from tests.serve.conftest import (
+    RATIOS,
     failures,
     full_disk,
     picture,
@@ -26,6 +27,8 @@ from tests.serve.conftest import (
 from wsseg.imaging import WssegError
 from wsseg.imaging.dicom.codes import ClassCodes, parse_code
 from wsseg.imaging.dicom.sr_flags import MEANINGS
+from wsseg.serve.intervals import FLOOR, calibrated
+from wsseg.serve.manifest import Calibration
 
 CODES = {
     "bright": ClassCodes(
@@ -183,6 +186,27 @@ def test_a_rerun_gives_the_same_bytes_and_another_threshold_another_object(
     run(model, tmp_path / "o.csv", measured / "scans", sr=tmp_path / "other", skip=False)
     (other,) = (tmp_path / "other").iterdir()
     assert pydicom.dcmread(other).SOPInstanceUID != pydicom.dcmread(report).SOPInstanceUID
+
+
+def test_another_calibration_of_the_same_device_gives_another_report(measured: Path, report: Path):
+    ratio = RATIOS[0].name
+    errors = np.linspace(0.01, 0.4, 20)
+    one = calibrated(ratio, errors, np.full(20, 0.1), np.full(20, 0.3), list(map(str, range(20))))
+    whole = Calibration(cases_sha256="", left_out=0, engine_sha256="", floor=FLOOR, ratios=(one,))
+    model = write_model(measured / "calibrated", codes=CODES, calibration=whole)
+    ratios, folder = measured / "calibrated.csv", measured / "calibrated-sr"
+    run(model, ratios, measured / "scans", sr=folder, skip=False)
+    other = pydicom.dcmread(folder / report.name)
+    plain = pydicom.dcmread(report)
+    assert other.SOPInstanceUID != plain.SOPInstanceUID
+    devices = [
+        item.UID
+        for document in (plain, other)
+        for item in document.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "121012"
+    ]
+    assert len(devices) == 2
+    assert devices[0] == devices[1]
 
 
 def test_missing_and_unreadable_attributes_are_left_empty(model: Path, tmp_path: Path):
