@@ -33,6 +33,9 @@ def change(
         typer.Option(help="Table to write. [default: .change beside the first report]"),
     ] = None,
     sheet: SheetOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a table that is already there.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Compare the examinations of each patient, by date.
@@ -51,5 +54,6 @@ def change(
             out or change_path(reports[0]),
             None if repeatability is None else read_repeatability(repeatability),
             TableOptions(sheet),
+            overwrite=overwrite,
         )
         typer.echo(found.words, err=True)

@@ -374,6 +374,14 @@ class Changes:
         )
 
 
+def check_free(out: Path, *, overwrite: bool, option: str) -> None:
+    """Raise WssegError for a table of changes that is there already. option: that places it."""
+    if out.exists() and not overwrite:
+        raise WssegError(
+            f"{out} is there already: give --overwrite to replace it, or name another {option}"
+        )
+
+
 def _check_place(out: Path, read: Iterable[Path]) -> None:
     for source in read:
         if source.resolve() == out.resolve():
@@ -386,14 +394,19 @@ def write_changes(
     out: Path,
     repeatability: Mapping[str, float] | float | None = None,
     options: TableOptions = DEFAULT_OPTIONS,
+    *,
+    overwrite: bool = False,
 ) -> Changes:
     """Compare the examinations of all patients in several reports and write the table of changes.
 
-    The reports may overlap: a scan that is in two of them counts once. Raises WssegError for
-    reports and key tables that cannot be read or that `out` would replace, and if no scan has a
-    key; AllFailedError if `out` cannot be written.
+    The reports may overlap: a scan that is in two of them counts once. overwrite: replace an
+    earlier table. Raises WssegError for reports and key tables that cannot be read or that `out`
+    would replace, for an earlier table, and if no scan has a key; AllFailedError if `out` cannot be
+    written.
     """
+    table_writer(out)
     _check_place(out, [*keys, *(table for each in reports for table in report_paths(each))])
+    check_free(out, overwrite=overwrite, option="--out")
     table = read_keys(keys, options)
     measured: dict[tuple[str, ...], Measured] = {}
     unkeyed = 0

@@ -9,6 +9,7 @@ from wsseg.imaging.errors import SomeFailedError, WssegError
 from wsseg.serve.change import (
     Changes,
     change_path,
+    check_free,
     read_repeatability,
     write_changes,
 )
@@ -79,6 +80,7 @@ class FollowUp:
                         "of an earlier report, beside which the table of series lies"
                     )
             read_keys(options.keys)
+            check_free(change_path(options.report), overwrite=options.overwrite, option="--report")
         elif options.keys or options.repeatability:
             raise WssegError("--keys and --repeatability belong to --previous: give it too")
         coefficient = options.repeatability
@@ -106,6 +108,7 @@ class FollowUp:
                 [*own, *self.keys],
                 change_path(report),
                 self.repeatability,
+                overwrite=True,  # of an earlier run, if at all: it was asked before this one
             )
         except (OSError, WssegError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)

@@ -355,6 +355,21 @@ def test_a_table_of_changes_replaces_nothing_that_it_is_made_from(tmp_path, take
     assert (tmp_path / taken).read_text() == "kept"
 
 
+def test_an_earlier_table_of_changes_is_replaced_only_if_asked(model, tmp_path):
+    scans = series_of(tmp_path / "one", 8, "20230101", "1.2.3.1")
+    old, new, keys = tmp_path / "old.csv", tmp_path / "new.csv", tmp_path / "keys.csv"
+    run(model, old, scans, identify=keys, salt=tmp_path / "salt")
+    out = change_path(new)
+    out.write_text("kept")
+    with pytest.raises(WssegError, match=r"is there already: give --overwrite .* another --out"):
+        write_changes([old], [keys], out)
+    with pytest.raises(WssegError, match=r"is there already: give --overwrite .* --report"):
+        run(model, new, scans, previous=(old,), keys=(keys,))
+    assert out.read_text() == "kept"
+    run(model, new, scans, previous=(old,), keys=(keys,), overwrite=True)
+    assert out.read_text() != "kept"
+
+
 def test_a_table_of_changes_that_cannot_be_written_is_told(model, tmp_path):
     scans = series_of(tmp_path / "one", 8, "20230101", "1.2.3.1")
     report, keys = tmp_path / "old.csv", tmp_path / "keys.csv"
