@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from wsseg.serve.agreement.compare import check_outputs, compare, write
+from wsseg.serve.agreement.compare import check_outputs, compare, write, write_plots
 from wsseg.serve.agreement.result import Agreement as Agreement
 from wsseg.serve.agreement.tables import AgreeOptions
 from wsseg.settings import settings
@@ -35,7 +35,5 @@ def agree(
     if out is not None:
         write(found, Path(out))
     if plots is not None:
-        from wsseg.serve.agreement.plots import draw
-
-        draw(found.groups, Path(plots))
+        write_plots(found, Path(plots))
     return found

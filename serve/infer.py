@@ -33,7 +33,7 @@ from wsseg.serve.intervals import Intervals, intervals_of
 from wsseg.serve.journal import Journal, journal_path, require_finished
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
-from wsseg.serve.options import InferOptions, check_apart
+from wsseg.serve.options import InferOptions, check_apart, check_together
 from wsseg.serve.outputs import (
     Output,
     label_maps,
@@ -97,7 +97,8 @@ class Summary:
     @property
     def exit_code(self) -> int:
         """0 if everything was measured, 3 if no image was found, 4 if all failed, 8 if some did or
-        the comparison with `reference`."""
+        the comparison with `reference`. A key table or a comparison with `previous` that cannot be
+        written is a SomeFailedError, of the same code."""
         if self.failed:
             return SOME_FAILED if self.scans else AllFailedError.exit_code
         if not self.scans:
@@ -128,6 +129,7 @@ def infer(
     resumes = options.resume and journal_path(options.report).exists()
     if resumes:  # the run that began was allowed to write here
         options = options.model_copy(update={"overwrite": True})
+    check_together(options)
     check_apart(inputs, options)
     recovers = options.known_ratios is not None
     require_free(options.report, recovered=recovers, overwrite=options.overwrite)

@@ -1,4 +1,4 @@
-"""The options of a run, and the check that its outputs replace no input and no other output."""
+"""The options of a run: that they fit together, and that no output replaces an input or another."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,6 +132,22 @@ class InferOptions(Frozen):
     def folders_beside(self) -> tuple[Path, ...]:
         """The folders that lie beside the report and have its name."""
         return tuple(filter(None, [self.recovered, self.agreement_plots]))
+
+
+def check_together(options: InferOptions) -> None:
+    """Raise WssegError for an option that says how something is written that is not asked for."""
+    for folder, belonging in (
+        ("seg", ("seg_type", "seg_sparse")),
+        ("probability", ("probability_type",)),
+    ):
+        for name in belonging:
+            default = InferOptions.model_fields[name].default
+            if getattr(options, folder) is None and getattr(options, name) != default:
+                option = f"--{name.replace('_', '-')}"
+                raise WssegError(
+                    f"{option} belongs to --{folder} DIR, which is missing: give it too, or leave "
+                    f"{option} out"
+                )
 
 
 def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:

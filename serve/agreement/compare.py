@@ -1,6 +1,7 @@
 """Compare measured with recorded ratios, and write the result as tables, plots and text."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -175,17 +176,31 @@ def write(agreement: Agreement, out: Path, *, plots: Path | None = None) -> tupl
         (PairRow, _pair_rows(agreement)),
         (UnmatchedRow, agreement.unmatched),
     )
-    try:
+    with _writing():
         for path, (row_type, rows) in zip(paths, tables, strict=False):
             with atomic(path) as partial, table_writer(path)(partial, row_type) as add:
                 add(rows)
         with atomic(paths[-1]) as partial:
             partial.write_text(agreement.text, encoding="utf-8", newline="\n")
-        if plots is None:
-            return paths
-        from wsseg.serve.agreement.plots import draw
+    return paths if plots is None else (*paths, *write_plots(agreement, plots))
 
-        return (*paths, *draw(agreement.groups, plots))
+
+def write_plots(agreement: Agreement, folder: Path) -> tuple[Path, ...]:
+    """Write the plots alone, see `draw`; returns their paths.
+
+    Raises AllFailedError if one cannot be written.
+    """
+    from wsseg.serve.agreement.plots import draw
+
+    with _writing():
+        return draw(agreement.groups, folder)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Raise AllFailedError for what the operating system refuses."""
+    try:
+        yield
     except OSError as error:
         raise AllFailedError(
             f"the agreement could not be written: {error}; check the space and the permissions of "

@@ -181,6 +181,9 @@ def limit_of_quantitation(
             missed = float(np.mean(np.isinf(found)))
             notes.append(f"no upper end: {100 * missed:.0f} % of the resamples do not reach it")
             high = None
+    else:
+        unit = "patients" if resampler.clustered else "images"
+        notes.append(f"no interval: it takes at least {FEWEST_PATIENTS} {unit}")
     return Estimate(value, low, high, note="; ".join(notes))
 
 

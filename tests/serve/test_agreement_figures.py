@@ -73,6 +73,16 @@ def test_a_limit_of_quantitation_that_is_not_reached_is_none_with_the_reason(rec
     assert "still exceeds 30 %" in found.note
 
 
+def test_a_limit_of_quantitation_of_too_few_patients_has_no_interval_and_the_reason(
+    measured, recorded
+):
+    few = np.arange(N) % 9
+    found = figures(pairs(measured, recorded, few), loq_error=0.3)["limit_of_quantitation"]
+    assert found.value is not None
+    assert (found.low, found.high) == (None, None)
+    assert "no interval: it takes at least 10 patients" in found.note
+
+
 def test_recorded_zeros_do_not_change_the_limit_of_quantitation(measured, recorded):
     with_zeros = np.append(measured, [0.1] * 5), np.append(recorded, [0.0] * 5)
     alone, besides = (

@@ -10,7 +10,8 @@ from PIL import Image
 
 import wsseg
 from tests.serve.agreement import write_report
-from wsseg.imaging.errors import WssegError
+from tests.serve.conftest import full_disk
+from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.serve.agreement import compare as comparing
 from wsseg.serve.agreement.figures import FIGURES
 
@@ -119,6 +120,15 @@ def test_earlier_files_are_replaced_only_if_asked_and_inputs_never(tables, tmp_p
     wsseg.agree(*tables, out=tmp_path / "a.csv", overwrite=True)
     with pytest.raises(WssegError, match=r"would replace the input .*recorded\.csv"):
         wsseg.agree(*tables, out=tables[1], overwrite=True)
+
+
+@pytest.mark.parametrize("with_tables", [True, False])
+def test_plots_that_do_not_fit_on_the_disk_are_told(tables, tmp_path, with_tables):
+    wsseg.agree(*tables)  # what matplotlib caches is written
+    out = tmp_path / "a.csv" if with_tables else None
+    told = pytest.raises(AllFailedError, match=r"could not be written: .*File too large")
+    with full_disk(0 if with_tables else 100), told:
+        wsseg.agree(*tables, out=out, plots=tmp_path / "plots")
 
 
 def test_a_notebook_shows_the_figures_with_their_intervals(tables):

@@ -23,13 +23,14 @@ from pydicom.uid import (
 from tests.imaging.conftest import _write_dicom
 from tests.serve.conftest import failures, rows, run, write_model, write_pictures
 from wsseg.imaging.dicom.codes import UNSTATED_CATEGORY, type_of
-from wsseg.imaging.dicom.derived import Maker, source_headers
+from wsseg.imaging.dicom.derived import Maker, SourceHeaders, source_headers
 from wsseg.imaging.dicom.seg_source import seg_source
 from wsseg.imaging.dicom.seg_writer import Segment, make_segmentation, write_dataset
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.reading import read
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.scan import Scan, ScanRef
+from wsseg.serve.dicom_outputs import Sources
 
 ROWS, COLUMNS = 18, 21  # 378 pixels: no multiple of 8
 CANARY = "Canary^Patient"
@@ -385,6 +386,53 @@ def test_without_highdicom_nothing_is_computed(model, tmp_path, monkeypatch):
     scans = write_series(tmp_path / "scans")
     with pytest.raises(WssegError, match=r"pip install 'wsseg\[dicom\]'"):
         run(model, tmp_path / "ratios.csv", scans, seg=tmp_path / "seg")
+
+
+def test_headers_that_had_no_room_are_read_again(model, tmp_path, monkeypatch):
+    scans = tmp_path / "scans"
+    for number in range(3):
+        series = {"SeriesInstanceUID": f"1.2.3.{number}", "FrameOfReferenceUID": f"1.2.4.{number}"}
+        write_series(scans / str(number), **series)
+    run(model, tmp_path / "a.csv", scans, seg=tmp_path / "kept", sr=tmp_path / "kept-sr")
+    monkeypatch.setattr("wsseg.serve.dicom_outputs.MOST_SLICES", 0)
+    run(model, tmp_path / "b.csv", scans, seg=tmp_path / "read", sr=tmp_path / "read-sr")
+    for name in ("", "-sr"):
+        kept, again = (sorted((tmp_path / f"{one}{name}").iterdir()) for one in ("kept", "read"))
+        assert len(kept) == 3
+        assert [path.read_bytes() for path in kept] == [path.read_bytes() for path in again]
+
+
+def test_no_more_headers_are_kept_than_there_is_room_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("wsseg.serve.dicom_outputs.MOST_SLICES", 9)
+    read_at: list[str] = []
+
+    def counted(scan: Scan) -> SourceHeaders:
+        read_at.append(scan.series_uid)
+        return source_headers(scan)
+
+    monkeypatch.setattr("wsseg.serve.dicom_outputs.source_headers", counted)
+    for number in range(2):
+        write_series(tmp_path / str(number), SeriesInstanceUID=f"1.2.3.{number}")
+    scans = [read(ref) for ref in find([tmp_path], scratch=tmp_path) if isinstance(ref, ScanRef)]
+    sources = Sources(segmentations=False)
+    for scan in scans:
+        sources.prepare(scan)
+    for scan in reversed(scans):
+        sources.headers(scan, {})
+    assert read_at == ["1.2.3.0", "1.2.3.1", "1.2.3.0"]  # two have 10 slices
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"seg_sparse": True}, "--seg-sparse belongs to --seg DIR"),
+        ({"seg_type": "labelmap"}, "--seg-type belongs to --seg DIR"),
+        ({"probability_type": "uint8"}, "--probability-type belongs to --probability DIR"),
+    ],
+)
+def test_an_option_of_files_that_are_not_asked_for_is_told(model, tmp_path, options, told):
+    with pytest.raises(WssegError, match=told):
+        run(model, tmp_path / "r.csv", tmp_path, **options)
 
 
 def test_segmentations_and_label_maps_need_folders_of_their_own(model, tmp_path):
