@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wsseg.imaging.definitions import RatioDefinition
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging.errors import WssegError, unquoted
 from wsseg.serve.agreement.tables import AgreeOptions, read_measured, read_recorded
 
 log = logging.getLogger(__name__)
@@ -54,15 +54,14 @@ def compare_run(recorded: Path, report: Path, options: AgreeOptions) -> Compared
     from wsseg.serve.agreement.text import closing_words
 
     try:
-        measured = read_measured(report, options)
-        found = compared(measured, read_recorded(recorded, measured.definitions, options), options)
-        write(found, agreement_of(report), plots=plots_of(report))
-    except WssegError as error:
+        with unquoted("it"):  # what libraries say may quote a cell of the recorded table
+            measured = read_measured(report, options)
+            recorded_table = read_recorded(recorded, measured.definitions, options)
+            found = compared(measured, recorded_table, options)
+            write(found, agreement_of(report), plots=plots_of(report))
+    except (WssegError, OSError) as error:
         log.warning("not compared with %s: %s", recorded.name, error)
         return Compared(f"not compared with {recorded.name}: {error}", failed=True)
-    except Exception as error:
-        log.exception("not compared with %s", recorded.name)
-        return Compared(f"not compared with {recorded.name}: {type(error).__name__}", failed=True)
     left = sum(row.table == "recorded" for row in found.unmatched)
     words = "; ".join(closing_words(group) for group in found.groups)
     partners = f"; {left} recorded rows have no partner" if left else ""

@@ -14,6 +14,8 @@ from tests.serve.conftest import full_disk
 from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.serve.agreement import compare as comparing
 from wsseg.serve.agreement.figures import FIGURES
+from wsseg.serve.agreement.reference import compare_run
+from wsseg.serve.agreement.tables import AgreeOptions
 
 N = 40
 
@@ -141,3 +143,16 @@ def test_a_missing_package_is_one_line_that_says_what_to_install(tables, monkeyp
     monkeypatch.setattr(comparing, "find_spec", lambda name: None)
     with pytest.raises(WssegError, match=r"pip install 'wsseg\[agree\]'"):
         wsseg.agree(*tables)
+
+
+def test_a_fault_of_a_library_costs_a_run_its_comparison_alone_and_quotes_no_cell(
+    tables, monkeypatch, log
+):
+    def fail(*_arguments):
+        raise ValueError("could not convert string to float: 'Doe^Jane0'")
+
+    monkeypatch.setattr(comparing, "compared", fail)
+    found = compare_run(tables[1], tables[0], AgreeOptions())
+    assert found.failed
+    assert "recorded.csv: it stopped with ValueError" in found.words
+    assert "Doe" not in found.words + log.text
