@@ -33,7 +33,11 @@ from wsseg.serve.options import InferOptions
 SCANS = 10
 """Scans of the folder `inputs` that can be measured, of one slice each but the last."""
 
-COMMAND = "from wsseg.cli.main import infer_main; infer_main()"
+# Whoever starts the tests in the background lets them ignore SIGINT, and all that they start.
+COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from wsseg.cli.main import infer_main; infer_main()"
+)
 
 
 @pytest.fixture
