@@ -269,6 +269,8 @@ def _check_page(page: Any, source: str) -> None:
     """Raise ReadError for a page of which no slice can be made."""
     page = page.keyframe
     limit = Image.MAX_IMAGE_PIXELS
+    if not page.imagelength * page.imagewidth:
+        raise ReadError("broken_header", f"{source} states no rows or no columns: export it again")
     if limit and page.imagelength * page.imagewidth > limit:
         raise ReadError(
             "too_large", f"{source} has more than {limit} pixels: crop it or make it smaller"

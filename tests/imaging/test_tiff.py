@@ -497,6 +497,18 @@ def test_a_tiff_that_is_cut_is_refused(tmp_path, options):
     assert refusal(path)[0]
 
 
+@pytest.mark.parametrize("tag", ["ImageWidth", "ImageLength"])
+def test_a_tiff_that_does_not_state_its_size_is_refused(tmp_path, tag):
+    path = tmp_path / "a.tif"
+    Image.fromarray(GREY).save(path)
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages.first.tags[tag].offset
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 2] = struct.pack("<H", 65000)  # of no meaning
+    path.write_bytes(content)
+    assert refusal(path) == ("broken_header", "a.tif states no rows or no columns: export it again")
+
+
 def test_one_value_that_is_no_number_costs_a_picture_nothing_in_training(tmp_path):
     values = GREY.astype(np.float32)
     values[0, 0] = np.nan
