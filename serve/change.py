@@ -32,7 +32,8 @@ class Measured:
 
     frame, part: as in the table of series, which tell scans of one file or series apart. low, high:
     interval of the ratio; known for scans of one slice alone. voxel_mm3: volume of a voxel, or area
-    of a pixel of a single slice; None if unknown.
+    of a pixel of a single slice; None if unknown. pixel_mm2: area of a pixel; None if unknown or if
+    slices differ.
     """
 
     key: Key
@@ -50,6 +51,7 @@ class Measured:
     model_sha256: str
     frame: str = ""
     part: str = ""
+    pixel_mm2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,11 @@ def read_measured(report: Path, keys: KeyTable) -> tuple[list[Measured], int]:
     """
     slices_path, series_path, _ = report_paths(report)
     slices: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    of_scan: dict[str, list[Row]] = defaultdict(list)
     if slices_path.exists():
         for row in read_report(slices_path).rows:
             slices[_place(row.cells)].append(row)
+            of_scan[_scan(row.cells)].append(row)
     found, without, faults = [], set(), []
     for row in read_report(series_path).rows:
         key = keys.find(report, row.cells)
@@ -113,7 +117,8 @@ def read_measured(report: Path, keys: KeyTable) -> tuple[list[Measured], int]:
         places = slices.get(_place(row.cells), []) if row.cells.get("slices") == "1" else []
         single = places[0].cells if len(places) == 1 else {}
         try:
-            found.append(_measured(key, row.cells, single))
+            area = _pixel_area(of_scan[_scan(row.cells)])
+            found.append(replace(_measured(key, row.cells, single), pixel_mm2=area))
         except ValueError:
             faults.append(Fault(row.line, "a cell holds no number where wsseg-infer wrote one"))
     if faults:
@@ -147,6 +152,17 @@ def _measured(key: Key, cells: Mapping[str, str], single: Mapping[str, str]) -> 
 def _place(cells: Mapping[str, str]) -> tuple[str, ...]:
     """What names a scan and a ratio in both tables of a report; a single slice has its source."""
     return (cells.get("series_uid", ""), cells["source"], cells["ratio_name"])
+
+
+def _scan(cells: Mapping[str, str]) -> str:
+    """What the slices of a scan share: its series, or its file where it has none."""
+    return cells.get("series_uid") or cells["source"]
+
+
+def _pixel_area(slices: Iterable[Row]) -> float | None:
+    """Area of a pixel in mm2, where it is known and that of all slices."""
+    areas = [area for row in slices if (area := _quotient(row.cells, "denominator_mm2"))]
+    return areas[0] if areas and max(areas) - min(areas) <= SAME_SIZE * min(areas) else None
 
 
 def _within(cells: Mapping[str, str]) -> tuple[str, str]:
@@ -240,6 +256,10 @@ def _difference(earlier: Measured, later: Measured) -> str:
         return "the pixel size of one of the two is unknown"
     if before_mm and after_mm and abs(after_mm - before_mm) > SAME_SIZE * before_mm:
         return f"another spacing: voxels or pixels of {before_mm:.4g}, then {after_mm:.4g}"
+    # Equal voxels may be thick slices of small pixels, or thin slices of large ones.
+    before_mm, after_mm = earlier.pixel_mm2, later.pixel_mm2
+    if before_mm and after_mm and abs(after_mm - before_mm) > SAME_SIZE * before_mm:
+        return f"another spacing: pixels of {before_mm:.4g} mm2, then {after_mm:.4g} mm2"
     return ""
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from tests.imaging.conftest import _write_dicom
 from tests.serve.conftest import full_disk, rows, run, write_model
@@ -35,6 +36,7 @@ BASE = Measured(
     low=0.08,
     high=0.12,
     voxel_mm3=2.0,
+    pixel_mm2=0.5,
     model_sha256="abc",
 )
 
@@ -83,6 +85,7 @@ def test_without_intervals_and_coefficient_there_is_no_verdict():
         ({"modality": "MR"}, "another modality: CT, then MR"),
         ({"plane": "coronal"}, "another plane: axial, then coronal"),
         ({"voxel_mm3": 2.1}, "another spacing: voxels or pixels of 2, then 2.1"),
+        ({"pixel_mm2": 1.0}, "another spacing: pixels of 0.5 mm2, then 1 mm2"),
         ({"voxel_mm3": None}, "the pixel size of one of the two is unknown"),
         ({"denominator": "body"}, "another denominator: image, then body"),
         ({"ratio": None}, "one of the two has no ratio"),
@@ -215,6 +218,27 @@ def test_a_run_compares_its_patients_with_those_of_earlier_reports(model, tmp_pa
     assert float(row["relative_change"]) == pytest.approx(1.0)
     assert (row["verdict"], row["days"]) == ("CHANGED", "365")
     assert "P1" not in change_path(new).read_text()
+
+
+def test_thick_slices_of_small_pixels_are_not_compared_with_thin_ones_of_large_pixels(
+    model, tmp_path
+):
+    salt, reports, keys = tmp_path / "salt", [], []
+    for year, spacing, distance in ((2023, 0.5, 4.0), (2024, 1.0, 1.0)):
+        scans = series_of(tmp_path / str(year), 8, f"{year}0101", f"1.2.3.{year}")
+        for path in scans.iterdir():
+            changed = dcmread(path)
+            changed.PixelSpacing = [spacing, spacing]
+            changed.ImagePositionPatient = [0.0, 0.0, distance * int(path.stem)]
+            changed.save_as(path)
+        reports.append(tmp_path / f"{year}.csv")
+        keys.append(tmp_path / f"{year}.keys.csv")
+        run(model, reports[-1], scans, identify=keys[-1], salt=salt)
+    write_changes(reports, keys, tmp_path / "changes.csv", 0.5)
+    found = {(row["verdict"], row["reason"]) for row in rows(tmp_path / "changes.csv")}
+    reason = "another spacing: pixels of 0.25 mm2, then 1 mm2"
+    assert ("NOT_COMPARABLE", reason) in found
+    assert "STABLE" not in {verdict for verdict, _ in found}
 
 
 def test_pictures_are_compared_by_a_table_that_a_spreadsheet_wrote(model, tmp_path):
