@@ -133,7 +133,7 @@ def _nrrd_fields(path: Path, source: str) -> tuple[Mapping[str, Any], int]:
     if encoding.lower() not in _PACKINGS:
         raise ReadError(
             "unsupported_format",
-            f"{source} is encoded as {encoding[:20]!r}, which is not read: save it as raw or gzip",
+            f"{source} is encoded otherwise than as raw or gzip: save it as one of them",
         )
     return fields, len(header)
 
@@ -184,7 +184,7 @@ def _nrrd_layout(fields: Mapping[str, Any], spatial: tuple[int, ...], source: st
     """The layout of the voxels, which begin at byte 0 of it."""
     name = str(fields["type"]).lower()
     if name not in _NRRD_DTYPES:
-        raise bad_header(source, f"type {name[:20]!r}")
+        raise bad_header(source, "type")
     dtype: np.dtype[np.generic] = np.dtype(_NRRD_DTYPES[name])
     if dtype.itemsize > 1:
         endian = str(fields.get("endian", "")).lower()
@@ -287,7 +287,7 @@ def read_meta_image(path: Path, source: str) -> VolumeHeader:
         )
     name = fields.get("elementtype", "").lower().removeprefix("met_").removesuffix("_array")
     if name not in _META_DTYPES:
-        raise bad_header(source, f"element type {name[:20]!r}")
+        raise bad_header(source, "element type")
     big = _true(fields, "binarydatabyteordermsb", "elementbyteordermsb")
     dtype = np.dtype(_META_DTYPES[name]).newbyteorder(">" if big else "<")
     values = int(fields.get("elementnumberofchannels", "1"))
