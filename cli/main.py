@@ -11,6 +11,7 @@ from wsseg.cli.demo import demo
 from wsseg.cli.doctor import doctor
 from wsseg.cli.export import export
 from wsseg.cli.infer import infer
+from wsseg.cli.info import EXIT_CODES, info
 from wsseg.cli.marks import marks
 from wsseg.cli.train import train
 from wsseg.imaging.privacy import keep_caches_private
@@ -19,19 +20,18 @@ _HELP = """From area ratios and a few marked pixels to a segmenter that a hospit
 
 Train on a table of images and ratios, export the network, turn folders of scans into ratios.csv.
 
-Exit codes: 0 all done, 2 wrong usage or unusable input, 3 nothing to do, 4 all failed,
-8 some failed, 130 interrupted.
+Exit codes: {codes}.
 """
 
 app = typer.Typer(
     name="wsseg",
-    help=_HELP,
+    help=_HELP.format(codes=", ".join(f"{code} {said}" for code, said in EXIT_CODES.items())),
     no_args_is_help=True,
     rich_markup_mode=None,
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks print local variables: patient data
 )
-for _command in (train, export, infer, agree, change, marks, bench, doctor, demo):
+for _command in (train, export, infer, agree, change, marks, bench, info, doctor, demo):
     app.command()(_command)
 app.add_typer(cases)
 
