@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 TEST_ARGS := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-newest test-oldest constraints strace dcmtk lint types wheel bench bench-accuracy bench-speed clean
+.PHONY: demo test test-fast test-newest test-oldest constraints strace dcmtk lint types wheel sbom bench bench-accuracy bench-speed clean
 
 # Versions that passed the tests; PINS= takes the newest that pyproject.toml allows instead.
 PINS := constraints.txt
@@ -89,6 +89,21 @@ wheel: $(VENV)/.ready
 	build/installed/bin/python -m pip install --quiet $(CONSTRAIN) build/wheel/*.whl
 	cd build && installed/bin/wsseg --help > /dev/null && installed/bin/wsseg-infer --help > /dev/null
 	cd build && installed/bin/wsseg doctor
+
+# What is installed, as CycloneDX lists: by the wheel alone, and by everything with the tools of
+# development. The program that writes them has an environment of its own, and is in neither list.
+SBOM := build/sbom
+SBOM_TOOL := cyclonedx-bom==7.5.0
+sbom: wheel
+	rm -rf $(SBOM) build/sbom-tool
+	mkdir -p $(SBOM)
+	$(PYTHON) -m venv build/sbom-tool
+	build/sbom-tool/bin/python -m pip install --quiet "$(SBOM_TOOL)"
+	for each in base:build/installed all:$(VENV); do \
+	  build/sbom-tool/bin/cyclonedx-py environment --pyproject pyproject.toml --short-PURLs \
+	    --output-reproducible --output-file "$(SBOM)/$${each%%:*}.cdx.json" \
+	    "$${each#*:}/bin/python" || exit 1; \
+	done
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench.reading
