@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, ValidationError
 
 import wsseg
 from wsseg.export.calibration import calibration_slices
+from wsseg.export.card import write_card
 from wsseg.export.engines import (
     Calibration,
     Job,
@@ -201,6 +202,7 @@ def export_run(run: Path, out: Path, options: ExportOptions) -> Manifest:
                 manifest = manifest.model_copy(update={"calibration": measured})
             text = manifest.model_dump_json(indent=2) + "\n"
             (folder / FILE_NAME).write_text(text, encoding="utf-8")
+            write_card(folder, manifest)
         if problem:
             raise problem
         return manifest

@@ -22,7 +22,7 @@ def test_marks_train_and_export_leave_what_their_help_promises(job: Path):
     assert {
         "weights.safetensors", "run.json", "metrics.csv", "curves.png", "examples.png", "tb"
     } <= {path.name for path in (job / "run").iterdir()}  # fmt: skip
-    assert {"model.json", "model.onnx", "model.fp16.onnx"} <= {
+    assert {"model.json", "card.json", "model.onnx", "model.fp16.onnx"} <= {
         path.name for path in (job / "model").iterdir()
     }
     assert len(rows(job / "run" / "metrics.csv")) == 2
