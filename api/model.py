@@ -30,7 +30,7 @@ Slices = NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
-_OPENED_WITH = ("model", "device", "engine", "precision", "threads")
+_OPENED_WITH = ("model", "device", "engine", "precision", "threads", "trust")
 """The options of wsseg-infer that `load_model` settles."""
 
 
@@ -41,17 +41,20 @@ def load_model(
     engine: str = "auto",
     precision: str = "auto",
     threads: int = 0,
+    trust: Sequence[str | Path] = (),
 ) -> "Model":
     """Open a model folder that `export_model` or wsseg-export wrote.
 
     device: auto, cpu or cuda. engine, precision: auto takes the fastest that agreed with PyTorch;
-    the names are those of wsseg-infer. threads: of the network on a CPU, 0 for all cores. Raises
-    WssegError for a folder that is no model and for an unknown name; whether the engine runs here
-    shows when it is first needed.
+    the names are those of wsseg-infer. threads: of the network on a CPU, 0 for all cores. trust:
+    public Ed25519 keys in PEM, of which one must have signed the model; () opens any model. Raises
+    WssegError for a folder that is no model or not signed so, and for an unknown name; whether the
+    engine runs here shows when it is first needed.
     """
     given = {"device": device, "engine": engine, "precision": precision, "threads": threads}
-    options = settings(InferOptions, None, {"model": Path(folder), **given})
-    manifest, opened = read_folder(options.model)
+    keys = [Path(key).absolute() for key in trust]
+    options = settings(InferOptions, None, {"model": Path(folder), "trust": keys, **given})
+    manifest, opened = read_folder(options.model, options.trust)
     # The engine is opened later, when the working directory may be another one.
     return Model(manifest, options.model_copy(update={"model": opened.absolute()}))
 

@@ -175,6 +175,22 @@ def infer(
             "finish, or that changed, are measured. Without such a run, begin one.",
         ),
     ] = False,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            envvar="WSSEG_TRUST",
+            help="Public key (Ed25519, PEM) of those who approve models: a model that wsseg sign "
+            "did not sign with its private key is refused. Repeat for several.",
+        ),
+    ] = None,
+    event_log: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="WSSEG_EVENT_LOG",
+            help="File to which the begin and the end of the run are appended, for audits: model, "
+            "counts and exit code, and no names.",
+        ),
+    ] = None,
     json_log: Annotated[
         bool, typer.Option("--json-log", help="Log one JSON object a line to stderr.")
     ] = False,
@@ -219,6 +235,7 @@ def infer(
                 "device": device,
                 "precision": precision,
                 "threads": threads,
+                "trust": tuple(trust or ()),
             },
             batch=batch,
             skip=skip,
@@ -229,6 +246,7 @@ def infer(
             overwrite=overwrite,
             resume=resume,
             quiet=json_log,
+            event_log=event_log,
         )
     raise typer.Exit(exit_code)
 
@@ -240,16 +258,23 @@ def run_inference(
     report: Path,
     engine: dict[str, Any],
     quiet: bool = False,
+    event_log: Path | None = None,
     **given: Any,
 ) -> int:
     """Measure `inputs`; print a closing line unless `quiet`; return the exit code.
 
-    engine: options of `wsseg.load_model`. given: options of `Model.measure_to`.
+    engine: options of `wsseg.load_model`. event_log: see `recorded`. given: options of
+    `Model.measure_to`.
     """
     from rich.progress import TaskProgressColumn
 
+    from wsseg.serve.event_log import recorded
+
     rate_column = "{task.fields[rate]:.1f} slices/s"
-    with progress_bar(TaskProgressColumn(), rate_column, shown=not quiet) as progress:
+    with (
+        recorded(event_log) as facts,
+        progress_bar(TaskProgressColumn(), rate_column, shown=not quiet) as progress,
+    ):
         task = progress.add_task("measuring", total=None, rate=0.0)
 
         def show(done: int, known: int, rate: float) -> None:
@@ -257,6 +282,7 @@ def run_inference(
 
         opened = wsseg.load_model(model, **engine)
         summary = opened.measure_to(report, inputs, on_progress=show, **given)
+        facts.values = summary.facts
     if not quiet:
         typer.echo(closing_line(summary), err=True)
     return summary.exit_code

@@ -29,6 +29,10 @@ def info(
         Path | None,
         typer.Argument(help="Model folder that wsseg-export wrote; without it, this installation."),
     ] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(envvar="WSSEG_TRUST", help="Public key that must have signed the model."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
     """Tell what a model measures and may be used for, or which commands and engines there are."""
@@ -38,7 +42,7 @@ def info(
         else:
             from wsseg.serve.model_info import model_info
 
-            found = model_info(model).model_dump(mode="json")
+            found = model_info(model, trust or ()).model_dump(mode="json")
         if as_json:
             typer.echo(json.dumps(found, indent=2, allow_nan=False))
         else:

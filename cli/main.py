@@ -13,6 +13,7 @@ from wsseg.cli.export import export
 from wsseg.cli.infer import infer
 from wsseg.cli.info import EXIT_CODES, info
 from wsseg.cli.marks import marks
+from wsseg.cli.sign import sign
 from wsseg.cli.train import train
 from wsseg.imaging.privacy import keep_caches_private
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks print local variables: patient data
 )
-for _command in (train, export, infer, agree, change, marks, bench, info, doctor, demo):
+for _command in (train, export, infer, agree, change, marks, bench, sign, info, doctor, demo):
     app.command()(_command)
 app.add_typer(cases)
 

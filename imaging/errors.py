@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 # Modules that the base install leaves out, and the extra that brings each.
 _EXTRAS = {
+    "cryptography": "sign",
     "highdicom": "dicom",
     "jaxtyping": "train",
     "lightning_fabric": "train",

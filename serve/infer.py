@@ -72,7 +72,8 @@ class Summary:
     rows of the table of recovered masks; None without `known_ratios`. warning: what must be known
     of the model; "" for nothing. unlike: scans that were measured although they are unlike the
     training images. compared: what came of the comparison with `reference`, changes: of that with
-    `previous`; None without it. resumed: scans that an earlier run had measured.
+    `previous`; None without it. resumed: scans that an earlier run had measured. provenance: what
+    measured them.
     """
 
     scans: int
@@ -82,6 +83,7 @@ class Summary:
     seconds: float
     engine: str
     tables: tuple[Path, Path, Path]
+    provenance: Provenance
     recovered: int | None = None
     warning: str = ""
     unlike: int = 0
@@ -93,6 +95,21 @@ class Summary:
     def report(self) -> Path:
         """The table of slices; the others lie beside it."""
         return self.tables[0]
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What an event log holds of the run: no names but the model's."""
+        counts = {"scans": self.scans, "slices": self.slices, "failed": self.failed}
+        counts |= {"skipped": self.skipped, "unlike": self.unlike, "resumed": self.resumed}
+        made = self.provenance
+        return {
+            "model": made.model,
+            "model_sha256": made.model_sha256,
+            "engine": made.engine,
+            "precision": made.precision,
+            **counts,
+            "exit_code": self.exit_code,
+        }
 
     @property
     def exit_code(self) -> int:
@@ -138,7 +155,7 @@ def infer(
     # Scratch files that cannot be removed are no reason to lose the measurements.
     with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
         refs: Iterable[ScanRef | Failure] = find(inputs, scratch=Path(scratch))
-        manifest, folder = load_model(options.model)
+        manifest, folder = load_model(options.model, options.trust)
         intervals = intervals_of(manifest, options.coverage)
         check_classes(options.codes, manifest.classes)
         manifest = manifest.model_copy(update={"codes": merged(manifest.codes, options.codes)})
@@ -218,6 +235,7 @@ def infer(
         seconds=time.monotonic() - started,
         engine=used.name,
         tables=tables,
+        provenance=provenance,
         recovered=counts.recovered if recovers else None,
         warning=dependence.warning if dependence else "",
         unlike=counts.unlike,

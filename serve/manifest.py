@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -22,6 +22,7 @@ from wsseg.imaging.definitions import (
 from wsseg.imaging.dicom.codes import ClassCodes
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import read_regular
+from wsseg.serve.signature import check_signed
 
 FILE_NAME = "model.json"
 SCHEMA_VERSION: Final = 1
@@ -273,18 +274,23 @@ def check_contract(
         )
 
 
-def load_model(path: Path) -> tuple[Manifest, Path]:
+def load_model(path: Path, trusted: Sequence[Path] = ()) -> tuple[Manifest, Path]:
     """Read and check `model.json` of a model folder; returns it with the folder.
 
-    Raises WssegError if the folder is missing, was not written by wsseg-export, or was written by a
-    newer version. The engine files are checked when one is opened, see `engine_bytes`.
+    trusted: public keys, of which one must have signed the model, see `check_signed`; () for any
+    model. Raises WssegError if the folder is missing, was not written by wsseg-export, was written
+    by a newer version, or is not signed as it is asked for. The engine files are checked when one
+    is opened, see `engine_bytes`.
     """
     if not path.is_dir():
         state = "is a file" if path.exists() else "does not exist"
         raise WssegError(f"model folder {path} {state}: give the folder that wsseg-export wrote")
     file = path / FILE_NAME
     try:
-        content: Any = json.loads(read_regular(file, MANIFEST_BYTES))
+        text = read_regular(file, MANIFEST_BYTES)
+        if trusted:
+            check_signed(path, FILE_NAME, text, trusted)
+        content: Any = json.loads(text)
     except FileNotFoundError as error:
         raise WssegError(
             f"{path} holds no {FILE_NAME}: give the folder that wsseg-export wrote"

@@ -1,5 +1,6 @@
 """What a model measures and may be used for, from `model.json` alone: for people and programs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -107,12 +108,13 @@ class ModelInfo(Frozen):
     training: Training
 
 
-def model_info(path: Path) -> ModelInfo:
+def model_info(path: Path, trusted: Sequence[Path] = ()) -> ModelInfo:
     """Describe a model folder without opening its engines.
 
-    Raises WssegError for a folder that holds no model, as `load_model` does.
+    Raises WssegError for a folder that holds no model, or none that a trusted key signed, as
+    `load_model` does.
     """
-    manifest, folder = load_model(path)
+    manifest, folder = load_model(path, trusted)
     return ModelInfo(
         name=manifest.name,
         wsseg_version=manifest.wsseg_version,

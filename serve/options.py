@@ -40,7 +40,8 @@ class InferOptions(Frozen):
     on with a run that did not end, see `journal.Journal`. pixel_mm: (row, column) pixel size of
     pictures that do not state one. codes: what each class is, by a
     clinical terminology, each in place of the model's. identify, salt, real_identifiers, previous,
-    keys, repeatability: see `FollowUpOptions`.
+    keys, repeatability: see `FollowUpOptions`. trust: public keys, of which one must have signed
+    the model, see `check_signed`.
     """
 
     model: Path
@@ -78,6 +79,7 @@ class InferOptions(Frozen):
     previous: tuple[Path, ...] = ()
     keys: tuple[Path, ...] = ()
     repeatability: str | None = None
+    trust: tuple[Path, ...] = ()
 
     @property
     def recovered(self) -> Path | None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 PERMISSIVE = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC"),
-    *("MIT", "MIT-CMU", "PSF-2.0", "Unlicense", "Zlib"),
+    *("MIT", "MIT-0", "MIT-CMU", "PSF-2.0", "Unlicense", "Zlib"),
 }
 """SPDX identifiers of licences that only ask to be named. LGPL is not among them: a hospital that
 passes on a container would have to pass on the means to relink it."""

@@ -11,6 +11,9 @@ import typer
 
 from tests.cli.conftest import blob, call
 from wsseg.cli.console import guarded
+from wsseg.serve.report import Provenance
+
+MADE_BY = Provenance("model", "0" * 64, "cpu", "fp32", "1.0")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -195,7 +198,7 @@ def test_the_closing_line_counts_in_words_that_fit(count: int, expected: str):
     from wsseg.serve.infer import Summary
 
     tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
-    said = closing_line(Summary(count, count, 0, 0, 2.0, "cpu", tables, count))
+    said = closing_line(Summary(count, count, 0, 0, 2.0, "cpu", tables, MADE_BY, count))
     assert said.startswith(expected)
 
 
@@ -207,7 +210,7 @@ def test_the_closing_line_names_the_table_that_says_why(failed: int, skipped: in
     from wsseg.serve.infer import Summary
 
     tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
-    said = closing_line(Summary(2, 2, failed, skipped, 2.0, "cpu", tables))
+    said = closing_line(Summary(2, 2, failed, skipped, 2.0, "cpu", tables, MADE_BY))
     assert ("r.failures.csv" in said) is named
 
 
@@ -216,9 +219,9 @@ def test_the_closing_line_tells_of_scans_unlike_the_training_images():
     from wsseg.serve.infer import Summary
 
     tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
-    said = closing_line(Summary(2, 2, 0, 0, 2.0, "cpu", tables, unlike=1))
+    said = closing_line(Summary(2, 2, 0, 0, 2.0, "cpu", tables, MADE_BY, unlike=1))
     assert "WARNING: 1 scan unlike the training images" in said
-    assert "WARNING" not in closing_line(Summary(2, 2, 0, 0, 2.0, "cpu", tables))
+    assert "WARNING" not in closing_line(Summary(2, 2, 0, 0, 2.0, "cpu", tables, MADE_BY))
 
 
 def test_the_closing_line_says_that_no_image_was_found():
@@ -226,8 +229,10 @@ def test_the_closing_line_says_that_no_image_was_found():
     from wsseg.serve.infer import Summary
 
     tables = (Path("r.csv"), Path("r.series.csv"), Path("r.failures.csv"))
-    assert "no image was found" in closing_line(Summary(0, 0, 0, 0, 2.0, "cpu", tables))
-    assert "no image was found" not in closing_line(Summary(0, 0, 1, 0, 2.0, "cpu", tables))
+    assert "no image was found" in closing_line(Summary(0, 0, 0, 0, 2.0, "cpu", tables, MADE_BY))
+    assert "no image was found" not in closing_line(
+        Summary(0, 0, 1, 0, 2.0, "cpu", tables, MADE_BY)
+    )
 
 
 def test_an_engine_whose_masks_were_all_empty_is_not_said_to_agree():

@@ -1,0 +1,30 @@
+"""`wsseg sign`: the signature of a model that was approved."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wsseg.cli.console import guarded
+
+
+def sign(
+    model: Annotated[Path, typer.Argument(help="Model folder that wsseg-export wrote.")],
+    key: Annotated[
+        Path,
+        typer.Option(help="Private Ed25519 key in PEM; the password of an encrypted one is asked."),
+    ],
+) -> None:
+    """Sign a model, so that wsseg-infer --trust runs it and no other.
+
+    Writes SHA256SUMS and SHA256SUMS.sig into the folder.
+    """
+    with guarded():
+        from wsseg.export.signing import PasswordNeededError, sign_model
+
+        try:
+            sums, signature = sign_model(model, key)
+        except PasswordNeededError:
+            password = typer.prompt("password of the key", hide_input=True, err=True)
+            sums, signature = sign_model(model, key, password.encode())
+        typer.echo(f"wrote {sums} and {signature}", err=True)
