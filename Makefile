@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 TEST_ARGS := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-newest test-oldest constraints strace dcmtk lint types wheel sbom bench bench-accuracy bench-speed clean
+.PHONY: demo test test-fast test-newest test-oldest constraints strace dcmtk orthanc lint types wheel sbom bench bench-accuracy bench-speed clean
 
 # Versions that passed the tests; PINS= takes the newest that pyproject.toml allows instead.
 PINS := constraints.txt
@@ -28,7 +28,7 @@ $(VENV)/.ready: pyproject.toml $(PINS)
 demo: $(VENV)/.ready
 	$(BIN)/wsseg demo --out demo-out
 
-test: lint types strace dcmtk $(VENV)/.ready
+test: lint types strace dcmtk orthanc $(VENV)/.ready
 	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_ARGS) -m "not gpu"
 	$(MAKE) wheel
 
@@ -45,7 +45,7 @@ test-newest:
 
 # The tests in an environment of its own, of the oldest packages that pyproject.toml allows. What
 # these need is as new as they allow, and may warn of them: warnings are no errors here.
-test-oldest: strace dcmtk
+test-oldest: strace dcmtk orthanc
 	rm -rf $(OLDEST)
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet uv
@@ -70,6 +70,16 @@ strace:
 dcmtk:
 	@command -v dsrdump > /dev/null || { apt-get update -qq && apt-get install -y -qq dcmtk; } \
 	  || { echo "make test needs dcmtk: sudo apt-get install dcmtk"; exit 1; }
+
+# The tests send images to it and back. As installed it would run for all addresses, at once and
+# from every start of the machine; the tests start it themselves, in a network of its own.
+POLICY := /usr/sbin/policy-rc.d
+orthanc:
+	@test -f /usr/share/orthanc/plugins/libOrthancDicomWeb.so || { \
+	  test -e $(POLICY) || { trap "rm -f $(POLICY)" EXIT && printf '#!/bin/sh\nexit 101\n' \
+	    > $(POLICY) && chmod +x $(POLICY); } && apt-get update -qq \
+	  && apt-get install -y -qq orthanc orthanc-dicomweb && update-rc.d orthanc disable; } \
+	  || { echo "make test needs Orthanc: sudo apt-get install orthanc orthanc-dicomweb"; exit 1; }
 
 # The linter of imports finds packages by folders, as type checkers do: through the links.
 lint: $(VENV)/.ready

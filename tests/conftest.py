@@ -1,10 +1,12 @@
 """Settings every test shares, and which tests are slow and which belong together."""
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from tests.serve.orthanc import Orthanc, orthanc_in
 from wsseg.imaging.privacy import keep_caches_private
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
@@ -19,6 +21,7 @@ SHARED = {
     "small_models": "exports",
     "small_model": "exports",
     "two_processes": "two processes",
+    "orthanc": "orthanc",
 }
 """Fixtures that take seconds: the group of the tests that one worker runs, so as to make each once.
 
@@ -52,6 +55,13 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """So that extension modules find nothing alive that they would warn of."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """A DICOM archive with DICOMweb. It may hold what another test has left."""
+    with orthanc_in(tmp_path_factory.mktemp("orthanc")) as archive:
+        yield archive
 
 
 def _file(item: pytest.Item) -> str:
