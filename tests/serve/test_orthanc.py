@@ -1,6 +1,5 @@
 """What the tests with a real archive rest on: an Orthanc that only they reach."""
 
-import os
 from pathlib import Path
 
 import pydicom
@@ -24,5 +23,6 @@ def test_orthanc_takes_a_file_by_the_network_and_shows_it_by_dicomweb(orthanc):
 
 
 def test_orthanc_is_in_a_network_of_its_own(orthanc):
-    theirs = orthanc.run("readlink", "/proc/self/ns/net").stdout.strip()
-    assert theirs == os.readlink(f"/proc/{orthanc.pid}/ns/net") != os.readlink("/proc/self/ns/net")
+    theirs, ours = (Path("/proc", str(pid), "ns/net").readlink() for pid in (orthanc.pid, "self"))
+    assert str(theirs) == orthanc.run("readlink", "/proc/self/ns/net").stdout.strip()
+    assert theirs != ours
