@@ -40,8 +40,8 @@ def change(
 ) -> None:
     """Compare the examinations of each patient, by date.
 
-    Writes a row for each ratio and each two successive examinations: the change, its interval, and
-    whether it is CHANGED, STABLE or NOT_COMPARABLE.
+    Writes a row for each ratio of an examination and of the last one before it of the same modality
+    and plane: the change, its interval, and whether it is CHANGED, STABLE or NOT_COMPARABLE.
     """
     from wsseg.imaging.tables import TableOptions
     from wsseg.serve.change import change_path, read_repeatability, write_changes

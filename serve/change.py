@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -56,7 +55,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class ChangeRow:
-    """A row of the table of changes: a ratio at two successive examinations of a patient.
+    """A row of the table of changes: a ratio at two examinations of a patient, see `_pairs`.
 
     days: between them. change: later minus earlier ratio, in the ratio's unit. change_low,
     change_high: interval of the change, from the intervals of both ratios: the lowest later minus
@@ -199,8 +198,9 @@ def changes(
     for (_, name), by_date in sorted(groups.items()):
         limit = repeatability.get(name) if isinstance(repeatability, Mapping) else repeatability
         dates = sorted(by_date)
-        for earlier_date, later_date in pairwise(dates):
-            for earlier, later, reason in _pairs(by_date[earlier_date], by_date[later_date]):
+        for at, later_date in enumerate(dates[1:], 1):
+            before = [by_date[each] for each in dates[:at]]
+            for earlier, later, reason in _pairs(before, by_date[later_date]):
                 row = _compared(earlier, later, reason, limit)
                 cohort = dict(latest[_alike(later)])
                 cohort.pop(later.key.patient, None)
@@ -209,19 +209,24 @@ def changes(
 
 
 def _pairs(
-    earlier: Sequence[Measured], later: Sequence[Measured]
+    earlier: Sequence[Sequence[Measured]], later: Sequence[Measured]
 ) -> Iterator[tuple[Measured, Measured, str]]:
-    """The scans of two examinations that belong together, and why they cannot be compared if so."""
+    """Each scan of an examination with that which it continues, and why they cannot be compared.
+
+    earlier: the examinations before it, by date. The last one that has a scan of the same kind
+    counts: between two CTs there may be an MR.
+    """
     for one in sorted(later, key=_order):
-        alike = [each for each in earlier if _kind(each) == _kind(one)]
+        by_date = ([each for each in day if _kind(each) == _kind(one)] for day in earlier[::-1])
+        alike = next(filter(None, by_date), [])
         rivals = [each for each in later if _kind(each) == _kind(one)]
         if len(alike) == len(rivals) == 1:
             yield alike[0], one, ""
         elif alike:
             counted = f"{len(alike)} earlier and {len(rivals)} later scans of this kind"
             yield min(alike, key=_order), one, f"{counted}: give keys to one of each"
-        elif len(earlier) == len(later) == 1:
-            yield earlier[0], one, _difference(earlier[0], one)
+        elif len(earlier[-1]) == len(later) == 1:
+            yield earlier[-1][0], one, _difference(earlier[-1][0], one)
 
 
 def _kind(one: Measured) -> tuple[str, str]:

@@ -126,6 +126,13 @@ def test_a_scan_of_another_kind_beside_does_not_disturb():
     assert (row.later_source, row.verdict) == ("b", "CHANGED")
 
 
+def test_an_examination_of_another_kind_between_two_does_not_part_them():
+    between = later(key=Key("p", date(2024, 3, 1)), modality="MR", source="m")
+    rows_ = list(changes([BASE, between, later()]))
+    found = [(row.earlier_source, row.later_source, row.verdict) for row in rows_]
+    assert found == [("a", "m", "NOT_COMPARABLE"), ("a", "b", "CHANGED")]
+
+
 def test_the_percentile_is_among_the_latest_ratios_of_enough_others():
     others = [
         replace(BASE, key=Key(f"q{n}", date(2024, 1, 1)), ratio=0.01 * n)
