@@ -1,0 +1,1 @@
+"""How wsseg withstands faults: kills, full disks, hostile files, broken engines, long runs."""
