@@ -10,7 +10,7 @@ from wsseg.imaging.dicom.codes import Codes
 from wsseg.imaging.dicom.seg_writer import SegmentationType
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.probability_maps import ProbabilityType
-from wsseg.serve.agreement.reference import plots_of
+from wsseg.serve.agreement.reference import agreement_of, agreement_paths, plots_of
 from wsseg.serve.agreement.tables import AgreeOptions
 from wsseg.serve.change import change_path
 from wsseg.serve.engines.base import Device, EngineName, EngineOptions, Precision
@@ -185,10 +185,12 @@ def _check_tables(inputs: Sequence[Path], options: InferOptions) -> None:
     Raises WssegError that names both and the option to change.
     """
     report = options.report
-    beside = (*report_paths(report), recovered_paths(report)[0], change_path(report))
+    beside = [*report_paths(report), recovered_paths(report)[0], change_path(report)]
     earlier = [table for each in options.previous for table in report_paths(each)]
     tables = [options.known_ratios, options.reference, options.salt, *options.keys, *earlier]
     read = [*inputs, *filter(None, tables)]
+    if options.reference:
+        beside += agreement_paths(agreement_of(report))
     for table in beside:
         for source in read:
             if source.resolve() == table.resolve():

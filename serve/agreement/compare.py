@@ -12,6 +12,7 @@ from wsseg.imaging.errors import AllFailedError, WssegError
 from wsseg.imaging.files import atomic
 from wsseg.serve.agreement.figures import FIGURES, Pairs, figures
 from wsseg.serve.agreement.join import Joined, Pair, UnmatchedRow, join
+from wsseg.serve.agreement.reference import agreement_paths
 from wsseg.serve.agreement.result import Agreement, Group
 from wsseg.serve.agreement.tables import (
     AgreeOptions,
@@ -134,15 +135,6 @@ def _numbers(names: Iterable[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 # Writing.
-
-
-def agreement_paths(out: Path) -> tuple[Path, Path, Path, Path]:
-    """The files of a comparison: figures, pairs, rows without a partner, and the text."""
-    table_writer(out)
-    pairs, unmatched = (
-        out.with_name(f"{out.stem}.{name}{out.suffix}") for name in ("pairs", "unmatched")
-    )
-    return out, pairs, unmatched, out.with_suffix(".txt")
 
 
 def check_outputs(

@@ -8,6 +8,7 @@ from pathlib import Path
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError, unquoted
 from wsseg.serve.agreement.tables import AgreeOptions, read_measured, read_recorded
+from wsseg.serve.report import table_writer
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,15 @@ class Compared:
 def agreement_of(report: Path) -> Path:
     """The table of agreement beside a report."""
     return report.with_name(f"{report.stem}.agreement{report.suffix}")
+
+
+def agreement_paths(out: Path) -> tuple[Path, Path, Path, Path]:
+    """The files of a comparison: figures, pairs, rows without a partner, and the text."""
+    table_writer(out)
+    pairs, unmatched = (
+        out.with_name(f"{out.stem}.{name}{out.suffix}") for name in ("pairs", "unmatched")
+    )
+    return out, pairs, unmatched, out.with_suffix(".txt")
 
 
 def plots_of(report: Path) -> Path:

@@ -174,7 +174,10 @@ def test_options_that_do_not_fit_together_are_told_before_a_scan_is_read(
         run(model, tmp_path / "ratios.csv", tmp_path, **options)
 
 
-@pytest.mark.parametrize("taken", ["ratios.csv", "ratios.series.csv", "salt", "earlier.csv"])
+@pytest.mark.parametrize(
+    "taken",
+    ["ratios.csv", "ratios.series.csv", "ratios.agreement.pairs.csv", "salt", "earlier.csv"],
+)
 def test_a_key_table_replaces_nothing_that_the_run_reads_or_writes(model, tmp_path, taken):
     for name in ("salt", "earlier.csv"):
         (tmp_path / name).write_text("kept")
@@ -186,6 +189,7 @@ def test_a_key_table_replaces_nothing_that_the_run_reads_or_writes(model, tmp_pa
             tmp_path,
             identify=tmp_path / taken,
             salt=tmp_path / "salt",
+            reference=earlier,
             previous=(earlier,),
             keys=(earlier,),
             overwrite=True,
