@@ -186,7 +186,7 @@ def test_a_key_table_replaces_nothing_that_the_run_reads_or_writes(model, tmp_pa
         run(
             model,
             tmp_path / "ratios.csv",
-            tmp_path,
+            write_pictures(tmp_path / "scans", 1),
             identify=tmp_path / taken,
             salt=tmp_path / "salt",
             reference=earlier,
