@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from pydicom import dcmread
 
 from tests.imaging.conftest import _write_dicom
-from tests.serve.conftest import full_disk, rows, run, write_model
+from tests.serve.conftest import full_disk, rows, run, write_model, write_pictures
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.identity import load_salt, patient_key, study_date
 
