@@ -291,7 +291,7 @@ def recovered_rows(
             pixels=mask.pixels,
             image_pixels=rows * columns,
             threshold=mask.threshold,
-            confidence=mask.confidence,
+            mean_probability=mask.mean_probability,
             flags=flags,
             status=status,
         )

@@ -32,14 +32,15 @@ Known = Mapping[int, tuple[KnownRatio, ...]]
 class RecoveredMask:
     """The recovered mask of one class on one slice.
 
-    threshold, confidence: lowest and mean probability inside, 0..1; None for a mask without pixels.
+    threshold, mean_probability: lowest and mean probability inside, 0..1; None for a mask without
+    pixels.
     tied: whether its outline depends on the order of equally probable pixels.
     """
 
     known: KnownRatio
     pixels: int
     threshold: float | None
-    confidence: float | None
+    mean_probability: float | None
     tied: bool
 
 

@@ -138,7 +138,7 @@ class SeriesRow:
 class RecoveredRatio:
     """A mask recovered from a known ratio, and what the model by itself measured.
 
-    pixels: pixels of the mask, out of image_pixels. threshold, confidence: lowest and mean
+    pixels: pixels of the mask, out of image_pixels. threshold, mean_probability: lowest and mean
     probability inside the mask; None for a mask without pixels.
     """
 
@@ -149,7 +149,7 @@ class RecoveredRatio:
     pixels: int
     image_pixels: int
     threshold: float | None
-    confidence: float | None
+    mean_probability: float | None
     flags: str
     status: str
 

@@ -22,7 +22,7 @@ from wsseg.serve.report import RecoveredRow, columns
 CONTRACT = (
     *("source", "modality", "study_uid", "series_uid", "instance_uid", "frame", "slice", "plane"),
     *("ratio_name", "class_name", "known_ratio", "predicted_ratio", "pixels", "image_pixels"),
-    *("threshold", "confidence", "flags", "status"),
+    *("threshold", "mean_probability", "flags", "status"),
     *("model", "model_sha256", "engine", "precision", "wsseg_version"),
 )
 
@@ -69,7 +69,7 @@ def test_the_table_tells_known_and_predicted_ratio_and_where_the_map_was_cut(
     inside = np.sort(smooth(2).ravel())[-240:].astype(np.float64)
     probability = 1 / (1 + np.exp(-(inside - LEVELS[0]) / SOFTNESS))
     assert float(row["threshold"]) == pytest.approx(probability[0], rel=1e-5)
-    assert float(row["confidence"]) == pytest.approx(probability.mean(), rel=1e-5)
+    assert float(row["mean_probability"]) == pytest.approx(probability.mean(), rel=1e-5)
     assert (row["source"], row["slice"], row["class_name"]) == ("2.png", "0", "bright")
     assert float(row["known_ratio"]) == 0.25
     measured = {

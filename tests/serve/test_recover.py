@@ -66,13 +66,13 @@ def test_a_map_becomes_labels_with_the_threshold_and_the_mean_probability_inside
     assert labels.tolist() == [[0] * 5, [0, 0, 2, 2, 2]]
     assert (mask.pixels, mask.known.line, mask.tied) == (3, 7, False)
     assert mask.threshold == pytest.approx(0.8)
-    assert mask.confidence == pytest.approx((0.8 + 0.9 + 0.95) / 3)
+    assert mask.mean_probability == pytest.approx((0.8 + 0.9 + 0.95) / 3)
 
 
 def test_a_known_ratio_of_nothing_gives_a_mask_without_a_pixel_and_unknown_figures():
     labels, (mask,) = recover(np.ones((1, 2, 5), np.float32), known(0.0))
     assert not labels.any()
-    assert (mask.pixels, mask.threshold, mask.confidence) == (0, None, None)
+    assert (mask.pixels, mask.threshold, mask.mean_probability) == (0, None, None)
 
 
 def test_a_ratio_of_one_takes_the_whole_slice():
