@@ -125,6 +125,15 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file or folder of this name; False too for what can be no name of one."""
+    try:
+        path.stat()
+    except (OSError, ValueError):  # too long, with a NUL
+        return False
+    return True
+
+
 def named_file(folder: Path, text: str) -> Path:
     """The file that `text` names, relative to `folder`; as written where there is none.
 
@@ -133,7 +142,7 @@ def named_file(folder: Path, text: str) -> Path:
     or the reverse, in any part of the path.
     """
     path = folder / text
-    if ("\\" not in text and text.isascii()) or path.exists():
+    if ("\\" not in text and text.isascii()) or is_there(path):
         return path
     for spelling in (text.replace("\\", "/"), text):
         match = _on_disk(folder, Path(spelling))
@@ -151,7 +160,7 @@ def _on_disk(folder: Path, path: Path) -> Path | None:
     """The path (relative to `folder`, or absolute) with its accents as the disk writes them."""
     current = Path(path.anchor) if path.anchor else folder
     for part in path.parts[1:] if path.anchor else path.parts:
-        if not (current / part).exists():
+        if not is_there(current / part):
             wanted = unicodedata.normalize("NFC", part)
             names = (entry.name for entry in current.iterdir()) if current.is_dir() else ()
             part = next((n for n in names if unicodedata.normalize("NFC", n) == wanted), "")

@@ -36,6 +36,10 @@ _QUOTED = re.compile(r'"[^"]*"|\\.|\[[^\]]*\]')
 """Parts of a number format that are shown as they are, or are no part of the number."""
 _DIGITS = 15
 """Significant digits that a spreadsheet keeps."""
+MOST_INFLATED = 1 << 29
+"""Bytes of a workbook's XML; one of a million rows has fewer."""
+MOST_CELLS = 10_000_000
+"""Cells of a sheet up to its last one, each of which takes memory, filled or not."""
 
 log = logging.getLogger(__name__)
 
@@ -315,20 +319,7 @@ def sheet_rows(path: Path, content: bytes, sheet: str | None) -> Lines:
     no such workbook or lacks the sheet; TableError for formulas without a value and for cells that
     were merged.
     """
-    import openpyxl
-
-    try:
-        with warnings.catch_warnings():
-            # Of drawings, validation and styles, which have no part in the cells.
-            warnings.simplefilter("ignore")
-            values, formulas = (
-                openpyxl.load_workbook(io.BytesIO(content), data_only=only)
-                for only in (True, False)
-            )
-    except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile, SyntaxError) as error:
-        raise WssegError(
-            f"{path} cannot be read as an Excel workbook: save it as .xlsx or as CSV UTF-8"
-        ) from error
+    values, formulas = _loaded(path, content)
     chosen = _choose(path, values, sheet)
     faults = [*_merged(chosen), *_uncomputed(chosen, formulas[chosen.title])]
     if faults:
@@ -340,6 +331,41 @@ def sheet_rows(path: Path, content: bytes, sheet: str | None) -> Lines:
         texts = [_text(cell) for cell in cells]
         if any(texts):
             yield number, texts
+
+
+def _loaded(path: Path, content: bytes) -> tuple[Any, Any]:
+    """The workbook with the values of its formulas, and with the formulas. Raises WssegError."""
+    import openpyxl
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            inflated = sum(member.file_size for member in archive.infolist())
+        if inflated > MOST_INFLATED:
+            raise WssegError(
+                f"{path} holds {inflated >> 20} MB of sheets, and {MOST_INFLATED >> 20} are read "
+                "at most: save the table as CSV UTF-8"
+            )
+        with warnings.catch_warnings():
+            # Of drawings, validation and styles, which have no part in the cells.
+            warnings.simplefilter("ignore")
+            values, formulas = (
+                openpyxl.load_workbook(io.BytesIO(content), data_only=only)
+                for only in (True, False)
+            )
+    except WssegError:
+        raise
+    except Exception as error:  # of many types, on a damaged file
+        raise WssegError(
+            f"{path} cannot be read as an Excel workbook: save it as .xlsx or as CSV UTF-8"
+        ) from error
+    for each in values.worksheets:
+        if each.max_row * each.max_column > MOST_CELLS:
+            raise WssegError(
+                f"{path}: the last cell of the sheet {each.title} is in row {each.max_row} and "
+                f"column {each.max_column}, too far away: delete what is outside the table, or "
+                "save it as CSV UTF-8"
+            )
+    return values, formulas
 
 
 def _choose(path: Path, book: Any, name: str | None) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wsseg.imaging import named_file
-from wsseg.imaging.files import name_key
+from wsseg.imaging.files import is_there, name_key
 
 COMPOSED, APART = (unicodedata.normalize(form, "Ménière") for form in ("NFC", "NFD"))
 
@@ -47,3 +47,9 @@ def test_a_file_that_is_not_there_keeps_its_name(folder: Path):
 
 def test_one_path_has_one_key():
     assert name_key(f"x\\{APART}.png") == name_key(f"x/{COMPOSED}.png") != name_key("x/y.png")
+
+
+def test_what_can_be_no_name_keeps_it(folder: Path):
+    for text in ("ä" * 200, "a\\" + "b" * 300, "é\0.png"):
+        assert named_file(folder, text) == folder / text
+        assert not is_there(folder / text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from wsseg.imaging import TableError, TableOptions, TextTable, WssegError, read_table
+from wsseg.imaging import TableError, TableOptions, TextTable, WssegError, read_table, tables
 
 KNOWN = frozenset({"image", "ratio", "mark_kind"})
 
@@ -159,4 +159,33 @@ def test_cells_whose_value_nobody_sees_are_faults(tmp_path: Path):
     book.active.merge_cells("B3:B4")
     book.save(path)
     with pytest.raises(TableError, match="line 3: the cells B3:B4 are merged"):
+        read_table(path, KNOWN)
+
+
+def test_a_workbook_that_is_damaged_anywhere_is_a_table_or_one_clear_error(tmp_path: Path):
+    path = tmp_path / "t.xlsx"
+    workbook(path, ("image", "ratio"), ("a.png", 0.1))
+    content = path.read_bytes()
+    refused = 0
+    for at in range(40, len(content), 97):
+        damaged = bytearray(content)
+        damaged[at] ^= 0x55
+        path.write_bytes(damaged)
+        try:
+            read_table(path, KNOWN)
+        except WssegError:
+            refused += 1
+    assert refused > 20
+
+
+def test_a_workbook_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch):
+    path = tmp_path / "t.xlsx"
+    book = workbook(path, ("image", "ratio"), ("a.png", 0.1))
+    book.active["XFD1048576"] = "far"
+    book.save(path)
+    with pytest.raises(WssegError, match="row 1048576 and column 16384, too far away"):
+        read_table(path, KNOWN)
+    workbook(path, ("image", "ratio"), ("a.png", 0.1))
+    monkeypatch.setattr(tables, "MOST_INFLATED", 1000)
+    with pytest.raises(WssegError, match="save the table as CSV"):
         read_table(path, KNOWN)

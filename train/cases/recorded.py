@@ -16,7 +16,7 @@ import numpy as np
 
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.files import atomic, named_file
+from wsseg.imaging.files import atomic, is_there, named_file
 from wsseg.imaging.tables import Fault, Row, TableError, TableOptions, read_table
 from wsseg.train.cases.cells import CellError, parse_index, with_fractions
 from wsseg.train.cases.evidence import unsupervised_classes
@@ -221,5 +221,5 @@ def _faults(cases: Sequence[Case]) -> Iterator[Fault]:
         line = lines.setdefault(key, case.row)
         if line != case.row:
             yield Fault(case.row, f"the same image and slice as line {line}: remove one of them")
-        elif not case.image.is_file():
+        elif not is_there(case.image):
             yield Fault(case.row, f"image: there is no file {case.image.name} where it should be")
