@@ -191,6 +191,14 @@ def infer(
             "counts and exit code, and no names.",
         ),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Measure the I-th of N parts of the inputs, I from 1; wsseg merge joins the "
+            "reports. Each part needs a --report of its own.",
+        ),
+    ] = None,
     json_log: Annotated[
         bool, typer.Option("--json-log", help="Log one JSON object a line to stderr.")
     ] = False,
@@ -245,6 +253,7 @@ def infer(
             codes=code or None,
             overwrite=overwrite,
             resume=resume,
+            shard=shard,
             quiet=json_log,
             event_log=event_log,
         )

@@ -13,6 +13,7 @@ from wsseg.cli.export import export
 from wsseg.cli.infer import infer
 from wsseg.cli.info import EXIT_CODES, info
 from wsseg.cli.marks import marks
+from wsseg.cli.merge import merge
 from wsseg.cli.sign import sign
 from wsseg.cli.train import train
 from wsseg.imaging.privacy import keep_caches_private
@@ -32,7 +33,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks print local variables: patient data
 )
-for _command in (train, export, infer, agree, change, marks, bench, sign, info, doctor, demo):
+_COMMANDS = (
+    train, export, infer, merge, agree, change, marks, bench, sign, info, doctor, demo
+)  # fmt: skip
+for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(cases)
 

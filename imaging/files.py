@@ -80,8 +80,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def lock_output(output: Path, busy: str) -> Iterator[None]:
+def lock_output(output: Path, busy: str, *, shared: bool = False) -> Iterator[None]:
     """Lock an output, a file or a folder, which need not exist yet, for one process at a time.
+
+    shared: for all processes that lock it so, at one time.
 
     Raises WssegError with the message `busy` where another process has locked it. The lock is a
     file beside the output; the kernel releases it however the process ends, so that a file which
@@ -91,7 +93,7 @@ def lock_output(output: Path, busy: str) -> Iterator[None]:
     output = output.resolve()  # one folder under two names is one
     path = output.with_name(f"{PREFIX}{output.name}")
     try:
-        descriptor = _locked(path)
+        descriptor = _locked(path, shared=shared)
     except BlockingIOError as error:
         raise WssegError(busy) from error
     except OSError:
@@ -103,11 +105,13 @@ def lock_output(output: Path, busy: str) -> Iterator[None]:
         if descriptor is not None:
             # While it is still locked: afterwards another process may own it.
             with suppress(OSError):
+                if shared:  # the last one removes it
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
             os.close(descriptor)
 
 
-def _locked(path: Path) -> int | None:
+def _locked(path: Path, *, shared: bool) -> int | None:
     """A descriptor of the locked file; BlockingIOError where another process has locked it."""
     if fcntl is None:
         return None
@@ -115,7 +119,7 @@ def _locked(path: Path) -> int | None:
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_nlink:
                 return descriptor
         except OSError:

@@ -56,6 +56,7 @@ from wsseg.serve.report import (
 )
 from wsseg.serve.run_settings import run_settings
 from wsseg.serve.scan_rows import ScanRows
+from wsseg.serve.shards import Division, record_shard
 from wsseg.serve.structured_report import structured_reports
 
 SOME_FAILED = 8
@@ -180,28 +181,27 @@ def infer(
             rows = read_known(options.known_ratios, manifest, table)
             refs = everything = list(refs)
             known = KnownSlices(options.known_ratios.name, rows, everything)
+        division = Division.of(list(refs), options.shard) if options.shard else None
+        refs = division.mine if division else refs
         provenance = _provenance(manifest, used)
         outputs = _outputs(options, manifest, provenance, intervals)
-        journal = Journal(
-            options.report,
-            run_settings(options, manifest, provenance),
-            provenance,
-            Path(scratch),
-        )
+        settings = run_settings(options, manifest, provenance)
+        journal = Journal(options.report, settings, provenance, Path(scratch))
         pipeline = replace(
             _pipeline(used, manifest, options, known=known, outputs=outputs), journal=journal
         )
         with ExitStack() as locks:
             for output in (options.report, *options.folders):
                 busy = f"another run is writing {output}: wait for it, or name another place"
-                locks.enter_context(lock_output(output, busy))
+                shared = division is not None and output != options.report
+                locks.enter_context(lock_output(output, busy, shared=shared))
             # Again, because another run may just have written its report.
             require_free(options.report, recovered=recovers, overwrite=options.overwrite)
             if resumes and not journal.path.exists():
                 raise WssegError(f"another run has just finished {options.report}")
             if not (resumes or options.overwrite):
                 require_finished(options.report)
-            _make_folders(options, resumes=resumes)
+            _make_folders(options, fresh=not (resumes or division))
             if options.masks:
                 named = (manifest.classes, manifest.codes, manifest.name)
                 write_legend(options.masks, *named, provenance.model_sha256)
@@ -220,6 +220,7 @@ def infer(
                     counts=counts,
                     identifier=follow_up.identifier,
                 )
+                record_shard(options.report, division, settings)
             compared = (
                 compare_run(options.reference, options.report, options.agree_options)
                 if options.reference
@@ -368,16 +369,16 @@ def _maker(options: InferOptions, manifest: Manifest, provenance: Provenance) ->
     )
 
 
-def _make_folders(options: InferOptions, *, resumes: bool) -> None:
+def _make_folders(options: InferOptions, *, fresh: bool) -> None:
     """Create the output folders; WssegError for one that cannot be created.
 
-    Existing pictures stay, with a warning: they may show scans that the new tables do not have.
-    resumes: they are those of the run that goes on.
+    Existing pictures stay; if the folders should be `fresh`, with a warning: they may show scans
+    that the new tables do not have.
     """
     for folder in options.folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not resumes and any(folder.iterdir()):
+            if fresh and any(folder.iterdir()):
                 logger.warning(
                     "%s is not empty: pictures of other runs stay in it beside those of this one",
                     folder,

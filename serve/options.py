@@ -17,6 +17,7 @@ from wsseg.serve.engines.base import Device, EngineName, EngineOptions, Precisio
 from wsseg.serve.intervals import Coverage
 from wsseg.serve.pipeline import PixelSize
 from wsseg.serve.report import recovered_paths, report_paths
+from wsseg.serve.shards import Shard
 
 BATCH = 8
 """Default number of slices that the network sees at once."""
@@ -38,10 +39,10 @@ class InferOptions(Frozen):
     instead of being flagged, see `inspection.compare_with`. coverage: of the intervals, between 0
     and 1; None for 0.9 if the model is calibrated. overwrite: replace an earlier report. resume: go
     on with a run that did not end, see `journal.Journal`. pixel_mm: (row, column) pixel size of
-    pictures that do not state one. codes: what each class is, by a
-    clinical terminology, each in place of the model's. identify, salt, real_identifiers, previous,
-    keys, repeatability: see `FollowUpOptions`. trust: public keys, of which one must have signed
-    the model, see `check_signed`.
+    pictures that do not state one. codes: what each class is, by a clinical terminology, each in
+    place of the model's. shard: (i, n) measures part i of n of the inputs, see `shards.Division`.
+    identify, salt, real_identifiers, previous, keys, repeatability: see `FollowUpOptions`. trust:
+    public keys, of which one must have signed the model, see `check_signed`.
     """
 
     model: Path
@@ -73,6 +74,7 @@ class InferOptions(Frozen):
     resume: bool = False
     pixel_mm: PixelSize | None = None
     codes: Codes = Field(default_factory=dict)
+    shard: Shard | None = None
     identify: Path | None = None
     salt: Path | None = None
     real_identifiers: bool = False
@@ -137,7 +139,19 @@ class InferOptions(Frozen):
 
 
 def check_together(options: InferOptions) -> None:
-    """Raise WssegError for an option that says how something is written that is not asked for."""
+    """Raise WssegError for an option that says how something is written that is not asked for, and
+    for one that needs all scans where a shard has a part of them."""
+    if options.shard:
+        for name, instead in (
+            ("known_ratios", "measure the inputs in one run"),
+            ("reference", "run wsseg agree on the table that wsseg merge writes"),
+            ("previous", "run wsseg change on the table that wsseg merge writes"),
+        ):
+            if getattr(options, name):
+                raise WssegError(
+                    f"--{name.replace('_', '-')} needs all scans, and --shard measures a part of "
+                    f"them: {instead}"
+                )
     for folder, belonging in (
         ("seg", ("seg_type", "seg_sparse")),
         ("probability", ("probability_type",)),

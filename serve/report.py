@@ -4,7 +4,7 @@ import csv
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import Field, dataclass, fields, is_dataclass
 from importlib import import_module
@@ -285,24 +285,24 @@ def json_lines(path: Path, row_type: type[Row]) -> Iterator[Write]:
 
 @contextmanager
 def parquet_table(path: Path, row_type: type[Row]) -> Iterator[Write]:
-    """Typed columns, unknown is null, text exactly as it is; rows are written in groups."""
+    """Typed columns, unknown is null, text exactly as it is; in groups of `PARQUET_ROWS` rows."""
     arrow = required_pyarrow()
     kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in columns(row_type).items()])
     waiting: list[dict[str, Cell]] = []
     with arrow.parquet.ParquetWriter(path, schema) as writer:
 
-        def flush() -> None:
-            writer.write_table(arrow.Table.from_pylist(waiting, schema=schema))
-            waiting.clear()
+        def flush(count: int) -> None:
+            writer.write_table(arrow.Table.from_pylist(waiting[:count], schema=schema))
+            del waiting[:count]
 
         def write(rows: Iterable[Row]) -> None:
             waiting.extend(dict(zip(schema.names, cells(row), strict=True)) for row in rows)
-            if len(waiting) >= PARQUET_ROWS:
-                flush()
+            while len(waiting) >= PARQUET_ROWS:
+                flush(PARQUET_ROWS)
 
         yield write
-        flush()
+        flush(PARQUET_ROWS)
 
 
 WRITERS: dict[str, Callable[[Path, type[Any]], AbstractContextManager[Write]]] = {
@@ -397,13 +397,7 @@ def open_report(path: Path, *, recovered: bool = False) -> Iterator[Report]:
     )
     if recovered:
         tables[RecoveredRow] = recovered_paths(path)[0]
-    with _translated(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=".tmp-", ignore_cleanup_errors=True
-        )
-    with scratch as folder, ExitStack() as stack:
-        files = {Path(folder, target.name): target for target in tables.values()}
+    with placed_together(list(tables.values())) as files, ExitStack() as stack:
         with _translated(path):
             writes = [
                 _translated(path)(stack.enter_context(table_writer(path)(file, row_type)))
@@ -417,6 +411,23 @@ def open_report(path: Path, *, recovered: bool = False) -> Iterator[Report]:
             raise
         with _translated(path):
             stack.close()
+
+
+@contextmanager
+def placed_together(tables: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield a scratch file for each table of a report; all take their places if the block succeeds.
+
+    Raises AllFailedError as `open_report` does. The first table names the report.
+    """
+    path = tables[0]
+    with _translated(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=".tmp-", ignore_cleanup_errors=True
+        )
+    with scratch as folder:
+        files = {Path(folder, target.name): target for target in tables}
+        yield list(files)
         _place(files)
 
 

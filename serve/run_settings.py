@@ -8,6 +8,7 @@ from wsseg.serve.journal import file_digest
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.options import InferOptions
 from wsseg.serve.report import Provenance
+from wsseg.serve.shards import FOLDER_OF
 
 _OPTIONS = (
     "batch",
@@ -34,7 +35,7 @@ def run_settings(
     Raises WssegError for a table of known ratios that cannot be read.
     """
     found = {name: json.dumps(getattr(options, name)) for name in _OPTIONS}
-    found |= {f"folder of {name}": str(path.absolute()) for name, path in _folders(options)}
+    found |= {f"{FOLDER_OF}{name}": str(path.absolute()) for name, path in _folders(options)}
     found |= dict(vars(provenance))
     found["model.json"] = manifest.model_dump_json()
     if options.known_ratios:
