@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,15 +26,32 @@ from wsseg.imaging.volumes import open_volume
 from wsseg.serve.report import Provenance
 from wsseg.serve.scan_rows import ScanRows
 
-FORMAT = "wsseg journal 1"
+FORMAT = "wsseg journal 2"
 RUN = "run"
 """The key of the lines that state the settings of a run."""
 HEAD_BYTES = 4096
 SYNC_SECONDS = 1.0
 """What a power cut may cost at most, beside the scans in flight; a killed process costs none."""
 DIGEST_BYTES = 20
+_PART_BYTES = 1 << 20
+
+FileState = tuple[str, int, int]
 
 logger = logging.getLogger(__name__)
+
+
+def file_state(path: Path) -> FileState:
+    """The absolute path of a file, its size and its CRC-32.
+
+    Raises OSError. A checksum of accidents, not of intent, at the speed of memory: whoever may
+    change an output may change the journal too.
+    """
+    size = crc = 0
+    with path.open("rb", buffering=0) as stream:
+        while part := stream.read(_PART_BYTES):
+            size += len(part)
+            crc = zlib.crc32(part, crc)
+    return str(path.absolute()), size, crc
 
 
 def journal_path(report: Path) -> Path:
@@ -86,7 +103,7 @@ class Journal:
         return hashlib.blake2b(b"".join(told), digest_size=DIGEST_BYTES).hexdigest()
 
     def find(self, key: str, ref: ScanRef) -> ScanRows | None:
-        """The rows of a scan with this key, if all files that were written for it are there."""
+        """The rows of a scan with this key, if all files that were written for it are whole."""
         place = self._places.get(key)
         if place is None:
             return None
@@ -94,14 +111,16 @@ class Journal:
             with self.path.open("rb") as stream:
                 stream.seek(place[0])
                 entry = json.loads(stream.read(place[1]).split(b" ", 2)[2])
-            for name, size in entry["files"]:
-                if Path(name).stat().st_size != size:
+            for name, *before in entry["files"]:
+                path = Path(name)
+                # The size first: most damage shows without reading the file.
+                if path.stat().st_size != before[0] or [*file_state(path)[1:]] != before:
                     return None
             return ScanRows.from_values(entry["rows"], ref, self.provenance)
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    def add(self, key: str, rows: ScanRows, files: Iterable[Path]) -> None:
+    def add(self, key: str, rows: ScanRows, files: Sequence[FileState]) -> None:
         """Add a scan that is done, with the files that were written for it.
 
         From here on it survives the end of the process, and within `SYNC_SECONDS` a power cut. A
@@ -110,8 +129,7 @@ class Journal:
         if not key or self._stream is None:
             return
         try:
-            written = [(str(path.absolute()), path.stat().st_size) for path in files]
-            self._append(key, {"files": written, "rows": rows.values()})
+            self._append(key, {"files": files, "rows": rows.values()})
         except OSError as error:
             logger.warning(
                 "the journal cannot be written any more (%s): should this run end early, --resume "

@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field
@@ -20,7 +19,7 @@ from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.empty_slices import Skip, skip_none
 from wsseg.serve.engines.base import Engine
 from wsseg.serve.inspection import Compare, InspectedScan, compare_none, inspect
-from wsseg.serve.journal import Journal
+from wsseg.serve.journal import FileState, Journal, file_state
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.measure import MeasuredScan, failed_files
 from wsseg.serve.outputs import Output, write_outputs
@@ -116,13 +115,14 @@ def prefetch(
 class Outcome:
     """The outcome of one scan or file: measured, failed, or both if only a part of it failed.
 
-    recorded: the rows of a scan that an earlier run measured. written: files of the scan.
+    recorded: the rows of a scan that an earlier run measured. written: files of the scan as they
+    were when they were written.
     """
 
     measured: MeasuredScan | None
     failures: tuple[Failure, ...]
     recorded: ScanRows | None = None
-    written: tuple[Path, ...] = ()
+    written: tuple[FileState, ...] = ()
 
 
 @dataclass
@@ -264,7 +264,11 @@ class Pipeline:
             return Outcome(None, (item,))
         with noting() as written:
             failures = (*item.scan.failures, *write_outputs(self.outputs, item))
-        return Outcome(item, failures, written=tuple(written))
+        try:
+            states = tuple(map(file_state, written))
+        except OSError:  # somebody has taken a file away: without its key the scan is not kept
+            return Outcome(replace(item, key=""), failures)
+        return Outcome(item, failures, written=states)
 
     def _read(self, ref: ScanRef | Failure) -> InspectedScan | ScanRows | tuple[Failure, ...]:
         """The scan, read and inspected, or one Failure for each of its files; or the rows that an

@@ -212,22 +212,26 @@ def test_a_journal_that_was_cut_or_damaged_anywhere_costs_only_its_own_scans(
         assert tables(report.parent) == tables(tmp_path / "whole"), at
 
 
-def test_an_output_that_is_missing_or_torn_has_its_scan_measured_again(
+def test_an_output_that_is_missing_or_damaged_has_its_scan_measured_again(
     model: Path, inputs: Path, tmp_path: Path
 ):
     whole, out = tmp_path / "whole", tmp_path / "out"
     measured(model, whole / "ratios.csv", inputs, masks=whole / "masks")
     report = out / "ratios.csv"
-    measured(model, report, inputs, masks=out / "masks", stop_after=7)
+    measured(model, report, inputs, masks=out / "masks", stop_after=10)
     done = len(journal_path(report).read_bytes().splitlines()) - 1
-    first, second, third, *_ = label_maps(out / "masks")
-    first.unlink()
-    second.write_bytes(b"")
-    kept = third.stat().st_mtime_ns
+    missing, empty, cut, changed, kept, *_ = label_maps(out / "masks")
+    missing.unlink()
+    empty.write_bytes(b"")
+    cut.write_bytes(cut.read_bytes()[:-1])
+    content = bytearray(changed.read_bytes())
+    content[len(content) // 2] ^= 1
+    changed.write_bytes(content)
+    written = kept.stat().st_mtime_ns
     summary, _ = measured(model, report, inputs, masks=out / "masks", resume=True)
     assert summary
-    assert summary.resumed == done - 2
-    assert third.stat().st_mtime_ns == kept
+    assert summary.resumed == done - 4
+    assert kept.stat().st_mtime_ns == written
     assert tables(out) == tables(whole)
 
 
