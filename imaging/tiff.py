@@ -25,6 +25,7 @@ from wsseg.imaging.picture_page import (
     Picture,
     Stored,
 )
+from wsseg.imaging.tiff_pages import check_pages
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
@@ -92,7 +93,9 @@ def open_tiff(path: Path, source: str) -> Iterator[Picture]:
         open_file(path) as stream,
         TiffFile(stream, name=path.name, _multifile=False) as file,
     ):
-        planes, mixed = _planes(file, version_of(path)[0], source)
+        size = version_of(path)[0]
+        check_pages(file, size, source)
+        planes, mixed = _planes(file, size, source)
         pages = list({id(plane.page): plane.page for plane in planes.flat}.values())
         first = planes[0, 0].page
         shape = _shown_shape(first)

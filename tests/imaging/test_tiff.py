@@ -515,3 +515,18 @@ def test_one_value_that_is_no_number_costs_a_picture_nothing_in_training(tmp_pat
     scan = written(tmp_path / "a.tif", values, photometric="minisblack")
     assert scan.pixels[0, 0, 0] == np.nanmin(values)
     assert scan.flags == ("NONFINITE",)
+
+
+@pytest.mark.parametrize("options", [{}, {"bigtiff": True}, {"byteorder": ">"}])
+def test_pages_that_lead_back_to_an_earlier_one_are_refused(tmp_path, options):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.stack([GREY] * 3), photometric="minisblack", metadata=None, **options)
+    with tifffile.TiffFile(path) as file:
+        form, first, last = file.tiff, file.pages[0].offset, file.pages[2].offset
+    content = bytearray(path.read_bytes())
+    (tags,) = struct.unpack_from(form.tagnoformat, content, last)
+    end = last + form.tagnosize + tags * form.tagsize
+    assert struct.unpack_from(form.offsetformat, content, end) == (0,)
+    struct.pack_into(form.offsetformat, content, end, first)
+    path.write_bytes(content)
+    assert refusal(path)[0] == "broken_header"
