@@ -1,7 +1,6 @@
 """`wsseg bench`: how fast every engine of a model is on this machine."""
 
 import statistics
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -149,10 +148,11 @@ def _slices_of(
 
     from wsseg.imaging.discovery import find
     from wsseg.imaging.scan import ScanRef
+    from wsseg.imaging.scratch import scratch_folder
 
     shapes: dict[tuple[int, ...], list[NDArray[np.float32]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
-        for found in find(scans, scratch=Path(scratch)):
+    with scratch_folder() as scratch:
+        for found in find(scans, scratch=scratch):
             if not isinstance(found, ScanRef):
                 continue
             for plane in _planes(found, manifest.channels):

@@ -1,7 +1,6 @@
 """Calibration slices for int8, read from a table of cases or from any scans."""
 
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,7 @@ from wsseg.imaging.errors import ReadError, WssegError
 from wsseg.imaging.files import named_file
 from wsseg.imaging.reading import read, read_slice
 from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.scratch import scratch_folder
 from wsseg.imaging.tables import TABLES, read_table
 from wsseg.serve.batching import to_channels
 from wsseg.train.cases import KNOWN, CellError, parse_index
@@ -69,9 +69,9 @@ def _from_table(path: Path, count: int) -> Iterator[Slice]:
 
 
 def _from_scans(source: Path, count: int) -> Iterator[Slice]:
-    with tempfile.TemporaryDirectory(prefix="wsseg-") as scratch:
+    with scratch_folder() as scratch:
         scans: list[ScanRef] = []
-        for item in find([source], scratch=Path(scratch)):
+        for item in find([source], scratch=scratch):
             if isinstance(item, ScanRef):
                 scans.append(item)
             elif item.status == "failed":

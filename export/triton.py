@@ -3,7 +3,6 @@
 import errno
 import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from wsseg.export.engines import describe
 from wsseg.export.graph import OUTPUTS
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.scratch import scratch_folder
 from wsseg.serve.manifest import (
     AREA_VARIANCE,
     FILE_NAME,
@@ -215,7 +215,8 @@ def check_request(repository: Path, name: str, options: TritonOptions) -> None:
     # Writing is tried beside the repository, because Triton sees what is tried inside.
     beside = _existing(repository.resolve().parent)
     try:
-        tempfile.TemporaryDirectory(dir=beside, prefix=".tmp-").cleanup()
+        with scratch_folder(beside):
+            pass
     except OSError as error:
         raise WssegError(
             f"{beside} cannot be written to, and versions are made beside the repository "
@@ -246,8 +247,8 @@ def add_version(folder: Path, repository: Path, options: TritonOptions) -> Path:
     repository = repository.resolve()
     repository.mkdir(parents=True, exist_ok=True)
     # Beside the repository: inside, Triton would take the scratch folder for a model.
-    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".tmp-") as scratch:
-        staged = Path(scratch) / manifest.name
+    with scratch_folder(repository.parent) as scratch:
+        staged = scratch / manifest.name
         (staged / version).mkdir(parents=True)
         (staged / version / file).write_bytes(engine_bytes(folder, served.entry))
         text = alone.model_dump_json(indent=2) + "\n"

@@ -34,6 +34,7 @@ _HOMES = {
     "WssegError": "errors",
     "area_ratios": "definitions",
     "atomic": "files",
+    "atomic_files": "files",
     "atomic_folder": "files",
     "class_colour": "definitions",
     "denominator_of": "definitions",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from wsseg.imaging.errors import SomeFailedError as SomeFailedError
     from wsseg.imaging.errors import WssegError as WssegError
     from wsseg.imaging.files import atomic as atomic
+    from wsseg.imaging.files import atomic_files as atomic_files
     from wsseg.imaging.files import atomic_folder as atomic_folder
     from wsseg.imaging.files import lock_output as lock_output
     from wsseg.imaging.files import named_file as named_file

@@ -9,7 +9,6 @@ import shutil
 import stat
 import tarfile
 import tempfile
-import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import IO, Any, Literal
 from wsseg.imaging.errors import Failure, ReadError, no_space
 from wsseg.imaging.files import version_of
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.scratch import Scratch
 from wsseg.imaging.volume_header import file_packing, open_unpacked
 
 MAX_INFLATED_BYTES = 4 * 2**30
@@ -307,18 +307,12 @@ class _Copy:
     """A folder with one file, removed when nothing uses it any more."""
 
     def __init__(self, packed: Path) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="wsseg-"))
-        # A forked process inherits this object, and must not remove the file that its parent reads.
-        weakref.finalize(self, _remove, self._folder, os.getpid())
-        (file,) = unpack_gzip(FileRef(packed, packed.name), self._folder, Budget())
+        self._scratch = Scratch()
+        folder = self._scratch.path
+        (file,) = unpack_gzip(FileRef(packed, packed.name), folder, Budget())
         if isinstance(file, Failure):
             raise ReadError(file.reason, file.message)
-        self.path = file.path.rename(self._folder / packed.name.removesuffix(packed.suffix))
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:
-        shutil.rmtree(folder, ignore_errors=True)
+        self.path = file.path.rename(folder / packed.name.removesuffix(packed.suffix))
 
 
 @lru_cache(maxsize=KEPT)

@@ -3,18 +3,27 @@
 import errno
 import io
 import os
-import shutil
 import stat
-import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from wsseg.imaging.errors import ReadError, WssegError
+from wsseg.imaging.publishing import (
+    NEW,
+    NotPlacedError,
+    committed,
+    complete,
+    keep,
+    make_folder,
+    publish,
+    sync,
+)
 from wsseg.imaging.scan import FileRef
+from wsseg.imaging.scratch import scratch_folder
 
 try:
     import fcntl
@@ -22,7 +31,6 @@ except ModuleNotFoundError:  # Windows has no flock: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
 PREFIX = ".lock-"
-
 _noted: ContextVar[list[Path] | None] = ContextVar("noted", default=None)
 
 
@@ -30,20 +38,29 @@ _noted: ContextVar[list[Path] | None] = ContextVar("noted", default=None)
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a scratch path that replaces the file `path` only if the block succeeds.
 
-    The scratch name keeps its suffixes, because writers choose the format by them.
+    The scratch name keeps its suffixes, because writers choose the format by them. The file is on
+    the disk before it has its name, except within `noting`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as scratch:
-        partial = Path(scratch, path.name)
+    make_folder(path.parent)
+    noted = _noted.get()
+    with scratch_folder(path.parent) as scratch:
+        partial = scratch / path.name
         yield partial
+        if noted is None:
+            sync(partial)
         partial.replace(path)
-    if (paths := _noted.get()) is not None:
-        paths.append(path)
+    if noted is None:
+        sync(path.parent)
+    else:
+        noted.append(path)
 
 
 @contextmanager
 def noting() -> Iterator[list[Path]]:
-    """Yield a list that receives each file which `atomic` puts in its place in this thread."""
+    """Yield a list that receives each file which `atomic` puts in its place in this thread.
+
+    Whoever has the list calls `sync_files` with it: for many at once, that costs less.
+    """
     paths: list[Path] = []
     token = _noted.set(paths)
     try:
@@ -57,26 +74,46 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty scratch folder that replaces the folder `path` only if the block succeeds.
 
     A folder cannot be replaced in one step on every system: the old one is moved aside first and
-    put back if the new one cannot take its place.
+    put back if the new one cannot take its place. See `atomic_files` for a process that is killed
+    between the two.
     """
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Outside the scratch folder, whose removal would delete it if the exchange failed.
-    previous = path.with_name(f".previous-{path.name}")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-") as scratch:
-        partial = Path(scratch, path.name)
-        partial.mkdir()
+    make_folder(path.parent)
+    with scratch_folder(path.parent) as scratch:
+        partial = scratch / NEW / path.name
+        partial.mkdir(parents=True)
         yield partial
-        shutil.rmtree(previous, ignore_errors=True)
+        publish(scratch, [path.name])
+
+
+@contextmanager
+def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield scratch paths that together replace the files `paths` if the block succeeds.
+
+    The files lie in one folder. All of them take their places, or none: where one cannot, because
+    a spreadsheet has it open, the old ones are put back and the new ones lie beside them, as the
+    NotPlacedError says. A process that is killed, or a power cut, before all have their places
+    leaves a mixture until `lock_output` or `recover` of any of the files completes it.
+    """
+    parent = paths[0].parent
+    make_folder(parent)
+    names = [path.name for path in paths]
+    with scratch_folder(parent) as scratch:
+        new = scratch / NEW
+        new.mkdir()
+        yield [new / name for name in names]
         try:
-            if path.exists():
-                path.replace(previous)
-            partial.replace(path)
-        except BaseException:
-            if previous.exists() and not path.exists():
-                previous.replace(path)
+            publish(scratch, names)
+        except NotPlacedError as error:
+            error.kept = [keep(new / path.name, path).name for path in paths]
             raise
-        shutil.rmtree(previous, ignore_errors=True)
+
+
+def recover(output: Path) -> None:
+    """Complete what a killed process had begun to put in the place of `output`, if it had."""
+    if any(committed(output)):
+        with suppress(WssegError), lock_output(output, "it is being completed"):
+            pass
 
 
 @contextmanager
@@ -87,8 +124,10 @@ def lock_output(output: Path, busy: str, *, shared: bool = False) -> Iterator[No
 
     Raises WssegError with the message `busy` where another process has locked it. The lock is a
     file beside the output; the kernel releases it however the process ends, so that a file which
-    a killed process left behind locks nothing. It is valid among processes of one machine; on a
-    network share, among machines, only if the share passes locks on (NFS from version 4, mostly).
+    a killed process left behind locks nothing. What a killed process had begun to put in the place
+    of the output is completed, see `atomic_files`. The lock is valid among processes of one
+    machine; on a network share, among machines, only if the share passes locks on (NFS from
+    version 4, mostly).
     """
     output = output.resolve()  # one folder under two names is one
     path = output.with_name(f"{PREFIX}{output.name}")
@@ -100,6 +139,8 @@ def lock_output(output: Path, busy: str, *, shared: bool = False) -> Iterator[No
         # No right to write there, or a file system without locks: the work itself reports it.
         descriptor = None
     try:
+        if descriptor is not None:
+            complete(output)
         yield
     finally:
         if descriptor is not None:

@@ -8,10 +8,9 @@ openvino 2026.4, which keeps a client id and counts every import at a web analyt
 import atexit
 import logging
 import os
-import shutil
 import sys
-import tempfile
-from pathlib import Path
+
+from wsseg.imaging.scratch import Scratch
 
 _log = logging.getLogger(__name__)
 
@@ -61,24 +60,18 @@ def keep_caches_private() -> None:
     """Put the caches of libraries into a folder that is removed when this process ends.
 
     For commands; a program that imports wsseg chooses its own caches. Where the user has named the
-    folder of a cache, it stays there. No folder is created before it is needed.
+    folder of a cache, it stays there.
     """
     unnamed = {name: part for name, part in _CACHES.items() if name not in os.environ}
     try:
-        temporary = tempfile.gettempdir()
-    except FileNotFoundError:  # nowhere to write: a library that needs a cache reports it itself
+        folder = Scratch()
+    except OSError:  # nowhere to write: a library that needs a cache reports it itself
         return
-    folder = Path(temporary) / f"wsseg-caches-{os.urandom(8).hex()}"
-    os.environ |= {name: str(folder / part) for name, part in unnamed.items()}
+    os.environ |= {name: str(folder.path / part) for name, part in unnamed.items()}
     if "MPLCONFIGDIR" in unnamed:
         # Its own fonts are enough, and searching all others takes longer than a plot.
         os.environ.setdefault("MPL_IGNORE_SYSTEM_FONTS", "1")
-    atexit.register(_remove, folder, os.getpid())
-
-
-def _remove(folder: Path, owner: int) -> None:
-    if os.getpid() == owner:  # not in a process that was forked from it
-        shutil.rmtree(folder, ignore_errors=True)
+    atexit.register(lambda: folder.close())  # which also keeps it until then
 
 
 silence()

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -14,10 +13,11 @@ from wsseg.imaging.dicom.codes import check_classes, merged
 from wsseg.imaging.dicom.derived import Maker
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
-from wsseg.imaging.files import lock_output
+from wsseg.imaging.files import lock_output, recover
 from wsseg.imaging.legend import write_legend
 from wsseg.imaging.nifti_writer import DESCRIPTION_LENGTH
 from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.scratch import scratch_folder, sweep
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.agreement.reference import Compared, check_reference, compare_run
 from wsseg.serve.batching import Limits
@@ -150,12 +150,12 @@ def infer(
     check_together(options)
     check_apart(inputs, options)
     recovers = options.known_ratios is not None
+    recover(options.report)
     require_free(options.report, recovered=recovers, overwrite=options.overwrite)
     follow_up = FollowUp.of(options)
     counts = Counts(on_progress or (lambda *_: None))
-    # Scratch files that cannot be removed are no reason to lose the measurements.
-    with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
-        refs: Iterable[ScanRef | Failure] = find(inputs, scratch=Path(scratch))
+    with scratch_folder() as scratch:
+        refs: Iterable[ScanRef | Failure] = find(inputs, scratch=scratch)
         manifest, folder = load_model(options.model, options.trust)
         intervals = intervals_of(manifest, options.coverage)
         check_classes(options.codes, manifest.classes)
@@ -186,7 +186,7 @@ def infer(
         provenance = _provenance(manifest, used)
         outputs = _outputs(options, manifest, provenance, intervals)
         settings = run_settings(options, manifest, provenance)
-        journal = Journal(options.report, settings, provenance, Path(scratch))
+        journal = Journal(options.report, settings, provenance, scratch)
         pipeline = replace(
             _pipeline(used, manifest, options, known=known, outputs=outputs), journal=journal
         )
@@ -272,9 +272,9 @@ def measure(
 
     Nothing is written; options of outputs have no effect.
     """
-    with tempfile.TemporaryDirectory(prefix="wsseg-", ignore_cleanup_errors=True) as scratch:
+    with scratch_folder() as scratch:
         pipeline = replace(_pipeline(engine, manifest, options), keep_labels=True)
-        refs = find(inputs, scratch=Path(scratch))
+        refs = find(inputs, scratch=scratch)
         with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
             yield from outcomes
 
@@ -378,6 +378,7 @@ def _make_folders(options: InferOptions, *, fresh: bool) -> None:
     for folder in options.folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder)
             if fresh and any(folder.iterdir()):
                 logger.warning(
                     "%s is not empty: pictures of other runs stay in it beside those of this one",

@@ -21,7 +21,7 @@ from wsseg.imaging.definitions import (
 )
 from wsseg.imaging.dicom.codes import ClassCodes
 from wsseg.imaging.errors import WssegError
-from wsseg.imaging.files import read_regular
+from wsseg.imaging.files import read_regular, recover
 from wsseg.serve.signature import check_signed
 
 FILE_NAME = "model.json"
@@ -282,6 +282,8 @@ def load_model(path: Path, trusted: Sequence[Path] = ()) -> tuple[Manifest, Path
     by a newer version, or is not signed as it is asked for. The engine files are checked when one
     is opened, see `engine_bytes`.
     """
+    if not path.exists():
+        recover(path)  # an export may have been killed while it replaced the folder
     if not path.is_dir():
         state = "is a file" if path.exists() else "does not exist"
         raise WssegError(f"model folder {path} {state}: give the folder that wsseg-export wrote")

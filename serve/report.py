@@ -3,17 +3,17 @@
 import csv
 import json
 import math
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import Field, dataclass, fields, is_dataclass
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol, get_type_hints
 
 from wsseg.imaging.errors import AllFailedError, Failure, WssegError
+from wsseg.imaging.files import atomic_files
+from wsseg.imaging.publishing import NotPlacedError
 
 # A spreadsheet takes a cell that begins so for a formula, and runs it.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -420,15 +420,12 @@ def placed_together(tables: Sequence[Path]) -> Iterator[list[Path]]:
     Raises AllFailedError as `open_report` does. The first table names the report.
     """
     path = tables[0]
-    with _translated(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(
-            dir=path.parent, prefix=".tmp-", ignore_cleanup_errors=True
-        )
-    with scratch as folder:
-        files = {Path(folder, target.name): target for target in tables}
-        yield list(files)
-        _place(files)
+    with ExitStack() as publication:
+        with _translated(path):
+            files = publication.enter_context(atomic_files(tables))
+        yield files
+        with _translated(path):
+            publication.close()
 
 
 @contextmanager
@@ -436,52 +433,14 @@ def _translated(path: Path) -> Iterator[None]:
     """An error of the system becomes an AllFailedError of the report."""
     try:
         yield
+    except NotPlacedError as error:
+        raise AllFailedError(
+            f"{error.failed} could not be written: {error.__cause__}; this run's tables are kept "
+            f"beside it as {', '.join(error.kept)}: close the program that has the old ones open "
+            "and rename them"
+        ) from error
     except OSError as error:
         raise AllFailedError(
             f"{path} could not be written: {error}; check the space and the permissions of its "
             "folder"
         ) from error
-
-
-def _place(tables: Mapping[Path, Path]) -> None:
-    """Move scratch tables to their targets: all of them, or all beside their targets.
-
-    So tables of two runs never lie under the names of one.
-    """
-    with ExitStack() as undo:
-        for scratch, target in tables.items():
-            try:
-                if target.is_file():
-                    old = scratch.with_name(f"old-{scratch.name}")
-                    target.replace(old)
-                    undo.callback(_restore, old, target)
-                scratch.replace(target)
-                undo.callback(target.replace, scratch)
-            except OSError as error:
-                failed, reason = target, error
-                break
-        else:
-            undo.pop_all()
-            return
-    kept = [_keep(scratch, target).name for scratch, target in tables.items()]
-    raise AllFailedError(
-        f"{failed} could not be written: {reason}; this run's tables are kept beside it as "
-        f"{', '.join(kept)}: close the program that has the old ones open and rename them"
-    ) from reason
-
-
-def _restore(old: Path, target: Path) -> None:
-    """Put an old table back, or beside its place if that was taken meanwhile: never lost."""
-    try:
-        old.replace(target)
-    except OSError:
-        _keep(old, target)
-
-
-def _keep(scratch: Path, target: Path) -> Path:
-    """Move a table beside its target, over no other file."""
-    names = (target.with_name(f"{target.stem}.kept{n}{target.suffix}") for n in count(1))
-    free = next(name for name in names if not name.exists())
-    with _translated(target):
-        scratch.replace(free)
-    return free

@@ -11,7 +11,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch.distributed as dist
 
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.scratch import Scratch
 from wsseg.train.config import TrainConfig
 from wsseg.train.fabric import (
     DDPStrategy,
@@ -166,8 +166,8 @@ def _workers(task: Task) -> Iterator[None]:
     count = task.config.devices
     threads = torch.get_num_threads()
     share = max(1, threads // count)
-    scratch = tempfile.TemporaryDirectory(prefix="wsseg-")
-    shared = _shared_variables(count, share, Path(scratch.name) / "rendezvous")
+    scratch = Scratch()
+    shared = _shared_variables(count, share, scratch.path / "rendezvous")
     workers = [_start(task, shared | _rank_variables(rank)) for rank in range(1, count)]
     torch.set_num_threads(share)
     try:
@@ -194,7 +194,7 @@ def _workers(task: Task) -> Iterator[None]:
         for worker in workers:
             worker.kill()
             worker.communicate()
-        scratch.cleanup()
+        scratch.close()
 
 
 def _shared_variables(count: int, threads: int, rendezvous: Path) -> dict[str, str]:
