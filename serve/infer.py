@@ -1,6 +1,5 @@
 """A run as a whole: its outputs, its counts and its exit code."""
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -8,45 +7,30 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import wsseg
 from wsseg.imaging.dicom.codes import check_classes, merged
-from wsseg.imaging.dicom.derived import Maker
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.files import lock_output, recover
 from wsseg.imaging.legend import write_legend
-from wsseg.imaging.nifti_writer import DESCRIPTION_LENGTH
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.scratch import scratch_folder, sweep
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.agreement.reference import Compared, check_reference, compare_run
-from wsseg.serve.batching import Limits
+from wsseg.serve.assembly import outputs_of, pipeline_of, provenance_of
 from wsseg.serve.change import Changes
-from wsseg.serve.dicom_outputs import DicomContext, Sources, segmentations
-from wsseg.serve.empty_slices import skip_empty, skip_none
 from wsseg.serve.engines.base import Engine
 from wsseg.serve.engines.select import open_engine
 from wsseg.serve.follow_up import FollowUp
 from wsseg.serve.identity import Identifier
-from wsseg.serve.inspection import compare_with
 from wsseg.serve.intervals import Intervals, intervals_of
 from wsseg.serve.journal import Journal, journal_path, require_finished
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
 from wsseg.serve.options import InferOptions, check_apart, check_together
-from wsseg.serve.outputs import (
-    Output,
-    label_maps,
-    overlays,
-    probability_maps,
-    recovered_masks,
-)
 from wsseg.serve.pipeline import (
     Counts,
     OnProgress,
     Outcome,
-    Pipeline,
-    PrefetchLimits,
 )
 from wsseg.serve.report import (
     Provenance,
@@ -57,10 +41,8 @@ from wsseg.serve.report import (
 from wsseg.serve.run_settings import run_settings
 from wsseg.serve.scan_rows import ScanRows
 from wsseg.serve.shards import Division, record_shard
-from wsseg.serve.structured_report import structured_reports
 
 SOME_FAILED = 8
-MIB = 1 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -183,12 +165,12 @@ def infer(
             known = KnownSlices(options.known_ratios.name, rows, everything)
         division = Division.of(list(refs), options.shard) if options.shard else None
         refs = division.mine if division else refs
-        provenance = _provenance(manifest, used)
-        outputs = _outputs(options, manifest, provenance, intervals)
+        provenance = provenance_of(manifest, used)
+        outputs = outputs_of(options, manifest, provenance, intervals)
         settings = run_settings(options, manifest, provenance)
         journal = Journal(options.report, settings, provenance, scratch)
         pipeline = replace(
-            _pipeline(used, manifest, options, known=known, outputs=outputs), journal=journal
+            pipeline_of(used, manifest, options, known=known, outputs=outputs), journal=journal
         )
         with ExitStack() as locks:
             for output in (options.report, *options.folders):
@@ -273,100 +255,10 @@ def measure(
     Nothing is written; options of outputs have no effect.
     """
     with scratch_folder() as scratch:
-        pipeline = replace(_pipeline(engine, manifest, options), keep_labels=True)
+        pipeline = replace(pipeline_of(engine, manifest, options), keep_labels=True)
         refs = find(inputs, scratch=scratch)
         with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
             yield from outcomes
-
-
-def _pipeline(
-    engine: Engine,
-    manifest: Manifest,
-    options: InferOptions,
-    *,
-    known: KnownSlices | None = None,
-    outputs: tuple[Output, ...] = (),
-) -> Pipeline:
-    share = options.memory_mb * MIB // 4
-    return Pipeline(
-        engine=engine,
-        manifest=manifest,
-        limits=Limits(slices=options.batch, nbytes=share),
-        reading=PrefetchLimits(options.readers, options.read_ahead, 2 * share),
-        writing=PrefetchLimits(options.readers, options.read_ahead, share),
-        outputs=outputs,
-        known=known or (lambda _: {}),
-        recall=(lambda rows: known.assign(rows.ids)) if known else (lambda _: None),
-        skip=skip_empty(manifest.window) if options.skip else skip_none,
-        compare=compare_with(manifest),
-        strict=options.strict,
-        pixel_mm=options.pixel_mm,
-    )
-
-
-def _provenance(manifest: Manifest, engine: Engine) -> Provenance:
-    sha256 = next(e.sha256 for e in manifest.engines if e.file == engine.file)
-    return Provenance(manifest.name, sha256, engine.name, engine.precision, wsseg.__version__)
-
-
-def _outputs(
-    options: InferOptions,
-    manifest: Manifest,
-    provenance: Provenance,
-    intervals: Intervals | None,
-) -> tuple[Output, ...]:
-    """What the options ask to be written for each scan, in this order."""
-    outputs: list[Output] = []
-    if options.masks:
-        outputs.append(label_maps(options.masks, _described(provenance, "class numbers")))
-    if options.recovered:
-        outputs.append(recovered_masks(options.recovered))
-    if options.probability:
-        words = [_described(provenance, f"p({name})") for name in manifest.classes]
-        outputs.append(probability_maps(options.probability, options.probability_type, words))
-    if options.overlays:
-        outputs.append(overlays(options.overlays, manifest.window))
-    sources = Sources(segmentations=options.seg is not None)
-    if options.seg:
-        maker = _maker(options, manifest, provenance)
-        outputs.append(
-            segmentations(
-                options.seg,
-                DicomContext(maker, manifest.classes, manifest.codes, sources),
-                kind=options.seg_type,
-                sparse=options.seg_sparse,
-            )
-        )
-    if options.sr:
-        outputs.append(structured_reports(options.sr, manifest, provenance, intervals, sources))
-    return tuple(outputs)
-
-
-def _described(provenance: Provenance, what: str) -> str:
-    """What made a NIfTI file, in the 79 characters that its header has; a long name is cut."""
-    made_by = f"; wsseg {provenance.wsseg_version} sha256:{provenance.model_sha256[:16]}"
-    return what[: DESCRIPTION_LENGTH - len(made_by)] + made_by
-
-
-def _maker(options: InferOptions, manifest: Manifest, provenance: Provenance) -> Maker:
-    """Who makes the DICOM segmentations of a run, with the settings that change them.
-
-    Engines and precisions can differ in pixels at the edge of a mask.
-    """
-    if options.seg_type == "labelmap":
-        logger.warning(
-            "segmentations of type labelmap are read by OHIF from version 3.13 and by dcm4chee, "
-            "and not yet by 3D Slicer"
-        )
-    classes = manifest.model_dump_json(include={"classes", "codes"})
-    return Maker(
-        model=manifest.name,
-        sha256=provenance.model_sha256,
-        version=provenance.wsseg_version,
-        settings=f"engine={provenance.engine} precision={provenance.precision} "
-        f"type={options.seg_type} sparse={options.seg_sparse} skip={options.skip} "
-        f"classes={hashlib.sha256(classes.encode()).hexdigest()[:12]}",
-    )
 
 
 def _make_folders(options: InferOptions, *, fresh: bool) -> None:
