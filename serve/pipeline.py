@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
@@ -15,6 +15,7 @@ from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.files import noting
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import Scan, ScanRef
+from wsseg.imaging.stopping import reading_threads
 from wsseg.serve.batching import Limits, Segmenter
 from wsseg.serve.empty_slices import Skip, skip_none
 from wsseg.serve.engines.base import Engine
@@ -77,7 +78,7 @@ def prefetch(
 
     `weigh` gives the bytes of a result, and an estimate for an item that has no result yet. `items`
     is consumed in the consumer's thread. What `work` raises is raised in the item's turn. Closing
-    the generator cancels what has not begun.
+    the generator cancels what has not begun, and stops what waits for a decoder.
     """
     source = iter(items)
     pending: deque[tuple[A, Future[B]]] = deque()
@@ -90,7 +91,7 @@ def prefetch(
         )
         return not pending or (len(pending) < limits.results and sum(weights) < limits.nbytes)
 
-    with ThreadPoolExecutor(limits.threads, thread_name_prefix="wsseg") as pool:
+    with reading_threads(limits.threads) as pool:
 
         def fill() -> None:
             while has_room():
@@ -100,15 +101,11 @@ def prefetch(
                 else:
                     return
 
-        try:
+        fill()
+        while pending:
+            ready.append(pending.popleft()[1].result())
             fill()
-            while pending:
-                ready.append(pending.popleft()[1].result())
-                fill()
-                yield ready.pop()
-        finally:
-            for _, future in pending:
-                future.cancel()
+            yield ready.pop()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,11 +31,12 @@ from pydicom.dataset import FileDataset
 from pydicom.pixels.utils import iter_pixels
 
 from wsseg.imaging.dicom.file import can_decode, integer, is_compressed, value_of
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
+from wsseg.imaging.stopping import check_not_stopped
 
-# A decoder hangs if it needs longer than this for a file plus so many seconds a frame.
-FILE_SECONDS = 60.0
-FRAME_SECONDS = 2.0
 _BYTE = 8
+# How often a thread that waits for a decoder looks whether it is still wanted.
+_LOOK_SECONDS = 0.1
 _PIXEL_GROUP = 0x0028
 # Bits allocated to the first overlay: 1, or those of a pixel if it is stored in the pixels' bits.
 OVERLAY_BITS = 0x60000100
@@ -46,11 +48,30 @@ _own = threading.local()
 
 
 class DecoderCrashedError(RuntimeError):
-    """The decoding process crashed or had to be killed."""
+    """The decoding process crashed."""
+
+
+class DecoderTimeoutError(RuntimeError):
+    """The decoding process needed too long, and was killed; its argument is how many seconds."""
 
 
 class DecoderRefusedError(RuntimeError):
-    """The decoder cannot read the file; it is ready for the next one."""
+    """The decoder cannot read the file, and is ready for the next one; its argument is the name of
+    what it raised."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to decode: `count` frames of a file, those of ascending indices `frames` or the first.
+
+    frame_bytes: of one decoded frame. seconds: after which the decoder is taken to hang.
+    """
+
+    path: Path
+    count: int
+    frames: Sequence[int] | None
+    frame_bytes: int
+    seconds: float
 
 
 class _Worker:
@@ -62,7 +83,7 @@ class _Worker:
         with child_requests, child_answers:
             # -P: a folder in the working directory may be named like a library.
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE],
+                [sys.executable, "-P", "-m", _MODULE, str(os.getpid())],
                 stdin=child_requests.fileno(),
                 stdout=child_answers.fileno(),
             )
@@ -71,35 +92,50 @@ class _Worker:
             self, _stop, process, (self._requests, self._answers), self.parent
         )
 
-    def decode(self, path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:
-        deadline = time.monotonic() + FILE_SECONDS + FRAME_SECONDS * count
-        request = {"path": str(path.absolute()), "count": count, "frames": frames}
+    def decode(self, job: _Job) -> Iterator[Stored]:
+        deadline = time.monotonic() + job.seconds
+        request = {
+            "path": str(job.path.absolute()),
+            "count": job.count,
+            "frames": job.frames,
+            "frame_bytes": job.frame_bytes,
+        }
         try:
             self._requests.send_bytes(json.dumps(request).encode())
-            for _ in range(count):
-                if not self._answers.poll(max(0, deadline - time.monotonic())):
-                    raise DecoderCrashedError
+            for _ in range(job.count):
+                while not self._answers.poll(_LOOK_SECONDS):
+                    check_not_stopped()
+                    if time.monotonic() > deadline:
+                        raise DecoderTimeoutError(job.seconds)
                 yield _frame(self._answers)
         except (EOFError, OSError) as error:
             raise DecoderCrashedError from error
 
 
 def decode_frames(
-    dataset: FileDataset, path: Path, count: int, frames: Sequence[int]
+    dataset: FileDataset,
+    path: Path,
+    count: int,
+    frames: Sequence[int],
+    *,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> Iterator[Stored]:
     """The stored values of `frames`, ascending indices below `count`: (row, column[, 3]).
 
     YBR colours are converted to RGB. `dataset` was read from the file `path`, perhaps without its
-    pixels. Raises DecoderRefusedError, or DecoderCrashedError if the decoder crashes or hangs;
-    neither affects files decoded later. Raises NotImplementedError for a compression that no
-    installed decoder supports, and what pydicom raises for damaged uncompressed pixels.
+    pixels. Raises DecoderRefusedError, or DecoderCrashedError or DecoderTimeoutError if the decoder
+    crashes or hangs; none affects files decoded later. Raises NotImplementedError for a compression
+    that no installed decoder supports, and what pydicom raises for damaged uncompressed pixels.
     """
     selected = None if len(frames) == count else list(frames)
     syntax = dataset.file_meta.TransferSyntaxUID
     if is_compressed(syntax):
         if not can_decode(syntax):
             raise NotImplementedError(syntax)
-        return _decode_in_process(path, selected, len(frames))
+        samples = dataset.Rows * dataset.Columns * (integer(dataset, "SamplesPerPixel") or 1)
+        nbytes = samples * max(1, dataset.BitsAllocated // _BYTE)
+        seconds = limits.patience(nbytes * len(frames))
+        return _decode_in_process(_Job(path, len(frames), selected, nbytes, seconds))
     stored = _uncompressed(dataset, path, frames)
     shift = _shift(dataset)
     return (_aligned(frame, dataset, shift) for frame in stored) if shift else stored
@@ -184,13 +220,13 @@ def _from_file(
             yield from iter_pixels(alone, correct_unused_bits=not _shift(dataset))
 
 
-def _decode_in_process(path: Path, frames: Sequence[int] | None, count: int) -> Iterator[Stored]:
+def _decode_in_process(job: _Job) -> Iterator[Stored]:
     worker = getattr(_own, "worker", None)
     if worker is None or worker.parent != os.getpid():  # pipes are not shared with a forked process
         worker = _own.worker = _Worker()
-    left = count
+    left = job.count
     try:
-        for frame in worker.decode(path, frames, count):
+        for frame in worker.decode(job):
             left -= 1
             yield frame
     except DecoderRefusedError:

@@ -1,15 +1,20 @@
 """The process in which decoders run and may crash: it receives paths and sends frames.
 
 Standard input and output are pipes of `multiprocessing.connection`, whose messages are JSON. A
-request is {"path", "count", "frames"}: the first `count` frames, or the `count` frames whose
-ascending indices, from 0, are in `frames`. The answer for each frame is {"dtype", "shape"}, then a
-message with its bytes; if the file cannot be decoded it is {"error"}, the type of the exception.
-The process exits when its input is closed.
+request is {"path", "count", "frames", "frame_bytes"}: the first `count` frames, or the `count`
+frames whose ascending indices, from 0, are in `frames`, and the bytes of one of them by the header.
+The answer for each frame is {"dtype", "shape"}, then a message with its bytes; if the file cannot
+be decoded it is {"error"}, the type of the exception. The process exits when its input is closed,
+and with its parent, whose id is its argument.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -52,8 +57,17 @@ _TAGS = tags_of(
 _PREFERENCE = ("pylibjpeg", "pyjpegls", "pillow", "pydicom", "gdcm")
 
 
+# What a decoder may take besides so many copies of the frame: decoders of JPEG 2000 compute in
+# 32 bits, and a codestream may claim to be far larger than the header of its file states.
+_SPARE_BYTES = 1 << 29
+_COPIES = 10
+_PARENT_DEATH_SIGNAL = 1  # of prctl: PR_SET_PDEATHSIG
+_LOOK_SECONDS = 1.0
+
+
 def main() -> None:
     """Answer requests until the input is closed."""
+    end_with(int(sys.argv[1]))
     requests = Connection(os.dup(sys.stdin.fileno()), writable=False)
     answers = Connection(os.dup(sys.stdout.fileno()), readable=False)
     # Decoders write to the file descriptors directly; discard what they print.
@@ -69,8 +83,42 @@ def main() -> None:
                 answers.send_bytes(json.dumps({"error": type(error).__name__}).encode())
 
 
+def end_with(parent: int) -> None:
+    """Let this process be killed when its parent ends, however that ends.
+
+    A decoder that loops never looks at its input, and may never let another thread run.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    else:
+        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    if os.getppid() != parent:  # it ended before it could be asked for
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
+
+
+def _limit_memory(nbytes: int) -> None:
+    """Limit the address space to what is used now and so much more, where the system can."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError):
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * os.sysconf("SC_PAGESIZE") + nbytes
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+
+
 def _answer(request: dict[str, Any], answers: Connection) -> None:
     path, left = Path(request["path"]), request["count"]
+    size = path.stat().st_size
+    _limit_memory(_SPARE_BYTES + 2 * size + _COPIES * request["frame_bytes"])
     dataset = _opened(path, version_of(path))
     for frame in islice(_frames(dataset, request["frames"]), request["count"]):
         answers.send_bytes(json.dumps({"dtype": frame.dtype.str, "shape": frame.shape}).encode())

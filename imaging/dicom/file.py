@@ -10,16 +10,16 @@ import re
 import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Self, TextIO
+from typing import BinaryIO, Self, TextIO, cast
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.filereader import read_file_meta_info, read_partial
+from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.sequence import Sequence
@@ -32,8 +32,15 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from wsseg.imaging.dicom.stream import PREAMBLE, Inflated, Metered, open_metered
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.files import open_file
+from wsseg.imaging.limits import (
+    DEFAULT_LIMITS,
+    FRAME_HEADER_READS,
+    HEADER_BYTES,
+    MIB,
+    ReadLimits,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -77,13 +84,12 @@ _REFERENCED = "JPIP"
 _VIDEO = ("MPEG", "HEVC")
 _STREAM = "SMPTE"
 
-# A deflated data set of 1 MB can hold 1 GB of zeros: inflating stops here.
-MAX_INFLATED_BYTES = 2**30
-_PREAMBLE_BYTES = 128
-_MAGIC = b"DICM"
+_MAGIC = slice(128, 132)
 _META_GROUP = b"\x02\x00"
-_PIXELS_FROM = 0x7FE00008
-_GROUP_LENGTH_BYTES = 12
+_PIXELS_FROM, _PIXELS_TO = 0x7FE00008, 0x7FE00010
+# The value of the first element: how many bytes of file meta information follow it.
+_META_LENGTH = slice(140, 144)
+_META_FROM = _META_LENGTH.stop
 # File meta information fits in far less, whatever the implementation writes.
 _META_HEAD_BYTES = 4096
 
@@ -162,30 +168,47 @@ def open_dicom(
     tags: list[int],
     stop: Stop | None = None,
     leave: int | None = None,
+    reads: int = FRAME_HEADER_READS,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> tuple[FileDataset, bool]:
     """Parse the elements `tags` of a DICOM file, with or without preamble, up to `stop`.
 
-    Values of more bytes than `leave` stay in a file that has a preamble until they are accessed.
-    The data set's file_meta always has a transfer syntax; the flag is True if the file names none
-    and it was guessed from the encoding. Raises whatever pydicom raises on damage, and ReadError
-    for a deflated file that grows beyond MAX_INFLATED_BYTES.
+    Without `stop` it ends behind the pixels. Values of more bytes than `leave` stay in a file that
+    has a preamble until they are accessed. reads: how often pydicom may read, a few times for each
+    element. The data set's file_meta always has a transfer syntax; the flag is True if the file
+    names none and it was guessed from the encoding. Raises whatever pydicom raises on damage, and
+    ReadError for a header that is too long and for a deflated file that grows beyond the limits.
     """
-    with open_file(path) as file:
-        head = file.read(_META_HEAD_BYTES)
-        file.seek(0)
-        plain = head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + len(_MAGIC)] == _MAGIC
-        if plain and any(syntax.encode() in head for syntax in _DEFLATED):
-            meta = read_file_meta_info(path)
-            if meta.get("TransferSyntaxUID") in _DEFLATED:
-                return _inflated(file, source, meta, tags, stop), False
-        stream: BinaryIO = file
-        leave = leave if plain else None
+    nbytes = HEADER_BYTES if stop else limits.scan_mb * MIB
+    with ExitStack() as opened:
+        stream: Metered = opened.enter_context(closing(open_metered(path)))
+        stream.allow(source, nbytes=nbytes, reads=reads)
+        head = stream.read(_META_HEAD_BYTES)
+        plain = head[_MAGIC] == PREAMBLE[_MAGIC]
         if not plain and head.startswith(_META_GROUP):
-            stream = BytesIO(bytes(_PREAMBLE_BYTES) + _MAGIC + file.read())
-        dataset = read_partial(
-            stream, stop_when=stop, force=True, specific_tags=list(tags), defer_size=leave
-        )
-    if stop is None and not len(dataset):
+            head = PREAMBLE + head
+            stream = opened.enter_context(closing(open_metered(path, with_preamble=True)))
+        stream.seek(0)
+        if meta := _meta_of_deflated(head):
+            stream.allow(source, nbytes=path.stat().st_size, reads=reads)
+            stream.seek(_META_FROM + int(meta.FileMetaInformationGroupLength))
+            stream = opened.enter_context(closing(_inflated(stream, path, stop, limits)))
+        stream.allow(source, nbytes=nbytes, reads=reads)
+        try:
+            dataset = read_partial(
+                cast(BinaryIO, stream),
+                stop_when=stop or _past_pixels,
+                force=True,
+                specific_tags=list(tags),
+                defer_size=leave if plain else None,
+            )
+        except Exception as error:
+            raise stream.refusal or error from None
+    if meta:
+        dataset.file_meta = meta
+        if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
+            meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    elif stop is None and not len(dataset):
         # pydicom forgets all it has parsed where a value of unknown length has no end.
         raise ReadError("truncated", f"{source} ends before its pixels do: copy or export it again")
     named = dataset.file_meta.get("TransferSyntaxUID")
@@ -197,29 +220,32 @@ def open_dicom(
     return dataset, True
 
 
+def _meta_of_deflated(head: bytes) -> FileMetaDataset | None:
+    """The file meta information, if by it the data set that follows is deflated."""
+    if not any(syntax.encode() in head for syntax in _DEFLATED):
+        return None
+    end = _META_FROM + int.from_bytes(head[_META_LENGTH], "little")
+    meta = read_partial(BytesIO(head[:end])).file_meta
+    deflated = meta.get("TransferSyntaxUID") in _DEFLATED
+    return meta if deflated and "FileMetaInformationGroupLength" in meta else None
+
+
+def _inflated(packed: Metered, path: Path, stop: Stop | None, limits: ReadLimits) -> Inflated:
+    """The deflated data set in the rest of a file."""
+    most = limits.inflated_bytes(path.stat().st_size)
+    how = "convert it to an uncompressed transfer syntax first, e.g. with dcmconv"
+    if most == limits.inflated_mb * MIB:
+        how = f"{how}, or raise --max-inflated-mb"
+    return Inflated(cast(BinaryIO, packed), min(most, HEADER_BYTES) if stop else most, how)
+
+
 def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
     """A `stop` before the pixels, for everything that precedes them."""
     return int(tag) >= _PIXELS_FROM
 
 
-def _inflated(
-    file: BinaryIO, source: str, meta: FileMetaDataset, tags: list[int], stop: Stop | None
-) -> FileDataset:
-    length = int(meta.FileMetaInformationGroupLength)
-    file.seek(_PREAMBLE_BYTES + len(_MAGIC) + _GROUP_LENGTH_BYTES + length)
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = inflater.decompress(file.read(), MAX_INFLATED_BYTES)
-    if inflater.unconsumed_tail:
-        raise ReadError(
-            "too_large",
-            f"{source} inflates beyond {MAX_INFLATED_BYTES >> 30} GiB: convert it to an "
-            "uncompressed transfer syntax first, e.g. with dcmconv",
-        )
-    dataset = read_partial(BytesIO(body), stop_when=stop, force=True, specific_tags=list(tags))
-    if meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta = meta
-    return dataset
+def _past_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return int(tag) > _PIXELS_TO
 
 
 def parsing_fault(error: Exception) -> str:

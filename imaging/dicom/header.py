@@ -38,6 +38,7 @@ from wsseg.imaging.dicom.mosaic import (
 )
 from wsseg.imaging.dicom.sop_classes import NoImage, has_pixels, is_nuclear, no_image
 from wsseg.imaging.errors import Failure, ReadError, Status
+from wsseg.imaging.limits import DEFAULT_LIMITS, HEADER_READS, ReadLimits
 from wsseg.imaging.scan import FileRef
 
 logger = logging.getLogger(__name__)
@@ -260,7 +261,7 @@ class Header:
         return "LOCALIZER" in self.image_type
 
 
-def read_headers(file: FileRef) -> list[Header] | Failure:
+def read_headers(file: FileRef, limits: ReadLimits = DEFAULT_LIMITS) -> list[Header] | Failure:
     """Read the header of a DICOM file; no pixel and no patient's name, id or date is read.
 
     A file whose frames state their positions, and a mosaic, give one header for each frame or
@@ -269,12 +270,14 @@ def read_headers(file: FileRef) -> list[Header] | Failure:
     """
     with silence_pydicom:
         try:
-            dataset, stopped_at = _read_first_part(file)
+            dataset, stopped_at = _read_first_part(file, limits)
             header = _header_of(file, dataset, stopped_at)
             if isinstance(header, Failure):
                 return header
+            limits.check_slice(header.rows, header.columns, file.source)
+            limits.check_frames(header.frames, file.source)
             if stopped_at == _PER_FRAME_GROUPS or header.frames > 1 or header.mosaic:
-                return _images(header)
+                return _images(header, limits)
             return [header]
         except ReadError as error:
             return Failure(file.source, error.reason, str(error))
@@ -286,7 +289,7 @@ def read_headers(file: FileRef) -> list[Header] | Failure:
             return _broken(file, f"parsing its header {parsing_fault(error)}")
 
 
-def _read_first_part(file: FileRef) -> tuple[Dataset, int]:
+def _read_first_part(file: FileRef, limits: ReadLimits) -> tuple[Dataset, int]:
     """The data set up to its per-frame groups or pixels, and the tag at which reading stopped."""
     stopped_at = 0
 
@@ -298,7 +301,9 @@ def _read_first_part(file: FileRef) -> tuple[Dataset, int]:
             return True
         return False
 
-    dataset, _ = open_dicom(file.path, file.source, tags=_TAGS, stop=stop)
+    dataset, _ = open_dicom(
+        file.path, file.source, tags=_TAGS, stop=stop, reads=HEADER_READS, limits=limits
+    )
     return dataset, stopped_at
 
 
@@ -360,11 +365,15 @@ def uids_of(dataset: Dataset) -> tuple[str, str, str]:
     return study, series, instance
 
 
-def _images(header: Header) -> list[Header]:
+def _images(header: Header, limits: ReadLimits) -> list[Header]:
     """The images of a file, from the data of each frame or tile. Raises ReadError."""
     file = header.file
     dataset, _ = open_dicom(
-        file.path, file.source, tags=_FRAME_TAGS, stop=lambda tag, _vr, _length: tag in _PIXEL_TAGS
+        file.path,
+        file.source,
+        tags=_FRAME_TAGS,
+        stop=lambda tag, _vr, _length: tag in _PIXEL_TAGS,
+        limits=limits,
     )
     if header.mosaic:
         mosaic = mosaic_of(dataset, header.plane.pixel_mm, file.source)

@@ -42,6 +42,8 @@ GRID_TAGS = _tags_of(_GRID)
 PRIVATE_TAGS = _tags_of(_HEADER, _COUNT)
 MOSAIC_KEYWORDS = ("Rows", "Columns", "ImageType", "SpacingBetweenSlices", "NumberOfFrames")
 
+_MOST_TILES = 1 << 14  # of a volume of one scan
+
 _CsaHeader = dict[str, list[object]]
 
 
@@ -115,7 +117,12 @@ def mosaic_of(dataset: Dataset, size: PixelSize | None, source: str) -> Mosaic:
     count = counts.pop()
     side = math.ceil(math.sqrt(count))
     rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
-    if rows % side or columns % side or (integer(dataset, "NumberOfFrames") or 1) > 1:
+    if (
+        count > _MOST_TILES
+        or rows % side
+        or columns % side
+        or (integer(dataset, "NumberOfFrames") or 1) > 1
+    ):
         raise _refused(source, f"{count} slices do not fit into its {rows} x {columns} pixels")
     rows, columns = rows // side, columns // side
     corner = numbers(dataset, "ImagePositionPatient", 3)

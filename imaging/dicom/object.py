@@ -12,7 +12,12 @@ from threading import Lock
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID
 
-from wsseg.imaging.dicom.decoder import OVERLAY_BITS, DecoderCrashedError
+from wsseg.imaging.dicom.decoder import (
+    OVERLAY_BITS,
+    DecoderCrashedError,
+    DecoderRefusedError,
+    DecoderTimeoutError,
+)
 from wsseg.imaging.dicom.file import (
     first_item,
     is_compressed,
@@ -55,6 +60,7 @@ from wsseg.imaging.dicom.rescale import HU, SUV, SUV_TAGS, Rescale, rescale_of
 from wsseg.imaging.dicom.sop_classes import is_ct, is_pet, is_planar, kind_of, often_annotated
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.files import check_unchanged, version_of
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 from wsseg.imaging.scan import FileRef, SliceId
 
 logger = logging.getLogger(__name__)
@@ -253,7 +259,11 @@ class OpenObject:
 
 
 def open_object(
-    file: FileRef, chosen: Sequence[int] | None = None, *, rest_follows: bool = False
+    file: FileRef,
+    chosen: Sequence[int] | None = None,
+    *,
+    rest_follows: bool = False,
+    limits: ReadLimits = DEFAULT_LIMITS,
 ) -> OpenObject:
     """Read the header of one file, and check what it promises before anything is decoded.
 
@@ -263,13 +273,13 @@ def open_object(
     """
     with silence_pydicom:
         with _as_read_errors(file.source, _unreadable):
-            dataset, guessed = _LAST.opened(file, keep=rest_follows)
+            dataset, guessed = _LAST.opened(file, limits, keep=rest_follows)
         study, series, instance = uids = uids_of(dataset)
         check_unchanged(file, uids)
         syntax = dataset.file_meta.TransferSyntaxUID
         with _as_read_errors(file.source, partial(_undecodable, syntax)):
             mosaic = mosaic_in(dataset, file.source)
-            layout = read_layout(dataset, file, None if chosen is None or mosaic else len(chosen))
+            layout = read_layout(dataset, file, limits)
             frames = read_frames(dataset, layout.frames, file.source, None if mosaic else chosen)
             slices = order_slices(frames, layout.frames, chosen, mosaic)
             flags = frames.flags | _header_flags(dataset, layout, frames)
@@ -290,7 +300,7 @@ def open_object(
                 step_mm=stated_step(dataset),
             )
             rescales = dict(zip(slices.frames, slices.rescales, strict=True))
-            pixels = ObjectPixels(dataset, layout, rescales, file)
+            pixels = ObjectPixels(dataset, layout, rescales, file, limits)
             return OpenObject(part, pixels, slices, mosaic, file)
 
 
@@ -306,17 +316,18 @@ class _LastOpened:
         self._version: tuple[Path, int, int] | None = None
         self._opened: tuple[FileDataset, bool] | None = None
 
-    def opened(self, file: FileRef, *, keep: bool) -> tuple[FileDataset, bool]:
+    def opened(self, file: FileRef, limits: ReadLimits, *, keep: bool) -> tuple[FileDataset, bool]:
+        parse = partial(open_dicom, tags=_TAGS, leave=DEFERRED_BYTES, limits=limits)
         if not keep:
             self._version = self._opened = None
-            return open_dicom(file.path, file.source, tags=_TAGS, leave=DEFERRED_BYTES)
+            return parse(file.path, file.source)
         with self._lock:
             version = (file.path, *version_of(file.path))
             # A local name: a thread that reads another file clears the attribute meanwhile.
             opened = self._opened if version == self._version else None
             if opened is None:
                 self._version = self._opened = None
-                opened = open_dicom(file.path, file.source, tags=_TAGS, leave=DEFERRED_BYTES)
+                opened = parse(file.path, file.source)
                 self._version, self._opened = version, opened
             return opened
 
@@ -375,6 +386,18 @@ def _undecodable(syntax: UID, source: str, error: Exception) -> ReadError:
             "broken_pixels",
             f"{source} is damaged, reading its pixels stopped with {type(error).__name__}: "
             "export it again",
+        )
+    if isinstance(error, DecoderTimeoutError):
+        return ReadError(
+            "timed_out",
+            f"{source} is compressed as {syntax_name(syntax)} and was not decoded in "
+            f"{error.args[0]:.0f} s: it is damaged, or raise --read-seconds",
+        )
+    if isinstance(error, DecoderRefusedError) and error.args == (MemoryError.__name__,):
+        return ReadError(
+            "too_large",
+            f"{source} is compressed as {syntax_name(syntax)} and grows far beyond the size that "
+            "its header states: export it again",
         )
     if isinstance(error, DecoderCrashedError):
         return ReadError(

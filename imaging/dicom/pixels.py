@@ -16,14 +16,11 @@ from wsseg.imaging.dicom.file import integer, is_compressed, items, number, numb
 from wsseg.imaging.dicom.rescale import Rescale
 from wsseg.imaging.dicom.sop_classes import is_measured, is_x_ray
 from wsseg.imaging.errors import ReadError
+from wsseg.imaging.limits import ReadLimits
 from wsseg.imaging.scan import FileRef
 
 Pixels = NDArray[np.float32]
 
-# Of one frame as float32: more than any scanner writes, less than kills a host.
-MAX_PLANE_BYTES = 4 * 2**30
-# Of all frames, which are never in memory together: hours of cine, but no endless run.
-MAX_PIXEL_BYTES = 64 * 2**30
 # A compressed frame has the head of its fragment, and at least two bytes.
 _LEAST_FRAME_BYTES = 10
 _EIGHT_BIT = 255
@@ -70,10 +67,10 @@ class Layout:
         return bits // 8 * 2 // 3 if self.photometric == "YBR_FULL_422" else bits // 8
 
 
-def read_layout(dataset: FileDataset, file: FileRef, wanted: int | None = None) -> Layout:
-    """The grid, checked against the file before anything is allocated. Raises ReadError.
+def read_layout(dataset: FileDataset, file: FileRef, limits: ReadLimits) -> Layout:
+    """The grid, checked against the file and the limits before anything is allocated.
 
-    wanted: the number of frames that will be read; all if None.
+    Raises ReadError.
     """
     source = file.source
     frames = integer(dataset, "NumberOfFrames") if "NumberOfFrames" in dataset else 1
@@ -113,17 +110,9 @@ def read_layout(dataset: FileDataset, file: FileRef, wanted: int | None = None) 
             f"{source} holds {stored} bytes of pixels, its header promises "
             f"{'at least ' if compressed else ''}{least}: copy or export it again",
         )
-    needed = layout.plane_bytes * (layout.frames if wanted is None else wanted)
-    for size, limit, what in (
-        (layout.plane_bytes, MAX_PLANE_BYTES, "of pixels a frame"),
-        (needed, MAX_PIXEL_BYTES, "of pixels"),
-    ):
-        if size > limit:
-            raise ReadError(
-                "too_large",
-                f"{source} promises {size / 2**30:.1f} GiB {what}, at most {limit >> 30} GiB are "
-                "read: split it into smaller files",
-            )
+    limits.check_slice(layout.rows, layout.columns, source)
+    limits.check_frames(layout.frames, source)
+    limits.check_scan(layout.plane_bytes * layout.frames, source, held=False)
     return layout
 
 
@@ -148,9 +137,15 @@ class ObjectPixels:
     """
 
     def __init__(
-        self, dataset: FileDataset, layout: Layout, rescales: Mapping[int, Rescale], file: FileRef
+        self,
+        dataset: FileDataset,
+        layout: Layout,
+        rescales: Mapping[int, Rescale],
+        file: FileRef,
+        limits: ReadLimits,
     ) -> None:
         self._dataset = dataset
+        self._limits = limits
         self._rescales = rescales
         self._path = file.path
         self.syntax: UID = dataset.file_meta.TransferSyntaxUID
@@ -165,7 +160,9 @@ class ObjectPixels:
         Raises what `decode_frames` raises, and ValueError and EOFError for frames of another shape
         or number than the header states.
         """
-        stored_frames = decode_frames(self._dataset, self._path, self.shape[0], frames)
+        stored_frames = decode_frames(
+            self._dataset, self._path, self.shape[0], frames, limits=self._limits
+        )
         done = 0
         for index, stored in zip(frames, stored_frames, strict=False):
             if stored.shape[:2] != self.shape[1:3]:

@@ -41,6 +41,7 @@ from wsseg.imaging.dicom.sop_classes import no_image
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.files import version_of
 from wsseg.imaging.intensity import fill_nonfinite, lowest_finite, no_finite_values
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 from wsseg.imaging.orientation import show_image, turned
 from wsseg.imaging.pictures import grey_if_equal
 from wsseg.imaging.scan import (
@@ -54,6 +55,7 @@ from wsseg.imaging.scan import (
     ScanRef,
     reorient_stack,
 )
+from wsseg.imaging.stopping import check_not_stopped
 
 # Values beyond which slices are not kept: half a GiB of float32. To decode them anew each time
 # costs less than the memory.
@@ -65,7 +67,7 @@ _REMEMBERED = 4096
 _ReadSlices = Callable[[Sequence[int]], Pixels]
 
 
-def read_dicom(ref: ScanRef) -> Scan:
+def read_dicom(ref: ScanRef, limits: ReadLimits = DEFAULT_LIMITS) -> Scan:
     """Read a scan of one or many DICOM files; slices come in the order of their positions.
 
     Planes are in display order where all agree on their orientation in the patient, else as stored.
@@ -73,8 +75,9 @@ def read_dicom(ref: ScanRef) -> Scan:
     that they can be, and again each time that they are accessed. Slices without positions keep the
     order of `ref.files`.
     Files that cannot be read become `failures` of the scan, with the flag GAP; ReadError is
-    raised only if none can. Other flags: MONOCHROME1 (was inverted), PADDING_REPLACED,
-    SCALED_TO_8_BIT, NOT_HU (CT values in another unit), NOT_SUV (so for PET), NONFINITE, PX_ONLY,
+    raised only if none can, or for a scan beyond the limits. Other flags: MONOCHROME1 (was
+    inverted), PADDING_REPLACED, SCALED_TO_8_BIT, NOT_HU (CT values in another unit), NOT_SUV (so
+    for PET), NONFINITE, PX_ONLY,
     SPACING_CONFLICT (several lengths that contradict each other), DETECTOR_PLANE, MIXED_SPACING,
     TILT, GAP, NONUNIFORM, NO_POSITION (slices of a body without positions), GUESSED_SYNTAX,
     UNKNOWN_CLASS, LOCALIZER, PHI_RISK (may show a name), beside those of `ref`.
@@ -83,14 +86,17 @@ def read_dicom(ref: ScanRef) -> Scan:
     failures: list[Failure] = []
     stack: _Stack | _LongStack | None = None
     for file, frames in zip_longest(ref.files, ref.frames):
+        check_not_stopped()
         try:
-            opened = open_object(file, frames, rest_follows=bool(ref.frames))
-            stack = stack or _stack_for(ref, opened)
-            part = stack.add(opened, file.source)
+            opened = open_object(file, frames, rest_follows=bool(ref.frames), limits=limits)
         except ReadError as error:
             failures.append(Failure(file.source, error.reason, str(error)))
-        else:
-            parts.append(part)
+            continue
+        stack = stack or _stack_for(ref, opened, limits)
+        try:
+            parts.append(stack.add(opened, file.source))
+        except ReadError as error:
+            failures.append(Failure(file.source, error.reason, str(error)))
     if stack is None or not parts:
         message = failures[0].message
         if len(failures) > 1:
@@ -99,12 +105,17 @@ def read_dicom(ref: ScanRef) -> Scan:
     return _scan(ref, parts, stack.pixels(), failures)
 
 
-def _stack_for(ref: ScanRef, first: OpenObject) -> "_Stack | _LongStack":
-    """An empty stack for all slices of a scan, by the first of its files that can be read."""
+def _stack_for(ref: ScanRef, first: OpenObject, limits: ReadLimits) -> "_Stack | _LongStack":
+    """An empty stack for all slices of a scan, by the first of its files that can be read.
+
+    Raises ReadError for a scan beyond the limits.
+    """
     alone = first.shape[0] if len(ref.files) == 1 else len(ref.files)
     shape = (sum(map(len, ref.frames)) or alone, *first.shape[1:])
     several = shape[0] > len(ref.files)
-    if several and math.prod(shape) > LONG_PIXELS:
+    held = not several or math.prod(shape) <= LONG_PIXELS
+    limits.check_scan(4 * math.prod(shape), ref.files[0].source, held=held)
+    if not held:
         return _LongStack()
     return _Stack(shape, [len(frames) for frames in ref.frames] or [shape[0] // len(ref.files)])
 

@@ -31,7 +31,7 @@ from wsseg.imaging.dicom.geometry import Plane
 from wsseg.imaging.dicom.object import GEOMETRY_TAGS, read_frames
 from wsseg.imaging.dicom.reader import dicom_volumes
 from wsseg.imaging.errors import ReadError
-from wsseg.imaging.files import Version, open_file, version_of
+from wsseg.imaging.files import Version, version_of
 from wsseg.imaging.label_values import Label, Labels, Numbering
 from wsseg.imaging.picture_page import WHITE
 from wsseg.imaging.scan import FileRef
@@ -44,6 +44,17 @@ _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 _LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 _IDENTITY_TAGS = tags_of(("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"))
 _SPACE_TAGS = tags_of(("FrameOfReferenceUID",))
+_ALL_TAGS = [
+    *(*GEOMETRY_TAGS, *_IDENTITY_TAGS, *_SPACE_TAGS),
+    *tags_of(
+        (
+            *("SegmentationType", "SegmentSequence", "ReferencedSeriesSequence"),
+            *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored"),
+            *("HighBit", "PixelRepresentation", "ExtendedOffsetTable"),
+            *("ExtendedOffsetTableLengths", "PixelData"),
+        )
+    ),
+]
 _REMEMBERED = 4  # segmentations that are parsed: their frames have a header each
 
 
@@ -200,11 +211,9 @@ def _class_of(
 
 @lru_cache(maxsize=_REMEMBERED)
 def _parsed(path: Path, _version: tuple[int, int]) -> _Segmentation:
-    from pydicom import dcmread
-
-    with silence_pydicom, open_file(path) as stream:
-        dataset = dcmread(stream)
-        source = path.name
+    source = path.name
+    with silence_pydicom:
+        dataset, _ = open_dicom(path, source, tags=_ALL_TAGS)
         is_map = text(dataset, "SOPClassUID") == _LABEL_MAP
         kind = "LABELMAP" if is_map else text(dataset, "SegmentationType")
         if kind not in ("BINARY", "LABELMAP"):

@@ -1,0 +1,106 @@
+"""What reading may take: bytes in memory, bytes unpacked, numbers of parts, and time.
+
+All sizes are known from headers before anything is inflated or allocated, and are checked there.
+"""
+
+from dataclasses import dataclass
+
+from wsseg.imaging.errors import ReadError
+
+MIB = 1 << 20
+
+# As Pillow: larger slices come from damage or malice, and each stage holds several copies.
+SLICE_PIXELS = 89_478_485
+# Deflate reaches 1032:1 on zeros, scans rarely 10:1. The ratio of small contents is not checked: an
+# empty label map of a whole CT compresses a thousandfold and is harmless.
+RATIO = 200
+RATIO_FLOOR_BYTES = 64 * MIB
+# The same for pixels, which as float32 take four times as much as they do in 8 bits.
+GROWTH = 500
+GROWTH_FLOOR_BYTES = 256 * MIB
+# A long scan of multi-frame DICOM is not held in memory, but decoded once to check it.
+LONG_SCAN_FACTOR = 16
+# Of a DICOM header, the functional groups of all its frames included, and of what pydicom reads
+# to find its elements: a few parts of each.
+HEADER_BYTES = 64 * MIB
+HEADER_READS = 300_000
+FRAME_HEADER_READS = 5_000_000
+# The slowest decoder needs a tenth of this; a machine may be busy.
+SECONDS_PER_MB = 0.5
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """The limits of one run; the options of wsseg-infer have the same names after `--max-`.
+
+    scan_mb: pixels of a scan as float32, in MiB; those of a multi-frame DICOM object, of which only
+    some slices are in memory, may take 16 times as much. inflated_mb: what an archive, a packed
+    file or a deflated DICOM file may unpack to, in MiB. frames: slices of one file. entries: files
+    in one archive. seconds: time to decode a compressed DICOM file, besides half a second for each
+    decoded MB.
+    """
+
+    scan_mb: int = 4096
+    inflated_mb: int = 4096
+    frames: int = 65_536
+    entries: int = 100_000
+    seconds: float = 20.0
+
+    def inflated_bytes(self, packed: int) -> int:
+        """How many bytes a file of `packed` bytes may unpack to."""
+        return min(self.inflated_mb * MIB, max(RATIO_FLOOR_BYTES, RATIO * packed))
+
+    def patience(self, nbytes: int) -> float:
+        """Seconds after which a decoder of `nbytes` of pixels is taken to hang."""
+        return self.seconds + SECONDS_PER_MB * nbytes / MIB
+
+    def check_slice(self, rows: int, columns: int, source: str) -> None:
+        """Raise ReadError for a slice of more pixels than any scanner writes."""
+        if rows * columns > SLICE_PIXELS:
+            raise ReadError(
+                "too_large",
+                f"{source} has slices of {rows} x {columns} pixels, at most {SLICE_PIXELS} pixels "
+                "a slice are read: crop it or make it smaller",
+            )
+
+    def check_scan(self, nbytes: int, source: str, *, held: bool = True) -> None:
+        """Raise ReadError for a scan whose pixels take more bytes as float32 than allowed.
+
+        held: whether all of them are in memory at once.
+        """
+        most = self.scan_mb * (1 if held else LONG_SCAN_FACTOR)
+        if nbytes > most * MIB:
+            raise ReadError(
+                "too_large",
+                f"{source} has {_mib(nbytes)} MiB of pixels, at most {most} MiB are read: crop or "
+                f"split it, or raise --max-scan-mb, which is {self.scan_mb}",
+            )
+
+    def check_frames(self, count: int, source: str) -> None:
+        """Raise ReadError for a file of more slices than allowed."""
+        if count > self.frames:
+            raise ReadError(
+                "too_many_frames",
+                f"{source} has {count} slices, at most {self.frames} of a file are read: split it, "
+                "or raise --max-frames",
+            )
+
+    def check_growth(self, nbytes: int, stored: int, source: str) -> None:
+        """Raise ReadError for pixels that take far more bytes, as float32, than their file.
+
+        stored: size of the file, or of its compressed pixels.
+        """
+        if nbytes > max(GROWTH_FLOOR_BYTES, GROWTH * stored):
+            raise ReadError(
+                "inflates",
+                f"{source} would grow from {_mib(stored)} to {_mib(nbytes)} MiB, more than "
+                f"{GROWTH}-fold: save it without compression if you trust it",
+            )
+
+
+def _mib(nbytes: int) -> str:
+    return f"{nbytes / MIB:.1f}" if nbytes < 100 * MIB else f"{nbytes // MIB}"
+
+
+DEFAULT_LIMITS = ReadLimits()
+"""The limits of training and of all commands without options for them."""
