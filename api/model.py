@@ -1,18 +1,19 @@
 """A model folder in Python: segment arrays and measure folders of scans, without torch."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wsseg.imaging.definitions import PixelCounts, area_ratios, denominator_of
-from wsseg.imaging.errors import Failure, WssegError
+from wsseg.imaging.errors import Failure, WssegError, missing_packages
 from wsseg.results import ScanResult, SliceResult
 from wsseg.serve.batching import to_channels
 from wsseg.serve.engines.base import Engine, EngineError, Prediction
@@ -24,6 +25,9 @@ from wsseg.serve.manifest import load_model as read_folder
 from wsseg.serve.measure import MeasuredScan, series_ratio, slice_ratios
 from wsseg.serve.options import InferOptions
 from wsseg.settings import settings
+
+if TYPE_CHECKING:
+    from wsseg.serve.node.node import Ports
 
 Paths = str | Path | Sequence[str | Path]
 Slices = NDArray[np.float32]
@@ -175,6 +179,37 @@ class Model:
             engine=lambda: self.open(probability=chosen.needs_probability),
             on_progress=on_progress,
         )
+
+    def listen(
+        self,
+        spool: str | Path,
+        *,
+        stop: threading.Event,
+        on_ready: Callable[["Ports"], object] | None = None,
+        **given: Any,
+    ) -> None:
+        """Run a DICOM node, as `wsseg listen` does, until `stop` is set.
+
+        spool: folder of all that it holds, and of the results. on_ready: called with its ports once
+        it listens. given: options of wsseg listen by their names in `NodeOptions`, such as
+        `aet="WSSEG"`, `port=11112`, `returns=("PACS@10.1.2.3:104",)`, and options of measuring:
+        `batch`, `skip`, `strict`, `coverage`, `codes`, `seg_type`, `seg_sparse`. Raises WssegError,
+        before it listens, for options and ports that cannot be used.
+        """
+        with missing_packages():
+            from wsseg.serve.node.node import Node
+            from wsseg.serve.node.options import NodeOptions
+
+        opened = [name for name in _OPENED_WITH if name in given]
+        if opened:
+            raise WssegError(
+                f"listen does not take {', '.join(opened)}: open the model with load_model and "
+                "these options"
+            )
+        own = {name: given.pop(name) for name in NodeOptions.model_fields if name in given}
+        node = settings(NodeOptions, None, {"spool": spool, **own})
+        chosen = settings(InferOptions, None, given, begun=self.options)
+        Node(node, chosen, self.open).run(stop, on_ready or (lambda _: None))
 
     def open(self, *, probability: bool = False) -> Engine:
         """The engine, which is opened once. probability: it must give the probability of a pixel.

@@ -12,6 +12,7 @@ from wsseg.cli.doctor import doctor
 from wsseg.cli.export import export
 from wsseg.cli.infer import infer
 from wsseg.cli.info import EXIT_CODES, info
+from wsseg.cli.listen import listen
 from wsseg.cli.marks import marks
 from wsseg.cli.merge import merge
 from wsseg.cli.sign import sign
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # its tracebacks print local variables: patient data
 )
 _COMMANDS = (
-    train, export, infer, merge, agree, change, marks, bench, sign, info, doctor, demo
+    train, export, infer, listen, merge, agree, change, marks, bench, sign, info, doctor, demo
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

@@ -22,6 +22,8 @@ _EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "nilearn": "demo",
+    "prometheus_client": "node",
+    "pynetdicom": "node",
     "statsmodels": "agree",
 }
 

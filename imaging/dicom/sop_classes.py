@@ -168,6 +168,11 @@ _NO_IMAGE_MODALITIES = {
 }
 
 
+def image_classes() -> frozenset[str]:
+    """All SOP classes that are images to segment."""
+    return _TOMOGRAPHIC | _X_RAY | _PICTURES
+
+
 def no_image(sop_class: str, modality: str) -> NoImage | None:
     """Why an object is not an image to segment, or not read; None if it is one, or may be."""
     if sop_class in _TOMOGRAPHIC | _X_RAY | _PICTURES:

@@ -1,0 +1,1 @@
+"""A DICOM node: instances come by C-STORE, are measured as series, and results go back."""

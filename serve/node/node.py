@@ -1,0 +1,242 @@
+"""The node as a whole: it listens, measures what is complete, and returns the results."""
+
+import ipaddress
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import import_module
+
+from wsseg.imaging.files import lock_output
+from wsseg.serve.engines.base import Engine
+from wsseg.serve.node.arrivals import Arrivals
+from wsseg.serve.node.health import serve_health
+from wsseg.serve.node.measuring import Measurer
+from wsseg.serve.node.metrics import Metrics
+from wsseg.serve.node.options import NodeOptions, check_node
+from wsseg.serve.node.sender import Sender
+from wsseg.serve.node.server import Receiver
+from wsseg.serve.node.spool import GIB, LATE, STATES, Limits, Spool
+from wsseg.serve.options import InferOptions
+
+TICK_SECONDS = 0.1
+GAUGE_SECONDS = 2.0
+KEEPING_SECONDS = 10.0
+COMPLAINT_SECONDS = 60.0
+STUCK_SECONDS = 1800.0
+"""A node whose measuring has shown no sign of life for so long is not alive."""
+CLOSING_SECONDS = 5.0
+"""What open associations are given to end when the node stops."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The ports that a node really listens to; http is None without health and metrics."""
+
+    dicom: int
+    http: int | None
+
+
+class Node:
+    """Receives, measures and returns until it is told to stop."""
+
+    def __init__(
+        self, options: NodeOptions, measuring: InferOptions, engine: Callable[[], Engine]
+    ) -> None:
+        """Engine: gives the engine of the model in `measuring`, the same one each time."""
+        check_node(options)
+        self.options = options
+        self.metrics = Metrics()
+        self.spool = Spool(
+            options.spool,
+            Limits(int(options.max_spool_gb * GIB), int(options.min_free_gb * GIB)),
+        )
+        self.arrivals = Arrivals(options.settle, options.settle_released)
+        self.sender = Sender(options, self.spool, self.metrics)
+        self.receiver = Receiver(options, self.spool, self.arrivals, self.metrics)
+        self.measurer = Measurer(options, measuring, self.spool, self.metrics, engine)
+        self.engine = engine
+        self._alive = time.monotonic()
+        self._accepting = False
+        self._sending: threading.Thread | None = None
+        self._counted = self._swept = self._complained = -math.inf
+
+    def run(
+        self, stop: threading.Event, on_ready: Callable[[Ports], object] = lambda _: None
+    ) -> None:
+        """Work until `stop` is set; then finish the series at hand.
+
+        on_ready: called once the node listens. Raises WssegError, before it listens, for options,
+        ports and files that cannot be used, and for a spool that another node has.
+        """
+        with ExitStack() as stack:
+            self.spool.root.mkdir(parents=True, exist_ok=True)
+            busy = f"another node has the spool {self.spool.root}: choose another --spool"
+            stack.enter_context(lock_output(self.spool.root / "node", busy))
+            import_module("highdicom")  # which makes the results: told now, and not with each
+            self.spool.open()
+            self._recover()
+            self.engine()  # now, so that what is wrong with it is told at once
+            port = self.receiver.start()
+            stack.callback(self.receiver.abort)
+            stack.callback(self._close)
+            http = self._serve_health(stack)
+            self._sending = threading.Thread(
+                target=self._send, args=(stop,), name="wsseg-return", daemon=True
+            )
+            self._sending.start()
+            self._accepting = True
+            self._tell(port, http)
+            on_ready(Ports(port, http))
+            while not stop.is_set():
+                if not self._step(stop):
+                    stop.wait(TICK_SECONDS)
+            self._accepting = False
+            self._sending.join(CLOSING_SECONDS)
+
+    def _recover(self) -> None:
+        """Go on with all that an earlier process did not finish."""
+        self.measurer.recover()
+        for key in self.spool.keys("returning"):
+            self.sender.add(key)
+        for key in self.spool.keys("inbox"):
+            self.arrivals.came(key)
+
+    def _serve_health(self, stack: ExitStack) -> int | None:
+        options = self.options
+        if options.http_port is None:
+            return None
+        port, stop = serve_health(
+            options.http_host,
+            options.http_port,
+            self.metrics.registry,
+            alive=self.fault,
+            ready=self.unready,
+        )
+        stack.callback(stop)
+        return port
+
+    def _tell(self, port: int, http: int | None) -> None:
+        options = self.options
+        logger.info(
+            "%s listens on %s port %d",
+            options.aet,
+            options.host,
+            port,
+            extra={"event": "listening", "port": port, "http_port": http},
+        )
+        try:
+            local = ipaddress.ip_address(options.host).is_loopback
+        except ValueError:
+            local = options.host == "localhost"
+        if not (local or options.allow_from or options.tls_ca):
+            logger.warning(
+                "every machine that reaches %s may store here: --allow-from or TLS with --tls-ca "
+                "limits who may",
+                options.host,
+            )
+
+    def fault(self) -> str:
+        """Why the process should be started anew; "" if it works."""
+        if self._sending and not self._sending.is_alive():
+            return "nothing is returned any more"
+        silent = time.monotonic() - self._alive
+        return f"no sign of life for {silent:.0f} s" if silent > STUCK_SECONDS else ""
+
+    def unready(self) -> str:
+        """Why no instance would be accepted now; "" if it would."""
+        return self.spool.lacks() if self._accepting else "not accepting"
+
+    def _live(self, *_: float) -> None:
+        self._alive = time.monotonic()
+
+    def _step(self, stop: threading.Event) -> bool:
+        """Do what is due; True if there may be more to do at once."""
+        self._live()
+        self._publish()
+        self._pass_on()
+        self._count()
+        self._sweep()
+        # Its results would find no space.
+        key = None if self.spool.lacks() == "the disk is nearly full" else self.measurer.next()
+        if key is None or stop.is_set():
+            return False
+        self.measurer.measure(key, self._live)
+        return True
+
+    def _publish(self) -> None:
+        """Place the results of what was measured."""
+        for key in self.spool.keys("measured"):
+            try:
+                self.measurer.publish(key)
+            except OSError as error:
+                if time.monotonic() - self._complained > COMPLAINT_SECONDS:
+                    self._complained = time.monotonic()
+                    logger.warning(
+                        "results cannot be placed (%s): they wait",
+                        error.strerror,
+                        extra={"event": "not_placed"},
+                    )
+            else:
+                self.sender.add(key)
+
+    def _pass_on(self) -> None:
+        """Pass the series that are complete on to be measured."""
+        for key in self.arrivals.complete():
+            if not self.sender.withdraw(key):
+                continue
+            # First, so that an instance that comes just now is not forgotten.
+            self.arrivals.forget(key)
+            state = self.spool.complete(key)
+            if state == "busy":
+                self.arrivals.came(key)
+            elif state == "late":
+                self.metrics.series.labels("late").inc()
+                reason = (
+                    "these instances came when others of their series had been measured and "
+                    "removed: send the whole series again"
+                )
+                logger.warning("a series is put aside: %s", reason, extra={"event": "series_late"})
+                self.spool.bury(self.spool.folder("inbox", key), f"{LATE}-{key}", reason)
+
+    def _count(self) -> None:
+        if time.monotonic() - self._counted < GAUGE_SECONDS:
+            return
+        self._counted = time.monotonic()
+        for state in STATES:
+            self.metrics.queue.labels(state).set(len(self.spool.keys(state)))
+        self.metrics.queue.labels("dead-letter").set(self.spool.dead())
+        self.metrics.held.set(self.spool.nbytes)
+
+    def _sweep(self) -> None:
+        """Remove the instances that were kept long enough after their results were returned."""
+        if time.monotonic() - self._swept < min(KEEPING_SECONDS, self.options.keep_hours * 3600):
+            return
+        self._swept = time.monotonic()
+        for key in self.spool.keys("done"):
+            folder = self.spool.folder("done", key)
+            if time.time() - folder.stat().st_mtime >= self.options.keep_hours * 3600:
+                self.spool.discard(folder)
+
+    def _send(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            try:
+                sent = self.sender.step()
+            except Exception:  # whatever it was, the next series must still be returned
+                logger.exception("returning stopped", extra={"event": "sender_bug"})
+                sent = False
+            if not sent:
+                stop.wait(TICK_SECONDS)
+
+    def _close(self) -> None:
+        """Take no more associations, and let those that are open end by themselves for a moment."""
+        self._accepting = False
+        self.receiver.stop()
+        end = time.monotonic() + CLOSING_SECONDS
+        while self.receiver.associations and time.monotonic() < end:
+            time.sleep(TICK_SECONDS)
