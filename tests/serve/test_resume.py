@@ -1,12 +1,7 @@
 """A run that ends early goes on with --resume, to the tables of a run that nothing disturbed."""
 
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -32,12 +27,6 @@ from wsseg.serve.options import InferOptions
 
 SCANS = 10
 """Scans of the folder `inputs` that can be measured, of one slice each but the last."""
-
-# Whoever starts the tests in the background lets them ignore SIGINT, and all that they start.
-COMMAND = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from wsseg.cli.main import infer_main; infer_main()"
-)
 
 
 @pytest.fixture
@@ -355,87 +344,3 @@ def test_a_second_run_on_the_same_report_is_refused(model: Path, inputs: Path, t
         with lock_output(report, ""), pytest.raises(WssegError, match="another run is writing"):
             measured(model, report, inputs, **options)
     assert journal_path(report).read_bytes() == before
-
-
-class Run:
-    """A real wsseg-infer in a process of its own, on enough scans to be stopped among them."""
-
-    def __init__(self, model: Path, inputs: Path, out: Path, *more: str) -> None:
-        self.journal = journal_path(out / "ratios.csv")
-        arguments = ["--model", model, "--report", out / "ratios.csv", "--masks", out / "masks"]
-        arguments += ["--device", "cpu", "--json-log", *more, inputs]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *map(str, arguments)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def stop(self, number: int, *, beyond: int) -> tuple[int, str]:
-        """Send a signal once the journal is longer than so many bytes; its exit code and log."""
-        while self.process.poll() is None:
-            if self.journal.exists() and self.journal.stat().st_size > beyond:
-                self.process.send_signal(number)
-                break
-            time.sleep(0.001)
-        logged = self.process.communicate(timeout=60)[1]
-        return self.process.returncode, logged
-
-    def summary(self) -> dict[str, Any]:
-        """What a run that ended well logged at its end."""
-        logged = self.process.communicate(timeout=60)[1]
-        assert self.process.returncode == 0, logged
-        ended: dict[str, Any] = json.loads(logged.splitlines()[-1])
-        return ended
-
-
-@pytest.fixture
-def volumes(tmp_path: Path) -> Path:
-    folder = tmp_path / "volumes"
-    folder.mkdir()
-    noise = np.random.default_rng(0)
-    for index in range(40):
-        slices = noise.integers(0, 255, (6, 200, 200 + index % 3), np.uint8)
-        write_volume(folder / f"{index:02d}.nii", slices)
-    return folder
-
-
-@pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_gives_the_same_files(
-    model: Path, volumes: Path, tmp_path: Path
-):
-    assert Run(model, volumes, tmp_path / "whole").summary()["scans"] == 40
-    out = tmp_path / "out"
-    whole, draw, kept = 0, random.Random(), 0
-    for attempt in range(4):
-        run = Run(model, volumes, out, "--resume")
-        wanted = whole + draw.randrange(1, 30_000)
-        if run.stop(signal.SIGKILL, beyond=wanted)[0] != -signal.SIGKILL:
-            break
-        whole = run.journal.stat().st_size
-        lines = run.journal.read_bytes().split(b"\n")[:-1]
-        assert len(lines) - 1 >= kept, attempt
-        kept = len(lines) - 1
-        assert not (out / "ratios.csv").exists()
-    else:
-        assert Run(model, volumes, out, "--resume").summary()["resumed"] == kept
-    expected, found = tables(tmp_path / "whole"), tables(out)
-    leftovers = [name for name in found if ".tmp-" in name]  # of outputs at the moment of a kill
-    assert {name: found[name] for name in found if name not in leftovers} == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_run_that_is_stopped_says_how_to_go_on(
-    model: Path, volumes: Path, tmp_path: Path, name: str
-):
-    # On a busy machine a run may end before the signal is sent: then another one is stopped.
-    for _ in range(5):
-        run = Run(model, volumes, tmp_path / "out", "--overwrite", "--batch", "1")
-        code, logged = run.stop(getattr(signal, name), beyond=10_000)
-        if code != 0:
-            break
-    assert code == 130, logged
-    assert "--resume goes on" in logged
-    summary = Run(model, volumes, tmp_path / "out", "--resume", "--batch", "1").summary()
-    assert summary["scans"] == 40
-    assert summary["resumed"] > 0
