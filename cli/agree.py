@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import wsseg
-from wsseg.cli.console import IgnoreOption, SheetOption, guarded, start_logging
+from wsseg.cli.console import IgnoreOption, JsonLogOption, SheetOption, guarded, start_logging
 
 
 def agree(
@@ -88,13 +88,14 @@ def agree(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are already there.")
     ] = False,
+    json_log: JsonLogOption = False,
 ) -> None:
     """Compare measured ratios with recorded ones.
 
     Writes OUT with bias, limits of agreement, ICC and other figures, tables of the pairs and of
     the rows without a partner beside it, and a text with figures and method that a paper can quote.
     """
-    start_logging()
+    start_logging(as_json=json_log)
     with guarded():
         from wsseg.serve.agreement.text import closing_words
 

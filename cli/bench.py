@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from wsseg.cli.console import guarded, start_logging
+from wsseg.cli.console import JsonLogOption, console, guarded, start_logging
 from wsseg.imaging.errors import NothingToDoError, WssegError
 
 if TYPE_CHECKING:
@@ -49,14 +49,15 @@ def bench(
     torch: Annotated[
         bool, typer.Option("--torch", help="Time PyTorch's model.pt2 too, where the model has it.")
     ] = False,
+    json_log: JsonLogOption = False,
 ) -> None:
     """Time every engine of a model folder that runs on this machine.
 
     The engines take turns on the same slices. Ratios are to fp32 in ONNX Runtime: 2 is twice as
     fast. Without SCANS the slices are made, which costs an engine the same time.
     """
-    start_logging()
-    with guarded():
+    start_logging(as_json=json_log)
+    with guarded(prints=True):
         from wsseg.serve.engines.base import Device
         from wsseg.settings import one_of
 
@@ -186,7 +187,6 @@ def _noise(manifest: "Manifest", options: BenchOptions) -> "NDArray[np.float32]"
 
 def show(lines: Sequence[Line]) -> None:
     """Print the table, the fastest first, what does not run last."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("engine", "precision", "slices/s", "ratio", "file", box=None, pad_edge=False)
@@ -194,8 +194,8 @@ def show(lines: Sequence[Line]) -> None:
         rate = "" if line.slices_per_second is None else f"{line.slices_per_second:.2f}"
         ratio = "" if line.ratio is None else f"{line.ratio:.2f}"
         table.add_row(line.engine, line.precision, rate, ratio, line.file)
-    console = Console(highlight=False, markup=False)
-    console.print(table)
+    shown = console(highlight=False, markup=False)
+    shown.print(table)
     for line in lines:
         if line.why:
-            console.print(f"{line.file} does not run here: {line.why}")
+            shown.print(f"{line.file} does not run here: {line.why}")

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsseg.cli.console import IgnoreOption, RatioOption, SheetOption, guarded, start_logging
+from wsseg.cli.console import (
+    IgnoreOption,
+    JsonLogOption,
+    RatioOption,
+    SheetOption,
+    console,
+    guarded,
+    start_logging,
+)
 from wsseg.imaging.errors import WssegError
 
 if TYPE_CHECKING:
@@ -59,6 +67,7 @@ def check(
     ] = None,
     sheet: SheetOption = None,
     ignore_columns: IgnoreOption = None,
+    json_log: JsonLogOption = False,
 ) -> None:
     """Check every row and file, and tell what the cases can teach.
 
@@ -67,8 +76,8 @@ def check(
     with all of them and exit code 2. The picture names cases by their row alone; it shows
     patients' images, treat it as such.
     """
-    start_logging()
-    with guarded():
+    start_logging(as_json=json_log)
+    with guarded(prints=True):
         given = {
             "ratios": ratio or None,
             "size": size,
@@ -93,7 +102,6 @@ def check_cases(
 
     config, given: settings of a training, as `wsseg.fit` takes them.
     """
-    from rich.console import Console
 
     from wsseg.cli.case_picture import draw_cases
     from wsseg.runs import training_settings
@@ -111,7 +119,7 @@ def check_cases(
     if picture is not None:
         training = [(each.case, each.signals) for each in carried if each.case.split == "train"]
         draw_cases(training, table.classes, picture, target_preview(table, chosen.ratios))
-        Console(highlight=False, markup=False).print(f"wrote {picture}", soft_wrap=True)
+        console(highlight=False, markup=False).print(f"wrote {picture}", soft_wrap=True)
 
 
 def carry(case: "Case", classes: int) -> Carried:
@@ -123,27 +131,26 @@ def carry(case: "Case", classes: int) -> Carried:
 
 def show(table: "CaseTable", carried: Sequence[Carried], further: Sequence[str] = ()) -> None:
     """Print the report. further: warnings besides those of the table and of what it holds."""
-    from rich.console import Console
 
     from wsseg.imaging.dicom import silence_pydicom
     from wsseg.train.cases import counted_planes, image_doubts
 
-    console = Console(highlight=False, markup=False)
-    console.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
-    console.print(_counts(table.classes, carried))
+    shown = console(highlight=False, markup=False)
+    shown.print(f"{table.path.name}: {len(carried)} cases, classes {', '.join(table.classes)}")
+    shown.print(_counts(table.classes, carried))
     for line in _sizes(table.classes, carried):
-        console.print(line, soft_wrap=True)
+        shown.print(line, soft_wrap=True)
     if planes := counted_planes(table.cases):
-        console.print(f"planes: {planes}")
+        shown.print(f"planes: {planes}")
     training = [each for each in carried if each.case.split == "train"]
-    console.print("What the training cases can teach:")
-    console.print(_combinations(table.classes, training))
-    console.print("What reads it:")
-    console.print(_readers(training))
+    shown.print("What the training cases can teach:")
+    shown.print(_combinations(table.classes, training))
+    shown.print("What reads it:")
+    shown.print(_readers(training))
     with silence_pydicom:
         unlike = tuple(image_doubts(table.cases))
     for warning in (*table.doubts, *further, *warnings(table.classes, carried), *unlike):
-        console.print(f"warning: {warning}", soft_wrap=True)
+        shown.print(f"warning: {warning}", soft_wrap=True)
 
 
 def _table(*columns: str) -> "Table":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wsseg.cli.console import SheetOption, guarded, start_logging
+from wsseg.cli.console import JsonLogOption, SheetOption, guarded, say, start_logging
 
 
 def change(
@@ -36,6 +36,7 @@ def change(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a table that is already there.")
     ] = False,
+    json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Compare the examinations of each patient, by date.
@@ -46,7 +47,7 @@ def change(
     from wsseg.imaging.tables import TableOptions
     from wsseg.serve.change import change_path, read_repeatability, write_changes
 
-    start_logging(as_json=False, verbose=verbose)
+    start_logging(as_json=json_log, verbose=verbose)
     with guarded():
         found = write_changes(
             reports,
@@ -56,4 +57,4 @@ def change(
             TableOptions(sheet),
             overwrite=overwrite,
         )
-        typer.echo(found.words, err=True)
+        say(found.words)

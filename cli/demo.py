@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsseg.cli.console import guarded, start_logging
+from wsseg.cli.console import JsonLogOption, console, guarded, start_logging
 from wsseg.imaging.errors import AllFailedError, SomeFailedError, WssegError
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ SHOWN = (2, 8, 14)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write everything to.")] = Path("demo-out"),
     epochs: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 24,
+    json_log: JsonLogOption = False,
 ) -> None:
     """Train, export and measure on a brain MRI template, and compare with the truth."""
-    start_logging()
+    start_logging(as_json=json_log)
     kept = f"what was finished is kept in {out} until the demo runs again, which begins anew"
     with guarded(interrupted=kept):
         run_demo(out, epochs=epochs)
@@ -159,7 +160,6 @@ def _draw(
 def _show(out: Path, truth: "NDArray[np.uint8]", predicted: "NDArray[np.uint8]") -> None:
     """Print agreement of ratios and regions on the held-out slices, and where things are."""
     import numpy as np
-    from rich.console import Console
     from rich.table import Table
 
     from wsseg.cli import demo_data
@@ -178,13 +178,13 @@ def _show(out: Path, truth: "NDArray[np.uint8]", predicted: "NDArray[np.uint8]")
             correlation(true, ratios),
             f"{mask_iou(truth == number, predicted == number).mean():.3f}",
         )
-    console = Console(highlight=False)
-    console.print(table)
+    shown = console(highlight=False)
+    shown.print(table)
     apart = max(
         float(np.abs(measured["nifti"][name] - measured["dicom"][name]).max())
         for name in demo_data.CLASSES
     )
-    console.print(
+    shown.print(
         f"{len(truth)} held-out slices of one brain template, none within "
         f"{demo_data.GAP} slices of a training slice; the same slices as NIfTI and as DICOM "
         f"differ by at most {apart:.1e} in ratio.\n"

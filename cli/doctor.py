@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from wsseg.cli.console import guarded
+from wsseg.cli.console import JsonLogOption, console, guarded, start_logging
 from wsseg.imaging import privacy
 
 # module, distributions that may bring it, extra of wsseg
@@ -41,9 +41,11 @@ class Check:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json_log: JsonLogOption = False,
 ) -> None:
     """Tell which engines, codecs and devices work here, and why the others do not."""
-    with guarded():
+    start_logging(as_json=json_log)
+    with guarded(prints=True):
         show(checks(), as_json=as_json)
 
 
@@ -66,17 +68,16 @@ def checks() -> list[Check]:
 
 def show(found: Iterable[Check], *, as_json: bool) -> None:
     """Print the checks as a table, or as JSON for machines."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)  # markup would eat the brackets of extras
+    shown = console(highlight=False, markup=False)  # markup would eat the brackets of extras
     if as_json:
-        console.print_json(json.dumps([asdict(check) for check in found]))
+        shown.print_json(json.dumps([asdict(check) for check in found]))
         return
     table = Table("subject", "works", "finding", box=None, pad_edge=False)
     for check in found:
         table.add_row(check.subject, "yes" if check.works else "no", check.finding)
-    console.print(table)
+    shown.print(table)
 
 
 def _reports() -> Check:

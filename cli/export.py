@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import wsseg
-from wsseg.cli.console import CodeOption, IgnoreOption, SheetOption, guarded, start_logging
+from wsseg.cli.console import (
+    CodeOption,
+    IgnoreOption,
+    JsonLogOption,
+    SheetOption,
+    guarded,
+    start_logging,
+)
 from wsseg.imaging.errors import SomeFailedError, WssegError
 
 if TYPE_CHECKING:
@@ -102,6 +109,7 @@ def export(
     triton_device: Annotated[
         str | None, typer.Option(help="auto (a GPU if Triton has one), cpu or gpu. [default: auto]")
     ] = None,
+    json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Export a trained network as self-contained files.
@@ -110,7 +118,7 @@ def export(
     grid. Every engine that can run on this machine is compared with PyTorch on real slices of the
     run; one that disagrees is not published. A failed export leaves an existing model as it was.
     """
-    start_logging(verbose=verbose)
+    start_logging(as_json=json_log, verbose=verbose)
     with guarded():
         flags = {
             "trt": trt,

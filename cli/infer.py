@@ -9,9 +9,11 @@ import wsseg
 from wsseg.cli.console import (
     CodeOption,
     IgnoreOption,
+    JsonLogOption,
     SheetOption,
     guarded,
     progress_bar,
+    say,
     start_logging,
 )
 
@@ -199,9 +201,7 @@ def infer(
             "reports. Each part needs a --report of its own.",
         ),
     ] = None,
-    json_log: Annotated[
-        bool, typer.Option("--json-log", help="Log one JSON object a line to stderr.")
-    ] = False,
+    json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Measure area ratios on folders of scans.
@@ -293,7 +293,7 @@ def run_inference(
         summary = opened.measure_to(report, inputs, on_progress=show, **given)
         facts.values = summary.facts
     if not quiet:
-        typer.echo(closing_line(summary), err=True)
+        say(closing_line(summary))
     return summary.exit_code
 
 

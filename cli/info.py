@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from wsseg.cli.console import guarded
+from wsseg.cli.console import JsonLogOption, guarded, start_logging
 
 EXIT_CODES = {
     0: "all done",
@@ -34,9 +34,11 @@ def info(
         typer.Option(envvar="WSSEG_TRUST", help="Public key that must have signed the model."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    json_log: JsonLogOption = False,
 ) -> None:
     """Tell what a model measures and may be used for, or which commands and engines there are."""
-    with guarded():
+    start_logging(as_json=json_log)
+    with guarded(prints=True):
         if model is None:
             found = installation(context.find_root().command)
         else:

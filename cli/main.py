@@ -1,5 +1,8 @@
 """The commands: `wsseg` with subcommands, and the three short names a pipeline calls."""
 
+import logging
+import sys
+
 import typer
 
 import wsseg
@@ -7,6 +10,7 @@ from wsseg.cli.agree import agree
 from wsseg.cli.bench import bench
 from wsseg.cli.cases import cases
 from wsseg.cli.change import change
+from wsseg.cli.console import JSON_LOG, start_logging
 from wsseg.cli.demo import demo
 from wsseg.cli.doctor import doctor
 from wsseg.cli.export import export
@@ -16,6 +20,7 @@ from wsseg.cli.listen import listen
 from wsseg.cli.marks import marks
 from wsseg.cli.merge import merge
 from wsseg.cli.sign import sign
+from wsseg.cli.streams import safe_streams
 from wsseg.cli.train import train
 from wsseg.imaging.privacy import keep_caches_private
 
@@ -72,8 +77,21 @@ def infer_main() -> None:
 
 
 def _run(commands: typer.Typer) -> None:
-    keep_caches_private()
-    commands()
+    # Known before the options are read, so that what is wrong with them is JSON too.
+    as_json = JSON_LOG in sys.argv[1:]
+    with safe_streams(as_json=as_json) as ended:
+        try:
+            keep_caches_private()
+            commands()
+        except SystemExit as end:
+            ended(end.code if isinstance(end.code, int) else int(end.code is not None))
+            raise
+        except Exception:
+            if not as_json:
+                raise
+            start_logging(as_json=True)
+            logging.getLogger("wsseg").exception("a fault of wsseg itself: please report it")
+            sys.exit(1)
 
 
 def _alone(command: object) -> typer.Typer:

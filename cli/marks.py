@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wsseg.cli.console import IgnoreOption, SheetOption, guarded, start_logging
+from wsseg.cli.console import IgnoreOption, JsonLogOption, SheetOption, guarded, start_logging
 
 
 def marks(
@@ -54,6 +54,7 @@ def marks(
     ] = False,
     sheet: SheetOption = None,
     ignore_columns: IgnoreOption = None,
+    json_log: JsonLogOption = False,
 ) -> None:
     """Simulate weak marks from masks, to try the method where full outlines exist.
 
@@ -62,7 +63,7 @@ def marks(
     add a second kind: boxes, extremes and moments stand beside painted marks; of these a case has
     one kind, which the newer replaces in the SHARE. Cases outside it keep what they had.
     """
-    start_logging()
+    start_logging(as_json=json_log)
     with guarded():
         from wsseg.imaging.tables import TableOptions
         from wsseg.settings import one_of, settings

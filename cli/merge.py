@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wsseg.cli.console import guarded, start_logging
+from wsseg.cli.console import JsonLogOption, guarded, say, start_logging
 
 
 def merge(
@@ -20,6 +20,7 @@ def merge(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a report that is already there.")
     ] = False,
+    json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Join reports into one, with the tables beside them.
@@ -28,6 +29,6 @@ def merge(
     """
     from wsseg.serve.merge import merge as join
 
-    start_logging(as_json=False, verbose=verbose)
+    start_logging(as_json=json_log, verbose=verbose)
     with guarded():
-        typer.echo(join(reports, out, overwrite=overwrite), err=True)
+        say(join(reports, out, overwrite=overwrite))

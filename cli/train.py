@@ -9,6 +9,7 @@ import wsseg
 from wsseg.cli.console import (
     CodeOption,
     IgnoreOption,
+    JsonLogOption,
     RatioOption,
     SheetOption,
     guarded,
@@ -115,6 +116,7 @@ def train(
             help="Go on where the run in --out stopped, with the settings that it began with.",
         ),
     ] = False,
+    json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Train a segmenter from area ratios, weak marks and whatever else is known.
@@ -150,7 +152,7 @@ def train(
         "sheet": sheet,
         "ignore_columns": ignore_columns or None,
     }
-    start_logging(verbose=verbose)
+    start_logging(as_json=json_log, verbose=verbose)
     kept = f"finished epochs are kept in {out}; the same command with --resume goes on from them"
     with guarded(interrupted=kept):
         run_training(cases, out, config=config, resume=resume, **given)

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from wsseg.imaging.disk import writing
 from wsseg.imaging.errors import ReadError, WssegError
 from wsseg.imaging.publishing import (
     NEW,
@@ -39,19 +40,22 @@ def atomic(path: Path) -> Iterator[Path]:
     """Yield a scratch path that replaces the file `path` only if the block succeeds.
 
     The scratch name keeps its suffixes, because writers choose the format by them. The file is on
-    the disk before it has its name, except within `noting`.
+    the disk before it has its name, except within `noting`. Raises NotWrittenError, which is an
+    OSError too, for want of space or of the right to write.
     """
-    make_folder(path.parent)
     noted = _noted.get()
-    with scratch_folder(path.parent) as scratch:
-        partial = scratch / path.name
-        yield partial
+    with writing(path):
+        make_folder(path.parent)
+        with scratch_folder(path.parent) as scratch:
+            partial = scratch / path.name
+            with writing(path, partial):
+                yield partial
+            if noted is None:
+                sync(partial)
+            partial.replace(path)
         if noted is None:
-            sync(partial)
-        partial.replace(path)
-    if noted is None:
-        sync(path.parent)
-    else:
+            sync(path.parent)
+    if noted is not None:
         noted.append(path)
 
 
@@ -75,15 +79,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     A folder cannot be replaced in one step on every system: the old one is moved aside first and
     put back if the new one cannot take its place. See `atomic_files` for a process that is killed
-    between the two.
+    between the two. Raises NotWrittenError as `atomic` does.
     """
     path = path.resolve()
-    make_folder(path.parent)
-    with scratch_folder(path.parent) as scratch:
-        partial = scratch / NEW / path.name
-        partial.mkdir(parents=True)
-        yield partial
-        publish(scratch, [path.name])
+    with writing(path):
+        make_folder(path.parent)
+        with scratch_folder(path.parent) as scratch:
+            partial = scratch / NEW / path.name
+            partial.mkdir(parents=True)
+            with writing(path, partial):
+                yield partial
+            publish(scratch, [path.name])
 
 
 @contextmanager
