@@ -44,6 +44,11 @@ def test_a_model_tells_classes_ratios_engines_and_intended_use(tmp_path: Path):
     assert "not a medical device" in found["intended_use"]
 
 
+def test_every_command_can_log_for_machines():
+    commands = told()["commands"]
+    assert [name for name, each in commands.items() if "--json-log" not in json.dumps(each)] == []
+
+
 def test_the_limits_of_a_model_say_what_is_not_known_of_it(tmp_path: Path):
     found = told(write_model(tmp_path / "model", b"content"))["limits"]
     text = " ".join(found["sentences"])
