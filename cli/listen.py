@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import wsseg
-from wsseg.cli.console import INTERRUPTED, CodeOption, guarded, start_logging
+from wsseg.cli.console import INTERRUPTED, CodeOption, JsonLogOption, guarded, start_logging
 
 
 def listen(
@@ -108,9 +108,7 @@ def listen(
     coverage: Annotated[
         float | None, typer.Option(help="Of the intervals, for a calibrated model.")
     ] = None,
-    json_log: Annotated[
-        bool, typer.Option("--json-log", help="Log one JSON object a line to stderr.")
-    ] = False,
+    json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
     """Receive DICOM series, measure each, and return segmentations and reports.
