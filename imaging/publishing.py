@@ -149,15 +149,21 @@ def sync(path: Path) -> None:
 
 
 def sync_files(paths: Iterable[Path]) -> None:
-    """`sync` for many files and their folders; one that is gone is left out."""
-    there = []
-    for path in paths:
-        with suppress(FileNotFoundError):
+    """`sync` for many files, then for their folders; one that is gone is left out.
+
+    Raises the first OSError after all have been tried.
+    """
+    files = list(paths)
+    failed: OSError | None = None
+    for path in (*files, *dict.fromkeys(file.parent for file in files)):
+        try:
             sync(path)
-            there.append(path)
-    for folder in {path.parent for path in there}:
-        with suppress(FileNotFoundError):
-            sync(folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            failed = failed or error
+    if failed:
+        raise failed
 
 
 def make_folder(path: Path) -> None:

@@ -297,9 +297,11 @@ def _with_rows(
             rows = ScanRows.of(
                 measured, manifest, provenance, intervals=intervals, skipped=outcome.failures
             )
+            journal.keep(outcome.written)
             if all(failure.status == "skipped" for failure in outcome.failures):
                 journal.add(measured.key, rows, outcome.written)
         yield outcome, rows
+    journal.sync()  # before the tables name these files
 
 
 def _write_report(

@@ -12,7 +12,8 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -21,6 +22,7 @@ from typing import BinaryIO
 
 from wsseg.imaging.errors import AllFailedError, ReadError, SomeFailedError, WssegError
 from wsseg.imaging.files import seen_by
+from wsseg.imaging.publishing import sync, sync_files
 from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.volumes import open_volume
 from wsseg.serve.report import Provenance
@@ -74,6 +76,7 @@ class Journal:
     _places: dict[str, tuple[int, int]] = field(default_factory=dict)
     _stream: BinaryIO | None = None
     _unsynced: bool = False
+    _written: deque[str] = field(default_factory=deque)
     _has_scans: bool = False
 
     def __post_init__(self) -> None:
@@ -116,9 +119,19 @@ class Journal:
                 # The size first: most damage shows without reading the file.
                 if path.stat().st_size != before[0] or [*file_state(path)[1:]] != before:
                     return None
-            return ScanRows.from_values(entry["rows"], ref, self.provenance)
+            rows = ScanRows.from_values(entry["rows"], ref, self.provenance)
         except (OSError, ValueError, LookupError, TypeError):
             return None
+        self.keep(entry["files"])  # the process that wrote them may not have come to it
+        return rows
+
+    def keep(self, files: Iterable[FileState]) -> None:
+        """Have files of a scan on the disk within `SYNC_SECONDS`, or when `sync` is called.
+
+        In a thread and many at once: a disk that is asked for each file by itself would be waited
+        for. A power cut before loses nothing either, because `find` compares their checksums.
+        """
+        self._written.extend(file[0] for file in files)
 
     def add(self, key: str, rows: ScanRows, files: Sequence[FileState]) -> None:
         """Add a scan that is done, with the files that were written for it.
@@ -159,7 +172,7 @@ class Journal:
 
         def sync_often() -> None:
             while not stop.wait(SYNC_SECONDS):
-                self._sync()
+                self.sync()
 
         thread = threading.Thread(target=sync_often, name="wsseg-journal", daemon=True)
         thread.start()
@@ -173,7 +186,7 @@ class Journal:
         finally:
             stop.set()
             thread.join()
-            self._sync()
+            self.sync()
             self._close()
             if not needed or not self._has_scans:
                 with suppress(OSError):
@@ -192,13 +205,9 @@ class Journal:
                     extra={"event": "journal_changed"},
                 )
             self._append(RUN, self._header)
-        self._sync()
-        with suppress(OSError):  # Windows opens no folder
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)  # the name of the new file
-            finally:
-                os.close(folder)
+        self.sync()
+        with suppress(OSError):
+            sync(self.path.parent)  # the name of the new file
 
     def _read(self) -> tuple[str, int]:
         """Find all whole lines; returns the last header and the end of the last whole line."""
@@ -234,7 +243,17 @@ class Journal:
             rest = rest[self._stream.write(rest) :]
         self._unsynced = True
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
+        """Have all files that were written for scans, and the journal, on the disk."""
+        paths = [Path(self._written.popleft()) for _ in range(len(self._written))]
+        try:
+            sync_files(paths)
+        except OSError as error:
+            logger.warning(
+                "label maps or other files of scans may not be on the disk (%s): check it",
+                error.strerror,
+                extra={"event": "files_not_synced"},
+            )
         stream = self._stream
         if self._unsynced and stream:
             self._unsynced = False
