@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from wsseg.imaging.errors import Failure, WssegError, missing_packages
 from wsseg.results import ScanResult, SliceResult
 from wsseg.serve.batching import to_channels
 from wsseg.serve.engines.base import Engine, EngineError, Prediction
-from wsseg.serve.engines.select import open_engine
+from wsseg.serve.engines.child import Isolation
 from wsseg.serve.infer import Summary, infer, measure
 from wsseg.serve.intervals import Bounds, Intervals, SoftAreas, intervals_of
 from wsseg.serve.manifest import Manifest
@@ -72,7 +73,9 @@ class Model:
 
     manifest: Manifest
     options: InferOptions = field(repr=False)
-    _engines: dict[bool, Engine] = field(default_factory=dict, repr=False, compare=False)
+    _engines: dict[tuple[bool, Isolation], Engine] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -176,7 +179,7 @@ class Model:
         return infer(
             _paths(paths),
             chosen,
-            engine=lambda: self.open(probability=chosen.needs_probability),
+            engine=lambda: self._opened(chosen.isolation, probability=chosen.needs_probability),
             on_progress=on_progress,
         )
 
@@ -193,8 +196,9 @@ class Model:
         spool: folder of all that it holds, and of the results. on_ready: called with its ports once
         it listens. given: options of wsseg listen by their names in `NodeOptions`, such as
         `aet="WSSEG"`, `port=11112`, `returns=("PACS@10.1.2.3:104",)`, and options of measuring:
-        `batch`, `skip`, `strict`, `coverage`, `codes`, `seg_type`, `seg_sparse`. Raises WssegError,
-        before it listens, for options and ports that cannot be used.
+        `batch`, `skip`, `strict`, `coverage`, `codes`, `seg_type`, `seg_sparse`, `isolate`,
+        `engine_seconds`. Raises WssegError, before it listens, for options and ports that cannot be
+        used.
         """
         with missing_packages():
             from wsseg.serve.node.node import Node
@@ -209,17 +213,22 @@ class Model:
         own = {name: given.pop(name) for name in NodeOptions.model_fields if name in given}
         node = settings(NodeOptions, None, {"spool": spool, **own})
         chosen = settings(InferOptions, None, given, begun=self.options)
-        Node(node, chosen, self.open).run(stop, on_ready or (lambda _: None))
+        engine = partial(self._opened, chosen.isolation)
+        Node(node, chosen, engine).run(stop, on_ready or (lambda _: None))
 
     def open(self, *, probability: bool = False) -> Engine:
         """The engine, which is opened once. probability: it must give the probability of a pixel.
 
         Raises WssegError where nothing that was asked for runs on this machine.
         """
-        if probability not in self._engines:
+        return self._opened(Isolation(isolate=False), probability=probability)
+
+    def _opened(self, isolation: Isolation, *, probability: bool = False) -> Engine:
+        key = (probability, isolation)
+        if key not in self._engines:
             wanted = replace(self.options.wanted_engine, probability=probability)
-            self._engines[probability] = open_engine(self.options.model, self.manifest, wanted)
-        return self._engines[probability]
+            self._engines[key] = isolation.open(self.options.model, self.manifest, wanted)
+        return self._engines[key]
 
     def _intervals(self, coverage: float | None) -> Intervals | None:
         chosen = settings(InferOptions, None, {"coverage": coverage}, begun=self.options)

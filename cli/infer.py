@@ -144,6 +144,21 @@ def infer(
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads of the network; 0: all cores it may use.")
     ] = 0,
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            "--isolate/--no-isolate",
+            help="Compute in a process of its own, so that an engine that hangs or crashes costs "
+            "one scan.",
+        ),
+    ] = True,
+    engine_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Seconds without an answer to a batch after which that process counts as hung; "
+            "more if the batches before were slow.",
+        ),
+    ] = 300.0,
     skip: Annotated[
         bool,
         typer.Option(
@@ -246,6 +261,8 @@ def infer(
                 "trust": tuple(trust or ()),
             },
             batch=batch,
+            isolate=isolate,
+            engine_seconds=engine_seconds,
             skip=skip,
             strict=strict,
             coverage=coverage,

@@ -1,7 +1,7 @@
 """Batches of slices of equal size across scans; each scan is completed in its order."""
 
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -10,26 +10,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import luminance
-from wsseg.imaging.errors import Failure, ReadError
+from wsseg.imaging.errors import Failure, ReadError, WssegError
 from wsseg.imaging.probability_maps import ProbabilityType, stored_probability
 from wsseg.imaging.scan import Scan
-from wsseg.serve.engines.base import Concurrent, Engine, EngineError, Prediction
+from wsseg.serve.engines.base import (
+    Concurrent,
+    Engine,
+    EngineError,
+    EngineLostError,
+    OutOfMemoryError,
+    Prediction,
+    unexpected_error,
+)
 from wsseg.serve.inspection import InspectedScan
 from wsseg.serve.intervals import SoftAreas
-from wsseg.serve.measure import Areas, MeasuredScan, SliceResult, failed_files, slice_results
-from wsseg.serve.recover import Known, Recovered, recover
+from wsseg.serve.jobs import Job, ResultCache, UniqueSlice
+from wsseg.serve.measure import Areas, MeasuredScan, slice_results
+from wsseg.serve.recover import Known, Recovered
 from wsseg.serve.scan_rows import ScanRows
 
 LUMINANCE = "LUMINANCE"
 GREY_AS_RGB = "GREY_AS_RGB"
 # 16 million pixels of float32 are 64 MiB a channel: enough to occupy any processor.
 MOST_PIXELS = 1 << 24
-# Of the objects that make one result, without its label map; rounded up.
-RESULT_BYTES = 1024
 
 Shape = tuple[int, ...]
 Computed = tuple[Prediction, NDArray[np.float32] | None]
 """A prediction, and the probability (n, k, H, W) that it was thresholded from where requested."""
+
+Fallback = Callable[[str], Engine | None]
+"""Gives the engine that computes slices again for which the other one has no finite answer or no
+memory, or None. It is told why it is needed."""
+
+ADVICE = (
+    "try it with another --engine or --precision, or a smaller --batch; --verbose logs what the "
+    "engine printed"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -62,102 +78,6 @@ class Limits:
     remembered: int = 1 << 25
 
 
-@dataclass
-class Job:
-    """A scan being measured.
-
-    known: recorded ratios of its slices. left: slices without a result. grouped: those of them that
-    wait for a batch.
-    """
-
-    measured: MeasuredScan
-    known: Known
-    left: int
-    grouped: int = 0
-    failures: tuple[Failure, ...] = ()
-
-    def nbytes(self) -> int:
-        """Bytes that decide about batches.
-
-        Recovered label maps, a quarter more at most, are left out: slices in another batch could
-        differ in the last bit of what is measured.
-        """
-        return replace(self.measured, recovered=None).nbytes()
-
-    def fail(self, reason: str, message: str) -> None:
-        """Give the scan up; only the first reason is reported."""
-        scan = self.measured.scan
-        self.failures = self.failures or failed_files(scan.ref, reason, message, scan.failures)
-
-    def recover(self, index: int, probability: NDArray[np.float32]) -> None:
-        """Recover the masks of one slice from its probability (k, row, column)."""
-        recovered = self.measured.recovered
-        if recovered and not self.failures:
-            labels, masks = recover(probability, self.known[index])
-            recovered.labels[index], recovered.masks[index] = labels, masks
-
-
-Position = tuple[Job, int]
-"""A scan and the index of one of its slices."""
-
-
-@dataclass
-class UniqueSlice:
-    """A slice to compute, and all positions, in one scan or several, that wait for its result.
-
-    sent: whether the engine was asked already. result: stays None if the slice fails.
-    """
-
-    digest: bytes
-    positions: list[Position] = field(default_factory=list)
-    sent: bool = False
-    result: SliceResult | None = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether a scan that has not failed waits for the result."""
-        return any(not job.failures for job, _ in self.positions)
-
-    def fail(self, reason: str, message: str) -> None:
-        """Give up every scan that has this slice."""
-        for job, index in self.positions:
-            job.fail(reason, f"slice {index}: {message}")
-
-
-class ResultCache:
-    """The latest slices by their digests, with the results that they have or will have.
-
-    It holds up to `nbytes`, counted by sizes alone: the same slices in the same order are
-    remembered in the same way, however fast the engine is.
-    """
-
-    def __init__(self, nbytes: int) -> None:
-        self._left = nbytes
-        self._slices: OrderedDict[bytes, tuple[UniqueSlice, int]] = OrderedDict()
-
-    def find(self, digest: bytes) -> UniqueSlice | None:
-        """The slice with this digest, which is then the last one to be dropped."""
-        if digest not in self._slices:
-            return None
-        self._slices.move_to_end(digest)
-        return self._slices[digest][0]
-
-    def add(self, one: UniqueSlice, label_bytes: int) -> None:
-        """Remember a slice, whose packed label map has so many bytes; the oldest are dropped."""
-        size = RESULT_BYTES + label_bytes
-        self._slices[one.digest] = (one, size)
-        self._left -= size
-        while self._left < 0:
-            _, (_, freed) = self._slices.popitem(last=False)
-            self._left += freed
-
-    def drop(self, one: UniqueSlice) -> None:
-        """Let the next slice that equals this one be computed."""
-        entry = self._slices.get(one.digest)
-        if entry and entry[0] is one:
-            self._left += self._slices.pop(one.digest)[1]
-
-
 @dataclass(frozen=True)
 class InFlightBatch:
     """Slices that the engine computes, their pixels (n, c, H, W), and what it will return."""
@@ -179,7 +99,7 @@ class Segmenter:
     with such a slice requests the engine's probability; a slice that is in no batch is computed
     alone. keep_masks: whether each class's own mask is kept. keep_probability: the type in which
     its probability is kept; None if it is not. with_parts: whether the connected parts of each mask
-    are counted.
+    are counted. fallback: see `Fallback`.
     """
 
     engine: Engine
@@ -192,6 +112,8 @@ class Segmenter:
     keep_masks: bool = False
     keep_probability: ProbabilityType | None = None
     with_parts: bool = False
+    fallback: Fallback = lambda _: None
+    _most: dict[Shape, int] = field(default_factory=dict, init=False)
     _groups: dict[Shape, list[UniqueSlice]] = field(default_factory=dict, init=False)
     _jobs: deque[Job | Failure | ScanRows] = field(default_factory=deque, init=False)
     _in_flight: deque[InFlightBatch] = field(default_factory=deque, init=False)
@@ -209,7 +131,8 @@ class Segmenter:
         do the rows of a scan that an earlier run measured.
 
         A batch that the engine cannot compute is halved until only the faulty slices are left. They
-        cost their own scan its result, a Failure for each of its files, and no other scan.
+        cost their own scan its result, a Failure for each of its files, and no other scan. Nor does
+        a scan at which the engine's process ends or hangs.
         """
         try:
             for item in scans:
@@ -325,7 +248,8 @@ class Segmenter:
         group = self._groups.setdefault(shape, [])
         group.append(one)
         job.grouped += 1
-        if len(group) == max(1, min(self.limits.slices, MOST_PIXELS // pixels)):
+        most = min(self._most.get(shape[:2], self.limits.slices), MOST_PIXELS // pixels)
+        if len(group) >= max(1, most):
             self._send(shape)
 
     def _send(self, shape: Shape) -> None:
@@ -353,18 +277,18 @@ class Segmenter:
     def _read(self, job: Job, index: int) -> NDArray[np.float32]:
         return to_channels(job.measured.scan.pixels[index], self.channels)
 
-    def _compute(self, slices: list[UniqueSlice], pixels: NDArray[np.float32]) -> Future[Computed]:
+    def _compute(
+        self,
+        slices: list[UniqueSlice],
+        pixels: NDArray[np.float32],
+        engine: Engine | None = None,
+    ) -> Future[Computed]:
         """Start the engine, with its probability if a ratio is recorded for one of the slices."""
         known = any(index in job.known for one in slices for job, index in one.positions)
         for one in slices:
             one.sent = True
-
-        def run() -> Computed:
-            if known or self.keep_probability:
-                return self.engine.with_probability(pixels)
-            return self.engine(pixels), None
-
-        return self._threads.submit(run)
+        asked = engine or self.engine
+        return self._threads.submit(_run, asked, pixels, bool(known or self.keep_probability))
 
     def _collect(self) -> None:
         """Store the results of the oldest batch."""
@@ -376,44 +300,113 @@ class Segmenter:
     def _store(
         self, slices: list[UniqueSlice], pixels: NDArray[np.float32], computed: Future[Computed]
     ) -> None:
-        """Store what the engine computed; if it failed, compute both halves of the batch."""
+        """Store what the engine computed; if it failed, compute the batch again in parts."""
         try:
             prediction, probability = computed.result()
-        except (EngineError, MemoryError) as error:
-            if len(slices) == 1:
-                slices[0].fail("engine", f"could not be computed: {_reason(error)}")
-                return
-            logger.warning(
-                "a batch of %d slices failed (%s): trying it in halves",
-                len(slices),
-                _reason(error),
-                extra={"event": "batch_failed", "slices": len(slices)},
-            )
-            middle = len(slices) // 2
-            for half in (range(middle), range(middle, len(slices))):
-                wanted = [index for index in half if slices[index].wanted]
-                if wanted:
-                    part = [slices[index] for index in wanted]
-                    self._store(part, pixels[wanted], self._compute(part, pixels[wanted]))
+        except EngineLostError as error:
+            self._retry_by_scan(slices, pixels, error)
+        except EngineError as error:
+            self._retry_in_halves(slices, pixels, error)
+        else:
+            self._keep(slices, pixels, prediction, probability)
+
+    def _retry_by_scan(
+        self, slices: list[UniqueSlice], pixels: NDArray[np.float32], error: EngineLostError
+    ) -> None:
+        """Compute each scan of a batch alone; one at which the engine is lost again has failed."""
+        logger.warning(
+            "the engine was lost at a batch of %d slices (%s): computing each of its scans alone",
+            len(slices),
+            error,
+            extra={"event": error.reason, "slices": len(slices)},
+        )
+        while left := [each for each in slices if each.wanted and each.result is None]:
+            job = next(job for job, _ in left[0].positions if not job.failures)
+            own = [
+                index
+                for index, each in enumerate(slices)
+                if each in left and any(other is job for other, _ in each.positions)
+            ]
+            part = [slices[index] for index in own]
+            computed = self._compute(part, pixels[own])
+            lost = computed.exception()
+            if isinstance(lost, EngineLostError):
+                job.fail(lost.reason, f"{lost}, also with this scan alone: {ADVICE}")
+            else:
+                self._store(part, pixels[own], computed)
+
+    def _retry_in_halves(
+        self, slices: list[UniqueSlice], pixels: NDArray[np.float32], error: EngineError
+    ) -> None:
+        """Compute both halves of a batch; a slice that fails alone costs its scans their result."""
+        out_of_memory = isinstance(error, OutOfMemoryError)
+        if out_of_memory:  # nor will the next batch of this shape find more
+            self._most[pixels.shape[2:]] = max(1, len(slices) // 2)
+        if len(slices) == 1:
+            if not (out_of_memory and self._recompute(slices, pixels, str(error))):
+                slices[0].fail(error.reason, f"could not be computed: {error}")
             return
+        logger.warning(
+            "a batch of %d slices failed (%s): trying it in halves",
+            len(slices),
+            error,
+            extra={"event": "batch_failed", "slices": len(slices)},
+        )
+        middle = len(slices) // 2
+        for half in (range(middle), range(middle, len(slices))):
+            wanted = [index for index in half if slices[index].wanted]
+            if wanted:
+                part = [slices[index] for index in wanted]
+                self._store(part, pixels[wanted], self._compute(part, pixels[wanted]))
+
+    def _recompute(self, slices: list[UniqueSlice], pixels: NDArray[np.float32], why: str) -> bool:
+        """Compute slices by the fallback engine; False if there is none or it fails too."""
+        engine = self.fallback(why)
+        if engine is None:
+            return False
+        try:
+            prediction, probability = self._compute(slices, pixels, engine).result()
+        except EngineError as error:
+            logger.warning("the fp32 engine failed too: %s", error)
+            return False
+        self._keep(slices, pixels, prediction, probability, recomputed=True)
+        return True
+
+    def _keep(
+        self,
+        slices: list[UniqueSlice],
+        pixels: NDArray[np.float32],
+        prediction: Prediction,
+        probability: NDArray[np.float32] | None,
+        *,
+        recomputed: bool = False,
+    ) -> None:
+        """Keep the results of slices; where they are not finite, compute them again in fp32."""
         results = slice_results(
             prediction,
             keep_labels=self.keep_labels,
             keep_masks=self.keep_masks,
             with_parts=self.with_parts,
         )
+        lost: list[int] = []
         for row, (one, result) in enumerate(zip(slices, results, strict=True)):
-            if result and self.keep_probability and probability is not None:
+            if result is None:
+                lost.append(row)
+                continue
+            if self.keep_probability and probability is not None:
                 kept = stored_probability(probability[row], self.keep_probability)
                 result = replace(result, probability=kept)
-            one.result = result
-            if result is None:
-                one.fail("not_finite", "has no result: the network's output is not finite")
-                continue
+            one.result = result = replace(result, recomputed=recomputed)
             for job, index in one.positions:
                 result.store(job.measured, index)
                 if probability is not None and index in job.known:
                     job.recover(index, probability[row])
+        again = [slices[row] for row in lost]
+        if again and not recomputed:
+            self._recompute(again, pixels[lost], "its output is not finite")
+        for one in again:
+            if one.result is None:
+                one.fail("not_finite", "has no result: the network's output is not finite")
 
     def _release(self, one: UniqueSlice) -> None:
         """Await nothing more for a slice; one that failed is not remembered."""
@@ -428,13 +421,21 @@ class Segmenter:
         """Recover the masks of a slice that is in no batch, from a probability of its own."""
         try:
             pixels = np.stack([self._read(job, index)])
-            _, probability = self._threads.submit(self.engine.with_probability, pixels).result()
-            job.recover(index, probability[0])
-        except (EngineError, MemoryError) as error:
-            job.fail("engine", f"slice {index} could not be computed: {_reason(error)}")
+            _, probability = self._threads.submit(_run, self.engine, pixels, True).result()
+            if probability is not None:
+                job.recover(index, probability[0])
+        except EngineError as error:
+            job.fail(error.reason, f"slice {index} could not be computed: {error}")
         except ReadError as error:
             job.fail(error.reason, f"slice {index} could not be read again: {error}")
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or "out of memory"
+def _run(engine: Engine, pixels: NDArray[np.float32], probability: bool) -> Computed:
+    """What the engine computes. Raises EngineError, and WssegError if the run cannot go on."""
+    try:
+        return engine.with_probability(pixels) if probability else (engine(pixels), None)
+    except (EngineError, WssegError):
+        raise
+    except Exception as error:
+        logger.debug("the engine raised", exc_info=True)
+        raise unexpected_error(error) from error

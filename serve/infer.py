@@ -19,7 +19,7 @@ from wsseg.serve.agreement.reference import Compared, check_reference, compare_r
 from wsseg.serve.assembly import outputs_of, pipeline_of, provenance_of
 from wsseg.serve.change import Changes
 from wsseg.serve.engines.base import Engine
-from wsseg.serve.engines.select import open_engine
+from wsseg.serve.engines.child import Fallback, Isolation
 from wsseg.serve.follow_up import FollowUp
 from wsseg.serve.identity import Identifier
 from wsseg.serve.intervals import Intervals, intervals_of
@@ -118,7 +118,8 @@ def infer(
     Rows come in the order in which `find` meets the scans, whatever the batch size and the
     read-ahead. A scan that cannot be read, computed or written is a row of the failures table and
     costs no other scan anything. engine: called for the model's engine once the outputs have been
-    checked; without it, the engine that the options ask for is opened. on_progress: receives
+    checked; without it, the engine that the options ask for is opened, in a process of its own if
+    they say so. on_progress: receives
     (slices done, slices met so far, slices per second).
 
     Raises WssegError, before any scan is read, for inputs, options and models that cannot be used,
@@ -151,7 +152,8 @@ def infer(
                 inputs=inputs,
                 overwrite=options.overwrite,
             )
-        used = engine() if engine else open_engine(folder, manifest, options.wanted_engine)
+        wanted = options.wanted_engine
+        used = engine() if engine else options.isolation.open(folder, manifest, wanted)
         known = None
         if options.needs_probability and not used.gives_probability:
             raise WssegError(
@@ -170,7 +172,9 @@ def infer(
         settings = run_settings(options, manifest, provenance)
         journal = Journal(options.report, settings, provenance, scratch)
         pipeline = replace(
-            pipeline_of(used, manifest, options, known=known, outputs=outputs), journal=journal
+            pipeline_of(used, manifest, options, known=known, outputs=outputs),
+            journal=journal,
+            fallback=Fallback(folder, manifest, wanted, used, options.isolation),
         )
         with ExitStack() as locks:
             for output in (options.report, *options.folders):
@@ -254,8 +258,12 @@ def measure(
 
     Nothing is written; options of outputs have no effect.
     """
+    here = Isolation(isolate=False)
+    fallback = Fallback(options.model, manifest, options.wanted_engine, engine, here)
     with scratch_folder() as scratch:
-        pipeline = replace(pipeline_of(engine, manifest, options), keep_labels=True)
+        pipeline = replace(
+            pipeline_of(engine, manifest, options), keep_labels=True, fallback=fallback
+        )
         refs = find(inputs, scratch=scratch)
         with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
             yield from outcomes

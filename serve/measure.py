@@ -1,6 +1,6 @@
 """Results of slices and scans: areas and label maps, and the rows of the report made from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ BORDER = "BORDER"
 EMPTY_DENOMINATOR = "EMPTY_DENOMINATOR"
 FAR_FROM_PREDICTED = "FAR_FROM_PREDICTED"
 TIED = "TIED"
+RECOMPUTED_FP32 = "RECOMPUTED_FP32"
 # Nothing was seen between the slices on both sides of a gap, so a thickness would be invented.
 NO_VOLUME = frozenset({"GAP"})
 # Share of the known ratio. Beyond it model and record hardly mean the same region: the wrong slice,
@@ -71,7 +72,8 @@ class MeasuredScan:
     of the slices whose values lie outside the range that the model was trained on. packed: (slice,
     class, bytes) eight pixels of a class's own mask a byte, see `masks`; None where no output needs
     them. probability: (slice, class, row, column), see `stored_probability`, 0 on skipped slices;
-    None likewise. key: of the scan in the journal, "" without one.
+    None likewise. key: of the scan in the journal, "" without one. recomputed: indices of the
+    slices that the fallback engine computed, see `batching.Fallback`.
     """
 
     scan: Scan
@@ -83,6 +85,7 @@ class MeasuredScan:
     packed: NDArray[np.uint8] | None = None
     probability: NDArray[Any] | None = None
     key: str = ""
+    recomputed: set[int] = field(default_factory=set)
 
     @property
     def masks(self) -> NDArray[np.uint8]:
@@ -122,7 +125,8 @@ class SliceResult:
 
     pixel, border, parts: (class,) as in `Areas`. foreground: pixels. labels: packed label map, see
     `pack`. soft_area, variance: (class,) as in `SoftAreas`. masks: (class, bytes), and
-    probability: (class, row, column), as in `MeasuredScan`.
+    probability: (class, row, column), as in `MeasuredScan`. recomputed: whether the fallback engine
+    computed it.
     """
 
     pixel: NDArray[np.int64]
@@ -134,6 +138,7 @@ class SliceResult:
     variance: NDArray[np.float32] | None = None
     masks: NDArray[np.uint8] | None = None
     probability: NDArray[Any] | None = None
+    recomputed: bool = False
 
     def store(self, measured: MeasuredScan, index: int) -> None:
         """Write the result into slice `index` of a scan."""
@@ -141,6 +146,8 @@ class SliceResult:
         measured.areas.border[index] = self.border
         measured.areas.foreground[index] = self.foreground
         measured.areas.parts[index] = self.parts
+        if self.recomputed:
+            measured.recomputed.add(index)
         if measured.areas.soft and self.soft_area is not None and self.variance is not None:
             measured.areas.soft.area[index] = self.soft_area
             measured.areas.soft.variance[index] = self.variance
@@ -281,6 +288,7 @@ def recovered_rows(
             TIED: mask.tied,
             SKIPPED_EMPTY: index in measured.skipped,
             OUT_OF_RANGE: index in measured.outside,
+            RECOMPUTED_FP32: index in measured.recomputed,
         }
         flags, status = _flags_and_status(scan, own)
         ratio = RecoveredRatio(
@@ -331,6 +339,7 @@ def slice_ratios(
             MANY_PARTS: many[index],
             SKIPPED_EMPTY: index in measured.skipped,
             OUT_OF_RANGE: index in measured.outside,
+            RECOMPUTED_FP32: index in measured.recomputed,
             LOW_CONFIDENCE: bool(bounds.unsure[index]),
             WIDE_INTERVAL: bool(bounds.wide[index]),
         }
@@ -364,7 +373,8 @@ def series_ratio(
     slice is missing (GAP). volume_ratio weights all slices evenly if positions are unknown or a
     slice is missing. The flags are those of the scan, and of its slices: EMPTY if no slice has the
     class, SKIPPED_EMPTY if all were skipped, OUT_OF_RANGE if any slice lies outside the trained
-    range, MANY_PARTS if any slice has more parts than are usual.
+    range, RECOMPUTED_FP32 if any was computed again, MANY_PARTS if any slice has more parts than
+    are usual.
     """
     numerator, denominator = _areas_of(definition, pixel_counts(measured), manifest)
     touching = measured.areas.border[:, manifest.classes.index(definition.numerator)]
@@ -384,6 +394,7 @@ def series_ratio(
         MANY_PARTS: any(_many_parts(measured, manifest, definition)),
         SKIPPED_EMPTY: len(measured.skipped) == len(numerator) > 0,
         OUT_OF_RANGE: bool(measured.outside),
+        RECOMPUTED_FP32: bool(measured.recomputed),
     }
     flags, status = _flags_and_status(measured.scan, own)
     return SeriesRatio(

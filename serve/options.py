@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -14,6 +15,7 @@ from wsseg.serve.agreement.reference import agreement_of, agreement_paths, plots
 from wsseg.serve.agreement.tables import AgreeOptions
 from wsseg.serve.change import change_path
 from wsseg.serve.engines.base import Device, EngineName, EngineOptions, Precision
+from wsseg.serve.engines.child import ENGINE_SECONDS, Isolation
 from wsseg.serve.intervals import Coverage
 from wsseg.serve.pipeline import PixelSize
 from wsseg.serve.report import recovered_paths, report_paths
@@ -34,7 +36,8 @@ class InferOptions(Frozen):
     are read, see `TableOptions`. batch: slices that the network sees at once. threads: threads of
     the engine on a CPU; 0 for the cores that the process may use. readers, read_ahead: number of
     reading threads, and of scans that they read ahead. memory_mb: pixels held at once, in MiB,
-    besides the engine's own; a larger scan is still read, but alone. skip: skip slices that cannot
+    besides the engine's own; a larger scan is still read, but alone. isolate, engine_seconds: see
+    `engines.child.Isolation`. skip: skip slices that cannot
     show tissue, see `empty_slices.skip_empty`. strict: scans unlike the training images fail
     instead of being flagged, see `inspection.compare_with`. coverage: of the intervals, between 0
     and 1; None for 0.9 if the model is calibrated. overwrite: replace an earlier report. resume: go
@@ -67,6 +70,8 @@ class InferOptions(Frozen):
     readers: PositiveInt = 2
     read_ahead: PositiveInt = 8
     memory_mb: PositiveInt = 768
+    isolate: bool = True
+    engine_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = ENGINE_SECONDS
     skip: bool = True
     strict: bool = False
     coverage: Coverage | None = None
@@ -114,6 +119,11 @@ class InferOptions(Frozen):
             probability=self.needs_probability,
             rebuild=True,
         )
+
+    @property
+    def isolation(self) -> Isolation:
+        """How the engine is kept apart."""
+        return Isolation(self.isolate, self.engine_seconds)
 
     @property
     def chosen_folders(self) -> dict[str, Path]:

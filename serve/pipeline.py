@@ -16,7 +16,7 @@ from wsseg.imaging.files import noting
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.imaging.stopping import reading_threads
-from wsseg.serve.batching import Limits, Segmenter
+from wsseg.serve.batching import Fallback, Limits, Segmenter
 from wsseg.serve.empty_slices import Skip, skip_none
 from wsseg.serve.engines.base import Engine
 from wsseg.serve.inspection import Compare, InspectedScan, compare_none, inspect
@@ -196,7 +196,8 @@ class Pipeline:
     compare: compares a scan with the training images. strict: a scan unlike them fails and is not
     computed. pixel_mm: (row, column) pixel size of pictures that do not state one. keep_labels:
     label maps are kept for the caller even if none are drawn. journal: has the scans that an
-    earlier run measured. recall: is told the slices of each of them, in its turn.
+    earlier run measured. recall: is told the slices of each of them, in its turn. fallback: see
+    `batching.Fallback`.
     """
 
     engine: Engine
@@ -213,6 +214,7 @@ class Pipeline:
     keep_labels: bool = False
     journal: Journal | None = None
     recall: Callable[[ScanRows], object] = lambda _: None
+    fallback: Fallback = lambda _: None
 
     def __call__(
         self, refs: Iterable[ScanRef | Failure], counts: Counts
@@ -229,6 +231,7 @@ class Pipeline:
             keep_probability=next(filter(None, (o.needs_probability for o in self.outputs)), None),
             keep_masks=any(each.needs_masks for each in self.outputs),
             with_parts=bool(self.manifest.training.parts),
+            fallback=self.fallback,
         )
         # Closed here, not by the garbage collector: an interrupted run must not go on.
         with (

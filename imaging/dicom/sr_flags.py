@@ -35,6 +35,7 @@ MEANINGS = {
     "PHI_RISK": "The pixels may show a name",
     "PIXEL_MM_GIVEN": "The pixel size was given by the user",
     "PX_ONLY": "The pixel size is not known",
+    "RECOMPUTED_FP32": "Computed again in fp32, as the first answer failed",
     "REPEATED_POSITIONS": "Several images have the same position",
     "SCALED_TO_8_BIT": "Colours were scaled to 0..255",
     "SHEAR": "Rows and columns are not perpendicular",

@@ -1,11 +1,12 @@
 """What an engine is: it turns slices into masks and areas."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsseg.imaging.errors import AllFailedError
 from wsseg.serve.manifest import PrecisionName
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -41,11 +42,48 @@ class EngineOptions:
 
 
 class EngineError(Exception):
-    """One batch could not be computed; the engine may still work for other batches."""
+    """One batch could not be computed; the engine may still work for other batches.
+
+    reason: a short stable code for machines.
+    """
+
+    reason: ClassVar[str] = "engine"
+
+
+class OutOfMemoryError(EngineError):
+    """There was no memory for the batch; there may be for a smaller one."""
+
+
+class EngineFailedError(EngineError):
+    """The engine raised what engines do not raise for a batch that they cannot compute."""
+
+    reason = "engine_failed"
+
+
+class EngineLostError(EngineFailedError):
+    """The engine's process ended during the batch; another one takes its place."""
+
+
+class EngineGoneError(AllFailedError):
+    """The engine's process cannot be started (again): no scan is at fault, and none can follow."""
+
+
+class EngineHungError(EngineLostError):
+    """The engine's process did not answer in time, and was ended."""
+
+    reason = "engine_hung"
 
 
 class UnusableError(Exception):
     """This engine cannot run on this machine, for the reason in the text. Another one may."""
+
+
+ERRORS: dict[str, type[EngineError]] = {
+    "memory": OutOfMemoryError,
+    "failed": EngineFailedError,
+    "engine": EngineError,
+}
+"""Errors by which a process tells another one of them; the first that holds is meant."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +141,41 @@ class Concurrent(Protocol):
     def in_flight(self) -> int: ...  # noqa: D102
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a runtime's error; the rest is a trace of its own source."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# As ONNX Runtime (CPU, CUDA), OpenVINO, TensorRT and PyTorch put it, in lower case.
+_NO_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to allocate memory",
+    "cannot allocate memory",
+    "can not allocate",
+    "memory allocation",
+    "alloc_failed",
+)
+
+
+def engine_error(error: BaseException) -> EngineError:
+    """What a runtime raised for a batch, as an EngineError with the first line of its words."""
+    return _known(error) or EngineError(first_line(error))
+
+
+def unexpected_error(error: BaseException) -> EngineError:
+    """What an engine raised that should raise an EngineError, as one that names its kind."""
+    named = f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
+    return _known(error) or EngineFailedError(named)
+
+
+def _known(error: BaseException) -> EngineError | None:
+    """The error itself if it is an EngineError, or what it says if that is want of memory."""
+    if isinstance(error, EngineError):
+        return error
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        return OutOfMemoryError(first_line(error) if text else "out of memory")
+    return None

@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engines.base import EngineError, Prediction, UnusableError, first_line
+from wsseg.serve.engines.base import (
+    EngineError,
+    Prediction,
+    UnusableError,
+    engine_error,
+    first_line,
+)
 from wsseg.serve.engines.hardware import no_driver, preload_libraries, threads_in
 from wsseg.serve.manifest import (
     AREA_VARIANCE,
@@ -97,7 +103,7 @@ class OnnxEngine:
         try:
             answers: list[Any] = self.session.run(outputs, {INPUT: pixels}, self.run_options)
         except Exception as error:  # the runtime's errors share no class below Exception
-            raise EngineError(first_line(error)) from error
+            raise engine_error(error) from error
         return answers
 
 
@@ -209,7 +215,7 @@ class BoundEngine:
             # Copied, because on a CPU it is the buffer itself, which the next run overwrites.
             return Prediction(*(np.array(output.numpy()) for output in bound.outputs))
         except Exception as error:  # the runtime's errors share no class below Exception
-            raise EngineError(first_line(error)) from error
+            raise engine_error(error) from error
 
     def _bind(self, shape: Shape) -> _Bound:
         import onnxruntime

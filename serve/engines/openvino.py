@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engines.base import EngineError, Prediction, first_line
+from wsseg.serve.engines.base import Prediction, engine_error, first_line
 from wsseg.serve.engines.hardware import BFLOAT, instructions, usable_cores
 from wsseg.serve.manifest import (
     AREA_VARIANCE,
@@ -108,7 +108,7 @@ class OpenVinoEngine:
             _compute(busy, parts)
             results = [[r.get_tensor(name).data for r in busy] for name in outputs]
         except Exception as error:  # the runtime's errors share no class below Exception
-            raise EngineError(first_line(error)) from error
+            raise engine_error(error) from error
         # Copied, because the next run writes into the same memory.
         return [np.concatenate(parts) for parts in results]
 

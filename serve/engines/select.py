@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engines.base import Engine, EngineName, EngineOptions, UnusableError
+from wsseg.serve.engines.benchmark import reference
 from wsseg.serve.engines.hardware import integer_kind
 from wsseg.serve.engines.onnxruntime import (
     CUDA,
@@ -159,6 +160,16 @@ def open_entry(
     engine: Any = entry.runtime.replace("_", "-")
     asked = replace(options, engine=engine, precision=entry.precision)
     return open_engine(folder, only, asked)
+
+
+def fallback_entry(manifest: Manifest, used: Engine) -> EngineFile | None:
+    """The entry that computes slices again which an engine could not: fp32 in ONNX Runtime.
+
+    It runs on any machine, on the CPU. None if the model has none, or `used` is that engine.
+    """
+    if (used.name, used.precision) == ("onnxruntime-cpu", "fp32"):
+        return None
+    return reference(manifest.engines)
 
 
 def candidates(

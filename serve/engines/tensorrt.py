@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.errors import SomeFailedError
 from wsseg.imaging.files import atomic
-from wsseg.serve.engines.base import EngineError, Prediction, UnusableError
+from wsseg.serve.engines.base import EngineError, Prediction, UnusableError, engine_error
 from wsseg.serve.engines.hardware import no_driver, preload_libraries, this_architecture
 from wsseg.serve.manifest import (
     AREA_VARIANCE,
@@ -226,13 +226,14 @@ class TensorRtEngine:
             for name, one in buffers.items():
                 self.context.set_tensor_address(name, one.data_ptr())
             if not self.context.execute_async_v3(DEFAULT_STREAM):
-                raise EngineError(f"{self.name} failed: {self.listener.last_error}")
+                failed = RuntimeError(f"{self.name} failed: {self.listener.last_error}")
+                raise engine_error(failed)
             # Copying waits for the default stream, on which the engine ran.
             return Prediction(*(buffers[name].numpy() for name in self._outputs))
         except EngineError:
             raise
         except Exception as error:  # the runtime's errors share no class below Exception
-            raise EngineError(str(error) or type(error).__name__) from error
+            raise engine_error(error) from error
 
     @property
     def _outputs(self) -> tuple[str, ...]:

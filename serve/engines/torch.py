@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsseg.imaging.errors import WssegError
-from wsseg.serve.engines.base import EngineError, Prediction, first_line
+from wsseg.serve.engines.base import Prediction, engine_error, first_line
 from wsseg.serve.manifest import EngineFile, Manifest, engine_bytes
 
 # All files that the export writes: tensors as raw bytes, the graph as JSON. Others are refused:
@@ -112,7 +112,7 @@ class TorchEngine:
                 batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
                 return [output.cpu().numpy() for output in self.program(batch)]
         except RuntimeError as error:  # also if the memory is not sufficient
-            raise EngineError(first_line(error)) from error
+            raise engine_error(error) from error
 
 
 def full_float32() -> None:

@@ -113,12 +113,20 @@ def test_a_batch_that_fails_among_others_costs_its_own_scan_only(in_flight: int)
     assert [isinstance(item, MeasuredScan) for item in found] == [True, False, True, True, True]
 
 
-def test_a_mistake_in_an_engine_is_raised_as_it_is():
-    def engine(pixels: np.ndarray) -> Prediction:
-        raise ZeroDivisionError
+def test_an_error_of_another_kind_in_an_engine_costs_its_own_scan_only():
+    class Mistaken(ThresholdEngine):
+        def __call__(self, pixels: np.ndarray, /) -> Prediction:
+            if (pixels[:, 0, 0, 0] == BROKEN_VALUE).any():
+                raise ZeroDivisionError("division by zero")
+            return super().__call__(pixels)
 
-    with pytest.raises(ZeroDivisionError):
-        list(segment(make_scans([(2, (6, 8))]), engine))
+    scans = make_scans([(2, (6, 8))] * 3)
+    np.asarray(scans[1].pixels)[0, 0, 0] = BROKEN_VALUE
+    first, failed, last = segment(scans, Mistaken())
+    assert (failed.source, failed.reason) == ("scan1", "engine_failed")
+    assert "slice 0: could not be computed: ZeroDivisionError: division by zero" in failed.message
+    assert isinstance(first, MeasuredScan)
+    assert isinstance(last, MeasuredScan)
 
 
 def test_an_interrupted_run_begins_no_further_batch():

@@ -173,7 +173,8 @@ def test_an_interrupted_run_leaves_no_table(model: Path, scans: Path, tmp_path: 
         if done > 4:
             raise KeyboardInterrupt
 
-    options = InferOptions(model=model, report=tmp_path / "out" / "ratios.csv", device="cpu")
+    report = tmp_path / "out" / "ratios.csv"
+    options = InferOptions(model=model, report=report, device="cpu", isolate=False)
     with pytest.raises(KeyboardInterrupt):
         infer([scans], options, on_progress=interrupt)
     assert list((tmp_path / "out").iterdir()) == []
@@ -197,7 +198,8 @@ def test_the_log_names_no_file(model: Path, tmp_path: Path, log):
 
 def test_progress_ends_at_all_slices(model: Path, scans: Path, tmp_path: Path):
     heard: list[tuple[int, int, float]] = []
-    options = InferOptions(model=model, report=tmp_path / "r.csv", device="cpu", batch=2)
+    given = {"device": "cpu", "batch": 2, "isolate": False}
+    options = InferOptions(model=model, report=tmp_path / "r.csv", **given)
     infer([scans], options, on_progress=lambda *news: heard.append(news))
     assert [done for done, *_ in heard] == sorted(done for done, *_ in heard)
     assert heard[-1][:2] == (12, 12)
@@ -245,14 +247,14 @@ def test_a_second_run_replaces_the_tables_of_the_first_only_when_told_to(
 
 
 def test_an_error_of_the_system_outside_the_report_is_not_put_on_it(
-    model: Path, scans: Path, tmp_path: Path, monkeypatch
+    model: Path, scans: Path, tmp_path: Path
 ):
     def no_device(*_):
         raise OSError(19, "No such device")
 
-    monkeypatch.setattr(OnnxEngine, "__call__", no_device)
+    options = InferOptions(model=model, report=tmp_path / "r.csv", device="cpu", isolate=False)
     with pytest.raises(OSError, match="No such device"):
-        run(model, tmp_path / "ratios.csv", scans)
+        infer([scans], options, on_progress=no_device)
 
 
 def test_two_runs_do_not_write_one_report_at_a_time(model: Path, scans: Path, tmp_path: Path):
@@ -265,7 +267,7 @@ def test_two_runs_do_not_write_one_report_at_a_time(model: Path, scans: Path, tm
                 run(model, report, scans, overwrite=True)
             refused.append(caught.value)
 
-    options = InferOptions(model=model, report=report, device="cpu")
+    options = InferOptions(model=model, report=report, device="cpu", isolate=False)
     summary = infer([scans], options, on_progress=beside)
     assert refused
     assert len(rows(report)) == summary.slices * RATIOS_PER_SLICE

@@ -130,7 +130,12 @@ def test_an_interrupted_run_leaves_no_table_of_recovered_masks(
     (tmp_path / "known.csv").write_text("source,ratio:bright\n0.png,0.3\n")
     report = tmp_path / "out" / "ratios.csv"
     options = InferOptions(
-        model=model, report=report, device="cpu", batch=1, known_ratios=tmp_path / "known.csv"
+        model=model,
+        report=report,
+        device="cpu",
+        isolate=False,
+        batch=1,
+        known_ratios=tmp_path / "known.csv",
     )
     with pytest.raises(KeyboardInterrupt):
         infer([pictures], options, on_progress=interrupt)
