@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 def infer(
     inputs: Annotated[
         list[Path],
-        typer.Argument(help="Files, folders or archives: DICOM, volumes (NIfTI, ...), pictures."),
+        typer.Argument(
+            help="Files, folders or archives: DICOM, volumes (NIfTI, ...), pictures. Or one "
+            "DICOMweb server: dicomweb:https://HOST/PATH."
+        ),
     ],
     model: Annotated[
         Path, typer.Option(envvar="WSSEG_MODEL", help="Model folder that wsseg-export wrote.")
@@ -181,6 +184,25 @@ def infer(
             "been recorded, for a model exported with --calibrate. [default: 0.9 for such a model]"
         ),
     ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ATTRIBUTES",
+            help="Which series of a server to measure, such as "
+            "'StudyDate=20260101-20260131&Modality=CT'.",
+        ),
+    ] = None,
+    series_mb: Annotated[
+        int, typer.Option(min=1, help="MiB that a series of a server has at most.")
+    ] = 4096,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SERVER",
+            help="Store what --seg and --sr write on a DICOMweb server too: "
+            "dicomweb:https://HOST/PATH.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a report that is already there.")
     ] = False,
@@ -268,6 +290,9 @@ def infer(
             coverage=coverage,
             pixel_mm=pixel_mm,
             codes=code or None,
+            query=query,
+            series_mb=series_mb,
+            store=store,
             overwrite=overwrite,
             resume=resume,
             shard=shard,

@@ -11,6 +11,8 @@ from typing import ClassVar, Literal
 # Modules that the base install leaves out, and the extra that brings each.
 _EXTRAS = {
     "cryptography": "sign",
+    "dicomweb_client": "dicomweb",
+    "requests": "dicomweb",
     "highdicom": "dicom",
     "jaxtyping": "train",
     "lightning_fabric": "train",

@@ -73,6 +73,11 @@ def noting() -> Iterator[list[Path]]:
         _noted.reset(token)
 
 
+def noted_so_far() -> tuple[Path, ...]:
+    """The files that the innermost `noting` of this thread has so far."""
+    return tuple(_noted.get() or ())
+
+
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty scratch folder that replaces the folder `path` only if the block succeeds.

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from wsseg.imaging.dicom.codes import check_classes, merged
 from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
+from wsseg.imaging.errors import AllFailedError, NothingToDoError, WssegError
 from wsseg.imaging.files import lock_output, recover
 from wsseg.imaging.legend import write_legend
-from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.scratch import scratch_folder, sweep
 from wsseg.imaging.tables import TableOptions
 from wsseg.serve.agreement.reference import Compared, check_reference, compare_run
@@ -41,6 +40,7 @@ from wsseg.serve.report import (
 from wsseg.serve.run_settings import run_settings
 from wsseg.serve.scan_rows import ScanRows
 from wsseg.serve.shards import Division, record_shard
+from wsseg.serve.sources import Files, open_source, stores
 
 SOME_FAILED = 8
 
@@ -138,7 +138,7 @@ def infer(
     follow_up = FollowUp.of(options)
     counts = Counts(on_progress or (lambda *_: None))
     with scratch_folder() as scratch:
-        refs: Iterable[ScanRef | Failure] = find(inputs, scratch=scratch)
+        source = open_source(inputs, options, scratch)
         manifest, folder = load_model(options.model, options.trust)
         intervals = intervals_of(manifest, options.coverage)
         check_classes(options.codes, manifest.classes)
@@ -163,12 +163,15 @@ def infer(
         if options.known_ratios:
             table = TableOptions(options.sheet, options.ignore_columns)
             rows = read_known(options.known_ratios, manifest, table)
-            refs = everything = list(refs)
+            everything = list(find(inputs, scratch=scratch))
+            source = Files(everything)
             known = KnownSlices(options.known_ratios.name, rows, everything)
-        division = Division.of(list(refs), options.shard) if options.shard else None
-        refs = division.mine if division else refs
+        division = None
+        if options.shard:
+            division = Division.of(list(find(inputs, scratch=scratch)), options.shard)
+            source = Files(division.mine)
         provenance = provenance_of(manifest, used)
-        outputs = outputs_of(options, manifest, provenance, intervals)
+        outputs = outputs_of(options, manifest, provenance, intervals) + stores(options, inputs)
         settings = run_settings(options, manifest, provenance)
         journal = Journal(options.report, settings, provenance, scratch)
         pipeline = replace(
@@ -198,9 +201,13 @@ def infer(
                 extra={"event": "run_started", "engine": used.name, "precision": used.precision},
             )
             locks.enter_context(journal.opened(resume=resumes))
-            with closing(pipeline(refs, counts)) as outcomes:
+            with (
+                closing(source.refs(journal)) as refs,
+                closing(pipeline(refs, counts)) as outcomes,
+            ):
+                followed = source.followed(outcomes, journal)
                 _write_report(
-                    _with_rows(outcomes, manifest, provenance, intervals, journal),
+                    _with_rows(followed, manifest, provenance, intervals, journal),
                     options.report,
                     known=known,
                     counts=counts,

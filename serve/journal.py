@@ -15,12 +15,12 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from wsseg.imaging.errors import AllFailedError, ReadError, SomeFailedError, WssegError
+from wsseg.imaging.errors import AllFailedError, Failure, ReadError, SomeFailedError, WssegError
 from wsseg.imaging.files import seen_by
 from wsseg.imaging.publishing import sync, sync_files
 from wsseg.imaging.scan import FileRef, ScanRef
@@ -107,13 +107,10 @@ class Journal:
 
     def find(self, key: str, ref: ScanRef) -> ScanRows | None:
         """The rows of a scan with this key, if all files that were written for it are whole."""
-        place = self._places.get(key)
-        if place is None:
-            return None
+        entry = self._entry(key)
         try:
-            with self.path.open("rb") as stream:
-                stream.seek(place[0])
-                entry = json.loads(stream.read(place[1]).split(b" ", 2)[2])
+            if entry is None:
+                return None
             for name, *before in entry["files"]:
                 path = Path(name)
                 # The size first: most damage shows without reading the file.
@@ -123,7 +120,7 @@ class Journal:
         except (OSError, ValueError, LookupError, TypeError):
             return None
         self.keep(entry["files"])  # the process that wrote them may not have come to it
-        return rows
+        return replace(rows, key=key)
 
     def keep(self, files: Iterable[FileState]) -> None:
         """Have files of a scan on the disk within `SYNC_SECONDS`, or when `sync` is called.
@@ -133,16 +130,56 @@ class Journal:
         """
         self._written.extend(file[0] for file in files)
 
+    def _entry(self, key: str) -> Any:
+        """The value of the line of this key; None where there is none that can be read."""
+        if (place := self._places.get(key)) is None:
+            return None
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(place[0])
+                return json.loads(stream.read(place[1]).split(b" ", 2)[2])
+        except (OSError, ValueError, LookupError):
+            return None
+
     def add(self, key: str, rows: ScanRows, files: Sequence[FileState]) -> None:
         """Add a scan that is done, with the files that were written for it.
 
         From here on it survives the end of the process, and within `SYNC_SECONDS` a power cut. A
         journal that cannot be written costs no measurement: the run goes on without it.
         """
-        if not key or self._stream is None:
+        if key:
+            self._add(key, {"files": files, "rows": rows.values()})
+
+    def series_key(self, instances: Iterable[str]) -> str:
+        """The digest of what the rows of a server's series depend on: its instances, by UIDs."""
+        told = "\0".join(instances).encode()
+        return hashlib.blake2b(self._run + told, digest_size=DIGEST_BYTES).hexdigest()
+
+    def find_series(self, key: str) -> tuple[ScanRows | Failure, ...] | None:
+        """What a series with this key gave, in order, if the journal has all of it."""
+        entry = self._entry(key)
+        try:
+            return tuple(self._item(item) for item in entry["series"]) if entry else None
+        except (LookupError, TypeError):
+            return None
+
+    def add_series(self, key: str, items: Sequence[str | list[Any]]) -> None:
+        """Add a server's series that is done: the keys of its scans, and its skipped files."""
+        self._add(key, {"series": items})
+
+    def _item(self, item: str | list[Any]) -> ScanRows | Failure:
+        if isinstance(item, list):
+            return Failure(*item)
+        found = self.find(item, ScanRef("dicom", ()))
+        if found is None:
+            raise LookupError(item)
+        return replace(found, ref=ScanRef("dicom", (FileRef(Path(), found.origin.source),)))
+
+    def _add(self, key: str, value: object) -> None:
+        if self._stream is None:
             return
         try:
-            self._append(key, {"files": files, "rows": rows.values()})
+            self._append(key, value)
         except OSError as error:
             logger.warning(
                 "the journal cannot be written any more (%s): should this run end early, --resume "

@@ -43,9 +43,12 @@ class InferOptions(Frozen):
     and 1; None for 0.9 if the model is calibrated. overwrite: replace an earlier report. resume: go
     on with a run that did not end, see `journal.Journal`. pixel_mm: (row, column) pixel size of
     pictures that do not state one. codes: what each class is, by a clinical terminology, each in
-    place of the model's. shard: (i, n) measures part i of n of the inputs, see `shards.Division`.
-    identify, salt, real_identifiers, previous, keys, repeatability: see `FollowUpOptions`. trust:
-    public keys, of which one must have signed the model, see `check_signed`.
+    place of the model's. query: attributes that the series of a server must match, see
+    `parse_query`. series_mb: MiB of one of them at most. store: server that DICOM results are
+    stored on too, as `dicomweb:https://host/path`. shard: (i, n) measures part i of n of the
+    inputs, see `shards.Division`. identify, salt, real_identifiers, previous, keys, repeatability:
+    see `FollowUpOptions`. trust: public keys, of which one must have signed the model, see
+    `check_signed`.
     """
 
     model: Path
@@ -80,6 +83,9 @@ class InferOptions(Frozen):
     pixel_mm: PixelSize | None = None
     codes: Codes = Field(default_factory=dict)
     shard: Shard | None = None
+    query: str | None = None
+    series_mb: PositiveInt = 4096
+    store: str | None = None
     identify: Path | None = None
     salt: Path | None = None
     real_identifiers: bool = False
@@ -174,6 +180,8 @@ def check_together(options: InferOptions) -> None:
                     f"{option} belongs to --{folder} DIR, which is missing: give it too, or leave "
                     f"{option} out"
                 )
+    if options.store and not (options.seg or options.sr):
+        raise WssegError("--store needs --seg DIR or --sr DIR: it stores what these write")
 
 
 def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:

@@ -217,9 +217,12 @@ class Pipeline:
     fallback: Fallback = lambda _: None
 
     def __call__(
-        self, refs: Iterable[ScanRef | Failure], counts: Counts
+        self, refs: Iterable[ScanRef | Failure | ScanRows], counts: Counts
     ) -> Generator[Outcome, None, None]:
-        """The outcome of each scan, in the order in which they were found."""
+        """The outcome of each scan, in the order in which they were found.
+
+        refs: scans, files that are none, and the rows of scans that need not be read again.
+        """
         segment = Segmenter(
             engine=self.engine,
             classes=len(self.manifest.classes),
@@ -270,11 +273,15 @@ class Pipeline:
             return Outcome(replace(item, key=""), failures)
         return Outcome(item, failures, written=states)
 
-    def _read(self, ref: ScanRef | Failure) -> InspectedScan | ScanRows | tuple[Failure, ...]:
+    def _read(
+        self, ref: ScanRef | Failure | ScanRows
+    ) -> InspectedScan | ScanRows | tuple[Failure, ...]:
         """The scan, read and inspected, or one Failure for each of its files; or the rows that an
         earlier run measured."""
         if isinstance(ref, Failure):
             return (ref,)
+        if isinstance(ref, ScanRows):
+            return ref
         key = ""
         if self.journal:
             # Before it is read: what changes meanwhile must not be taken for what was measured.

@@ -38,6 +38,7 @@ class ScanRows:
     lines: tuple[int, ...] = ()
     unlike: bool = False
     skipped: tuple[Failure, ...] = ()
+    key: str = ""
 
     @property
     def origin(self) -> SeriesOrigin:

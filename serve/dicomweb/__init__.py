@@ -1,0 +1,1 @@
+"""DICOMweb: series from a server as input, and DICOM results stored on one."""
