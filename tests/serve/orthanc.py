@@ -72,7 +72,14 @@ class Orthanc:
     def ask(
         self, path: str, method: str = "GET", body: bytes = b"", kind: str = "application/json"
     ) -> Any:
-        """The answer of Orthanc's own interface: what its JSON says, else None."""
+        """What the JSON of an answer of Orthanc's own interface says; None for an empty one."""
+        content = self.answer(path, method, body, kind)
+        return json.loads(content) if content.strip() else None
+
+    def answer(
+        self, path: str, method: str = "GET", body: bytes = b"", kind: str = "application/json"
+    ) -> bytes:
+        """The answer of Orthanc's own interface. Raises OSError where it has none."""
         done = subprocess.run(
             self.command(sys.executable, "-I", "-S", "-c", REQUEST, method, path, kind),
             input=body,
@@ -81,7 +88,7 @@ class Orthanc:
         )
         if done.returncode:
             raise OSError(f"{method} {path}: {done.stderr.decode(errors='replace').strip()}")
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        return done.stdout
 
     def add(self, *files: Path) -> list[str]:
         """Store DICOM files; returns Orthanc's own name of each."""
