@@ -67,12 +67,13 @@ class Arrival:
         try:
             self._file = self.path.open("wb")
             self._file.write(bytes(128) + b"DICM")
-            meta = create_file_meta(
-                sop_class_uid=named.sop_class,
-                sop_instance_uid=named.instance,
-                transfer_syntax=named.syntax,
-            )
-            write_file_meta_info(self._file, meta)  # type: ignore[arg-type]
+            with silence_pydicom:  # it quotes UIDs that are none
+                meta = create_file_meta(
+                    sop_class_uid=named.sop_class,
+                    sop_instance_uid=named.instance,
+                    transfer_syntax=named.syntax,
+                )
+                write_file_meta_info(self._file, meta)  # type: ignore[arg-type]
             self._start = self._file.tell()
         except OSError as error:
             self._refuse(_no_space(error))
@@ -152,13 +153,17 @@ class Arrival:
             keywords = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
             return [text(dataset, keyword) for keyword in keywords]
 
-    def _refuse(self, refused: RefusedError) -> None:
-        self.refused = refused
-        if self._file:
-            file, self._file = self._file, None
-            with suppress(OSError):  # what was buffered finds no space either
+    def drop(self) -> None:
+        """Forget what came; its file is closed and removed."""
+        file, self._file = self._file, None
+        if file:
+            with suppress(OSError):  # what was buffered finds no space
                 file.close()
         self.remove()
+
+    def _refuse(self, refused: RefusedError) -> None:
+        self.refused = refused
+        self.drop()
 
 
 def _no_space(error: OSError) -> RefusedError:

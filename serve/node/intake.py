@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 
 
 def guard(association: "Association", seconds: float) -> None:
-    """Bound what is read from the peer of an association, and how long it may take for a PDU."""
+    """Bound what is read from the peer of an association, and how long it may take for a PDU.
+
+    What the library does not expect in its state, such as a release before an answer to the request
+    of an association, ends the association and not, with a traceback, its thread.
+    """
     transport = association.dul.socket
     if transport is None or transport.socket is None:
         return
@@ -49,6 +53,22 @@ def guard(association: "Association", seconds: float) -> None:
         return _received(stream, nr_bytes, seconds)
 
     transport.recv = receive  # type: ignore[method-assign]
+    act = association.dul.state_machine.do_action
+
+    def act_or_end(event: str) -> None:
+        try:
+            act(event)
+        except Exception as error:
+            logger.warning(
+                "an association is aborted: %s stopped with %s",
+                event,
+                type(error).__name__,
+                extra={"event": "association_aborted"},
+            )
+            association.dul.kill_dul()
+            transport.close()
+
+    association.dul.state_machine.do_action = act_or_end  # type: ignore[method-assign]
 
 
 def _received(stream: socket.socket, count: int, seconds: float) -> bytearray:
@@ -94,7 +114,7 @@ class Intake(DIMSEServiceProvider):
         arrivals = [*self._waiting.values(), *([self._arrival] if self._arrival else [])]
         self._waiting, self._arrival = {}, None
         for arrival in arrivals:
-            arrival.remove()
+            arrival.drop()
 
     def receive_primitive(self, primitive: P_DATA) -> None:
         """Process the fragments of messages in a P-DATA primitive."""

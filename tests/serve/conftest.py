@@ -235,7 +235,10 @@ def write_volume(path: Path, slices: np.ndarray) -> None:
 
 
 def run(model: Path, report: Path, *inputs: Path, **options: Any) -> Summary:
-    given = {"device": "cpu", "isolate": False} | options  # a process takes half a second to start
+    given: dict[str, Any] = {
+        "device": "cpu",
+        "isolate": False,
+    } | options  # a process takes half a second to start
     settings = InferOptions(model=model, report=report, **given)
     return infer(list(inputs), settings)
 

@@ -9,7 +9,7 @@ import sys
 
 import atheris
 
-INSTRUMENTED = ["wsseg", "pydicom", "nibabel", "nrrd"]
+INSTRUMENTED = ["wsseg", "pydicom", "nibabel", "nrrd", "pynetdicom"]
 """Of whose code coverage guides the mutations."""
 
 

@@ -205,6 +205,12 @@ def write_case_files(folder: Path) -> Path:
     return folder
 
 
+def _peers() -> Iterator[bytes]:
+    from bench.reliability.fuzz.peer import Peer, node_seeds
+
+    return node_seeds(Peer())
+
+
 _SEEDS = {
     "finding": _files,
     "decoding": _files,
@@ -212,4 +218,5 @@ _SEEDS = {
     "cases": lambda: iter((*_TABLES, *map(_workbook, _TABLES[:2]))),
     "known": lambda: iter((*_KNOWN, *map(_workbook, _KNOWN[:1]))),
     "model": _models,
+    "node": _peers,
 }

@@ -19,7 +19,6 @@ NAMES = (
 """Names of a file; the first byte of an input chooses one."""
 MOST_DECODED = 1 << 26
 """A scan of more bytes is legitimate, and only slow."""
-DECODER_SECONDS = 5.0
 TABLES = ("cases.csv", "cases.xlsx")
 
 _numbers = itertools.count()
@@ -41,10 +40,7 @@ def finding() -> Target:
 
 def decoding() -> Target:
     """Reading the scans of one file."""
-    from wsseg.imaging.dicom import decoder
     from wsseg.imaging.discovery import find
-
-    decoder.FILE_SECONDS = DECODER_SECONDS
 
     def target(data: bytes) -> None:
         with _folder() as folder:
@@ -119,6 +115,13 @@ def known() -> Target:
     return target
 
 
+def node() -> Target:
+    """What a peer sends to a DICOM node."""
+    from bench.reliability.fuzz.peer import Peer
+
+    return Peer().send
+
+
 TARGETS: dict[str, Callable[[], Target]] = {
     "finding": finding,
     "grouping": grouping,
@@ -126,6 +129,7 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "cases": cases,
     "known": known,
     "model": model,
+    "node": node,
 }
 
 
