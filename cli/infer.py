@@ -16,6 +16,7 @@ from wsseg.cli.console import (
     say,
     start_logging,
 )
+from wsseg.imaging.limits import DEFAULT_LIMITS, MIB
 
 if TYPE_CHECKING:
     from wsseg.serve.infer import Summary
@@ -162,6 +163,33 @@ def infer(
             "more if the batches before were slow.",
         ),
     ] = 300.0,
+    readers: Annotated[int, typer.Option(min=1, help="Threads that read scans.")] = 2,
+    memory_mb: Annotated[
+        int,
+        typer.Option(
+            min=1, help="MiB of pixels that are held at once. A larger scan is read alone."
+        ),
+    ] = 768,
+    max_scan_mb: Annotated[
+        int,
+        typer.Option(min=1, help="MiB of pixels that one scan may have, as 32-bit numbers."),
+    ] = DEFAULT_LIMITS.scan_bytes // MIB,
+    max_inflated_mb: Annotated[
+        int, typer.Option(min=1, help="MiB that one compressed file or archive may unpack to.")
+    ] = DEFAULT_LIMITS.inflated_bytes // MIB,
+    max_frames: Annotated[
+        int, typer.Option(min=1, help="Slices that one file may have.")
+    ] = DEFAULT_LIMITS.frames,
+    max_entries: Annotated[
+        int, typer.Option(min=1, help="Files that one archive may hold.")
+    ] = DEFAULT_LIMITS.entries,
+    read_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Seconds to decode a compressed DICOM file, besides half a second for each MB.",
+        ),
+    ] = DEFAULT_LIMITS.seconds,
     skip: Annotated[
         bool,
         typer.Option(
@@ -285,6 +313,13 @@ def infer(
             batch=batch,
             isolate=isolate,
             engine_seconds=engine_seconds,
+            readers=readers,
+            memory_mb=memory_mb,
+            max_scan_mb=max_scan_mb,
+            max_inflated_mb=max_inflated_mb,
+            max_frames=max_frames,
+            max_entries=max_entries,
+            read_seconds=read_seconds,
             skip=skip,
             strict=strict,
             coverage=coverage,

@@ -11,23 +11,18 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, Literal
 
 from wsseg.imaging.errors import Failure, ReadError, no_space
 from wsseg.imaging.files import version_of
+from wsseg.imaging.limits import DEFAULT_LIMITS, RATIO, RATIO_FLOOR_BYTES, ReadLimits, shown_mib
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.scratch import Scratch
 from wsseg.imaging.volume_header import file_packing, open_unpacked
 
-MAX_INFLATED_BYTES = 4 * 2**30
-MAX_ENTRIES = 100_000
-# Deflate reaches 1032:1 on zeros, scans rarely 10:1. The ratio of small members is not checked: an
-# empty label map of a whole CT compresses a thousandfold and is harmless.
-MAX_RATIO = 200
-RATIO_FLOOR_BYTES = 64 * 2**20
 # Most bytes of the headers of one member of a tar archive: long names take a few KB.
 TAR_HEADER_BYTES = 2**20
 
@@ -38,11 +33,12 @@ _CHUNK = 2**20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-@dataclass
 class Budget:
     """How many bytes one archive may still unpack, the packed files within it among them."""
 
-    left: int = field(default_factory=lambda: MAX_INFLATED_BYTES)
+    def __init__(self, limits: ReadLimits = DEFAULT_LIMITS) -> None:
+        self.limits = limits
+        self.left = limits.inflated_bytes
 
 
 @dataclass(frozen=True)
@@ -97,15 +93,15 @@ def _unpacked(
         for member in members(archive, folder, budget):
             results.append(member)  # noqa: PERF402  what was unpacked before an error counts
     except Exception as error:  # the libraries raise many kinds on damage; none may stop a run
-        results.append(_damaged(archive.source, error))
+        results.append(_damaged(archive.source, error, budget))
     yield from results
 
 
 def _zip_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
     with zipfile.ZipFile(archive.path) as opened:
         members = [member for member in opened.infolist() if not member.is_dir()]
-        if len(members) > MAX_ENTRIES:
-            yield _too_many(archive.source)
+        if len(members) > budget.limits.entries:
+            yield _too_many(archive.source, budget)
             return
         paths = _NewPaths(folder)
         for member in members:
@@ -123,7 +119,9 @@ def _zip_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[Fil
                 continue
             budget.left -= entry.size
             # zipfile never yields more bytes than the directory promised, and checks the sum.
-            yield _extract(partial(opened.open, member), FileRef(paths.new(entry.name), shown))
+            yield _extract(
+                partial(opened.open, member), FileRef(paths.new(entry.name), shown), budget
+            )
 
 
 def _tar_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
@@ -141,8 +139,8 @@ def _tar_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[Fil
                     return
                 skipped = member.size
                 count += 1
-                if count > MAX_ENTRIES:
-                    yield _too_many(archive.source)
+                if count > budget.limits.entries:
+                    yield _too_many(archive.source, budget)
                     return
                 if member.isdir():
                     continue
@@ -158,7 +156,7 @@ def _tar_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[Fil
                 budget.left -= entry.size
                 stream.left = TAR_HEADER_BYTES + member.size
                 found = _extract(
-                    partial(_tar_content, opened, member), FileRef(paths.new(name), shown)
+                    partial(_tar_content, opened, member), FileRef(paths.new(name), shown), budget
                 )
                 yield found
                 if isinstance(found, Failure):
@@ -173,11 +171,11 @@ def _tar_content(opened: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _gzip_member(packed: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
-    most = min(budget.left, max(RATIO_FLOOR_BYTES, MAX_RATIO * packed.path.stat().st_size))
+    most = min(budget.left, budget.limits.may_inflate(packed.path.stat().st_size))
     path = _NewPaths(folder).new(_GZIP_SUFFIX.sub("", packed.source))
     with gzip.open(packed.path) as stream:
         content = io.BufferedReader(_Metered(stream, most))
-        result = _extract(lambda: content, FileRef(path, packed.source))
+        result = _extract(lambda: content, FileRef(path, packed.source), budget)
     if isinstance(result, FileRef):
         budget.left -= path.stat().st_size
     yield result
@@ -209,8 +207,11 @@ class _Metered(io.RawIOBase):
         super().close()
 
 
-def _too_many(source: str) -> Failure:
-    message = f"{source} holds more than {MAX_ENTRIES} files: split it, or unpack it yourself"
+def _too_many(source: str, budget: Budget) -> Failure:
+    message = (
+        f"{source} holds more than {budget.limits.entries} files: split it, unpack it yourself, or "
+        "raise --max-entries"
+    )
     return Failure(source, "too_many_entries", message)
 
 
@@ -228,14 +229,15 @@ def _refusal(entry: _Entry, shown: str, budget: Budget) -> Failure | None:
         (not entry.plain, "unsafe_path", "it is a link, not a file: pack what it leads to"),
         (entry.encrypted, "encrypted", "it is encrypted: unpack it yourself"),
         (
-            large and entry.size > MAX_RATIO * max(entry.packed_size, 1),
+            large and entry.size > RATIO * max(entry.packed_size, 1),
             "archive_bomb",
-            f"it would grow more than {MAX_RATIO}-fold: unpack it yourself if you trust it",
+            f"it would grow more than {RATIO}-fold: unpack it yourself if you trust it",
         ),
         (
             entry.size > budget.left,
             "archive_too_large",
-            f"the archive grows beyond {MAX_INFLATED_BYTES >> 30} GiB: unpack it yourself",
+            f"the archive grows beyond {shown_mib(budget.limits.inflated_bytes)}: unpack it "
+            "yourself, or raise --max-inflated-mb",
         ),
     )
     for broken, reason, why in rules:
@@ -263,25 +265,26 @@ class _NewPaths:
         return path
 
 
-def _extract(content: Callable[[], IO[bytes]], to: FileRef) -> FileRef | Failure:
+def _extract(content: Callable[[], IO[bytes]], to: FileRef, budget: Budget) -> FileRef | Failure:
     try:
         with content() as stream, to.path.open("xb") as file:
             shutil.copyfileobj(stream, file, _CHUNK)
     except Exception as error:
         to.path.unlink(missing_ok=True)
-        return _damaged(to.source, error)
+        return _damaged(to.source, error, budget)
     return to
 
 
-def _damaged(shown: str, error: Exception) -> Failure:
+def _damaged(shown: str, error: Exception, budget: Budget) -> Failure:
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return Failure(shown, "no_space", no_space(shown))
     if isinstance(error, _TooMuchError):
         return Failure(
             shown,
             "archive_bomb",
-            f"{shown} was not unpacked, it grows more than {MAX_RATIO}-fold or beyond "
-            f"{MAX_INFLATED_BYTES >> 30} GiB: unpack it yourself if you trust it",
+            f"{shown} was not unpacked, it grows more than {RATIO}-fold or beyond "
+            f"{shown_mib(budget.limits.inflated_bytes)}: unpack it yourself if you trust it, or "
+            "raise --max-inflated-mb",
         )
     return Failure(
         shown,

@@ -10,6 +10,7 @@ from wsseg.imaging.content import ARCHIVES, Content, content_of, get_content, is
 from wsseg.imaging.dicom import Header, group, read_headers
 from wsseg.imaging.errors import Failure, ReadError, Status, WssegError
 from wsseg.imaging.files import seen_by
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 from wsseg.imaging.pictures import picture_refs
 from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.volume_header import NoImageError
@@ -19,7 +20,9 @@ _Item = tuple[FileRef, Content] | Failure
 """A file with its content, or why it has none that is read."""
 
 
-def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]:
+def find(
+    paths: Sequence[Path], *, scratch: Path, limits: ReadLimits = DEFAULT_LIMITS
+) -> Iterator[ScanRef | Failure]:
     """Every scan in files, folders, zip and tar archives and gzip files, by first bytes only.
 
     Each file ends in scans or in one Failure (the voxels of a pair in that of their header): what
@@ -35,18 +38,18 @@ def find(paths: Sequence[Path], *, scratch: Path) -> Iterator[ScanRef | Failure]
     for path in paths:
         if not path.exists():
             raise WssegError(missing(path, str(path))[1])
-    return _find([header_beside(path) or path for path in paths], scratch)
+    return _find([header_beside(path) or path for path in paths], scratch, limits)
 
 
-def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
+def _find(paths: Sequence[Path], scratch: Path, limits: ReadLimits) -> Iterator[ScanRef | Failure]:
     headers: list[Header] = []
-    for item in _unpacked(_once(paths), scratch):
+    for item in _unpacked(_once(paths), scratch, limits):
         if isinstance(item, Failure):
             yield item
             continue
         file, content = item
         if content == "dicom":
-            images = read_headers(file)
+            images = read_headers(file, limits)
             if isinstance(images, Failure):
                 yield images
             else:
@@ -55,7 +58,7 @@ def _find(paths: Sequence[Path], scratch: Path) -> Iterator[ScanRef | Failure]:
             yield from picture_refs(file)
         else:
             try:
-                yield from volume_refs(file)
+                yield from volume_refs(file, limits)
             except ReadError as error:
                 status: Status = "skipped" if isinstance(error, NoImageError) else "failed"
                 yield Failure(file.source, error.reason, str(error), status=status)
@@ -79,7 +82,9 @@ def _once(paths: Sequence[Path]) -> Iterator[FileRef | Failure]:
             yield item
 
 
-def _unpacked(files: Iterable[FileRef | Failure], scratch: Path) -> Iterator[_Item]:
+def _unpacked(
+    files: Iterable[FileRef | Failure], scratch: Path, limits: ReadLimits
+) -> Iterator[_Item]:
     """Files with their content; archives and packed files are replaced by what they hold."""
     for file in files:
         item = _with_content(file)
@@ -87,7 +92,7 @@ def _unpacked(files: Iterable[FileRef | Failure], scratch: Path) -> Iterator[_It
             yield item
             continue
         archive, content = item
-        budget = Budget()
+        budget = Budget(limits)
         if content == "gzip":
             yield from _unpacked_gzip(archive, scratch, budget)
             continue

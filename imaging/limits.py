@@ -31,24 +31,24 @@ SECONDS_PER_MB = 0.5
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """The limits of one run; the options of wsseg-infer have the same names after `--max-`.
+    """The limits of one run, each an option of wsseg-infer.
 
-    scan_mb: pixels of a scan as float32, in MiB; those of a multi-frame DICOM object, of which only
-    some slices are in memory, may take 16 times as much. inflated_mb: what an archive, a packed
-    file or a deflated DICOM file may unpack to, in MiB. frames: slices of one file. entries: files
-    in one archive. seconds: time to decode a compressed DICOM file, besides half a second for each
-    decoded MB.
+    scan_bytes: pixels of a scan as float32; those of a multi-frame DICOM object, of which only some
+    slices are in memory, may take 16 times as much. inflated_bytes: what an archive, a packed file
+    or a deflated DICOM file may unpack to. frames: slices of one file. entries: files in one
+    archive. seconds: time to decode a compressed DICOM file, besides half a second for each decoded
+    MB.
     """
 
-    scan_mb: int = 4096
-    inflated_mb: int = 4096
+    scan_bytes: int = 4096 * MIB
+    inflated_bytes: int = 4096 * MIB
     frames: int = 65_536
     entries: int = 100_000
     seconds: float = 20.0
 
-    def inflated_bytes(self, packed: int) -> int:
+    def may_inflate(self, packed: int) -> int:
         """How many bytes a file of `packed` bytes may unpack to."""
-        return min(self.inflated_mb * MIB, max(RATIO_FLOOR_BYTES, RATIO * packed))
+        return min(self.inflated_bytes, max(RATIO_FLOOR_BYTES, RATIO * packed))
 
     def patience(self, nbytes: int) -> float:
         """Seconds after which a decoder of `nbytes` of pixels is taken to hang."""
@@ -68,12 +68,12 @@ class ReadLimits:
 
         held: whether all of them are in memory at once.
         """
-        most = self.scan_mb * (1 if held else LONG_SCAN_FACTOR)
-        if nbytes > most * MIB:
+        most = self.scan_bytes * (1 if held else LONG_SCAN_FACTOR)
+        if nbytes > most:
             raise ReadError(
                 "too_large",
-                f"{source} has {_mib(nbytes)} MiB of pixels, at most {most} MiB are read: crop or "
-                f"split it, or raise --max-scan-mb, which is {self.scan_mb}",
+                f"{source} has {shown_mib(nbytes)} of pixels, at most {shown_mib(most)} are read: "
+                f"crop or split it, or raise --max-scan-mb",
             )
 
     def check_frames(self, count: int, source: str) -> None:
@@ -93,13 +93,14 @@ class ReadLimits:
         if nbytes > max(GROWTH_FLOOR_BYTES, GROWTH * stored):
             raise ReadError(
                 "inflates",
-                f"{source} would grow from {_mib(stored)} to {_mib(nbytes)} MiB, more than "
-                f"{GROWTH}-fold: save it without compression if you trust it",
+                f"{source} would grow from {shown_mib(stored)} to {shown_mib(nbytes)}, more "
+                f"than {GROWTH}-fold: save it without compression if you trust it",
             )
 
 
-def _mib(nbytes: int) -> str:
-    return f"{nbytes / MIB:.1f}" if nbytes < 100 * MIB else f"{nbytes // MIB}"
+def shown_mib(nbytes: int) -> str:
+    """A number of bytes in MiB, for people."""
+    return f"{nbytes / MIB:.3g} MiB" if nbytes < 1000 * MIB else f"{nbytes // MIB} MiB"
 
 
 DEFAULT_LIMITS = ReadLimits()

@@ -13,16 +13,17 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from wsseg.imaging.dicom import silence_pydicom
 from wsseg.imaging.errors import ReadError, translate_errors
-from wsseg.imaging.files import open_file
+from wsseg.imaging.files import open_file, version_of
 from wsseg.imaging.intensity import fill_nonfinite
+from wsseg.imaging.limits import DEFAULT_LIMITS, SLICE_PIXELS, ReadLimits
 from wsseg.imaging.picture_page import ORIENTED, SIDEWAYS, UPRIGHT, WHITE, Page, Picture, Stored
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
+from wsseg.imaging.stopping import check_not_stopped
 from wsseg.imaging.tiff import MAGICS, open_tiff
 
 # Formats that hold pixels and nothing to run: no EPS, which would start an interpreter.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 KNOWN = ("TIFF", *FORMATS)
-MAX_STACK_VALUES = 2**30  # of all pages and channels together: 4 GiB of float32
 
 _ONE_CHANNEL = {"1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 
@@ -56,7 +57,7 @@ def picture_refs(file: FileRef) -> tuple[ScanRef, ...]:
     return tuple(ScanRef("picture", (file,), volume=time, decoded_bytes=size) for time in times)
 
 
-def read_picture(ref: ScanRef) -> Scan:
+def read_picture(ref: ScanRef, limits: ReadLimits = DEFAULT_LIMITS) -> Scan:
     """Read a picture as one slice, or a TIFF of several pages as that many; as it is shown.
 
     Grey values keep the file's own units (0..255, 0..65535, signed or fractional); grey of fewer
@@ -68,12 +69,13 @@ def read_picture(ref: ScanRef) -> Scan:
         flags = (*ref.flags, *picture.flags)
         rows, columns = picture.shape
         shape = (picture.slices, rows, columns, *((3,) if picture.colour else ()))
-        if math.prod(shape) > MAX_STACK_VALUES:
-            kind = "colour" if picture.colour else "grey"
-            what = f"{picture.slices} pages of {rows} x {columns} {kind} pixels"
-            raise ReadError("too_large", f"{file.source} has {what}: split it or make it smaller")
+        limits.check_frames(picture.slices, file.source)
+        limits.check_scan(4 * math.prod(shape), file.source)
+        stored = version_of(file.path)[0]
+        limits.check_growth(4 * math.prod(shape) * picture.volumes, stored, file.source)
         pixels = np.empty(shape, np.float32)
         for index in range(picture.slices):
+            check_not_stopped()
             page = picture.page(index, ref.volume or 0).shown()
             pixels[index] = page[..., np.newaxis] if page.ndim < pixels.ndim - 1 else page
         pixels = grey_if_equal(pixels, axes=3)
@@ -145,7 +147,7 @@ def _opened(path: Path, source: str) -> Iterator[Image.Image]:
             ) from error
         with image:
             # Pillow itself only warns between its limit and twice that.
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or MAX_STACK_VALUES):
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or SLICE_PIXELS):
                 raise too_large
             yield image
 

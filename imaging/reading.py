@@ -25,6 +25,7 @@ from wsseg.imaging.errors import Failure, ReadError, translate_errors
 from wsseg.imaging.files import Version, open_file, unchanged, version_of
 from wsseg.imaging.intensity import fill_nonfinite
 from wsseg.imaging.label_values import PLAIN, Numbering, class_numbers, unnamed
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 from wsseg.imaging.orientation import grid_distance, voxel_mm
 from wsseg.imaging.picture_page import ORIENTED, WHITE, Page
 from wsseg.imaging.pictures import grey_if_equal, open_picture, picture_geometry, read_picture
@@ -266,7 +267,7 @@ def _stored_as(path: Path, _version: Version) -> str:
         return _MODES.get(picture.mode, "8-bit")
 
 
-def read(ref: ScanRef) -> Scan:
+def read(ref: ScanRef, limits: ReadLimits = DEFAULT_LIMITS) -> Scan:
     """Read the pixels and geometry of one scan.
 
     Raises ReadError, and nothing else that a file could cause; with the reason `changed` where the
@@ -275,9 +276,9 @@ def read(ref: ScanRef) -> Scan:
     file = ref.files[0]
     if ref.kind == "dicom":  # compares the UIDs of its files itself
         with translate_errors(file.source):
-            return read_dicom(ref)
+            return read_dicom(ref, limits)
     with translate_errors(file.source), unchanged(file):
-        return read_volume(ref) if ref.kind == "volume" else read_picture(ref)
+        return (read_volume if ref.kind == "volume" else read_picture)(ref, limits)
 
 
 def _opened(path: Path) -> tuple[Kind, Path]:

@@ -13,8 +13,6 @@ from nibabel.nifti1 import Nifti1Header
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.orientation import Affine, voxel_mm
 
-# 4 GiB of float32: more than any clinical volume, less than a workstation's memory.
-MAX_VALUES = 2**30  # voxels, times the channels of colour
 MAX_VOLUMES = 32_767  # the most that a NIfTI-1 header can count
 DEFLATE_LIMIT = 1032  # deflate cannot shrink data further than this
 GZIP_MAGIC = b"\x1f\x8b"
@@ -92,18 +90,16 @@ class VolumeHeader:
 
 
 def check_layout(layout: Layout, data: Path, packing: Packing, source: str) -> None:
-    """Raise ReadError for voxels that are no grey or colour, too many, or not in the file."""
+    """Raise ReadError for voxels that are no grey or colour, or not in the file."""
     if layout.dtype.names is None and layout.dtype.kind not in _PIXEL_KINDS:
         raise ReadError(
             "unsupported_type",
             f"{source} holds {layout.dtype} voxels: save its magnitude instead",
         )
-    channels = len(layout.dtype.names or ()) or layout.channels
-    if math.prod(layout.shape) * channels > MAX_VALUES or layout.volumes > MAX_VOLUMES:
+    if layout.volumes > MAX_VOLUMES:
         raise ReadError(
             "too_large",
-            f"{source} has {layout.volumes} volumes of shape {layout.shape} with {channels} values "
-            f"a voxel, at most {MAX_VOLUMES} of {MAX_VALUES} values are read: crop or split it",
+            f"{source} has {layout.volumes} volumes, at most {MAX_VOLUMES} are read: split it",
         )
     needed, size = layout.stored_bytes, data.stat().st_size
     if packing == "voxels":

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.errors import ReadError, translate_errors
 from wsseg.imaging.files import version_of
 from wsseg.imaging.intensity import fill_nonfinite
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 from wsseg.imaging.nifti import HEADER_BYTES, is_mgh, read_mgh, read_nifti
 from wsseg.imaging.orientation import (
     RAS_TO_LPS,
@@ -29,6 +30,7 @@ from wsseg.imaging.orientation import (
     skew_flags,
 )
 from wsseg.imaging.scan import FileRef, Geometry, PlaneName, Reorientation, Scan, ScanRef, SliceId
+from wsseg.imaging.stopping import check_not_stopped
 from wsseg.imaging.text_headers import (
     NRRD_MAGIC,
     is_meta_image,
@@ -59,20 +61,22 @@ _ANALYZE_VOXELS = re.compile(r"(?P<stem>.+)\.img(\.gz)?$", re.IGNORECASE)
 _TEXT_HEADERS = {".mhd": meta_image_data_name, ".nhdr": nrrd_data_name}
 
 
-def volume_refs(file: FileRef) -> tuple[ScanRef, ...]:
+def volume_refs(file: FileRef, limits: ReadLimits = DEFAULT_LIMITS) -> tuple[ScanRef, ...]:
     """The scans in a NIfTI, Analyze, NRRD, MetaImage or MGH file, one per time volume.
 
     Only the header is read. Raises ReadError for one that is broken or states more voxels than
-    the file can hold, and NoImageError for a label map or a transformation.
+    the file can hold or the limits allow, and NoImageError for a label map or a transformation.
     """
     with translate_errors(file.source):
-        header = open_volume(file).header
+        opened = open_volume(file, limits)
+        header = opened.header
         if header.label_map:
             raise NoImageError(
                 "label_map",
                 f"{file.source} is a label map by its header ({header.label_map}), not an image to "
                 "segment",
             )
+        opened.check_growth(limits)
     size = header.layout.decoded_bytes
     if header.layout.volumes == 1:
         return (ScanRef("volume", (file,), decoded_bytes=size),)
@@ -82,7 +86,7 @@ def volume_refs(file: FileRef) -> tuple[ScanRef, ...]:
     )
 
 
-def read_volume(ref: ScanRef) -> Scan:
+def read_volume(ref: ScanRef, limits: ReadLimits = DEFAULT_LIMITS) -> Scan:
     """Read one time volume, slices along the third axis, planes in display order.
 
     Values that are not finite become the lowest finite value of their slice (or, where it has
@@ -90,7 +94,8 @@ def read_volume(ref: ScanRef) -> Scan:
     """
     file = ref.files[0]
     with translate_errors(file.source):
-        opened = open_volume(file)
+        opened = open_volume(file, limits)
+        opened.check_growth(limits)
         pixels = opened.planes(ref.volume or 0)
         geometry = volume_geometry(opened)
         rules = {
@@ -146,6 +151,15 @@ class VolumeFile:
         """The plane of the body that the slices are nearest to."""
         return "" if self.affine is None else display_plane(self.affine)
 
+    def check_growth(self, limits: ReadLimits) -> None:
+        """Raise ReadError for a packed volume that grows too much, unlike any image.
+
+        A label map may: it has few edges.
+        """
+        if self.header.packing != "none":
+            stored = self.data_version[0] // self.layout.volumes
+            limits.check_growth(self.layout.decoded_bytes, stored, self.source)
+
     def plane(self, slice_index: int, volume: int = 0) -> NDArray[np.float32]:
         """One slice (row, column) or (row, column, 3) in display order and physical units.
 
@@ -182,6 +196,7 @@ class VolumeFile:
         pixels = np.empty((slices, *self.plane_shape, *colours), np.float32)
         with self.one_reader:
             for index in range(slices):
+                check_not_stopped()
                 pixels[index] = self.plane(index, volume)
         return pixels
 
@@ -198,10 +213,11 @@ def volume_geometry(opened: VolumeFile) -> Geometry:
     return Geometry(None, pixel_mm, positions)
 
 
-def open_volume(file: FileRef) -> VolumeFile:
+def open_volume(file: FileRef, limits: ReadLimits = DEFAULT_LIMITS) -> VolumeFile:
     """Open a volume file of any format and check its header; no voxel is read.
 
-    Raises ReadError for a header that is broken or states more voxels than the file can hold.
+    Raises ReadError for a header that is broken or states more voxels than the file can hold or the
+    limits allow.
     """
     # A forked process shares its parent's file positions: it must open files of its own.
     key = (file.path, file.source, (os.getpid(), *version_of(file.path)))
@@ -210,6 +226,10 @@ def open_volume(file: FileRef) -> VolumeFile:
     if data != file.path and (not data.is_file() or version_of(data) != opened.data_version):
         _open.cache_clear()
         opened = _open(*key)
+    layout = opened.layout
+    limits.check_slice(*layout.shape[:2], file.source)
+    limits.check_frames(layout.shape[2], file.source)
+    limits.check_scan(layout.decoded_bytes, file.source)
     return opened
 
 

@@ -57,6 +57,7 @@ def pipeline_of(
         compare=compare_with(manifest),
         strict=options.strict,
         pixel_mm=options.pixel_mm,
+        read=options.limits,
     )
 
 

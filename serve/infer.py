@@ -163,12 +163,14 @@ def infer(
         if options.known_ratios:
             table = TableOptions(options.sheet, options.ignore_columns)
             rows = read_known(options.known_ratios, manifest, table)
-            everything = list(find(inputs, scratch=scratch))
+            everything = list(find(inputs, scratch=scratch, limits=options.limits))
             source = Files(everything)
             known = KnownSlices(options.known_ratios.name, rows, everything)
         division = None
         if options.shard:
-            division = Division.of(list(find(inputs, scratch=scratch)), options.shard)
+            division = Division.of(
+                list(find(inputs, scratch=scratch, limits=options.limits)), options.shard
+            )
             source = Files(division.mine)
         provenance = provenance_of(manifest, used)
         outputs = outputs_of(options, manifest, provenance, intervals) + stores(options, inputs)
@@ -271,7 +273,7 @@ def measure(
         pipeline = replace(
             pipeline_of(engine, manifest, options), keep_labels=True, fallback=fallback
         )
-        refs = find(inputs, scratch=scratch)
+        refs = find(inputs, scratch=scratch, limits=options.limits)
         with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
             yield from outcomes
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.dicom.codes import Codes
 from wsseg.imaging.dicom.seg_writer import SegmentationType
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.limits import DEFAULT_LIMITS, MIB, ReadLimits
 from wsseg.imaging.probability_maps import ProbabilityType
 from wsseg.serve.agreement.reference import agreement_of, agreement_paths, plots_of
 from wsseg.serve.agreement.tables import AgreeOptions
@@ -36,7 +37,8 @@ class InferOptions(Frozen):
     are read, see `TableOptions`. batch: slices that the network sees at once. threads: threads of
     the engine on a CPU; 0 for the cores that the process may use. readers, read_ahead: number of
     reading threads, and of scans that they read ahead. memory_mb: pixels held at once, in MiB,
-    besides the engine's own; a larger scan is still read, but alone. isolate, engine_seconds: see
+    besides the engine's own; a larger scan is still read, but alone. max_scan_mb, max_inflated_mb,
+    max_frames, max_entries, read_seconds: see `ReadLimits`. isolate, engine_seconds: see
     `engines.child.Isolation`. skip: skip slices that cannot
     show tissue, see `empty_slices.skip_empty`. strict: scans unlike the training images fail
     instead of being flagged, see `inspection.compare_with`. coverage: of the intervals, between 0
@@ -75,6 +77,11 @@ class InferOptions(Frozen):
     memory_mb: PositiveInt = 768
     isolate: bool = True
     engine_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = ENGINE_SECONDS
+    max_scan_mb: PositiveInt = DEFAULT_LIMITS.scan_bytes // MIB
+    max_inflated_mb: PositiveInt = DEFAULT_LIMITS.inflated_bytes // MIB
+    max_frames: PositiveInt = DEFAULT_LIMITS.frames
+    max_entries: PositiveInt = DEFAULT_LIMITS.entries
+    read_seconds: PositiveFloat = DEFAULT_LIMITS.seconds
     skip: bool = True
     strict: bool = False
     coverage: Coverage | None = None
@@ -93,6 +100,17 @@ class InferOptions(Frozen):
     keys: tuple[Path, ...] = ()
     repeatability: str | None = None
     trust: tuple[Path, ...] = ()
+
+    @property
+    def limits(self) -> ReadLimits:
+        """What reading a file may take."""
+        return ReadLimits(
+            scan_bytes=self.max_scan_mb * MIB,
+            inflated_bytes=self.max_inflated_mb * MIB,
+            frames=self.max_frames,
+            entries=self.max_entries,
+            seconds=self.read_seconds,
+        )
 
     @property
     def recovered(self) -> Path | None:

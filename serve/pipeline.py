@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 
 from wsseg.imaging.errors import Failure, ReadError
 from wsseg.imaging.files import noting
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 from wsseg.imaging.reading import read
 from wsseg.imaging.scan import Scan, ScanRef
 from wsseg.imaging.stopping import reading_threads
@@ -194,10 +195,10 @@ class Pipeline:
     outputs: what is written for each scan, in this order. known: gives the recorded ratios of a
     scan's slices, from which masks are recovered. skip: the rule by which slices are skipped.
     compare: compares a scan with the training images. strict: a scan unlike them fails and is not
-    computed. pixel_mm: (row, column) pixel size of pictures that do not state one. keep_labels:
-    label maps are kept for the caller even if none are drawn. journal: has the scans that an
-    earlier run measured. recall: is told the slices of each of them, in its turn. fallback: see
-    `batching.Fallback`.
+    computed. pixel_mm: (row, column) pixel size of pictures that do not state one. read: what
+    reading a scan may take. keep_labels: label maps are kept for the caller even if none are drawn.
+    journal: has the scans that an earlier run measured. recall: is told the slices of each of them,
+    in its turn. fallback: see `batching.Fallback`.
     """
 
     engine: Engine
@@ -211,6 +212,7 @@ class Pipeline:
     compare: Compare = compare_none
     strict: bool = False
     pixel_mm: tuple[float, float] | None = None
+    read: ReadLimits = DEFAULT_LIMITS
     keep_labels: bool = False
     journal: Journal | None = None
     recall: Callable[[ScanRows], object] = lambda _: None
@@ -290,7 +292,7 @@ class Pipeline:
                 return rows
         earlier: tuple[Failure, ...] = ()
         try:
-            scan = read(ref)
+            scan = read(ref, self.read)
             ref, earlier = scan.ref, scan.failures
             for prepare in dict.fromkeys(each.prepare for each in self.outputs):
                 prepare(scan)  # once, where outputs share it

@@ -62,7 +62,7 @@ def open_source(inputs: Sequence[Path], options: InferOptions, scratch: Path) ->
     if server is None:
         if options.query is not None:
             raise WssegError("--query belongs to a server, dicomweb:https://HOST/PATH, as input")
-        return Files(find(inputs, scratch=scratch))
+        return Files(find(inputs, scratch=scratch, limits=options.limits))
     if options.query is None:
         raise WssegError(
             "--query is missing: name which series of the server to measure, such as "
@@ -83,6 +83,7 @@ def open_source(inputs: Sequence[Path], options: InferOptions, scratch: Path) ->
         scratch,
         most=options.series_mb * MIB,
         reuse=options.identify is None,  # an identifier is in a file
+        limits=options.limits,
     )
 
 

@@ -38,7 +38,6 @@ from wsseg.imaging.limits import (
     DEFAULT_LIMITS,
     FRAME_HEADER_READS,
     HEADER_BYTES,
-    MIB,
     ReadLimits,
 )
 
@@ -179,7 +178,7 @@ def open_dicom(
     names none and it was guessed from the encoding. Raises whatever pydicom raises on damage, and
     ReadError for a header that is too long and for a deflated file that grows beyond the limits.
     """
-    nbytes = HEADER_BYTES if stop else limits.scan_mb * MIB
+    nbytes = HEADER_BYTES if stop else limits.scan_bytes
     with ExitStack() as opened:
         stream: Metered = opened.enter_context(closing(open_metered(path)))
         stream.allow(source, nbytes=nbytes, reads=reads)
@@ -232,9 +231,9 @@ def _meta_of_deflated(head: bytes) -> FileMetaDataset | None:
 
 def _inflated(packed: Metered, path: Path, stop: Stop | None, limits: ReadLimits) -> Inflated:
     """The deflated data set in the rest of a file."""
-    most = limits.inflated_bytes(path.stat().st_size)
+    most = limits.may_inflate(path.stat().st_size)
     how = "convert it to an uncompressed transfer syntax first, e.g. with dcmconv"
-    if most == limits.inflated_mb * MIB:
+    if most == limits.inflated_bytes:
         how = f"{how}, or raise --max-inflated-mb"
     return Inflated(cast(BinaryIO, packed), min(most, HEADER_BYTES) if stop else most, how)
 

@@ -12,12 +12,12 @@ from typing import Any, BinaryIO, Literal
 
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.files import held_file
+from wsseg.imaging.limits import shown_mib
 
 PREAMBLE = bytes(128) + b"DICM"
 
 _PACKED_CHUNK = 1 << 16
 _INFLATED_CHUNK = 1 << 18
-_MIB = 1 << 20
 
 
 class Metered(ABC):
@@ -58,7 +58,7 @@ class Metered(ABC):
     def _got(self, content: bytes) -> bytes:
         self._bytes -= len(content)
         if self._bytes < 0:
-            what = f"has a header or pixels of more than {self._most // _MIB} MiB"
+            what = f"has a header or pixels of more than {shown_mib(self._most)}"
             raise self._refused("header_too_large", what)
         return content
 
@@ -67,14 +67,26 @@ class Metered(ABC):
         return self.refusal
 
 
+# pydicom reads a few bytes at a time: of these methods, the fewest steps.
+_read_file, _read_memory = io.BufferedReader.read, io.BytesIO.read
+
+
 class _File(io.BufferedReader, Metered):
     def read(self, size: int | None = -1, /) -> bytes:
-        return self._got(super().read(self._asked(size)))
+        if size and self._reads > 0 < size < self._bytes:
+            self._reads -= 1
+            self._bytes -= size
+            return _read_file(self, size)
+        return self._got(_read_file(self, self._asked(size)))
 
 
 class _Memory(io.BytesIO, Metered):
     def read(self, size: int | None = -1, /) -> bytes:
-        return self._got(super().read(self._asked(size)))
+        if size and self._reads > 0 < size < self._bytes:
+            self._reads -= 1
+            self._bytes -= size
+            return _read_memory(self, size)
+        return self._got(_read_memory(self, self._asked(size)))
 
 
 class _WithPreamble(io.RawIOBase):
@@ -171,5 +183,5 @@ class Inflated(Metered):
             self._content += self._inflater.decompress(packed, _INFLATED_CHUNK)
 
     def _too_large(self) -> ReadError:
-        what = f"inflates to more than {self._limit // _MIB} MiB"
+        what = f"inflates to more than {shown_mib(self._limit)}"
         return self._refused("too_large", what, self._how)

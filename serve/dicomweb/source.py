@@ -13,6 +13,7 @@ from typing import Any
 
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import Failure, ReadError, WssegError, translate_errors
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 from wsseg.imaging.scan import ScanRef
 from wsseg.serve.dicomweb.server import Server
 from wsseg.serve.dicomweb.session import ATTEMPTS, Json, ServerError, Session
@@ -72,13 +73,21 @@ class ServerSource:
     Each instance has the name STUDY/SERIES/INSTANCE.dcm in the tables, by its UIDs: the rows are
     those of a folder with these files. A series of which anything cannot be fetched is one Failure.
     The list of series is asked for at once, and raises WssegError where it is not given.
-    most: bytes of a series. reuse: series that the journal has need not be fetched again.
+    most: bytes of a series. reuse: series that the journal has need not be fetched again. limits:
+    what reading a file may take.
     """
 
     def __init__(
-        self, server: Server, query: dict[str, str], scratch: Path, *, most: int, reuse: bool = True
+        self,
+        server: Server,
+        query: dict[str, str],
+        scratch: Path,
+        *,
+        most: int,
+        reuse: bool = True,
+        limits: ReadLimits = DEFAULT_LIMITS,
     ) -> None:
-        self._server, self._most, self._reuse = server, most, reuse
+        self._server, self._most, self._reuse, self._limits = server, most, reuse, limits
         self._root = scratch / "dicomweb"
         self._ending = threading.Event()
         self._unreachable = False
@@ -146,7 +155,7 @@ class ServerSource:
                         left -= session.retrieve(name, path, left)
             unpacked = folder / ".unpacked"  # hidden, so that it is not listed
             unpacked.mkdir()
-            items = tuple(find([folder], scratch=unpacked))
+            items = tuple(find([folder], scratch=unpacked, limits=self._limits))
         except ReadError as error:
             self._unreachable = isinstance(error, ServerError) and error.transient
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ import pytest
 from wsseg.imaging import Failure, FileRef
 from wsseg.imaging import archive as archive_module
 from wsseg.imaging.archive import Budget, unpack_gzip, unpack_tar, unpack_zip
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 
 
 def packed(path, members, compression=zipfile.ZIP_DEFLATED):
@@ -23,9 +24,9 @@ def packed(path, members, compression=zipfile.ZIP_DEFLATED):
     return FileRef(path, path.name)
 
 
-def unpacked(archive, scratch):
+def unpacked(archive, scratch, limits=DEFAULT_LIMITS):
     """Contents by source, and failures by source."""
-    found = list(unpack_zip(archive, scratch, Budget()))
+    found = list(unpack_zip(archive, scratch, Budget(limits)))
     files = [each for each in found if isinstance(each, FileRef)]
     for file in files:
         assert file.path.resolve().is_relative_to(scratch.resolve())
@@ -119,20 +120,21 @@ def test_a_member_that_grows_too_much_is_refused_and_an_empty_label_map_is_not(
     assert failures["a.zip/bomb.dcm"].reason == "archive_bomb"
 
 
-def test_what_would_pass_the_limit_of_all_members_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_module, "MAX_INFLATED_BYTES", 25)
+def test_what_would_pass_the_limit_of_all_members_is_refused(tmp_path):
     members = [(f"{index}.dcm", bytes(10)) for index in range(3)] + [("small.dcm", bytes(5))]
-    contents, failures = unpacked(packed(tmp_path / "a.zip", members), tmp_path / "scratch")
+    archive = packed(tmp_path / "a.zip", members)
+    contents, failures = unpacked(archive, tmp_path / "scratch", ReadLimits(inflated_bytes=25))
     assert list(contents) == ["a.zip/0.dcm", "a.zip/1.dcm", "a.zip/small.dcm"]
+    assert "--max-inflated-mb" in failures["a.zip/2.dcm"].message
     assert failures["a.zip/2.dcm"].reason == "archive_too_large"
 
 
-def test_an_archive_of_too_many_files_is_one_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_module, "MAX_ENTRIES", 2)
+def test_an_archive_of_too_many_files_is_one_failure(tmp_path):
     archive = packed(tmp_path / "a.zip", [(f"{index}.dcm", b"") for index in range(3)])
-    contents, failures = unpacked(archive, tmp_path / "scratch")
+    contents, failures = unpacked(archive, tmp_path / "scratch", ReadLimits(entries=2))
     assert not contents
     assert failures["a.zip"].reason == "too_many_entries"
+    assert "--max-entries" in failures["a.zip"].message
 
 
 def test_a_member_that_lies_about_its_size_yields_no_more_than_it_promised(tmp_path):
@@ -176,8 +178,8 @@ def tarred(path, members, mode="w"):
     return FileRef(path, path.name)
 
 
-def untarred(archive, scratch):
-    found = list(unpack_tar(archive, scratch, Budget()))
+def untarred(archive, scratch, limits=DEFAULT_LIMITS):
+    found = list(unpack_tar(archive, scratch, Budget(limits)))
     files = [each for each in found if isinstance(each, FileRef)]
     contents = {file.source: file.path.read_bytes() for file in files}
     return contents, {each.source: each for each in found if isinstance(each, Failure)}
@@ -218,9 +220,9 @@ def test_a_tar_archive_stops_where_it_grows_too_much(tmp_path, monkeypatch):
     contents, failures = untarred(archive, tmp_path / "scratch")
     assert contents == {"a.tgz/a.dcm": b"1"}
     assert [failure.reason for failure in failures.values()] == ["archive_bomb"]
-    monkeypatch.setattr(archive_module, "MAX_INFLATED_BYTES", 15)
     archive = tarred(tmp_path / "b.tar", [(f"{index}.dcm", bytes(10)) for index in range(3)])
-    contents, failures = untarred(archive, tmp_path / "scratch")
+    limits = ReadLimits(inflated_bytes=15)
+    contents, failures = untarred(archive, tmp_path / "scratch", limits)
     assert list(contents) == ["b.tar/0.dcm"]
     assert [failure.reason for failure in failures.values()] == ["archive_too_large"]
 
@@ -244,15 +246,15 @@ def test_what_a_cut_tar_archive_held_before_is_kept(tmp_path):
     assert [failure.reason for failure in failures.values()] == ["broken_archive"]
 
 
-def test_a_packed_file_that_grows_too_much_or_is_cut_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive_module, "RATIO_FLOOR_BYTES", 100_000)
+def test_a_packed_file_that_grows_too_much_or_is_cut_is_refused(tmp_path):
+    limits = ReadLimits(inflated_bytes=5_000_000)
     for name, content, reason in (
         ("bomb.dcm.gz", gzip.compress(bytes(10_000_000)), "archive_bomb"),
         ("cut.dcm.gz", gzip.compress(bytes(range(256)))[:-12], "broken_archive"),
     ):
         (tmp_path / name).write_bytes(content)
         packed = FileRef(tmp_path / name, name)
-        (failure,) = unpack_gzip(packed, tmp_path / "scratch", Budget())
+        (failure,) = unpack_gzip(packed, tmp_path / "scratch", Budget(limits))
         assert isinstance(failure, Failure)
         assert failure.reason == reason
         assert not [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]

@@ -15,10 +15,9 @@ from pydicom.uid import (
 
 from wsseg.imaging import Failure, FileRef, ReadError, ScanRef
 from wsseg.imaging.dicom import read_dicom, read_headers
-from wsseg.imaging.limits import ReadLimits
+from wsseg.imaging.limits import MIB, ReadLimits
 
-SMALL = ReadLimits(inflated_mb=1)
-MIB = 1 << 20
+SMALL = ReadLimits(inflated_bytes=MIB)
 
 
 def refusal(path, limits):
@@ -112,7 +111,7 @@ def test_a_series_beyond_the_limit_of_a_scan_is_refused_before_it_is_decoded(ser
     assert files
     with pytest.raises(ReadError) as caught:
         read_dicom(
-            ScanRef("dicom", tuple(FileRef(f, f.name) for f in files)), ReadLimits(scan_mb=1)
+            ScanRef("dicom", tuple(FileRef(f, f.name) for f in files)), ReadLimits(scan_bytes=MIB)
         )
     assert caught.value.reason == "too_large"
     assert "--max-scan-mb" in str(caught.value)
@@ -131,6 +130,6 @@ def test_a_codestream_far_larger_than_its_header_states_is_refused_by_its_memory
         tmp_path / "a",
         np.zeros((16, 16), np.uint8),
         syntax=JPEG2000,
-        PixelData=encapsulate([stream]),
+        PixelData=encapsulate([bytes(stream)]),
     )
     assert refusal(path, ReadLimits()).reason in ("too_large", "not_decoded", "decoder_crashed")

@@ -18,10 +18,9 @@ from wsseg.imaging import (
     read_label_slice,
     read_slice,
     slice_shape,
-    volume_header,
     volume_refs,
 )
-from wsseg.imaging import pictures as picture_module
+from wsseg.imaging.limits import ReadLimits
 from wsseg.imaging.pictures import read_picture
 
 GREY = np.arange(20, dtype=np.uint8).reshape(4, 5) * 10
@@ -125,24 +124,23 @@ def test_grey_and_colour_pages_stack_as_colour(tmp_path):
 
 
 @pytest.mark.parametrize(("mode", "limit"), [("L", 20), ("RGB", 60)])
-def test_the_size_limit_counts_pages_and_channels(tmp_path, monkeypatch, mode, limit):
+def test_the_size_limit_counts_pages_and_channels(tmp_path, mode, limit):
     page = Image.new(mode, (5, 2))
     page.save(tmp_path / "a.tif", save_all=True, append_images=[page])
-    monkeypatch.setattr(picture_module, "MAX_STACK_VALUES", limit)
-    assert len(read(tmp_path / "a.tif").pixels) == 2
-    monkeypatch.setattr(picture_module, "MAX_STACK_VALUES", limit - 1)
-    assert reason(tmp_path / "a.tif") == "too_large"
+    ref = ScanRef("picture", (FileRef(tmp_path / "a.tif", "a.tif"),))
+    assert len(read_picture(ref, ReadLimits(scan_bytes=4 * limit)).pixels) == 2
+    with pytest.raises(ReadError, match="--max-scan-mb") as caught:
+        read_picture(ref, ReadLimits(scan_bytes=4 * limit - 1))
+    assert caught.value.reason == "too_large"
 
 
-def test_the_size_limit_of_a_nifti_volume_counts_channels(tmp_path, monkeypatch):
+def test_the_size_limit_of_a_nifti_volume_counts_channels(tmp_path):
     voxels = np.zeros((4, 5, 3), [(letter, np.uint8) for letter in "RGB"])
-    for name in ("a.nii", "b.nii"):
-        Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / name)
-    monkeypatch.setattr(volume_header, "MAX_VALUES", 180)
-    assert len(volume_refs(FileRef(tmp_path / "a.nii", "a.nii"))) == 1
-    monkeypatch.setattr(volume_header, "MAX_VALUES", 179)
-    with pytest.raises(ReadError, match="3 values a voxel"):
-        volume_refs(FileRef(tmp_path / "b.nii", "b.nii"))
+    Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "a.nii")
+    file = FileRef(tmp_path / "a.nii", "a.nii")
+    assert len(volume_refs(file, ReadLimits(scan_bytes=4 * 180))) == 1
+    with pytest.raises(ReadError, match="--max-scan-mb"):
+        volume_refs(file, ReadLimits(scan_bytes=4 * 180 - 1))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])

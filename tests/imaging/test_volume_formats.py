@@ -348,7 +348,7 @@ def test_a_volume_that_was_cut_is_one_clear_error(tmp_path, name, part):
     ("name", "old", "new", "expected"),
     [
         ("a.nrrd", b"sizes: 4 5 3", b"sizes: 4 5", "broken_header"),
-        ("a.nrrd", b"sizes: 4 5 3", b"sizes: 9999 9999 9999", "too_large"),
+        ("a.nrrd", b"sizes: 4 5 3", b"sizes: 9999 9999 9999", "truncated"),
         ("a.nrrd", b"sizes: 4 5 3", b"sizes: 99 99 99", "truncated"),
         ("a.nrrd", b"type: int16", b"type: block", "broken_header"),
         ("a.nrrd", b"encoding: raw", b"encoding: hex", "unsupported_format"),
