@@ -40,14 +40,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def listening(
-    orthanc: Orthanc, model: Path, spool: Path, *, settle: float = 1
+    orthanc: Orthanc, model: Path, spool: Path, *, settle: float = 1, settle_released: float = 0.5
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A node in Orthanc's network, which returns its results to Orthanc; killed at the end."""
     command = orthanc.command(
         sys.executable, "-c", LISTEN, "listen", "--model", model, "--spool", spool,
         "--aet", NODE_AET, "--port", NODE_PORT, "--return", f"{AET}@127.0.0.1:{DICOM_PORT}",
-        "--http-port", HTTP_PORT, "--settle", settle, "--settle-released", 0.5, "--retry", 0.2,
-        "--min-free-gb", 0, "--device", "cpu", "--engine", "onnxruntime",
+        "--http-port", HTTP_PORT, "--settle", settle, "--settle-released", settle_released,
+        "--retry", 0.2, "--min-free-gb", 0, "--device", "cpu", "--engine", "onnxruntime",
     )  # fmt: skip
     log = spool.with_name("log")
     with (
@@ -106,11 +106,10 @@ def test_series_from_orthanc_and_dcmtk_come_back_as_segmentation_and_report(
     with listening(orthanc, model, tmp_path / "spool"):
         send_from_orthanc(orthanc, series_of(1, tmp_path))
         orthanc.run(*storescu(series_of(2, tmp_path)))
-        for study in (1, 2):
-            wait_for(
-                lambda study=study: found(orthanc, study) == RESULTS,
-                lambda: (tmp_path / "log").read_text(),
-            )
+        wait_for(
+            lambda: all(found(orthanc, study) == RESULTS for study in (1, 2)),
+            (tmp_path / "log").read_text,
+        )
     (series,) = orthanc.ask("/dicom-web/studies/1.2.1/series?Modality=SEG")
     uid = series["0020000E"]["Value"][0]
     (instance,) = orthanc.ask(f"/dicom-web/studies/1.2.1/series/{uid}/instances")
