@@ -38,6 +38,10 @@ RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "to
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8"]
 
 
+class UnfitFileError(WssegError):
+    """An engine file that must not be run: missing, altered, or not what wsseg-export writes."""
+
+
 class Parity(Frozen):
     """Agreement of one engine file with PyTorch on real slices, on the machine that exported it.
 
@@ -324,22 +328,22 @@ def engine_bytes(folder: Path, entry: EngineFile) -> bytes:
     """The content of an engine file, if it has the SHA-256 of the manifest.
 
     The bytes that are checked are the bytes that run: nothing can change in between. Raises
-    WssegError for a missing, altered or misplaced file.
+    UnfitFileError for a missing, altered or misplaced file.
     """
     if Path(entry.file).name != entry.file or "\0" in entry.file:
-        raise WssegError(
+        raise UnfitFileError(
             f"{folder}: engine file {entry.file!r} must lie in the model folder itself"
         )
     try:
         content = read_regular(folder / entry.file, ENGINE_BYTES)
     except OSError as error:
-        raise WssegError(
+        raise UnfitFileError(
             f"{folder}: engine file {entry.file} cannot be read ({error.strerror}): "
             "copy the whole model folder again"
         ) from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != entry.sha256.lower():
-        raise WssegError(
+        raise UnfitFileError(
             f"{folder}: engine file {entry.file} has SHA-256 {digest[:12]}..., the manifest says "
             f"{entry.sha256[:12]}...: it was altered or cut; copy the whole model folder again"
         )

@@ -20,6 +20,7 @@ from wsseg.serve.engines.base import (
     first_line,
 )
 from wsseg.serve.engines.hardware import no_driver, preload_libraries, threads_in
+from wsseg.serve.engines.onnx_file import onnx_bytes
 from wsseg.serve.manifest import (
     AREA_VARIANCE,
     INPUT,
@@ -30,7 +31,6 @@ from wsseg.serve.manifest import (
     Manifest,
     Port,
     check_contract,
-    engine_bytes,
 )
 
 CPU = "CPUExecutionProvider"
@@ -117,7 +117,7 @@ def open_onnx_cpu(folder: Path, manifest: Manifest, entry: EngineFile, threads: 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads_in(threads)
     try:
-        session = start_session(engine_bytes(folder, entry), settings, [CPU])
+        session = start_session(onnx_bytes(folder, entry), settings, [CPU])
     except EngineError as error:
         raise WssegError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {entry.file}: {error}; "
@@ -285,7 +285,7 @@ def open_onnx_gpu(
 
     os.environ.setdefault(TF32_VARIABLE, "0")
     preload_libraries()
-    content = engine_bytes(folder, entry)
+    content = onnx_bytes(folder, entry)
     if provider == CUDA:
         try:
             return _open_cuda(content, manifest, entry, graphs=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.engines.base import Prediction, engine_error, first_line
 from wsseg.serve.engines.hardware import BFLOAT, instructions, usable_cores
+from wsseg.serve.engines.onnx_file import onnx_bytes
 from wsseg.serve.manifest import (
     AREA_VARIANCE,
     INPUT,
@@ -23,7 +24,6 @@ from wsseg.serve.manifest import (
     Manifest,
     Port,
     check_contract,
-    engine_bytes,
 )
 
 # By itself OpenVINO would choose bfloat16 if the CPU has it, whatever the file says.
@@ -182,7 +182,7 @@ def open_openvino(
 
     core = _core()
     try:
-        model = core.read_model(engine_bytes(folder, entry), b"")
+        model = core.read_model(onnx_bytes(folder, entry), b"")
     except RuntimeError as error:
         raise WssegError(
             f"OpenVINO {openvino.__version__} cannot load {entry.file}: {first_line(error)}; "

@@ -23,7 +23,13 @@ from wsseg.serve.engines.onnxruntime import (
 from wsseg.serve.engines.openvino import no_bfloat, no_openvino, open_openvino
 from wsseg.serve.engines.tensorrt import no_tensorrt, open_tensorrt, rebuild_tensorrt
 from wsseg.serve.engines.torch import no_torch, open_torch
-from wsseg.serve.manifest import EngineFile, Manifest, PrecisionName, RuntimeName
+from wsseg.serve.manifest import (
+    EngineFile,
+    Manifest,
+    PrecisionName,
+    RuntimeName,
+    UnfitFileError,
+)
 
 WITHOUT_PROBABILITY: tuple[RuntimeName, ...] = ("tensorrt", "tensorrt_rtx")
 # The order in which precisions are tried if their times were not measured.
@@ -113,7 +119,8 @@ def open_engine(folder: Path, manifest: Manifest, options: EngineOptions) -> Eng
     "auto" takes no reduced precision without parity figures, nor one whose figures hold for integer
     instructions that this CPU lacks. A GPU comes before the CPU; engines of a CPU come in the order
     of the times that were measured at export. The log states which engine was taken, and why others
-    were skipped. Raises WssegError if no engine fits, or if CUDA is asked for and does not work.
+    were skipped. A file that must not be run is passed over with a warning. Raises WssegError if no
+    engine fits, or if CUDA is asked for and does not work.
     """
     devices = {a.device for a in ADAPTERS if options.engine in ("auto", a.engine)}
     if options.device != "auto" and options.device not in devices:
@@ -236,12 +243,21 @@ def _open_first(
     opens = [(candidate, candidate.adapter.open) for candidate in able]
     if options.rebuild and options.engine != "auto":  # a rebuilt engine was compared with nothing
         opens += [(c, c.adapter.rebuild) for c in able if c.adapter.rebuild]
+    unfit = ""
     for candidate, opened in opens:
         try:
             engine = opened(folder, manifest, candidate.entry, options.threads)
         except UnusableError as error:
             reasons.append((candidate, str(error)))
             continue
+        except UnfitFileError as error:
+            reasons.append((candidate, str(error)))
+            unfit = unfit or str(error)
+            continue
+        if unfit:
+            logger.warning(
+                "%s. Until then another file computes", unfit, extra={"event": "engine_unfit"}
+            )
         time = candidate.entry.relative_time
         logger.info(
             "computing with %s in %s%s%s",

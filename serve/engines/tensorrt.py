@@ -20,6 +20,7 @@ from wsseg.imaging.errors import SomeFailedError
 from wsseg.imaging.files import atomic
 from wsseg.serve.engines.base import EngineError, Prediction, UnusableError, engine_error
 from wsseg.serve.engines.hardware import no_driver, preload_libraries, this_architecture
+from wsseg.serve.engines.onnx_file import onnx_bytes
 from wsseg.serve.manifest import (
     AREA_VARIANCE,
     INPUT,
@@ -280,7 +281,7 @@ def rebuild_tensorrt(
     source = next((e for e in manifest.engines if (e.runtime, e.precision) == wanted), None)
     if source is None or entry.profile is None or gpu is None:
         raise UnusableError(f"{entry.file} cannot be built again: export again here")
-    model = engine_bytes(folder, source)
+    model = onnx_bytes(folder, source)
     try:
         plan, built = cached_engine(module, model, gpu, entry.profile, engine_cache())
     except EngineBuildError as error:

@@ -42,6 +42,8 @@ PARITY = Parity(
     mask_iou=1,
 )
 BROKEN_VALUE = -1.0
+VERSION_ONLY = b"\x08\x0a"
+"""An ONNX file with its version and nothing else."""
 RATIOS_PER_SLICE = len(RATIOS)
 
 Picture = NDArray[np.uint8]

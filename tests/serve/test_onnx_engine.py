@@ -8,7 +8,14 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
-from tests.serve.conftest import LEVELS, SOFTNESS, make_manifest, threshold_graph, write_model
+from tests.serve.conftest import (
+    LEVELS,
+    SOFTNESS,
+    VERSION_ONLY,
+    make_manifest,
+    threshold_graph,
+    write_model,
+)
 from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import Engine, EngineError, EngineOptions
 from wsseg.serve.engines.onnxruntime import CPU, OnnxEngine
@@ -122,9 +129,16 @@ def test_a_failing_gpu_is_an_error_and_no_silent_move_to_the_cpu(model: Path, ca
     assert capfd.readouterr().out == ""
 
 
-def test_a_file_that_is_no_network_is_one_clear_error(tmp_path: Path):
-    with pytest.raises(WssegError, match=r"cannot load model\.onnx"):
-        opened(write_model(tmp_path, b"no network at all"))
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no network at all", r"model\.onnx is no ONNX file .*: export the model again"),
+        (VERSION_ONLY, r"cannot load model\.onnx"),
+    ],
+)
+def test_a_file_that_is_no_network_is_one_clear_error(tmp_path: Path, content: bytes, words: str):
+    with pytest.raises(WssegError, match=words):
+        opened(write_model(tmp_path, content))
 
 
 def test_a_network_of_another_program_is_refused(tmp_path: Path):

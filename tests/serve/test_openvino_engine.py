@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.serve.conftest import LEVELS, make_manifest, threshold_graph, write_model
+from tests.serve.conftest import LEVELS, VERSION_ONLY, make_manifest, threshold_graph, write_model
 from wsseg.imaging import WssegError
 from wsseg.serve.engines.base import EngineError
 from wsseg.serve.engines.openvino import REPEATS, OpenVinoEngine, no_openvino, open_openvino
@@ -91,7 +91,7 @@ def test_a_batch_that_the_runtime_refuses_costs_only_itself(engine):
 
 def test_a_file_that_is_no_network_is_one_clear_error(tmp_path):
     with pytest.raises(WssegError, match=r"OpenVINO .* cannot load model\.onnx"):
-        opened(tmp_path, b"no network at all")
+        opened(tmp_path, VERSION_ONLY)
 
 
 def test_a_network_of_another_program_is_refused(tmp_path):
