@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -14,6 +15,7 @@ from wsseg.imaging.errors import WssegError
 Check = Callable[[], str]
 """Why something is not in order; "" if it is."""
 
+POLL_SECONDS = 0.2
 SECONDS = 10
 """A client that is silent for so long is cut off."""
 
@@ -58,7 +60,8 @@ def serve_health(
             f"cannot listen on {host} port {port} ({error.strerror or error}): choose another "
             "--http-host or --http-port"
         ) from error
-    thread = threading.Thread(target=server.serve_forever, name="wsseg-http", daemon=True)
+    serve = partial(server.serve_forever, POLL_SECONDS)
+    thread = threading.Thread(target=serve, name="wsseg-http", daemon=True)
     thread.start()
 
     def stop() -> None:

@@ -71,6 +71,26 @@ def guard(association: "Association", seconds: float) -> None:
     association.dul.state_machine.do_action = act_or_end  # type: ignore[method-assign]
 
 
+def run_quietly(association: "Association") -> None:
+    """Let the thread that reads a caller end without a traceback, and free its place at once.
+
+    It stops with an exception where an answer is ready after the connection was aborted. Where a
+    connection is closed before it asks for an association, as probes of a port do, the thread of
+    the association would wait for it until its time is out.
+    """
+    run = association.dul.run
+
+    def running() -> None:
+        try:
+            run()
+        except Exception as error:
+            logger.debug("a connection ended with %s", type(error).__name__)
+        finally:
+            association.dul.to_user_queue.put(None)
+
+    association.dul.run = running  # type: ignore[method-assign]
+
+
 def _received(stream: socket.socket, count: int, seconds: float) -> bytearray:
     """So many bytes, or fewer if the peer closes; TimeoutError if it takes too long."""
     content = bytearray(count)
@@ -105,9 +125,9 @@ class Intake(DIMSEServiceProvider):
         self._waiting: dict[str, Arrival] = {}
         self._other = 0
 
-    def take(self, name: str) -> Arrival:
-        """The arrival with this name, once."""
-        return self._waiting.pop(name)
+    def take(self, name: str) -> Arrival | None:
+        """The arrival with this name, once; None if it was dropped."""
+        return self._waiting.pop(name, None)
 
     def drop(self) -> None:
         """Forget what has not been answered; its files are removed."""

@@ -1,5 +1,6 @@
 """A complete series is measured, as `wsseg-infer` measures a folder, and its results are placed."""
 
+import csv
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.publishing import make_folder
 from wsseg.serve.engines.base import Engine
 from wsseg.serve.infer import infer
 from wsseg.serve.node.durable import move_durably, sync_tree, write_durably
@@ -58,40 +60,51 @@ class Measurer:
         self.metrics = metrics
         self.engine = engine
         self._not_before: dict[str, float] = {}
+        self._begun: dict[str, int] = {}
 
     def next(self) -> str | None:
         """The series to measure now: the one that was tried least, of these the oldest."""
         now = time.monotonic()
         due = [key for key in self.spool.keys("ready") if now >= self._not_before.get(key, -1.0)]
-        return min(due, key=lambda key: sum(self._attempts(key)), default=None)
+        return min(due, key=lambda key: self._begun.get(key, 0), default=None)
 
-    def _attempts(self, key: str) -> tuple[int, int]:
-        """How often the series was begun, and how often it failed with the process alive."""
-        found = read_json(self.spool.folder("ready", key) / ATTEMPTS)
-        begun, failed = found.get("begun", 0), found.get("failed", 0)
-        return (begun, failed) if isinstance(begun, int) and isinstance(failed, int) else (0, 0)
+    def recover(self) -> None:
+        """After a start: put off what was tried before, and give up what often ended the process.
 
-    def measure(self, key: str, alive: OnProgress) -> bool:
-        """Measure a series that is ready; True if it was. alive: called as slices are done."""
+        A series while which the process ended may be the cause of it: the others come first.
+        """
+        for key in self.spool.keys("ready"):
+            begun, failed = _attempts(self.spool.folder("ready", key))
+            self._begun[key] = begun
+            if begun - failed >= MOST_DEATHS:
+                self.give_up(key, f"the process ended {begun - failed} times while it was measured")
+
+    def forget(self, key: str) -> None:
+        """A series is measured, given up, or new again."""
+        self._not_before.pop(key, None)
+        self._begun.pop(key, None)
+
+    def measure(self, key: str, alive: OnProgress) -> None:
+        """Measure a series that is ready, and pass it on. alive: called as slices are done."""
         folder = self.spool.folder("ready", key)
-        begun, failed = self._attempts(key)
-        _note(folder, begun + 1, failed)
+        begun, failed = _attempts(folder)
         started = time.monotonic()
         try:
+            self._begun[key] = begun + 1
+            _note(folder, begun + 1, failed)
             self._measured(folder, alive)
         except (WssegError, OSError) as error:
             reason = str(error) if isinstance(error, WssegError) else f"{error.strerror}"
-            self._failed(key, begun, failed + 1, reason)
-            return False
+            self._failed(key, reason)
+            return
         except Exception as error:  # a bug costs this series, and not the node
             logger.exception("a series failed", extra={"event": "series_bug"})
-            self._failed(key, begun, failed + 1, f"stopped with {type(error).__name__}")
-            return False
+            self._failed(key, f"stopped with {type(error).__name__}")
+            return
         self.metrics.seconds.observe(time.monotonic() - started)
         self.metrics.series.labels("measured").inc()
-        self._not_before.pop(key, None)
+        self.forget(key)
         self.spool.move(key, "ready", "measured")
-        return True
 
     def _measured(self, folder: Path, alive: OnProgress) -> None:
         output = folder / OUTPUT
@@ -102,10 +115,10 @@ class Measurer:
             update={"report": output / REPORT, "seg": output / "seg", "sr": output / "sr"}
         )
         summary = infer([folder / INSTANCES], options, engine=self.engine, on_progress=alive)
+        failures = _failures(summary.tables[2])
         if not summary.scans:
-            failures = summary.tables[2].read_text(encoding="utf-8").splitlines()
-            raise WssegError(failures[1] if len(failures) > 1 else "no image was found")
-        if "not_written" in summary.tables[2].read_text(encoding="utf-8"):
+            raise WssegError(failures[0]["message"] if failures else "no image was found")
+        if any(each["reason"] == "not_written" for each in failures):
             raise WssegError("a result could not be written: the disk may be full")
         sync_tree(output)
         facts = {
@@ -117,12 +130,12 @@ class Measurer:
         }
         write_durably(folder / SERIES, json.dumps(facts, indent=2).encode() + b"\n")
 
-    def _failed(self, key: str, begun: int, failed: int, reason: str) -> None:
+    def _failed(self, key: str, reason: str) -> None:
         folder = self.spool.folder("ready", key)
+        begun, failed = _attempts(folder)
         # Were the disk full, every series would fail, and none would be the cause.
-        if not self.spool.lacks():
-            _note(folder, begun, failed)
-        given_up = failed >= MOST_FAILURES
+        counts = not self.spool.lacks()
+        given_up = counts and failed + 1 >= MOST_FAILURES
         logger.warning(
             "a series failed: %s; %s",
             reason,
@@ -131,22 +144,18 @@ class Measurer:
         )
         if given_up:
             self.give_up(key, reason)
-        else:
-            pause = min(self.options.retry * 2 ** (failed - 1), LONGEST_PAUSE)
-            self._not_before[key] = time.monotonic() + pause
+            return
+        self._not_before[key] = time.monotonic() + min(
+            self.options.retry * 2**failed, LONGEST_PAUSE
+        )
+        if counts:
+            _note(folder, begun, failed + 1)
 
     def give_up(self, key: str, reason: str) -> None:
         """Move a series that cannot be measured to the dead letters."""
         self.metrics.series.labels("failed").inc()
-        self._not_before.pop(key, None)
+        self.forget(key)
         self.spool.bury(self.spool.folder("ready", key), f"{UNMEASURED}-{key}", reason)
-
-    def recover(self) -> None:
-        """After a start: give up a series during which the process ended again and again."""
-        for key in self.spool.keys("ready"):
-            begun, failed = self._attempts(key)
-            if begun - failed >= MOST_DEATHS:
-                self.give_up(key, f"the process ended {begun - failed} times while it was measured")
 
     def publish(self, key: str) -> None:
         """Place the tables of a measured series, and line its objects up to be returned.
@@ -184,8 +193,20 @@ class Measurer:
                 self.spool.discard(earlier)
         if target.exists():
             self.spool.discard(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         move_durably(scratch, target)
+
+
+def _attempts(folder: Path) -> tuple[int, int]:
+    """How often a series was begun, and how often it failed while the process went on."""
+    found = read_json(folder / ATTEMPTS)
+    begun, failed = found.get("begun"), found.get("failed")
+    return (begun, failed) if isinstance(begun, int) and isinstance(failed, int) else (0, 0)
+
+
+def _failures(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def _note(folder: Path, begun: int, failed: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import import_module
 
+from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import lock_output
 from wsseg.serve.engines.base import Engine
 from wsseg.serve.node.arrivals import Arrivals
@@ -19,7 +20,7 @@ from wsseg.serve.node.metrics import Metrics
 from wsseg.serve.node.options import NodeOptions, check_node
 from wsseg.serve.node.sender import Sender
 from wsseg.serve.node.server import Receiver
-from wsseg.serve.node.spool import GIB, LATE, STATES, Limits, Spool
+from wsseg.serve.node.spool import DEAD, GIB, LATE, STATES, Limits, Spool
 from wsseg.serve.options import InferOptions
 
 TICK_SECONDS = 0.1
@@ -75,7 +76,13 @@ class Node:
         ports and files that cannot be used, and for a spool that another node has.
         """
         with ExitStack() as stack:
-            self.spool.root.mkdir(parents=True, exist_ok=True)
+            try:  # for the owner alone: it holds images of patients
+                self.spool.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise WssegError(
+                    f"the spool {self.spool.root} cannot be made ({error.strerror}): name another "
+                    "folder by --spool"
+                ) from error
             busy = f"another node has the spool {self.spool.root}: choose another --spool"
             stack.enter_context(lock_output(self.spool.root / "node", busy))
             import_module("highdicom")  # which makes the results: told now, and not with each
@@ -94,7 +101,7 @@ class Node:
             self._tell(port, http)
             on_ready(Ports(port, http))
             while not stop.is_set():
-                if not self._step(stop):
+                if not self._stepped(stop):
                     stop.wait(TICK_SECONDS)
             self._accepting = False
             self._sending.join(CLOSING_SECONDS)
@@ -155,6 +162,20 @@ class Node:
     def _live(self, *_: float) -> None:
         self._alive = time.monotonic()
 
+    def _stepped(self, stop: threading.Event) -> bool:
+        """`_step`, where a full disk or the like is no end: it is tried again."""
+        try:
+            return self._step(stop)
+        except OSError as error:
+            if time.monotonic() - self._complained > COMPLAINT_SECONDS:
+                self._complained = time.monotonic()
+                logger.warning(
+                    "the spool cannot be written (%s): what it holds waits",
+                    error.strerror,
+                    extra={"event": "spool_failed"},
+                )
+            return False
+
     def _step(self, stop: threading.Event) -> bool:
         """Do what is due; True if there may be more to do at once."""
         self._live()
@@ -172,18 +193,8 @@ class Node:
     def _publish(self) -> None:
         """Place the results of what was measured."""
         for key in self.spool.keys("measured"):
-            try:
-                self.measurer.publish(key)
-            except OSError as error:
-                if time.monotonic() - self._complained > COMPLAINT_SECONDS:
-                    self._complained = time.monotonic()
-                    logger.warning(
-                        "results cannot be placed (%s): they wait",
-                        error.strerror,
-                        extra={"event": "not_placed"},
-                    )
-            else:
-                self.sender.add(key)
+            self.measurer.publish(key)
+            self.sender.add(key)
 
     def _pass_on(self) -> None:
         """Pass the series that are complete on to be measured."""
@@ -192,6 +203,7 @@ class Node:
                 continue
             # First, so that an instance that comes just now is not forgotten.
             self.arrivals.forget(key)
+            self.measurer.forget(key)
             state = self.spool.complete(key)
             if state == "busy":
                 self.arrivals.came(key)
@@ -209,8 +221,8 @@ class Node:
             return
         self._counted = time.monotonic()
         for state in STATES:
-            self.metrics.queue.labels(state).set(len(self.spool.keys(state)))
-        self.metrics.queue.labels("dead-letter").set(self.spool.dead())
+            self.metrics.queue.labels(state).set(self.spool.count(state))
+        self.metrics.queue.labels(DEAD).set(self.spool.count(DEAD))
         self.metrics.held.set(self.spool.nbytes)
 
     def _sweep(self) -> None:

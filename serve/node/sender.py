@@ -4,26 +4,24 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, _config, evt
+from pydicom.uid import UID
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from wsseg.imaging.dicom.file import silence_pydicom
-from wsseg.imaging.errors import unquoted
-from wsseg.serve.node.durable import sync_folder
+from wsseg.imaging.publishing import sync
 from wsseg.serve.node.intake import PDU_BYTES, guard
 from wsseg.serve.node.measuring import LONGEST_PAUSE, OUT
 from wsseg.serve.node.metrics import Metrics
 from wsseg.serve.node.options import Destination, NodeOptions
 from wsseg.serve.node.server import tls_context
-from wsseg.serve.node.spool import SERIES, UNRETURNED, Spool, read_json
+from wsseg.serve.node.spool import SERIES, UNRETURNED, Spool, now_text, read_json
 
 MOST_AT_ONCE = 100
 """Objects that are sent in one association."""
@@ -67,71 +65,66 @@ class Sender:
         self._destinations = {each.folder: each for each in options.returns}
         self._unreachable: dict[str, _Pause] = {}
         self._refused: dict[Path, _Pause] = {}
+        self._waiting: dict[str, list[Path]] = {}
+        self._sending = ""
         self._lock = threading.Lock()
-        self._keys: set[str] = set()
-        self._at: set[str] = set()
         self.entity = AE(ae_title=options.aet)
         self.entity.maximum_pdu_size = PDU_BYTES
         self.entity.network_timeout = self.entity.dimse_timeout = options.idle_seconds
         self.entity.acse_timeout = min(options.idle_seconds, 30.0)
         self.entity.connection_timeout = CONNECTION_SECONDS
-        _config.STORE_SEND_CHUNKED_DATASET = True  # the bytes of the file as they are
-        self._tls: Any = None
-        if options.return_tls:
-            self._tls = tls_context(options, client=True)
+        self._tls = tls_context(options, client=True) if options.return_tls else None
 
     def add(self, key: str) -> None:
         """A series came to the state `returning`."""
+        files = sorted((self.spool.folder("returning", key) / OUT).glob("*/*.dcm"))
         with self._lock:
-            self._keys.add(key)
+            self._waiting[key] = files
 
     def withdraw(self, key: str) -> bool:
         """Leave a series to who asks, as it is measured anew; False while it is being sent."""
         with self._lock:
-            if key in self._at:
+            if key == self._sending:
                 return False
-            self._keys.discard(key)
+            for file in self._waiting.pop(key, ()):
+                self._refused.pop(file, None)
             return True
 
     def step(self) -> bool:
         """Send what can be sent now; True if anything was."""
         with self._lock:
-            keys = sorted(self._keys)
-        waiting: dict[str, list[Path]] = {}
-        for key in keys:
-            out = self.spool.folder("returning", key) / OUT
-            files = [file for file in _files(out) if self._is_due(file)]
-            for file in files:
-                waiting.setdefault(file.parent.name, []).append(file)
-            if not files and not any(_files(out)):
+            waiting = {key: list(files) for key, files in self._waiting.items()}
+        due: dict[str, list[Path]] = {}
+        for key, files in waiting.items():
+            if not files:
                 self._finish(key)
-        sent = False
-        for name, files in waiting.items():
-            sent = self._send_all(name, files[:MOST_AT_ONCE]) or sent
-        return sent
+            for file in filter(self._is_due, files):
+                due.setdefault(file.parent.name, []).append(file)
+        sent = [self._send_all(name, files[:MOST_AT_ONCE]) for name, files in due.items()]
+        return any(sent)
 
     def _is_due(self, file: Path) -> bool:
-        pause = self._unreachable.get(file.parent.name)
-        return (not pause or pause.over) and (file not in self._refused or self._refused[file].over)
+        pauses = (self._unreachable.get(file.parent.name), self._refused.get(file))
+        return all(pause is None or pause.over for pause in pauses)
 
     def _finish(self, key: str) -> None:
         """All objects of a series were accepted or given up."""
         with self._lock:
-            if key in self._keys:
-                self._keys.discard(key)
-                folder = self.spool.folder("returning", key)
-                if folder.exists():
-                    folder.touch()  # it is kept from now on
-                    self.spool.move(key, "returning", "done")
+            if self._waiting.get(key) == []:
+                del self._waiting[key]
+                self.spool.folder("returning", key).touch()  # it is kept from now on
+                self.spool.move(key, "returning", "done")
+        logger.info("a series is done", extra={"event": "series_done", "series": key})
 
     def _send_all(self, name: str, files: list[Path]) -> bool:
+        """Send objects to one destination; True if any was accepted."""
         destination = self._destinations.get(name)
         if destination is None:
             for file in files:
-                self._not_accepted(file, "its destination is not among --return any more")
+                self._not_accepted(file, f"{name} is not among --return any more")
             return False
         association = self._associate(destination, files)
-        if not association.is_established:
+        if association is None or not association.is_established:
             self._unreachable.setdefault(name, _Pause(self.options.retry)).longer()
             logger.warning(
                 "%s does not take an association; its results wait",
@@ -139,98 +132,106 @@ class Sender:
                 extra={"event": "unreachable", "destination": str(destination)},
             )
             for file in files:
-                self._not_accepted(file, "no association was possible", alone=False)
+                self._give_up_if_due(file, f"{destination} took no association")
             return False
         self._unreachable.pop(name, None)
-        sent = False
-        for file in files:
-            key = file.parent.parent.parent.name
-            if not association.is_established:
-                break
-            with self._lock:
-                if key not in self._keys:  # it is measured anew
-                    continue
-                self._at.add(key)
-            try:
-                sent = self._send(association, file) or sent
-            finally:
-                with self._lock:
-                    self._at.discard(key)
+        sent = [self._send_one(association, file) for file in files]
         if association.is_established:
             association.release()
-        return sent
+        return any(sent)
 
-    def _associate(self, destination: Destination, files: list[Path]) -> Association:
-        kinds = dict.fromkeys(filter(None, map(_kind, files)))
-        contexts = [build_context(sop_class, syntax) for sop_class, syntax in kinds]
-        return self.entity.associate(
-            destination.host,
-            destination.port,
-            contexts=contexts[:128],
-            ae_title=destination.aet,
-            max_pdu=PDU_BYTES,
-            tls_args=(self._tls, destination.host) if self._tls else None,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, lambda event: guard(event.assoc, self.options.idle_seconds))
-            ],
-        )
+    def _send_one(self, association: Association, file: Path) -> bool:
+        """Send one object, unless its series was withdrawn; True if it was accepted."""
+        key = _key(file)
+        with self._lock:
+            if key not in self._waiting or not association.is_established:
+                return False
+            self._sending = key
+        try:
+            return self._send(association, file)
+        finally:
+            with self._lock:
+                self._sending = ""
+
+    def _associate(self, destination: Destination, files: list[Path]) -> Association | None:
+        """An association for the kinds of these files; None where there can be none."""
+        try:
+            kinds = dict.fromkeys(map(_kind, files))
+            contexts = [build_context(sop_class, syntax) for sop_class, syntax in kinds]
+            return self.entity.associate(
+                destination.host,
+                destination.port,
+                contexts=contexts,
+                ae_title=destination.aet,
+                max_pdu=PDU_BYTES,
+                tls_args=(self._tls, destination.host) if self._tls else None,
+                evt_handlers=[
+                    (evt.EVT_CONN_OPEN, lambda event: guard(event.assoc, self.options.idle_seconds))
+                ],
+            )
+        except (OSError, RuntimeError) as error:  # such as a name that has no address
+            logger.debug("no association: %s", type(error).__name__)
+            return None
 
     def _send(self, association: Association, file: Path) -> bool:
-        """Send one object; True if it was accepted."""
         try:
-            with unquoted("sending"), silence_pydicom:
-                answer = association.send_c_store(file)
-            status = answer.get("Status")
-        except Exception as error:  # of a class that the peer does not take, or a file that is gone
-            self._not_accepted(file, f"it cannot be sent: {error.__cause__ or error}")
+            with silence_pydicom:
+                status = association.send_c_store(file).get("Status")
+        except ValueError:  # in a form that pynetdicom says in many words
+            self._not_accepted(file, "its kind of object is not taken")
             return False
-        if status is None:
-            self._not_accepted(file, "no answer came")
+        except Exception as error:  # whatever it is, it concerns this object
+            self._not_accepted(file, f"sending it stopped with {type(error).__name__}")
             return False
         # A warning (0xBxxx) is of an object that was stored; a duplicate is there already.
-        if status in (0, DUPLICATE) or 0xB000 <= status <= 0xBFFF:
+        if status is not None and (status in (0, DUPLICATE) or 0xB000 <= status <= 0xBFFF):
             file.unlink()
-            sync_folder(file.parent)
-            self._refused.pop(file, None)
+            sync(file.parent)
+            self._forget(file)
             self.metrics.objects.labels("returned").inc()
             return True
-        self._not_accepted(file, f"it is refused with status 0x{status:04X}")
+        why = "no answer came" if status is None else f"it is refused with status 0x{status:04X}"
+        self._not_accepted(file, why)
         return False
 
-    def _not_accepted(self, file: Path, why: str, *, alone: bool = True) -> None:
-        """Try an object again later, or give it up. alone: the reason is not its destination."""
+    def _forget(self, file: Path) -> None:
+        with self._lock:
+            self._refused.pop(file, None)
+            if file in self._waiting.get(_key(file), ()):
+                self._waiting[_key(file)].remove(file)
+
+    def _not_accepted(self, file: Path, why: str) -> None:
+        """Try an object again later, or give it up."""
+        self._refused.setdefault(file, _Pause(self.options.retry)).longer()
         self.metrics.objects.labels("retried").inc()
-        folder = file.parent.parent.parent
-        if alone:
-            self._refused.setdefault(file, _Pause(self.options.retry)).longer()
-            logger.warning("a result is not accepted: %s", why, extra={"event": "not_accepted"})
-        measured = str(read_json(folder / SERIES).get("measured", ""))
-        if not measured or not file.exists():
-            return
-        hours = (datetime.now(UTC) - datetime.fromisoformat(measured)).total_seconds() / 3600
+        logger.warning("a result is not accepted: %s", why, extra={"event": "not_accepted"})
+        self._give_up_if_due(file, why)
+
+    def _give_up_if_due(self, file: Path, why: str) -> None:
+        key = _key(file)
+        facts = read_json(self.spool.folder("returning", key) / SERIES)
+        measured = datetime.fromisoformat(str(facts.get("measured", now_text())))
+        hours = (datetime.now(UTC) - measured).total_seconds() / 3600
         if hours < self.options.give_up_hours:
             return
+        scratch = self.spool.scratch()
         with self._lock:
-            if folder.name not in self._keys:
+            if key not in self._waiting:  # it was withdrawn
                 return
-            scratch = self.spool.scratch()
             scratch.mkdir()
             file.rename(scratch / file.name)
-            destination = self._destinations.get(file.parent.name, file.parent.name)
-            self.spool.bury(scratch, f"{UNRETURNED}-{folder.name}", f"{destination}: {why}")
-        self._refused.pop(file, None)
+        self.spool.bury(scratch, f"{UNRETURNED}-{key}", f"{file.parent.name}: {why}")
+        self._forget(file)
         self.metrics.objects.labels("dead").inc()
         logger.error("a result is given up: %s", why, extra={"event": "result_given_up"})
 
 
-def _files(out: Path) -> Iterator[Path]:
-    return (file for file in sorted(out.glob("*/*.dcm")))
+def _key(file: Path) -> str:
+    """The series of an object that waits."""
+    return file.parent.parent.parent.name
 
 
-def _kind(file: Path) -> tuple[Any, Any] | None:
-    """SOP class and transfer syntax of an object; None if it is gone."""
-    try:
-        meta = read_file_meta_info(file)
-    except OSError:
-        return None
+def _kind(file: Path) -> tuple[UID, UID]:
+    """SOP class and transfer syntax of an object."""
+    meta = read_file_meta_info(file)
     return meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID

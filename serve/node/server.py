@@ -32,12 +32,13 @@ from wsseg.imaging.dicom.sop_classes import image_classes
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.node.arrivals import Arrivals
 from wsseg.serve.node.instance import NOT_UNDERSTOOD, OUT_OF_RESOURCES, Arrival, RefusedError
-from wsseg.serve.node.intake import PDU_BYTES, Intake, guard
+from wsseg.serve.node.intake import PDU_BYTES, Intake, guard, run_quietly
 from wsseg.serve.node.metrics import Metrics
 from wsseg.serve.node.options import NodeOptions
 from wsseg.serve.node.spool import Spool, digest
 
 MIB = 1 << 20
+POLL_SECONDS = 0.2
 SUCCESS = 0x0000
 VERIFICATION = UID("1.2.840.10008.1.1")
 SYNTAXES = (
@@ -60,8 +61,12 @@ SYNTAXES = (
 logger = logging.getLogger(__name__)
 
 
-def silence_library() -> None:
-    """Keep the lines of pynetdicom, which may quote what a peer sent, from the terminal."""
+def settle_library() -> None:
+    """Keep the lines of pynetdicom, which may quote what a peer sent, from the terminal.
+
+    And let it send the bytes of a file as they are, without a data set in memory.
+    """
+    _config.STORE_SEND_CHUNKED_DATASET = True
     _config.LOG_HANDLER_LEVEL = "none"
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
 
@@ -143,7 +148,7 @@ class Receiver:
     def start(self) -> int:
         """Listen, in threads; returns the port. Raises WssegError where that is not possible."""
         options = self.options
-        silence_library()
+        settle_library()
         entity = AE(ae_title=options.aet)
         entity.maximum_pdu_size = PDU_BYTES
         entity.maximum_associations = options.max_associations
@@ -169,7 +174,8 @@ class Receiver:
                 "choose another --host or --port"
             ) from error
         # `ApplicationEntity` keeps no list of servers that were made so, hence its own thread.
-        threading.Thread(target=server.serve_forever, name="wsseg-accept", daemon=True).start()
+        accept = partial(server.serve_forever, POLL_SECONDS)
+        threading.Thread(target=accept, name="wsseg-accept", daemon=True).start()
         self._server = cast("_Server", server)
         return int(server.server_address[1])
 
@@ -207,6 +213,7 @@ class Receiver:
         begin = partial(Arrival, self.spool, most=most)
         association.dimse = Intake(association, begin, most)
         guard(association, self.options.idle_seconds)
+        run_quietly(association)
 
     def _count(self, result: str, _event: evt.Event) -> None:
         self.metrics.associations.labels(result).inc()
@@ -235,6 +242,8 @@ class Receiver:
         if not isinstance(intake, Intake) or data_set is None:
             return NOT_UNDERSTOOD
         arrival = intake.take(data_set.getvalue().decode())
+        if arrival is None:  # the connection was closed meanwhile
+            return OUT_OF_RESOURCES
         try:
             key = arrival.series()
             name = f"{digest(arrival.named.instance)}.dcm"

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from wsseg.serve.node.durable import move_durably, sync_folder, write_durably
+from wsseg.imaging.publishing import make_folder, sync
+from wsseg.serve.node.durable import move_durably, write_durably
 
 INSTANCES = "instances"
 SERIES = "series.json"
@@ -65,7 +66,7 @@ class Spool:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         for name in (PARTIAL, *STATES, RESULTS, DEAD):
             (self.root / name).mkdir(parents=True, exist_ok=True)
-        sync_folder(self.root)
+        sync(self.root)
         self.nbytes = sum(_nbytes(self.root / state) for state in STATES)
 
     def folder(self, state: State, key: str) -> Path:
@@ -83,9 +84,9 @@ class Spool:
                     continue
         return [name for _, name in sorted(found)]
 
-    def dead(self) -> int:
-        """How many series and objects were given up."""
-        return sum(1 for _ in (self.root / DEAD).iterdir())
+    def count(self, name: str) -> int:
+        """How many series are in a state; of `DEAD` how many series and objects were given up."""
+        return sum(1 for _ in (self.root / name).iterdir())
 
     def scratch(self) -> Path:
         """A new name for something that is not whole yet, or not needed any more."""
@@ -108,10 +109,7 @@ class Spool:
         with self._lock:
             known = any((self.root / state / key / INSTANCES / name).exists() for state in STATES)
             if not known:
-                if not folder.exists():
-                    folder.mkdir(parents=True)
-                    sync_folder(folder.parent)
-                    sync_folder(folder.parent.parent)
+                make_folder(folder)
                 self.nbytes += _blocks(file.stat().st_size)
                 file.rename(folder / name)
             if not folder.exists():  # it was stored, and passed on, before
@@ -158,7 +156,7 @@ class Spool:
         for file in source.iterdir() if source.exists() else ():
             if not (target / file.name).exists():
                 file.rename(target / file.name)
-        sync_folder(target)
+        sync(target)
 
     def move(self, key: str, before: State, after: State) -> Path:
         """Pass a series from one state to another; returns its folder."""

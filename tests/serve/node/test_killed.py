@@ -1,0 +1,116 @@
+"""A node that is killed at any moment goes on where it was: nothing is lost, nothing is doubled."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydicom
+import pytest
+
+from tests.serve.conftest import rows
+from tests.serve.node.conftest import PATIENCE, Archive, send, until, write_series
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+# Whoever starts the tests in the background lets them ignore SIGINT, and all that they start.
+COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from wsseg.cli.main import main; main()"
+)
+SERIES, SLICES = 4, 3
+
+
+@contextmanager
+def listening(model: Path, spool: Path, *options: str) -> Iterator[tuple[Any, int, Path]]:
+    """`wsseg listen` as a process of its own: the process, its port, and the file of its log."""
+    log = spool.with_name(f"log-{len(list(spool.parent.glob('log-*')))}")
+    command = [sys.executable, "-c", COMMAND, "listen", "--model", str(model)]
+    command += ["--spool", str(spool), "--port", "0", "--json-log", "--device", "cpu"]
+    command += [
+        "--settle",
+        "0.5",
+        "--settle-released",
+        "0.2",
+        "--retry",
+        "0.2",
+        "--min-free-gb",
+        "0",
+        *options,
+    ]
+    with log.open("wb") as stream, subprocess.Popen(command, stderr=stream) as process:
+        try:
+            yield process, until(lambda: port_of(log), "the port"), log
+        finally:
+            process.kill()
+
+
+def port_of(log: Path) -> int:
+    events = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    return next((event["port"] for event in events if event.get("event") == "listening"), 0)
+
+
+def test_whatever_ends_the_node_each_series_is_measured_once_and_all_results_return(
+    model: Path, tmp_path: Path
+):
+    archive = Archive().start()
+    spool = tmp_path / "spool"
+    series = [write_series(tmp_path / "scans", f"s{index}", SLICES) for index in range(SERIES)]
+    files = [file for each in series for file in each]
+    options = ("--return", f"PACS@127.0.0.1:{archive.port}")
+
+    acknowledged: list[Path] = []
+
+    def deliver(port: int, some: list[Path]) -> None:
+        answers = send(port, some, release=False)
+        acknowledged.extend(file for file, answer in zip(some, answers, strict=False) if not answer)
+
+    def held() -> int:
+        return len(list(spool.glob("*/*/instances/*.dcm")))
+
+    ends: list[tuple[int, Callable[[int], Any]]] = [
+        (signal.SIGKILL, lambda port: deliver(port, files[:5])),  # before any series is complete
+        (
+            signal.SIGKILL,  # while a series is measured
+            lambda port: (
+                send(port, files),
+                until(lambda: list(spool.glob("ready/*/output/**/*.dcm")), "a result"),
+            ),
+        ),
+        (signal.SIGINT, lambda _: until(lambda: archive.got, "a result in the archive")),
+        (
+            signal.SIGTERM,
+            lambda _: until(lambda: len(list(spool.glob("done/*"))) == SERIES, "the end"),
+        ),
+    ]
+    codes = []
+    for number, work in ends:
+        with listening(model, spool, *options) as (process, port, log):
+            work(port)
+            process.send_signal(number)
+            codes.append(process.wait(PATIENCE))
+            if number == signal.SIGKILL:
+                assert held() >= len(set(acknowledged))
+        assert "Traceback" not in log.read_text()
+    archive.stop()
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 130, 0]
+
+    assert len(acknowledged) == 5
+    assert held() == SERIES * SLICES
+    tables = [rows(path) for path in spool.glob("results/*/*/ratios.csv")]
+    counted = Counter(row["instance_uid"] for table in tables for row in table)
+    expected = [pydicom.dcmread(file, specific_tags=["SOPInstanceUID"]) for file in files]
+    assert counted == {each.SOPInstanceUID: 3 for each in expected}  # a row for each ratio
+    # What was sent twice was one object: its UID comes from what it was made of.
+    for one in series:
+        results = {(each.Modality, each.SOPInstanceUID) for each in archive.of(one)}
+        assert sorted(modality for modality, _ in results) == ["SEG", "SR"]
+    assert not list(spool.glob("dead-letter/*"))
