@@ -15,6 +15,8 @@ from pathlib import Path
 TABLES = ("ratios.csv", "ratios.series.csv")
 PATIENCE = 600.0
 _SAMPLE_SECONDS = 0.01
+# Fields of /proc/PID/stat, counted from the state.
+_SESSION, _RESIDENT = 3, 21
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # Whoever starts it in the background lets it ignore SIGINT.
 _COMMAND = (
@@ -45,7 +47,7 @@ def infer(*arguments: object, environment: Mapping[str, str] | None = None) -> D
     reader = threading.Thread(target=lambda: told.append(process.stderr.read()))  # type: ignore[union-attr]
     reader.start()
     while process.poll() is None:
-        peak = max(peak, _resident(process.pid))
+        peak = max(peak, sum(resident(process.pid).values()))
         if time.monotonic() - begun > PATIENCE:
             os.killpg(process.pid, signal.SIGKILL)
         time.sleep(_SAMPLE_SECONDS)
@@ -88,16 +90,16 @@ def lost(before: Path, after: Path) -> int:
     )
 
 
-def _resident(session: int) -> int:
-    """Bytes in memory of all processes of a session; shared pages count for each."""
-    total = 0
+def resident(session: int) -> dict[int, int]:
+    """Bytes in memory of each process of a session, by its id; shared pages count for each."""
+    found = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
             stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(stat[3]) == session:
-                total += int(stat[21]) * _PAGE
+            if int(stat[_SESSION]) == session and stat[0] != "Z":
+                found[int(folder.name)] = int(stat[_RESIDENT]) * _PAGE
         except (OSError, ValueError, IndexError):  # it has ended
             continue
-    return total
+    return found

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.reliability.command import PATIENCE, lost, start
+from bench.reliability.command import PATIENCE, lost, resident, start
 from wsseg.serve.journal import journal_path
 
 _SHORTEST = 0.05
+_ORPHAN_SECONDS = 10.0
 _LOCK = ".lock-"
 """How the names of locks begin, which a kill may leave: they lock nothing any more."""
 
@@ -49,6 +50,7 @@ def kill_and_resume(
                 check_ended(process.returncode, log)
                 break
             killed.kills += 1
+            check_gone(process.pid)
             if (out / "ratios.csv").exists() and not journal_path(out / "ratios.csv").exists():
                 break  # it had done all but to end
         killed.lost += lost(whole / "ratios.csv", out / "ratios.csv")
@@ -65,6 +67,15 @@ def whole_seconds(arguments: Sequence[object], whole: Path) -> float:
     log = process.communicate(timeout=PATIENCE)[1]
     check_ended(process.returncode, log)
     return time.monotonic() - begun
+
+
+def check_gone(session: int) -> None:
+    """Raise AssertionError where processes of a run that was killed live on."""
+    deadline = time.monotonic() + _ORPHAN_SECONDS
+    while left := resident(session):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{len(left)} processes live on")
+        time.sleep(0.01)
 
 
 def check_ended(code: int, log: str) -> None:

@@ -1,15 +1,14 @@
 """A long run: memory, file descriptors and temporary files of 2,000 series."""
 
-import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bench.reliability.command import rows, start
+from bench.reliability.command import resident, rows, start
 from bench.reliability.result import Result
 from bench.reliability.scans import write_model, write_series
 from wsseg.serve.journal import journal_path
@@ -18,13 +17,15 @@ SERIES = 2000
 _SAMPLE_SECONDS = 0.05
 _WARM_UP = 0.2
 """The part of the series until which caches and pools of memory may fill."""
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_FEWEST = 20
+"""Samples of a process that say something of it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The process at one moment. done: bytes of the journal, which grows by each series."""
+    """A process at one moment. done: bytes of the journal, which grows by each series."""
 
+    process: int
     done: int
     nbytes: int
     descriptors: int
@@ -47,18 +48,17 @@ def soak(folder: Path, *, series: int = SERIES) -> Iterator[Result]:
     log = process.communicate()[1]
     if process.returncode:
         raise AssertionError(log)
-    done = np.array([sample.done for sample in samples]) / max(s.done for s in samples)
-    warm = done >= _WARM_UP
-    hundreds = done[warm] * series / 100
-    megabytes = np.array([sample.nbytes for sample in samples])[warm] / 1e6
-    slope = np.polyfit(hundreds, megabytes, 1)[0]
-    opened = np.array([sample.descriptors for sample in samples])[warm]
-    spread = np.polyfit(hundreds, opened, 1)[0]
+    end = max(sample.done for sample in samples)
+    slopes = [
+        _slopes([each for each in samples if each.process == process_id], end, series)
+        for process_id in {sample.process for sample in samples}
+    ]
+    memory, opened = (max(values) for values in zip(*slopes, strict=True))
     left = len(list(temporary.rglob("*")))
     ratios = 3 * (2 + 1)  # three ratios of two slices and of their series
     yield Result(
-        f"soak of {series:,} series: {slope:+.2f} MB and {spread:+.2f} file descriptors a hundred "
-        f"series, {left} files left in the temporary folder",
+        f"soak of {series:,} series: {memory:+.2f} MB and {opened:+.2f} file descriptors a "
+        f"hundred series in a process, {left} files left in the temporary folder",
         1,
         series * ratios + 2 - rows(report).total(),
         str(process.returncode),
@@ -66,15 +66,25 @@ def soak(folder: Path, *, series: int = SERIES) -> Iterator[Result]:
     )
 
 
+def _slopes(samples: Sequence[Sample], end: int, series: int) -> tuple[float, float]:
+    """MB and file descriptors of one process for each hundred series, once it has warmed up."""
+    warm = [sample for sample in samples if sample.done >= _WARM_UP * end]
+    if len(warm) < _FEWEST:
+        return 0.0, 0.0
+    hundreds = np.array([sample.done for sample in warm]) / end * series / 100
+    values = ([s.nbytes / 1e6 for s in warm], [s.descriptors for s in warm])
+    memory, opened = (float(np.polyfit(hundreds, each, 1)[0]) for each in values)
+    return memory, opened
+
+
 def _samples(process: "subprocess.Popen[str]", journal: Path) -> Iterator[Sample]:
-    """Samples while the process measures."""
-    folder = Path("/proc", str(process.pid))
+    """Samples of all processes while they measure."""
     while process.poll() is None:
-        try:
-            if journal.exists():
-                pages = int((folder / "statm").read_text().split()[1])
-                opened = len(list((folder / "fd").iterdir()))
-                yield Sample(journal.stat().st_size, pages * _PAGE, opened)
-        except OSError:  # it has just ended
-            pass
+        done = journal.stat().st_size if journal.exists() else 0
+        for process_id, nbytes in resident(process.pid).items() if done else ():
+            try:
+                opened = len(list(Path(f"/proc/{process_id}/fd").iterdir()))
+            except OSError:  # it has just ended
+                continue
+            yield Sample(process_id, done, nbytes, opened)
         time.sleep(_SAMPLE_SECONDS)

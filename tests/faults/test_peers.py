@@ -25,7 +25,7 @@ def test_what_comes_before_its_time_is_damaged_or_is_nothing_ends_no_thread(peer
         damaged = bytearray(data)
         for at in range(4, len(data), 23):
             damaged[at] ^= 0x10
-        peer.send(damaged)
+        peer.send(bytes(damaged))
     for nothing in (b"", b"\0", b"\1", b"\2", b"\0GET / HTTP/1.1\r\n\r\n", b"\1" + b"\xff" * 40):
         peer.send(nothing)
     peer.check_answers()

@@ -237,10 +237,8 @@ def write_volume(path: Path, slices: np.ndarray) -> None:
 
 
 def run(model: Path, report: Path, *inputs: Path, **options: Any) -> Summary:
-    given: dict[str, Any] = {
-        "device": "cpu",
-        "isolate": False,
-    } | options  # a process takes half a second to start
+    # Without a process for the engine, which takes half a second to start.
+    given: dict[str, Any] = {"device": "cpu", "isolate": False} | options
     settings = InferOptions(model=model, report=report, **given)
     return infer(list(inputs), settings)
 

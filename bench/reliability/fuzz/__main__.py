@@ -17,7 +17,7 @@ from bench.reliability.fuzz.targets import TARGETS
 from bench.timing import where
 
 MOST_BYTES = 1 << 16
-SECONDS_AN_INPUT = 20
+SECONDS_AN_INPUT = 30
 RSS_MB = 2048
 _RUNS = re.compile(r"^#(\d+)\s.*?cov: (\d+)", re.MULTILINE)
 # Beyond the time that libFuzzer is given: it only looks at the clock between two inputs.
@@ -90,7 +90,12 @@ def _run(name: str, corpus: Path, kept: Path, seconds: int) -> str:
     command = [
         *(sys.executable, "-m", "bench.reliability.fuzz.child", name, str(corpus)),
         *(f"-max_total_time={seconds}", f"-rss_limit_mb={RSS_MB}", f"-max_len={MOST_BYTES}"),
-        *(f"-timeout={SECONDS_AN_INPUT}", f"-artifact_prefix={kept}/", "-use_value_profile=1"),
+        *(
+            f"-timeout={SECONDS_AN_INPUT}",
+            f"-report_slow_units={SECONDS_AN_INPUT}",
+            f"-artifact_prefix={kept}/",
+            "-use_value_profile=1",
+        ),
     ]
     log = corpus.with_name("log")
     with log.open("ab") as stream:
