@@ -1,5 +1,5 @@
-# wsseg-infer as an image. The model is mounted, never baked in; nothing is fetched or sent at run
-# time: wsseg itself stops what its libraries would report.
+# wsseg as an image: wsseg-infer, and `wsseg listen`. The model is mounted, never baked in; nothing is
+# fetched or sent at run time: wsseg itself stops what its libraries would report.
 #
 #   docker build -t wsseg .
 #   docker build -t wsseg:gpu --build-arg DEVICE=cuda \
@@ -20,7 +20,7 @@ RUN apt-get update \
 RUN python3 -m venv /opt/wsseg
 COPY . /source
 RUN /opt/wsseg/bin/pip install --no-cache-dir --constraint /source/constraints.txt \
-    "/source[codecs,openvino]"
+    "/source[codecs,openvino,node,dicomweb]"
 
 FROM ${BASE}
 ARG DEVICE=cpu
