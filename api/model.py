@@ -19,6 +19,7 @@ from wsseg.results import ScanResult, SliceResult
 from wsseg.serve.batching import to_channels
 from wsseg.serve.engines.base import Engine, EngineError, Prediction
 from wsseg.serve.engines.child import Isolation
+from wsseg.serve.follow import follow
 from wsseg.serve.infer import Summary, infer, measure
 from wsseg.serve.intervals import Bounds, Intervals, SoftAreas, intervals_of
 from wsseg.serve.manifest import Manifest
@@ -157,6 +158,7 @@ class Model:
         paths: Paths,
         *,
         on_progress: Callable[[int, int, float], None] | None = None,
+        on_round: Callable[[Summary], object] = lambda _: None,
         **given: Any,
     ) -> Summary:
         """Measure as `measure` does and write `report` and the tables beside it, as wsseg-infer.
@@ -164,9 +166,10 @@ class Model:
         report: .csv, .jsonl or .parquet. on_progress: hears slices done, slices found so far, and
         slices a second. given: other options of wsseg-infer by their names, such as
         `masks="masks"`, `overlays="overlays"`, `known_ratios="ratios.csv"`,
-        `reference="recorded.csv"`, `overwrite=True`. Raises WssegError, before any scan is read,
-        for inputs and options that cannot be used, those of `load_model` among them, and
-        AllFailedError if the report cannot be written.
+        `reference="recorded.csv"`, `overwrite=True`. With `follow=True`, folders are measured again
+        and again until an interrupt or an error; on_round hears of each time. Raises WssegError,
+        before any scan is read, for inputs and options that cannot be used, those of `load_model`
+        among them, and AllFailedError if the report cannot be written.
         """
         # The engine is this model's: the report would name another one that computed nothing.
         opened = [name for name in _OPENED_WITH if name in given]
@@ -176,12 +179,13 @@ class Model:
                 "these options"
             )
         chosen = settings(InferOptions, None, {"report": report, **given}, begun=self.options)
-        return infer(
-            _paths(paths),
-            chosen,
-            engine=lambda: self._opened(chosen.isolation, probability=chosen.needs_probability),
-            on_progress=on_progress,
-        )
+
+        def engine() -> Engine:
+            return self._opened(chosen.isolation, probability=chosen.needs_probability)
+
+        if chosen.follow:
+            follow(_paths(paths), chosen, engine=engine, on_progress=on_progress, on_round=on_round)
+        return infer(_paths(paths), chosen, engine=engine, on_progress=on_progress)
 
     def listen(
         self,

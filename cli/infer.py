@@ -266,6 +266,29 @@ def infer(
             "reports. Each part needs a --report of its own.",
         ),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow",
+            help="Measure the folders again whenever files in them have come or changed, until "
+            "interrupted. A series is measured when it is complete.",
+        ),
+    ] = False,
+    settle: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="With --follow: seconds without a change after which a file is complete.",
+        ),
+    ] = 10.0,
+    poll: Annotated[
+        bool,
+        typer.Option(
+            "--poll",
+            help="With --follow: list the folders again and again, because the system does not "
+            "report all changes. Network shares are listed anyway.",
+        ),
+    ] = False,
     json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
@@ -280,6 +303,11 @@ def infer(
         "no table is written yet; scans that were finished are kept, and the same command with "
         "--resume goes on with the others"
     )
+    if follow:
+        kept = (
+            "the tables are those of the last round; scans that were finished are kept, and the "
+            "same command goes on with the others"
+        )
     with guarded(interrupted=kept):
         exit_code = run_inference(
             inputs,
@@ -331,6 +359,9 @@ def infer(
             overwrite=overwrite,
             resume=resume,
             shard=shard,
+            follow=follow,
+            settle=settle,
+            poll=poll,
             quiet=json_log,
             event_log=event_log,
         )
@@ -366,11 +397,14 @@ def run_inference(
         def show(done: int, known: int, rate: float) -> None:
             progress.update(task, completed=done, total=known, rate=rate)
 
+        def end(summary: "Summary") -> None:
+            facts.values = summary.facts
+            if not quiet:
+                say(closing_line(summary))
+
         opened = wsseg.load_model(model, **engine)
-        summary = opened.measure_to(report, inputs, on_progress=show, **given)
-        facts.values = summary.facts
-    if not quiet:
-        say(closing_line(summary))
+        summary = opened.measure_to(report, inputs, on_progress=show, on_round=end, **given)
+        end(summary)
     return summary.exit_code
 
 

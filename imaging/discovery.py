@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from wsseg.imaging.archive import Budget, unpack_gzip, unpack_tar, unpack_zip
 from wsseg.imaging.content import ARCHIVES, Content, content_of, get_content, is_pointer, read_head
@@ -16,12 +17,19 @@ from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.volume_header import NoImageError
 from wsseg.imaging.volumes import header_beside, volume_refs
 
+if TYPE_CHECKING:
+    from wsseg.imaging.watched import Watched
+
 _Item = tuple[FileRef, Content] | Failure
 """A file with its content, or why it has none that is read."""
 
 
 def find(
-    paths: Sequence[Path], *, scratch: Path, limits: ReadLimits = DEFAULT_LIMITS
+    paths: Sequence[Path],
+    *,
+    scratch: Path,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    watched: "Watched | None" = None,
 ) -> Iterator[ScanRef | Failure]:
     """Every scan in files, folders, zip and tar archives and gzip files, by first bytes only.
 
@@ -33,23 +41,33 @@ def find(
     Sources are relative to a single input; with several inputs, each source begins with as much
     of the path of its input as distinguishes it (see `shown_names`).
 
+    watched: leave out the files that it does not call complete, and DICOM series that have one.
+
     Raises WssegError at once if a path does not exist.
     """
     for path in paths:
         if not path.exists():
             raise WssegError(missing(path, str(path))[1])
-    return _find([header_beside(path) or path for path in paths], scratch, limits)
+    return _find([header_beside(path) or path for path in paths], scratch, limits, watched)
 
 
-def _find(paths: Sequence[Path], scratch: Path, limits: ReadLimits) -> Iterator[ScanRef | Failure]:
+def _find(
+    paths: Sequence[Path], scratch: Path, limits: ReadLimits, watched: "Watched | None"
+) -> Iterator[ScanRef | Failure]:
     headers: list[Header] = []
-    for item in _unpacked(_once(paths), scratch, limits):
+    growing: set[tuple[str, str]] = set()
+    files = _once(paths)
+    if watched:
+        files = _complete(files, watched, limits, (headers, growing))
+    for item in _unpacked(files, scratch, limits):
         if isinstance(item, Failure):
             yield item
             continue
         file, content = item
         if content == "dicom":
             images = read_headers(file, limits)
+            if watched:
+                watched.remember(file, images)
             if isinstance(images, Failure):
                 yield images
             else:
@@ -62,7 +80,35 @@ def _find(paths: Sequence[Path], scratch: Path, limits: ReadLimits) -> Iterator[
             except ReadError as error:
                 status: Status = "skipped" if isinstance(error, NoImageError) else "failed"
                 yield Failure(file.source, error.reason, str(error), status=status)
-    yield from group(headers)
+    yield from group(header for header in headers if header.series not in growing)
+
+
+def _complete(
+    files: Iterable[FileRef | Failure],
+    watched: "Watched",
+    limits: ReadLimits,
+    found: tuple[list[Header], set[tuple[str, str]]],
+) -> Iterator[FileRef | Failure]:
+    """The files that are complete and yet to be read.
+
+    found: receives the headers that are known, and the series of files that may still be written.
+    """
+    headers, growing = found
+    for file in files:
+        if isinstance(file, Failure):
+            yield file
+        elif watched.is_complete(file):
+            known = watched.headers(file)
+            if isinstance(known, list):
+                headers += known
+            else:
+                yield known or file
+        else:
+            item = _with_content(file)
+            if isinstance(item, tuple) and item[1] == "dicom":
+                images = read_headers(file, limits)
+                if isinstance(images, list):
+                    growing.update(image.series for image in images)
 
 
 def _once(paths: Sequence[Path]) -> Iterator[FileRef | Failure]:

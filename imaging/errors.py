@@ -26,6 +26,7 @@ _EXTRAS = {
     "nilearn": "demo",
     "prometheus_client": "node",
     "pynetdicom": "node",
+    "watchfiles": "follow",
     "statsmodels": "agree",
 }
 

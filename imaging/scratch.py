@@ -134,6 +134,11 @@ def lock_folder(path: Path) -> int | None:
         return None
 
 
+def is_share(path: Path) -> bool:
+    """Whether other machines may change what is in a folder, as far as the system tells."""
+    return _file_system(os.path.realpath(path)) not in (*_OF_ONE_SYSTEM, "")
+
+
 def _last_change(path: Path) -> float:
     """The time of the last change of a folder and all that is in it, in seconds of `time.time`."""
     return max(each.lstat().st_mtime for each in (path, *path.rglob("*")))

@@ -3,17 +3,18 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsseg.imaging.dicom.codes import check_classes, merged
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, NothingToDoError, WssegError
-from wsseg.imaging.files import lock_output, recover
+from wsseg.imaging.files import Version, lock_output, recover
 from wsseg.imaging.legend import write_legend
 from wsseg.imaging.scratch import scratch_folder, sweep
 from wsseg.imaging.tables import TableOptions
+from wsseg.imaging.watched import Watched
 from wsseg.serve.agreement.reference import Compared, check_reference, compare_run
 from wsseg.serve.assembly import outputs_of, pipeline_of, provenance_of
 from wsseg.serve.change import Changes
@@ -40,7 +41,7 @@ from wsseg.serve.report import (
 from wsseg.serve.run_settings import run_settings
 from wsseg.serve.scan_rows import ScanRows
 from wsseg.serve.shards import Division, record_shard
-from wsseg.serve.sources import Files, open_source, stores
+from wsseg.serve.sources import Files, Source, open_source, stores
 
 SOME_FAILED = 8
 
@@ -106,12 +107,24 @@ class Summary:
         return SOME_FAILED if self.compared and self.compared.failed else 0
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is kept between the runs over folders that are followed.
+
+    watched: tells which files are complete. verified: see `Journal`.
+    """
+
+    watched: Watched
+    verified: dict[str, Version] = field(default_factory=dict)
+
+
 def infer(
     inputs: Sequence[Path],
     options: InferOptions,
     *,
     engine: Callable[[], Engine] | None = None,
     on_progress: OnProgress | None = None,
+    kept: Kept | None = None,
 ) -> Summary:
     """Measure every scan under `inputs` with a model folder and write the report.
 
@@ -119,8 +132,9 @@ def infer(
     read-ahead. A scan that cannot be read, computed or written is a row of the failures table and
     costs no other scan anything. engine: called for the model's engine once the outputs have been
     checked; without it, the engine that the options ask for is opened, in a process of its own if
-    they say so. on_progress: receives
-    (slices done, slices met so far, slices per second).
+    they say so. on_progress: receives (slices done, slices met so far, slices per second). kept:
+    only the files that it calls complete are measured, the caller has locked the outputs, and the
+    journal stays.
 
     Raises WssegError, before any scan is read, for inputs, options and models that cannot be used,
     and AllFailedError if the report cannot be written.
@@ -138,7 +152,7 @@ def infer(
     follow_up = FollowUp.of(options)
     counts = Counts(on_progress or (lambda *_: None))
     with scratch_folder() as scratch:
-        source = open_source(inputs, options, scratch)
+        source = _source(inputs, options, scratch, kept)
         manifest, folder = load_model(options.model, options.trust)
         intervals = intervals_of(manifest, options.coverage)
         check_classes(options.codes, manifest.classes)
@@ -176,16 +190,16 @@ def infer(
         outputs = outputs_of(options, manifest, provenance, intervals) + stores(options, inputs)
         settings = run_settings(options, manifest, provenance)
         journal = Journal(options.report, settings, provenance, scratch)
+        if kept:
+            journal.verified = kept.verified
         pipeline = replace(
             pipeline_of(used, manifest, options, known=known, outputs=outputs),
             journal=journal,
             fallback=Fallback(folder, manifest, wanted, used, options.isolation),
         )
         with ExitStack() as locks:
-            for output in (options.report, *options.folders):
-                busy = f"another run is writing {output}: wait for it, or name another place"
-                shared = division is not None and output != options.report
-                locks.enter_context(lock_output(output, busy, shared=shared))
+            shared = division is not None
+            locks.enter_context(lock_outputs(options, shared=shared, held=kept is not None))
             # Again, because another run may just have written its report.
             require_free(options.report, recovered=recovers, overwrite=options.overwrite)
             if resumes and not journal.path.exists():
@@ -258,6 +272,31 @@ def infer(
         },
     )
     return summary
+
+
+def _source(
+    inputs: Sequence[Path], options: InferOptions, scratch: Path, kept: Kept | None
+) -> Source:
+    if kept is None:
+        return open_source(inputs, options, scratch)
+    return Files(find(inputs, scratch=scratch, limits=options.limits, watched=kept.watched))
+
+
+@contextmanager
+def lock_outputs(
+    options: InferOptions, *, shared: bool = False, held: bool = False
+) -> Iterator[None]:
+    """Lock the report and the folders of a run; nothing if they are `held` already.
+
+    shared: the folders are locked against runs alone that do not share them. Raises WssegError
+    where another run writes one of them.
+    """
+    with ExitStack() as locks:
+        for output in () if held else (options.report, *options.folders):
+            busy = f"another run is writing {output}: wait for it, or name another place"
+            only_some = shared and output != options.report
+            locks.enter_context(lock_output(output, busy, shared=only_some))
+        yield
 
 
 def measure(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from wsseg.imaging.errors import AllFailedError, Failure, ReadError, SomeFailedError, WssegError
-from wsseg.imaging.files import seen_by
+from wsseg.imaging.files import Version, seen_by, version_of
 from wsseg.imaging.publishing import sync, sync_files
 from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.volumes import open_volume
@@ -66,13 +66,16 @@ class Journal:
     """The journal of one run. Threads may look scans up while one adds them.
 
     settings: all that the rows of every scan depend on, by name. scratch: folder into which
-    archives are unpacked, whose files have no time of change that would mean anything.
+    archives are unpacked, whose files have no time of change that would mean anything. verified:
+    the versions of files that were compared before; given if another run over the same scans
+    follows, for which the journal then stays.
     """
 
     report: Path
     settings: Mapping[str, str]
     provenance: Provenance
     scratch: Path
+    verified: dict[str, Version] | None = None
     _places: dict[str, tuple[int, int]] = field(default_factory=dict)
     _stream: BinaryIO | None = None
     _unsynced: bool = False
@@ -111,15 +114,22 @@ class Journal:
         try:
             if entry is None:
                 return None
+            known = {} if self.verified is None else self.verified
+            compared: dict[str, Version] = {}
             for name, *before in entry["files"]:
                 path = Path(name)
+                version = version_of(path)
+                if known.get(name) == version:
+                    continue
                 # The size first: most damage shows without reading the file.
-                if path.stat().st_size != before[0] or [*file_state(path)[1:]] != before:
+                if version[0] != before[0] or [*file_state(path)[1:]] != before:
                     return None
+                compared[name] = version
             rows = ScanRows.from_values(entry["rows"], ref, self.provenance)
         except (OSError, ValueError, LookupError, TypeError):
             return None
-        self.keep(entry["files"])  # the process that wrote them may not have come to it
+        known |= compared
+        self._written.extend(compared)  # the process that wrote them may not have come to it
         return replace(rows, key=key)
 
     def keep(self, files: Iterable[FileState]) -> None:
@@ -216,7 +226,7 @@ class Journal:
         needed = True
         try:
             yield
-            needed = False
+            needed = self.verified is not None
         except SomeFailedError:  # of what follows the report, which is written
             needed = False
             raise

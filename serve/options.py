@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from wsseg.imaging.definitions import Frozen
 from wsseg.imaging.dicom.codes import Codes
@@ -24,6 +24,8 @@ from wsseg.serve.shards import Shard
 
 BATCH = 8
 """Default number of slices that the network sees at once."""
+SETTLE = 10.0
+"""Default number of seconds for which a file has not changed if it is complete."""
 
 
 class InferOptions(Frozen):
@@ -47,9 +49,11 @@ class InferOptions(Frozen):
     pictures that do not state one. codes: what each class is, by a clinical terminology, each in
     place of the model's. query: attributes that the series of a server must match, see
     `parse_query`. series_mb: MiB of one of them at most. store: server that DICOM results are
-    stored on too, as `dicomweb:https://host/path`. shard: (i, n) measures part i of n of the
-    inputs, see `shards.Division`. identify, salt, real_identifiers, previous, keys, repeatability:
-    see `FollowUpOptions`. trust: public keys, of which one must have signed the model, see
+    stored on too, as `dicomweb:https://host/path`. follow: measure the inputs again and again, see
+    `follow.follow`; settle: seconds without a change after which a file is complete; poll: list the
+    folders instead of having changes reported. shard: (i, n) measures part i of n of the inputs,
+    see `shards.Division`. identify, salt, real_identifiers, previous, keys, repeatability: see
+    `FollowUpOptions`. trust: public keys, of which one must have signed the model, see
     `check_signed`.
     """
 
@@ -87,6 +91,9 @@ class InferOptions(Frozen):
     coverage: Coverage | None = None
     overwrite: bool = False
     resume: bool = False
+    follow: bool = False
+    settle: NonNegativeFloat = SETTLE
+    poll: bool = False
     pixel_mm: PixelSize | None = None
     codes: Codes = Field(default_factory=dict)
     shard: Shard | None = None
@@ -186,6 +193,8 @@ def check_together(options: InferOptions) -> None:
                     f"--{name.replace('_', '-')} needs all scans, and --shard measures a part of "
                     f"them: {instead}"
                 )
+    if not options.follow and (options.poll or options.settle != SETTLE):
+        raise WssegError("--settle and --poll belong to --follow: give it too, or leave them out")
     for folder, belonging in (
         ("seg", ("seg_type", "seg_sparse")),
         ("probability", ("probability_type",)),
