@@ -20,6 +20,7 @@ _OPTIONS = (
     "seg_type",
     "seg_sparse",
     "probability_type",
+    "store",
     "sheet",
     "ignore_columns",
 )

@@ -34,7 +34,8 @@ PART_HEADER_BYTES = 1 << 16
 CHUNK = 1 << 20
 DICOM = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Objects as they are stored: the server need not decode them."""
-OUT_OF_RESOURCES = 0xA7
+OUT_OF_RESOURCES, DUPLICATE = 0xA7, 0x0111
+"""Reasons of a server that does not store an object: the high byte of one, and the other."""
 SILENT = logging.CRITICAL + 1
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
@@ -146,6 +147,8 @@ class Session:
             said = self._client.store_instances([dataset])
             if refused := said.get("FailedSOPSequence"):
                 code = int(refused[0].get("FailureReason", 0))
+                if code == DUPLICATE:
+                    return
                 raise ServerError(
                     "not_stored",
                     f"the server refused it for the reason {code:04X}H",
@@ -174,14 +177,14 @@ class Session:
 
     def _pages(self, search: Callable[..., list[Json]]) -> Iterator[Json]:
         """All entries of a list, page by page; one that the server repeats is not repeated."""
-        seen: set[str] = set()
+        seen: set[int] = set()
         offset = 0
         while True:
             page = self.persist(partial(search, limit=PAGE, offset=offset))
             before = len(seen)
             for entry in page:
-                if (text := repr(entry)) not in seen:
-                    seen.add(text)
+                if (digest := hash(repr(entry))) not in seen:
+                    seen.add(digest)
                     yield entry
             if len(seen) == before:  # nothing more, or a server that ignores the offset
                 return

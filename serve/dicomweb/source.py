@@ -94,10 +94,9 @@ class ServerSource:
         self._in_flight: deque[_Fetched] = deque()
         with closing(Session(server)) as session:
             try:
-                listed = list(session.series(query))
+                self._units, self._failures = _units(session.series(query))
             except ServerError as error:
                 raise WssegError(f"the series of {server.url} cannot be listed: {error}") from error
-        self._units, self._failures = _units(listed)
 
     def refs(self, journal: Journal | None = None) -> Generator[Item, None, None]:
         """Scans, failures, and the rows of scans that the journal has."""
@@ -148,6 +147,8 @@ class ServerSource:
                     return _Fetched(unit, folder, "", known)
                 left = self._most
                 for name in names:
+                    if self._ending.is_set():  # nobody waits for it
+                        raise ServerError("stopped", "the run has ended")
                     source = name.rpartition("/")[0]
                     path = folder / f"{name}.dcm"
                     with translate_errors(source):
