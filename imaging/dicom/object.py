@@ -246,7 +246,7 @@ class OpenObject:
         """
         wanted = range(self.shape[0]) if slices is None else slices
         source = self._file.source
-        with silence_pydicom, _as_read_errors(source, partial(_undecodable, self._pixels.syntax)):
+        with silence_pydicom, as_read_errors(source, partial(undecodable, self._pixels.syntax)):
             if self._mosaic:
                 (picture,) = self._pixels.planes([0])
                 tiles = [self._slices.indices[index] for index in wanted]
@@ -272,12 +272,12 @@ def open_object(
     another one is read. Raises ReadError, and nothing else that the file could cause.
     """
     with silence_pydicom:
-        with _as_read_errors(file.source, _unreadable):
+        with as_read_errors(file.source, _unreadable):
             dataset, guessed = _LAST.opened(file, limits, keep=rest_follows)
         study, series, instance = uids = uids_of(dataset)
         check_unchanged(file, uids)
         syntax = dataset.file_meta.TransferSyntaxUID
-        with _as_read_errors(file.source, partial(_undecodable, syntax)):
+        with as_read_errors(file.source, partial(undecodable, syntax)):
             mosaic = mosaic_in(dataset, file.source)
             layout = read_layout(dataset, file, limits)
             frames = read_frames(dataset, layout.frames, file.source, None if mosaic else chosen)
@@ -354,7 +354,7 @@ def _header_flags(dataset: FileDataset, layout: Layout, frames: Frames) -> set[s
 
 
 @contextmanager
-def _as_read_errors(source: str, describe: Callable[[str, Exception], ReadError]) -> Iterator[None]:
+def as_read_errors(source: str, describe: Callable[[str, Exception], ReadError]) -> Iterator[None]:
     """Turn whatever a library raises on a damaged file into a ReadError."""
     try:
         yield
@@ -378,7 +378,7 @@ def _unreadable(source: str, error: Exception) -> ReadError:
     )
 
 
-def _undecodable(syntax: UID, source: str, error: Exception) -> ReadError:
+def undecodable(syntax: UID, source: str, error: Exception) -> ReadError:
     """The error for pixels that no decoder could turn into an image."""
     logger.debug("%s while decoding pixels", type(error).__name__)
     if not is_compressed(syntax):

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
 from wsseg.imaging.dicom.decoder import Stored, decode_frames, deferred_element
 from wsseg.imaging.dicom.file import integer, is_compressed, items, number, numbers, text
+from wsseg.imaging.dicom.palette import palette_depth, palette_of
 from wsseg.imaging.dicom.rescale import Rescale
 from wsseg.imaging.dicom.sop_classes import is_measured, is_x_ray
 from wsseg.imaging.errors import ReadError
@@ -24,6 +24,7 @@ Pixels = NDArray[np.float32]
 # A compressed frame has the head of its fragment, and at least two bytes.
 _LEAST_FRAME_BYTES = 10
 _EIGHT_BIT = 255
+_MOST_ENTRIES = 1 << 16  # of a lookup table
 # How keywords of floating point values begin, by their size in bytes.
 _FLOAT_KINDS = {4: "Float", 8: "DoubleFloat"}
 # Units of a radiograph (PS3.3 C.11.1.1.2). Other values of RescaleType describe its processing
@@ -113,6 +114,8 @@ def read_layout(dataset: FileDataset, file: FileRef, limits: ReadLimits) -> Layo
     limits.check_slice(layout.rows, layout.columns, source)
     limits.check_frames(layout.frames, source)
     limits.check_scan(layout.plane_bytes * layout.frames, source, held=False)
+    if compressed:
+        limits.check_growth(layout.plane_bytes * layout.frames, stored, source)
     return layout
 
 
@@ -218,13 +221,15 @@ def _looked_up(stored: Stored, dataset: Dataset, *, inverse: bool) -> Pixels:
     """Values of the modality table; `inverse` mirrors them within the range of its entries."""
     table = items(dataset, "ModalityLUTSequence")[0]
     entries, first, bits = numbers(table, "LUTDescriptor", 3) or (0, 0, 0)
+    if not 0 <= entries <= _MOST_ENTRIES:
+        raise ValueError
     # Entries of 9 to 15 bits are stored in 16.
     table.LUTDescriptor = [int(entries), int(first), 8 if bits <= 8 else 16]
     pixels = np.asarray(apply_modality_lut(stored.astype(np.int64), dataset)).astype(np.float32)
     if not inverse:
         return pixels
     # The table maps stored values, so that these must not be mirrored before it.
-    mapped = int(first) + np.arange(int(entries) or 2**16)
+    mapped = int(first) + np.arange(int(entries) or _MOST_ENTRIES)
     values = np.asarray(apply_modality_lut(mapped, dataset)).astype(np.float32)
     mirrored: Pixels = values.min() + values.max() - pixels
     return mirrored
@@ -264,7 +269,7 @@ def _painter(dataset: Dataset, layout: Layout) -> Callable[[Stored], Pixels]:
     scale = np.float32(_EIGHT_BIT / (2**depth - 1))
     if layout.samples == 3:
         return lambda stored: stored.astype(np.float32) * scale
-    first, table = _palette(dataset)
+    first, table = palette_of(dataset)
     # Indices beyond the table take its nearest colour (PS3.3 C.7.6.3.1.5).
     last = len(table) - 1
     colours = table.astype(np.float32) * scale
@@ -275,14 +280,4 @@ def _colour_depth(dataset: Dataset, layout: Layout) -> int:
     """Bits of one colour value: of the palette's entries, or of the pixels themselves."""
     if layout.samples == 3:
         return integer(dataset, "BitsStored") or layout.bits
-    _, table = _palette(dataset)
-    # Palettes of 8-bit colours are often written in 16 bits.
-    return 16 if table.max() > _EIGHT_BIT else 8
-
-
-def _palette(dataset: Dataset) -> tuple[int, NDArray[np.integer[Any]]]:
-    """The first index of the palette, and its colours (index, 3)."""
-    entries, first, _ = numbers(dataset, "RedPaletteColorLookupTableDescriptor", 3) or (0, 0, 0)
-    indices = int(first) + np.arange(int(entries) or 2**16)
-    table: NDArray[np.integer[Any]] = apply_color_lut(indices, dataset)[:, :3]
-    return int(first), table
+    return palette_depth(dataset)

@@ -5,21 +5,23 @@ Indices are (row, column) or frames from 0; positions are in LPS mm.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.multival import MultiValue
 
 from wsseg.imaging.content import is_dicom, read_head
+from wsseg.imaging.dicom.decoder import Stored, decode_frames
 from wsseg.imaging.dicom.file import (
     at_pixels,
     first_item,
     frame_count,
     integer,
+    is_compressed,
     items,
     open_dicom,
     silence_pydicom,
@@ -28,11 +30,12 @@ from wsseg.imaging.dicom.file import (
     value_of,
 )
 from wsseg.imaging.dicom.geometry import Plane
-from wsseg.imaging.dicom.object import GEOMETRY_TAGS, read_frames
+from wsseg.imaging.dicom.object import GEOMETRY_TAGS, as_read_errors, read_frames, undecodable
 from wsseg.imaging.dicom.reader import dicom_volumes
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.files import Version, version_of
 from wsseg.imaging.label_values import Label, Labels, Numbering
+from wsseg.imaging.limits import DEFAULT_LIMITS
 from wsseg.imaging.picture_page import WHITE
 from wsseg.imaging.scan import FileRef
 
@@ -94,14 +97,19 @@ class _Frame:
 class _Segmentation:
     """texts: segment labels by number. series, instances: UIDs of the images it refers to."""
 
-    source: str
-    dataset: Dataset
+    path: Path
+    dataset: FileDataset
     shape: tuple[int, int]
     texts: dict[int, str]
     frames: tuple[_Frame, ...]
     space: str
     series: frozenset[str]
     instances: frozenset[str]
+
+    @property
+    def source(self) -> str:
+        """The name of its file."""
+        return self.path.name
 
 
 def is_segmentation(path: Path) -> bool:
@@ -222,10 +230,13 @@ def _parsed(path: Path, _version: tuple[int, int]) -> _Segmentation:
                 f"{source} is a segmentation of type {kind or 'unknown'}, which holds no classes: "
                 "save it as BINARY or LABELMAP",
             )
+        shape = (integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0)
+        DEFAULT_LIMITS.check_slice(*shape, source)
+        DEFAULT_LIMITS.check_frames(frame_count(dataset), source)
         return _Segmentation(
-            source=source,
+            path=path,
             dataset=dataset,
-            shape=(integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0),
+            shape=shape,
             texts={
                 integer(item, "SegmentNumber") or 0: text(item, "SegmentLabel")
                 for item in items(dataset, "SegmentSequence")
@@ -369,15 +380,13 @@ def _off_grid(segmentation: _Segmentation, position: SlicePosition) -> ReadError
     )
 
 
-def _pixels(segmentation: _Segmentation, frame: _Frame) -> NDArray[np.integer[Any]]:
-    from pydicom.pixels.utils import pixel_array
-
+def _pixels(segmentation: _Segmentation, frame: _Frame) -> Stored:
     dataset = segmentation.dataset
-    packed = integer(dataset, "BitsAllocated") == 1
-    if packed and not dataset.file_meta.TransferSyntaxUID.is_compressed:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if integer(dataset, "BitsAllocated") == 1 and not is_compressed(syntax):
         return _unpacked(segmentation, frame.index)
-    with silence_pydicom:
-        stored = pixel_array(dataset, index=frame.index, raw=True)
+    with silence_pydicom, as_read_errors(segmentation.source, partial(undecodable, syntax)):
+        (stored,) = decode_frames(dataset, segmentation.path, frame_count(dataset), [frame.index])
     if stored.shape != segmentation.shape:
         raise _damaged(segmentation)
     return stored
