@@ -3,6 +3,9 @@
 All sizes are known from headers before anything is inflated or allocated, and are checked there.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from wsseg.imaging.errors import ReadError
@@ -96,6 +99,32 @@ class ReadLimits:
                 f"{source} would grow from {shown_mib(stored)} to {shown_mib(nbytes)}, more "
                 f"than {GROWTH}-fold: save it without compression if you trust it",
             )
+
+
+class Room:
+    """Bytes that several threads share: each waits until what it will take fits.
+
+    What is larger than all of it is taken alone.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._most = nbytes
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taking(self, nbytes: int) -> Iterator[None]:
+        """Take so many bytes for the block. A thread must not take twice."""
+        nbytes = min(nbytes, self._most)
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken + nbytes <= self._most)
+            self._taken += nbytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= nbytes
+                self._changed.notify_all()
 
 
 def shown_mib(nbytes: int) -> str:

@@ -310,6 +310,9 @@ class Pipeline:
             return replace(inspect(scan, self.skip, likeness), key=key)
         except ReadError as error:  # also from the slices of a long scan, which are read on demand
             return failed_files(ref, error.reason, str(error), earlier)
+        except MemoryError:  # of the steps after reading
+            message = f"{ref.files[0].source} needs more memory than there is: crop or split it"
+            return failed_files(ref, "out_of_memory", message, earlier)
 
 
 def _flattened(

@@ -6,6 +6,9 @@ import zlib
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
+from nibabel.nifti1 import Nifti1Image
+from PIL import Image
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000,
@@ -13,9 +16,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from wsseg.imaging import Failure, FileRef, ReadError, ScanRef
+from wsseg.imaging import Failure, FileRef, ReadError, ScanRef, find, pictures, read, volumes
+from wsseg.imaging import limits as limits_module
 from wsseg.imaging.dicom import read_dicom, read_headers
 from wsseg.imaging.limits import MIB, ReadLimits
+from wsseg.imaging.reading import read_label_slice
 
 SMALL = ReadLimits(inflated_bytes=MIB)
 
@@ -76,6 +81,7 @@ def test_deflated_pixels_beyond_the_limit_are_refused_by_their_length(tmp_path, 
     assert refusal(path, SMALL).reason == "too_large"
 
 
+@pytest.mark.slow
 def test_a_header_of_too_many_elements_is_refused(tmp_path, write_dicom):
     path = write_dicom(tmp_path / "a")
     head = path.read_bytes()
@@ -133,3 +139,91 @@ def test_a_codestream_far_larger_than_its_header_states_is_refused_by_its_memory
         PixelData=encapsulate([bytes(stream)]),
     )
     assert refusal(path, ReadLimits()).reason in ("too_large", "not_decoded", "decoder_crashed")
+
+
+@pytest.mark.parametrize(
+    ("bits", "segments"),
+    [
+        (16, np.array([0, 1, 7, *[1, 65_535, 9] * 3], "<u2").tobytes()),
+        # An indirect segment that repeats itself.
+        (16, np.array([0, 1, 7, 2, 200, 3, 0], "<u2").tobytes()),
+        (8, bytes([0, 1, 7, *[1, 255, 9] * 600])),
+    ],
+)
+def test_a_palette_of_a_few_bytes_that_expands_without_end_is_refused(
+    tmp_path, write_dicom, bits, segments
+):
+    elements = {}
+    for colour in ("Red", "Green", "Blue"):
+        elements[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, bits]
+        elements[f"Segmented{colour}PaletteColorLookupTableData"] = segments
+    path = write_dicom(
+        tmp_path / "a",
+        np.zeros((16, 16), np.uint8),
+        PhotometricInterpretation="PALETTE COLOR",
+        **elements,
+    )
+    assert refusal(path, ReadLimits()).reason == "broken_pixels"
+
+
+def test_the_exceptions_of_a_scan_that_needs_too_much_are_one_failure(tmp_path, monkeypatch):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    ref = ScanRef("picture", (FileRef(tmp_path / "a.png", "a.png"),))
+    for error, reason in ((MemoryError, "out_of_memory"), (RecursionError, "unreadable")):
+
+        def raising(*_, error=error):
+            raise error
+
+        monkeypatch.setattr(pictures, "decoded_page", raising)
+        with pytest.raises(ReadError, match=r"a\.png") as caught:
+            read(ref)
+        assert caught.value.reason == reason
+
+
+def packed_volume(path, shape):
+    Nifti1Image(np.zeros(shape, np.uint8), np.eye(4)).to_filename(path)
+    return FileRef(path, path.name)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.png", "a.tif", "a.gif"])
+def test_pixels_that_grow_far_beyond_their_file_are_refused_before_they_are_decoded(
+    tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr(limits_module, "GROWTH_FLOOR_BYTES", MIB)
+    path = tmp_path / name
+    if name == "a.nii.gz":
+        packed_volume(path, (1000, 1000, 2))
+    elif name == "a.tif":
+        tifffile.imwrite(path, np.zeros((1000, 1000), np.uint8), compression="zlib")
+    else:
+        Image.new("L", (1000, 1000)).save(path)
+    decoded = []
+    monkeypatch.setattr(pictures.Page, "shown", lambda page: decoded.append(page))
+    monkeypatch.setattr(volumes.VolumeFile, "plane", lambda *given: decoded.append(given))
+    (found,) = list(find([path], scratch=tmp_path / "scratch"))
+    if isinstance(found, Failure):
+        reason, message = found.reason, found.message
+    else:
+        with pytest.raises(ReadError) as caught:
+            read(found)
+        reason, message = caught.value.reason, str(caught.value)
+    assert reason == "inflates"
+    assert "500-fold" in message
+    assert not decoded
+
+
+def test_a_label_map_may_be_packed_as_well_as_it_can(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits_module, "GROWTH_FLOOR_BYTES", MIB)
+    labels = packed_volume(tmp_path / "labels.nii.gz", (1000, 1000, 2))
+    assert read_label_slice(labels.path, slice_index=1).shape == (1000, 1000)
+
+
+def test_a_volume_beyond_the_limit_is_one_failure_that_names_the_option(tmp_path):
+    file = packed_volume(tmp_path / "a.nii.gz", (64, 64, 5))
+    for limits, reason, option in (
+        (ReadLimits(scan_bytes=64 * 64 * 5 * 4 - 1), "too_large", "--max-scan-mb"),
+        (ReadLimits(frames=4), "too_many_frames", "--max-frames"),
+    ):
+        (failure,) = find([file.path], scratch=tmp_path / "scratch", limits=limits)
+        assert failure.reason == reason
+        assert option in failure.message

@@ -16,13 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wsseg.imaging.content import opened_once
+from wsseg.imaging.content import HELD_BYTES, opened_once
 from wsseg.imaging.definitions import luminance
 from wsseg.imaging.dicom import is_segmentation, unnamed_segments
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import held_file, seen_by, version_of
 from wsseg.imaging.intensity import ends_of, thinned
 from wsseg.imaging.label_maps import read_labels_for
+from wsseg.imaging.limits import Room
 from wsseg.imaging.reading import (
     read_grid,
     read_slice,
@@ -52,6 +53,12 @@ SAMPLED = 1 << 16
 """Values of a slice from which an intensity window is chosen, if the slice has as many."""
 READERS = 4
 SHOWN = 5
+PIXEL_BYTES = {"picture": 32, "volume": 16, "dicom": 16}
+"""Most bytes that a pixel takes while its slice is read, in all copies and channels."""
+HELD = Room(1 << 28)
+DECODING = Room(1 << 30)
+"""Memory of files that are held, and of slices that are decoded, by all threads together: however
+many read, the images of a table may be large."""
 PARTNERS = {".hdr": (".img", ".img.gz"), ".mhd": (".raw", ".zraw")}
 """Formats whose pixels are in a second file of the same stem."""
 
@@ -264,7 +271,8 @@ class FilesOnce:
     """Opens the files of a case once for all that is read from them.
 
     A file of a single case is held as a whole; from a file of several cases, slices are read one by
-    one. A file whose pixels the check of the table kept is not opened.
+    one. A file whose pixels the check of the table kept is not opened. Threads wait where their
+    files and slices together would take too much memory.
     """
 
     def __init__(self, cases: Sequence[Case]) -> None:
@@ -273,13 +281,36 @@ class FilesOnce:
     @contextmanager
     def of(self, case: Case) -> Iterator[None]:
         """Let this thread open each file of the case once within the block."""
-        files = [
-            path
-            for column, path in case.files.items()
-            if self._uses[path] == 1 and column not in case.contents.decoded
+        wanted = [
+            path for column, path in case.files.items() if column not in case.contents.decoded
         ]
-        with opened_once(*files):
+        files = [path for path in wanted if self._uses[path] == 1]
+        with (
+            HELD.taking(sum(map(_held_bytes, files))),
+            opened_once(*files),
+            DECODING.taking(sum(_decoded_bytes(path, case) for path in wanted)),
+        ):
             yield
+
+
+def _held_bytes(path: Path) -> int:
+    """Return the size of a file that `opened_once` may hold; 0 for a larger or missing one."""
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError):
+        return 0
+    return size if size <= HELD_BYTES else 0
+
+
+def _decoded_bytes(path: Path, case: Case) -> int:
+    """Return what a slice takes while it is read; 0 for a file whose header cannot be read."""
+    try:
+        # A segmentation has the grid of its image, and may take seconds to parse.
+        segmentation = path != case.image and is_segmentation(path)
+        grid = read_grid(case.image if segmentation else path, case.volume)
+    except (WssegError, OSError, ValueError):
+        return 0
+    return grid.shape[0] * grid.shape[1] * PIXEL_BYTES[grid.kind]
 
 
 def digest_of(path: Path) -> FileDigest | None:
