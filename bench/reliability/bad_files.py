@@ -269,8 +269,10 @@ KINDS: dict[str, Bad] = {
     "DICOM cut at 60 %": Bad(_truncated, ("no_pixels",)),
     "slope that is not a number": Bad(_nan_slope, ("broken_header",)),
     "damaged JPEG-LS": Bad(_crashing(JPEGLSLossless), ("not_decoded", "decoder_crashed")),
-    "decoder that loops": Bad(_looping, ("decoder_crashed", "not_decoded")),
-    "NIfTI of 32,767^3 voxels": Bad(_nifti(("<4h", 40, (3, 32767, 32767, 32767))), ("too_large",)),
+    "decoder that loops": Bad(_looping, ("timed_out", "not_decoded")),
+    "NIfTI of 32,767^3 voxels": Bad(
+        _nifti(("<4h", 40, (3, 32767, 32767, 32767))), ("too_large", "truncated")
+    ),
     "NIfTI of negative size": Bad(_nifti(("<4h", 40, (3, -4, 4, 4))), ("broken_header",)),
     "NIfTI placed nowhere": Bad(
         _nifti(("<h", 254, (1,)), ("<4f", 280, (math.nan,) * 4)), ("bad_affine",)
@@ -281,11 +283,11 @@ KINDS: dict[str, Bad] = {
     "PNG bomb": Bad(_png, ("too_large", "inflates")),
     "TIFF bomb": Bad(_tiff, ("too_large", "inflates")),
     "TIFF that leads to itself": Bad(_looping_tiff, ("broken_header",)),
-    "zip bomb": Bad(_zip_bomb, ("too_large", "inflates", "broken_file")),
+    "zip bomb": Bad(_zip_bomb, ("archive_too_large", "archive_bomb")),
     "zip that climbs out": Bad(_zip_slip, ("unsafe_path",)),
     "zip in a zip": Bad(_nested_zip, ("nested_archive",)),
     "tar with a link": Bad(_tar_link, ("unsafe_path",)),
-    "gzip bomb": Bad(_gzip_bomb, ("too_large", "inflates")),
+    "gzip bomb": Bad(_gzip_bomb, ("archive_too_large", "archive_bomb")),
     "empty file": Bad(lambda path, _: path.with_suffix(".dcm").touch(), ("empty_file",)),
     "text named .png": Bad(
         lambda path, _: path.with_suffix(".png").write_text("x"), ("broken_file",)

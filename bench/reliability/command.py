@@ -44,7 +44,7 @@ def infer(*arguments: object, environment: Mapping[str, str] | None = None) -> D
     peak = 0
     told: list[str] = []
     # A pipe that nobody reads would stop the command.
-    reader = threading.Thread(target=lambda: told.append(process.stderr.read()))  # type: ignore[union-attr]
+    reader = threading.Thread(target=lambda: told.append(process.communicate()[1]))
     reader.start()
     while process.poll() is None:
         peak = max(peak, sum(resident(process.pid).values()))
