@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wsseg.cli.streams import JsonLines, Stream, printable, unfiltered
+from wsseg.cli.streams import JsonLines, PlainLines, Stream, printable, unfiltered
 from wsseg.imaging.disk import not_written
 from wsseg.imaging.errors import AllFailedError, WssegError, missing_packages
 
@@ -68,6 +68,9 @@ def start_logging(*, as_json: bool = False, verbose: bool = False) -> None:
     if as_json:
         handler = logging.StreamHandler(unfiltered(sys.stderr))
         handler.setFormatter(JsonLines())
+    elif not sys.stderr.isatty():
+        handler = logging.StreamHandler(unfiltered(sys.stderr))
+        handler.setFormatter(PlainLines())
     else:
         from rich.logging import RichHandler
 

@@ -143,6 +143,16 @@ class JsonStream(Stream):
         self.terminal.write(last + "\n")
 
 
+class PlainLines(logging.Formatter):
+    """A line for each message, with its time in UTC: for files, where nobody wants lines broken."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, and the traceback of an error after it."""
+        stamp = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        line = f"{stamp} {record.levelname} {printable(record.getMessage())}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, message, and whatever `extra` brought."""
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,13 @@ def test_a_terminal_that_is_gone_or_full_costs_no_report(
     shell = f'set -o pipefail; "$@" {redirection}'
     subprocess.run(["bash", "-c", shell, "bash", *infer(work, report)], check=True)
     assert len(report.read_text().splitlines()) == 7  # of two scans, three ratios each
+
+
+def test_a_long_message_in_a_file_is_one_line_with_its_time(capsys: pytest.CaptureFixture[str]):
+    start_logging()
+    logging.getLogger("wsseg").warning("a name \x1b[31m of %s", "many letters " * 20)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ WARNING a name \\x1b\[31m of many", line)
 
 
 @pytest.mark.slow
