@@ -11,6 +11,7 @@ import typer
 
 import wsseg
 from wsseg.cli.console import INTERRUPTED, CodeOption, JsonLogOption, guarded, start_logging
+from wsseg.imaging.limits import DEFAULT_LIMITS, MIB
 
 
 def listen(
@@ -102,6 +103,24 @@ def listen(
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads of the network; 0: all cores it may use.")
     ] = 0,
+    isolate: Annotated[
+        bool,
+        typer.Option("--isolate/--no-isolate", help="Compute in a process of its own."),
+    ] = True,
+    engine_seconds: Annotated[
+        float,
+        typer.Option(help="Seconds without an answer after which that process counts as hung."),
+    ] = 300.0,
+    readers: Annotated[int, typer.Option(min=1, help="Threads that read scans.")] = 2,
+    memory_mb: Annotated[
+        int, typer.Option(min=1, help="MiB of pixels that are held at once.")
+    ] = 768,
+    max_scan_mb: Annotated[
+        int, typer.Option(min=1, help="MiB of pixels that one scan may have.")
+    ] = DEFAULT_LIMITS.scan_bytes // MIB,
+    read_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds to decode a compressed file.")
+    ] = DEFAULT_LIMITS.seconds,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse scans unlike the training images.")
     ] = False,
@@ -147,6 +166,12 @@ def listen(
             codes=code or None,
             seg_type=seg_type,
             batch=batch,
+            isolate=isolate,
+            engine_seconds=engine_seconds,
+            readers=readers,
+            memory_mb=memory_mb,
+            max_scan_mb=max_scan_mb,
+            read_seconds=read_seconds,
             strict=strict,
             coverage=coverage,
         )

@@ -71,20 +71,17 @@ def guard(association: "Association", seconds: float) -> None:
     association.dul.state_machine.do_action = act_or_end  # type: ignore[method-assign]
 
 
-def run_quietly(association: "Association") -> None:
-    """Let the thread that reads a caller end without a traceback, and free its place at once.
+def free_at_end(association: "Association") -> None:
+    """Let an association end with its connection.
 
-    It stops with an exception where an answer is ready after the connection was aborted. Where a
-    connection is closed before it asks for an association, as probes of a port do, the thread of
-    the association would wait for it until its time is out.
+    Where one is closed before it asks for an association, as probes of a port do, the thread of the
+    association would wait for that, and hold its place, until its time is out.
     """
     run = association.dul.run
 
     def running() -> None:
         try:
             run()
-        except Exception as error:
-            logger.debug("a connection ended with %s", type(error).__name__)
         finally:
             association.dul.to_user_queue.put(None)
 

@@ -23,7 +23,7 @@ from wsseg.serve.node.server import Receiver
 from wsseg.serve.node.spool import DEAD, GIB, LATE, STATES, Limits, Spool
 from wsseg.serve.options import InferOptions
 
-TICK_SECONDS = 0.1
+TICK_SECONDS = 0.05
 GAUGE_SECONDS = 2.0
 KEEPING_SECONDS = 10.0
 COMPLAINT_SECONDS = 60.0

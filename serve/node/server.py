@@ -32,7 +32,7 @@ from wsseg.imaging.dicom.sop_classes import image_classes
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.node.arrivals import Arrivals
 from wsseg.serve.node.instance import NOT_UNDERSTOOD, OUT_OF_RESOURCES, Arrival, RefusedError
-from wsseg.serve.node.intake import PDU_BYTES, Intake, guard, run_quietly
+from wsseg.serve.node.intake import PDU_BYTES, Intake, free_at_end, guard
 from wsseg.serve.node.metrics import Metrics
 from wsseg.serve.node.options import NodeOptions
 from wsseg.serve.node.spool import Spool, digest
@@ -213,7 +213,7 @@ class Receiver:
         begin = partial(Arrival, self.spool, most=most)
         association.dimse = Intake(association, begin, most)
         guard(association, self.options.idle_seconds)
-        run_quietly(association)
+        free_at_end(association)
 
     def _count(self, result: str, _event: evt.Event) -> None:
         self.metrics.associations.labels(result).inc()

@@ -132,7 +132,7 @@ def node(model: Path, spool: Path, **options: Any) -> Iterator[Ports]:
     def run() -> None:
         defaults: dict[str, Any] = {
             "port": 0,
-            "settle_released": 0.1,
+            "settle_released": 0.02,
             "retry": 0.2,
             "min_free_gb": 0.001,
         }

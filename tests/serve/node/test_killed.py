@@ -77,7 +77,7 @@ def test_whatever_ends_the_node_each_series_is_measured_once_and_all_results_ret
         return len(list(spool.glob("*/*/instances/*.dcm")))
 
     ends: list[tuple[int, Callable[[int], Any]]] = [
-        (signal.SIGKILL, lambda port: deliver(port, files[:5])),  # before any series is complete
+        (signal.SIGKILL, lambda port: deliver(port, files[:6])),  # before any series is complete
         (
             signal.SIGKILL,  # while a series is measured
             lambda port: (
@@ -103,7 +103,7 @@ def test_whatever_ends_the_node_each_series_is_measured_once_and_all_results_ret
     archive.stop()
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, 130, 0]
 
-    assert len(acknowledged) == 5
+    assert len(acknowledged) == 6
     assert held() == SERIES * SLICES
     tables = [rows(path) for path in spool.glob("results/*/*/ratios.csv")]
     counted = Counter(row["instance_uid"] for table in tables for row in table)
