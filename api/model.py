@@ -185,7 +185,9 @@ class Model:
 
         if chosen.follow:
             follow(_paths(paths), chosen, engine=engine, on_progress=on_progress, on_round=on_round)
-        return infer(_paths(paths), chosen, engine=engine, on_progress=on_progress)
+        # The workers of a cluster open it themselves.
+        here = None if chosen.cluster else engine
+        return infer(_paths(paths), chosen, engine=here, on_progress=on_progress)
 
     def listen(
         self,

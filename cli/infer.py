@@ -258,6 +258,20 @@ def infer(
             "counts and exit code, and no names.",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Measure with the workers of a Ray cluster: its address (host:port, or auto on "
+            "one of its machines), or local for workers on this machine.",
+        ),
+    ] = None,
+    cluster_cpus: Annotated[
+        int,
+        typer.Option(
+            min=0, help="CPUs of each worker of --cluster; 0: 4, or fewer if no machine has 4."
+        ),
+    ] = 0,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -358,6 +372,8 @@ def infer(
             store=store,
             overwrite=overwrite,
             resume=resume,
+            cluster=cluster,
+            cluster_cpus=cluster_cpus,
             shard=shard,
             follow=follow,
             settle=settle,

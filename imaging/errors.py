@@ -27,6 +27,7 @@ _EXTRAS = {
     "prometheus_client": "node",
     "pynetdicom": "node",
     "watchfiles": "follow",
+    "ray": "cluster",
     "statsmodels": "agree",
 }
 

@@ -2,7 +2,8 @@
 
 `wsseg` imports this before any of these libraries, because they decide when they are imported.
 Observed in onnxruntime 1.31, which keeps a device id and a queue of events and sends them, and in
-openvino 2026.4, which keeps a client id and counts every import at a web analytics service.
+openvino 2026.4, which keeps a client id and counts every import at a web analytics service. Ray
+2.60 sends statistics of the clusters that it starts.
 """
 
 import atexit
@@ -17,10 +18,11 @@ _log = logging.getLogger(__name__)
 OPT_IN = "WSSEG_TELEMETRY"
 """Environment variable; with the value 1, libraries report as they do by default."""
 
-LIBRARIES = ("onnxruntime", "openvino")
+LIBRARIES = ("onnxruntime", "openvino", "ray")
 """Libraries that would report their use."""
 
 _OPT_OUT = "ORT_DISABLE_TELEMETRY"
+_RAY_OPT_IN = "RAY_USAGE_STATS_ENABLED"
 _REPORTER = "openvino_telemetry"
 _CACHES = {
     "MPLCONFIGDIR": "matplotlib",
@@ -36,13 +38,15 @@ def silence() -> None:
     """
     if os.environ.get(OPT_IN) == "1":
         return
-    late = [name for name in reporting() if name in sys.modules]
+    # Ray decides when it connects to a cluster.
+    late = [name for name in reporting() if name in sys.modules and name != "ray"]
     if late:
         _log.warning(
             "%s may report its use, because it was imported before wsseg: import wsseg first",
             " and ".join(late),
         )
     os.environ[_OPT_OUT] = "1"
+    os.environ[_RAY_OPT_IN] = "0"
     # A module that is None cannot be imported, and openvino does without this one.
     sys.modules.setdefault(_REPORTER, None)  # type: ignore[arg-type]
 
@@ -52,6 +56,7 @@ def reporting() -> tuple[str, ...]:
     silent = {
         "onnxruntime": os.environ.get(_OPT_OUT) == "1",
         "openvino": sys.modules.get(_REPORTER, ...) is None,
+        "ray": os.environ.get(_RAY_OPT_IN) == "0",
     }
     return tuple(name for name in LIBRARIES if not silent[name])
 

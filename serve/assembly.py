@@ -9,7 +9,7 @@ from wsseg.imaging.nifti_writer import DESCRIPTION_LENGTH
 from wsseg.serve.batching import Limits
 from wsseg.serve.dicom_outputs import DicomContext, Sources, segmentations
 from wsseg.serve.empty_slices import skip_empty, skip_none
-from wsseg.serve.engines.base import Engine
+from wsseg.serve.engines.base import Engine, EngineFacts
 from wsseg.serve.inspection import compare_with
 from wsseg.serve.intervals import Intervals
 from wsseg.serve.known_ratios import KnownSlices
@@ -61,7 +61,7 @@ def pipeline_of(
     )
 
 
-def provenance_of(manifest: Manifest, engine: Engine) -> Provenance:
+def provenance_of(manifest: Manifest, engine: EngineFacts) -> Provenance:
     """What the rows of a run say of its model and engine."""
     sha256 = next(e.sha256 for e in manifest.engines if e.file == engine.file)
     return Provenance(manifest.name, sha256, engine.name, engine.precision, wsseg.__version__)

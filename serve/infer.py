@@ -5,20 +5,23 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from wsseg.imaging.dicom.codes import check_classes, merged
 from wsseg.imaging.discovery import find
-from wsseg.imaging.errors import AllFailedError, NothingToDoError, WssegError
+from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.files import Version, lock_output, recover
 from wsseg.imaging.legend import write_legend
+from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.scratch import scratch_folder, sweep
 from wsseg.imaging.tables import TableOptions
 from wsseg.imaging.watched import Watched
 from wsseg.serve.agreement.reference import Compared, check_reference, compare_run
 from wsseg.serve.assembly import outputs_of, pipeline_of, provenance_of
 from wsseg.serve.change import Changes
-from wsseg.serve.engines.base import Engine
+from wsseg.serve.cluster import Cluster, open_cluster
+from wsseg.serve.engines.base import Engine, EngineFacts
 from wsseg.serve.engines.child import Fallback, Isolation
 from wsseg.serve.follow_up import FollowUp
 from wsseg.serve.identity import Identifier
@@ -46,6 +49,8 @@ from wsseg.serve.sources import Files, Source, open_source, stores
 SOME_FAILED = 8
 
 logger = logging.getLogger(__name__)
+
+Measure = Callable[[Iterable[ScanRef | Failure | ScanRows], Counts], Generator[Outcome, None, None]]
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ def infer(
     resumes = options.resume and journal_path(options.report).exists()
     if resumes:  # the run that began was allowed to write here
         options = options.model_copy(update={"overwrite": True})
+    inputs = _for_workers(inputs, options)
     check_together(options)
     check_apart(inputs, options)
     recovers = options.known_ratios is not None
@@ -151,7 +157,7 @@ def infer(
     require_free(options.report, recovered=recovers, overwrite=options.overwrite)
     follow_up = FollowUp.of(options)
     counts = Counts(on_progress or (lambda *_: None))
-    with scratch_folder() as scratch:
+    with scratch_folder() as scratch, ExitStack() as stack:
         source = _source(inputs, options, scratch, kept)
         manifest, folder = load_model(options.model, options.trust)
         intervals = intervals_of(manifest, options.coverage)
@@ -166,14 +172,9 @@ def infer(
                 inputs=inputs,
                 overwrite=options.overwrite,
             )
-        wanted = options.wanted_engine
-        used = engine() if engine else options.isolation.open(folder, manifest, wanted)
+        used, options = stack.enter_context(_opened(options, manifest, folder, scratch, engine))
+        _check_probability(used, manifest, options)
         known = None
-        if options.needs_probability and not used.gives_probability:
-            raise WssegError(
-                f"model {manifest.name} was exported without its probability, which --probability "
-                "and --known-ratios take: run wsseg-export again"
-            )
         if options.known_ratios:
             table = TableOptions(options.sheet, options.ignore_columns)
             rows = read_known(options.known_ratios, manifest, table)
@@ -192,11 +193,14 @@ def infer(
         journal = Journal(options.report, settings, provenance, scratch)
         if kept:
             journal.verified = kept.verified
-        pipeline = replace(
-            pipeline_of(used, manifest, options, known=known, outputs=outputs),
-            journal=journal,
-            fallback=Fallback(folder, manifest, wanted, used, options.isolation),
-        )
+        if isinstance(used, Cluster):
+            measure_all: Measure = partial(
+                used.measure, journal=journal, known=known, places=inputs
+            )
+        else:
+            again = Fallback(folder, manifest, options.wanted_engine, used, options.isolation)
+            pipeline = pipeline_of(used, manifest, options, known=known, outputs=outputs)
+            measure_all = replace(pipeline, journal=journal, fallback=again)
         with ExitStack() as locks:
             shared = division is not None
             locks.enter_context(lock_outputs(options, shared=shared, held=kept is not None))
@@ -219,7 +223,7 @@ def infer(
             locks.enter_context(journal.opened(resume=resumes))
             with (
                 closing(source.refs(journal)) as refs,
-                closing(pipeline(refs, counts)) as outcomes,
+                closing(measure_all(refs, counts)) as outcomes,
             ):
                 followed = source.followed(outcomes, journal)
                 _write_report(
@@ -230,11 +234,7 @@ def infer(
                     identifier=follow_up.identifier,
                 )
                 record_shard(options.report, division, settings)
-            compared = (
-                compare_run(options.reference, options.report, options.agree_options)
-                if options.reference
-                else None
-            )
+            compared = _compared(options)
             changes = follow_up.finish(options.report)
     dependence = manifest.training.dependence
     summary = Summary(
@@ -317,6 +317,45 @@ def measure(
             yield from outcomes
 
 
+def _for_workers(inputs: Sequence[Path], options: InferOptions) -> Sequence[Path]:
+    """The inputs; absolute for the workers of a cluster, which have other working directories."""
+    return [path.absolute() for path in inputs] if options.cluster else inputs
+
+
+def _compared(options: InferOptions) -> Compared | None:
+    """What comes of the comparison with the table of `reference`, if there is one."""
+    if options.reference is None:
+        return None
+    return compare_run(options.reference, options.report, options.agree_options)
+
+
+def _check_probability(used: EngineFacts, manifest: Manifest, options: InferOptions) -> None:
+    """Raise WssegError where the options need a probability that the engine does not give."""
+    if options.needs_probability and not used.gives_probability:
+        raise WssegError(
+            f"model {manifest.name} was exported without its probability, which --probability "
+            "and --known-ratios take: run wsseg-export again"
+        )
+
+
+@contextmanager
+def _opened(
+    options: InferOptions,
+    manifest: Manifest,
+    folder: Path,
+    scratch: Path,
+    engine: Callable[[], Engine] | None,
+) -> Iterator[tuple[Engine | Cluster, InferOptions]]:
+    """What measures, the engine or workers of a cluster that have opened it, and with what."""
+    if options.cluster:
+        with open_cluster(options, manifest, scratch, engine) as cluster:
+            yield cluster, cluster.options
+    else:
+        wanted = options.wanted_engine
+        used = engine() if engine else options.isolation.open(folder, manifest, wanted)
+        yield used, options
+
+
 def _make_folders(options: InferOptions, *, fresh: bool) -> None:
     """Create the output folders; WssegError for one that cannot be created.
 
@@ -354,7 +393,7 @@ def _with_rows(
                 measured, manifest, provenance, intervals=intervals, skipped=outcome.failures
             )
             journal.keep(outcome.written)
-            if all(failure.status == "skipped" for failure in outcome.failures):
+            if outcome.complete:
                 journal.add(measured.key, rows, outcome.written)
         yield outcome, rows
     journal.sync()  # before the tables name these files

@@ -88,6 +88,11 @@ class Journal:
         self._unpacked = f"{self.scratch}{os.sep}"
         self._run = hashlib.sha256(self._header.encode()).digest()
 
+    @property
+    def has_scans(self) -> bool:
+        """Whether any scan is known."""
+        return self._has_scans
+
     def key(self, ref: ScanRef) -> str:
         """The digest of all that the rows of a scan depend on; "" where a file cannot be read.
 

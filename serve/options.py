@@ -51,10 +51,11 @@ class InferOptions(Frozen):
     `parse_query`. series_mb: MiB of one of them at most. store: server that DICOM results are
     stored on too, as `dicomweb:https://host/path`. follow: measure the inputs again and again, see
     `follow.follow`; settle: seconds without a change after which a file is complete; poll: list the
-    folders instead of having changes reported. shard: (i, n) measures part i of n of the inputs,
-    see `shards.Division`. identify, salt, real_identifiers, previous, keys, repeatability: see
-    `FollowUpOptions`. trust: public keys, of which one must have signed the model, see
-    `check_signed`.
+    folders instead of having changes reported. cluster: address of a Ray cluster, or "local" for
+    one on this machine, whose workers have cluster_cpus CPUs each; 0 for four, or fewer if no
+    machine has as many. shard: (i, n) measures part i of n of the inputs, see `shards.Division`.
+    identify, salt, real_identifiers, previous, keys, repeatability: see `FollowUpOptions`. trust:
+    public keys, of which one must have signed the model, see `check_signed`.
     """
 
     model: Path
@@ -96,6 +97,8 @@ class InferOptions(Frozen):
     poll: bool = False
     pixel_mm: PixelSize | None = None
     codes: Codes = Field(default_factory=dict)
+    cluster: str | None = None
+    cluster_cpus: NonNegativeInt = 0
     shard: Shard | None = None
     query: str | None = None
     series_mb: PositiveInt = 4096
@@ -182,17 +185,7 @@ class InferOptions(Frozen):
 def check_together(options: InferOptions) -> None:
     """Raise WssegError for an option that says how something is written that is not asked for, and
     for one that needs all scans where a shard has a part of them."""
-    if options.shard:
-        for name, instead in (
-            ("known_ratios", "measure the inputs in one run"),
-            ("reference", "run wsseg agree on the table that wsseg merge writes"),
-            ("previous", "run wsseg change on the table that wsseg merge writes"),
-        ):
-            if getattr(options, name):
-                raise WssegError(
-                    f"--{name.replace('_', '-')} needs all scans, and --shard measures a part of "
-                    f"them: {instead}"
-                )
+    _check_division(options)
     if not options.follow and (options.poll or options.settle != SETTLE):
         raise WssegError("--settle and --poll belong to --follow: give it too, or leave them out")
     for folder, belonging in (
@@ -209,6 +202,27 @@ def check_together(options: InferOptions) -> None:
                 )
     if options.store and not (options.seg or options.sr):
         raise WssegError("--store needs --seg DIR or --sr DIR: it stores what these write")
+
+
+def _check_division(options: InferOptions) -> None:
+    """Raise WssegError for what cannot be done by a shard, or by the workers of a cluster."""
+    if options.shard:
+        for name, instead in (
+            ("known_ratios", "measure the inputs in one run"),
+            ("reference", "run wsseg agree on the table that wsseg merge writes"),
+            ("previous", "run wsseg change on the table that wsseg merge writes"),
+        ):
+            if getattr(options, name):
+                raise WssegError(
+                    f"--{name.replace('_', '-')} needs all scans, and --shard measures a part of "
+                    f"them: {instead}"
+                )
+    if options.cluster and (options.query is not None or options.store or options.follow):
+        raise WssegError(
+            "--cluster measures files once: leave --query, --store and --follow out, or --cluster"
+        )
+    if options.cluster_cpus and not options.cluster:
+        raise WssegError("--cluster-cpus belongs to --cluster: give it too")
 
 
 def check_apart(inputs: Sequence[Path], options: InferOptions) -> None:

@@ -113,14 +113,21 @@ def prefetch(
 class Outcome:
     """The outcome of one scan or file: measured, failed, or both if only a part of it failed.
 
-    recorded: the rows of a scan that an earlier run measured. written: files of the scan as they
-    were when they were written.
+    recorded: the rows of a scan that an earlier run measured, or a worker of this run. written:
+    files of the scan as they were when they were written. key: of the rows of a worker, for the
+    journal; None for an earlier run.
     """
 
     measured: MeasuredScan | None
     failures: tuple[Failure, ...]
     recorded: ScanRows | None = None
     written: tuple[FileState, ...] = ()
+    key: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing failed, so that nothing would come of measuring the scan again."""
+        return all(failure.status == "skipped" for failure in self.failures)
 
 
 @dataclass
@@ -149,9 +156,13 @@ class Counts:
         """Pass scans on and count their slices as work to do."""
         for item in scans:
             if isinstance(item, InspectedScan):
-                self._began = self._began or time.monotonic()
-                self._met += len(item.scan.slices)
+                self.expect(len(item.scan.slices))
             yield item
+
+    def expect(self, slices: int) -> None:
+        """Count slices as work to do."""
+        self._began = self._began or time.monotonic()
+        self._met += slices
 
     def done(self, slices: int) -> None:
         """Count slices that the engine has finished, and report the progress."""
@@ -180,7 +191,7 @@ class Counts:
             logger.debug("scan %d is measured", self.scans, extra=event)
         if rows := outcome.recorded:
             self.scans += 1
-            self.resumed += 1
+            self.resumed += outcome.key is None
             self.unlike += rows.unlike
             self.slices += len(rows.ids)
             self.recovered += len(rows.lines)
@@ -241,14 +252,14 @@ class Pipeline:
         # Closed here, not by the garbage collector: an interrupted run must not go on.
         with (
             closing(prefetch(self._read, refs, self.reading, _nbytes)) as scans,
-            closing(segment(counts.meet(self._recalled(_flattened(scans))))) as segmented,
+            closing(segment(counts.meet(self._recalled(_one_by_one(scans))))) as segmented,
             closing(
                 prefetch(self._write, segmented, self.writing, _nbytes)
                 if self.outputs
                 else (self._write(item) for item in segmented)
             ) as outcomes,
         ):
-            for outcome in outcomes:
+            for outcome in each_failure_once(outcomes):
                 counts.end(outcome)
                 yield outcome
 
@@ -315,17 +326,25 @@ class Pipeline:
             return failed_files(ref, "out_of_memory", message, earlier)
 
 
-def _flattened(
+def each_failure_once(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """Outcomes without the repeated failures of a file of many scans."""
+    reported: set[Failure] = set()
+    for outcome in outcomes:
+        if outcome.measured or outcome.recorded:
+            yield outcome
+        elif not reported.issuperset(outcome.failures):
+            reported.update(outcome.failures)
+            yield outcome
+
+
+def _one_by_one(
     items: Iterable[InspectedScan | ScanRows | tuple[Failure, ...]],
 ) -> Iterator[InspectedScan | Failure | ScanRows]:
-    """Scans and failures one by one; the failure of a file of many scans is reported once."""
-    reported: set[Failure] = set()
     for item in items:
-        if isinstance(item, InspectedScan | ScanRows):
-            yield item
+        if isinstance(item, tuple):
+            yield from item
         else:
-            yield from (failure for failure in item if failure not in reported)
-            reported.update(item)
+            yield item
 
 
 def _nbytes(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from wsseg.cli.main import app
 from wsseg.imaging import WssegError
@@ -24,6 +25,26 @@ def test_a_script_of_slurm_is_bash(script: Path):
     assert bash
     checked = subprocess.run([bash, "-n", script], capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_job_of_kuberay_measures_with_all_its_workers():
+    job: dict[str, Any] = yaml.safe_load((DEPLOY / "ray" / "measure.yaml").read_text())
+    spec = job["spec"]
+    command, *given = shlex.split(spec["entrypoint"])
+    assert command == "wsseg-infer"
+    assert given[given.index("--cluster") + 1] == "auto"
+    options = {one for one in given if one.startswith("--")}
+    said = CliRunner().invoke(app, ["infer", "--help"], terminal_width=200).output
+    assert {one for one in options if one not in said} == set()
+    cluster = spec["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    pods = [group["template"]["spec"] for group in groups]
+    assert [pod["volumes"] for pod in pods] == [pods[0]["volumes"]] * 2
+    containers = [pod["containers"][0] for pod in pods]
+    for name in ("image", "env", "volumeMounts"):
+        assert containers[0][name] == containers[1][name]
+    pinned = (DEPLOY.parent / "constraints.txt").read_text()
+    assert f"\nray=={cluster['rayVersion']}\n" in pinned
 
 
 def test_each_pod_of_the_job_measures_a_shard_of_all(tmp_path: Path):

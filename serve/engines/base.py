@@ -102,8 +102,8 @@ class Prediction:
     area_variances: NDArray[np.float32] | None = None
 
 
-class Engine(Protocol):
-    """Turns slices (n, c, H, W) in physical units into a Prediction, or raises EngineError.
+class EngineFacts(Protocol):
+    """What is known of an engine.
 
     name: runtime and device that really compute, such as "onnxruntime-cpu". file: the engine file
     in the model folder. gives_probability: whether `with_probability` can be called.
@@ -120,6 +120,10 @@ class Engine(Protocol):
 
     @property
     def gives_probability(self) -> bool: ...  # noqa: D102
+
+
+class Engine(EngineFacts, Protocol):
+    """Turns slices (n, c, H, W) in physical units into a Prediction, or raises EngineError."""
 
     def __call__(self, pixels: NDArray[np.float32], /) -> Prediction: ...  # noqa: D102
 
