@@ -29,7 +29,7 @@ from bench.speed.setting import SCALES, Setting
 from bench.speed.slices import series_folder, slices_file
 from bench.timing import where
 from wsseg.serve.engines.base import EngineOptions
-from wsseg.serve.engines.benchmark import interleaved, seconds, warm_up
+from wsseg.serve.engines.benchmark import interleaved, warm_up
 from wsseg.serve.engines.child import ChildEngine
 from wsseg.serve.engines.select import open_entry
 from wsseg.serve.manifest import load_model
@@ -38,7 +38,7 @@ from wsseg.train.config import NetworkName
 NETWORKS: tuple[NetworkName, ...] = ("mobilenet_v2", "resnet50")
 SIZE = 256
 BATCH = 8
-CALLS = 4
+CALLS = 3
 """Batches of one turn, so that what the other one's threads still do is a small part of it."""
 POLL_SECONDS = 0.02
 
@@ -54,20 +54,31 @@ def batches(setting: Setting, network: NetworkName, rounds: int) -> Iterator[str
         apart = ChildEngine(folder, manifest, asked)
         for engine in (here, apart):
             warm_up(partial(engine, pixels))
+        own = os.getpid()
         turns = {
-            name: partial(seconds, partial(_several, partial(engine, pixels)))
-            for name, engine in (("apart", apart), ("here", here))
+            "apart": partial(_several, partial(apart, pixels), (own, apart.pid)),
+            "here": partial(_several, partial(here, pixels), (own,)),
         }
         times = interleaved(turns, rounds)
-        milliseconds = 1000 * statistics.median(times["here"]) / CALLS
         what = f"{network}, {entry.runtime} {entry.precision}, batch of {BATCH}"
-        yield f"| {what} | {milliseconds:.0f} ms | {_ratio(times['apart'], times['here'])} |"
+        for index, kind in enumerate(("time", "processor time")):
+            above, alone = ([each[index] for each in times[name]] for name in turns)
+            milliseconds = 1000 * statistics.median(alone) / CALLS
+            yield f"| {what}, {kind} | {milliseconds:.0f} ms | {_ratio(above, alone)} |"
         apart.close()
 
 
-def _several(action: Callable[[], object]) -> None:
+def _several(action: Callable[[], object], processes: tuple[int, ...]) -> tuple[float, float]:
+    """Seconds, and seconds of processors, of a few calls; processes: those that compute."""
+    began, used = time.perf_counter(), sum(map(_processor_seconds, processes))
     for _ in range(CALLS):
         action()
+    return time.perf_counter() - began, sum(map(_processor_seconds, processes)) - used
+
+
+def _processor_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def commands(setting: Setting, network: NetworkName, scans: Path, rounds: int) -> Iterator[str]:

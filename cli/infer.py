@@ -399,6 +399,10 @@ def run_inference(
     engine: options of `wsseg.load_model`. event_log: see `recorded`. given: options of
     `Model.measure_to`.
     """
+    from wsseg.serve.engines.process import prepare
+
+    if given["isolate"]:
+        prepare()
     from rich.progress import TaskProgressColumn
 
     from wsseg.serve.event_log import recorded

@@ -1,22 +1,12 @@
 """An engine in a process of its own, which may hang or crash and is then started again."""
 
-import json
 import logging
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-import weakref
-from collections import deque
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +24,8 @@ from wsseg.serve.engines.base import (
     OutOfMemoryError,
     Prediction,
 )
+from wsseg.serve.engines.process import EndedError, EngineProcess, SilentError, take
 from wsseg.serve.engines.select import fallback_entry, open_engine
-from wsseg.serve.engines.shared import SharedArrays, nameless_file
 from wsseg.serve.manifest import Manifest
 
 ENGINE_SECONDS = 300.0
@@ -47,136 +37,9 @@ OPENING_SECONDS = 3600.0
 STARTS = 2
 """Attempts to start an engine again."""
 TRIAL_SIDE = 32
-LAST_LINES = 20
 OPENER = "wsseg.serve.engines.select:open_engine"
-_MODULE = "wsseg.serve.engines.child_main"
 
 logger = logging.getLogger(__name__)
-
-
-class _EndedError(Exception):
-    """The process has ended; the text says how."""
-
-
-class _SilentError(Exception):
-    """The process did not answer in time."""
-
-
-def _watch(descriptor: int, ends: tuple[int, int], started: SimpleQueue[Any]) -> None:
-    """Start the process and log what it prints, until it ends.
-
-    In a thread that lives as long as the process: Linux ends it with the thread that started it.
-    """
-    try:
-        process = subprocess.Popen(
-            # -P: a folder in the working directory may be named like a library.
-            [sys.executable, "-P", "-m", _MODULE, str(descriptor)],
-            stdin=ends[0],
-            stdout=ends[1],
-            stderr=subprocess.PIPE,
-            pass_fds=[descriptor],
-        )
-    except BaseException as error:
-        started.put(error)
-        return
-    lines: deque[str] = deque(maxlen=LAST_LINES)
-    started.put((process, lines))
-    printed: IO[bytes] | None = process.stderr
-    if printed:
-        with printed:
-            for line in printed:
-                lines.append(line.decode(errors="replace").rstrip())
-    process.wait()
-
-
-class _Process:
-    """A process with an engine in it."""
-
-    def __init__(self) -> None:
-        self._memory = nameless_file()
-        requests, self._requests = Pipe(duplex=False)
-        self._answers, answers = Pipe(duplex=False)
-        started: SimpleQueue[Any] = SimpleQueue()
-        with requests, answers:
-            ends = (requests.fileno(), answers.fileno())
-            threading.Thread(
-                target=_watch, args=(self._memory, ends, started), name="wsseg-watch", daemon=True
-            ).start()
-            found = started.get()
-        if isinstance(found, BaseException):
-            raise found
-        process: subprocess.Popen[bytes] = found[0]
-        self._process, self._lines = process, found[1]
-        self.arrays = SharedArrays(self._memory)
-        pipes = (self._requests, self._answers)
-        self.stop = weakref.finalize(self, _stop, self._process, pipes, self._memory, os.getpid())
-
-    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The answer to a request; what is logged before it is logged here."""
-        with suppress(OSError):  # an error of opening may wait to be read
-            self._requests.send_bytes(json.dumps(request).encode())
-        return self.answer(seconds)
-
-    def answer(self, seconds: float) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        try:
-            while True:
-                if not self._answers.poll(max(0.0, deadline - time.monotonic())):
-                    raise _SilentError
-                answer: dict[str, Any] = json.loads(self._answers.recv_bytes())
-                if "log" not in answer:
-                    return answer
-                _log(answer["log"])
-        except (EOFError, OSError) as error:
-            raise _EndedError(self._end()) from error
-
-    @property
-    def killed(self) -> bool:
-        """Whether somebody else killed it: mostly the system, for want of memory."""
-        return self._process.poll() == -signal.SIGKILL
-
-    @property
-    def ended(self) -> bool:
-        return self._process.poll() is not None
-
-    def _end(self) -> str:
-        """How the process ended, and what it printed last."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(10)
-        code = self._process.returncode
-        for line in list(self._lines):
-            logger.debug("the engine's process printed: %s", line)
-        if code is None:
-            return "closed its output"
-        with suppress(ValueError):
-            return f"ended by {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
-
-
-def _log(told: dict[str, Any]) -> None:
-    target = logging.getLogger(told["name"])
-    if target.isEnabledFor(told["level"]):
-        record = target.makeRecord(
-            *(told["name"], told["level"], "", 0, "%s", (told["message"],), None),
-            extra=told["extra"],
-        )
-        target.handle(record)
-
-
-def _stop(
-    process: subprocess.Popen[bytes],
-    pipes: tuple[Connection, Connection],
-    memory: int,
-    parent: int,
-) -> None:
-    if parent == os.getpid():  # a forked process must not end the engine of its parent
-        process.kill()
-        process.wait()
-    else:
-        process.returncode = 0  # else Popen warns of a running process
-    for pipe in pipes:
-        pipe.close()
-    os.close(memory)
 
 
 @dataclass
@@ -204,10 +67,10 @@ class ChildEngine:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._slowest = {"pixel": 0.0, "slice": 0.0}
-        self._process: _Process | None = None
+        self._process: EngineProcess | None = None
         try:
             process, told = self._opened()
-        except (_EndedError, _SilentError) as error:
+        except (EndedError, SilentError) as error:
             raise EngineGoneError(f"the engine does not start: {_words(error)}") from error
         self._process = process
         self.name, self.precision, self.file = told["name"], told["precision"], told["file"]
@@ -230,6 +93,11 @@ class ChildEngine:
             *answers, probability = self._computed(pixels, probability=True)
         return Prediction(*answers), probability
 
+    @property
+    def pid(self) -> int:
+        """The number of its process; 0 while it has none."""
+        return self._process.pid if self._process else 0
+
     def close(self) -> None:
         """End the process now, not with the last reference; the next batch would start it again."""
         with self._lock:
@@ -237,9 +105,9 @@ class ChildEngine:
                 self._process.stop()
             self._process = None
 
-    def _opened(self) -> tuple[_Process, dict[str, Any]]:
+    def _opened(self) -> tuple[EngineProcess, dict[str, Any]]:
         """A new process and its engine."""
-        process = _Process()
+        process = take()
         request = {
             "opener": self.opener,
             "folder": str(self.folder.absolute()),
@@ -271,29 +139,29 @@ class ChildEngine:
         except EngineError:
             raise
         except BaseException as error:
-            was_killed = isinstance(error, _EndedError) and process.killed
+            was_killed = isinstance(error, EndedError) and process.killed
             process.stop()
             self._process = None
             if was_killed:
                 raise OutOfMemoryError(
                     "the engine's process was killed, as a system does that has no memory left"
                 ) from error
-            if isinstance(error, _EndedError):
+            if isinstance(error, EndedError):
                 raise EngineLostError(f"the engine's process {error}") from error
-            if isinstance(error, _SilentError):
+            if isinstance(error, SilentError):
                 raise EngineHungError(f"the engine did not answer within {limit:.0f} s") from error
             raise
         self._learn(pixels, time.monotonic() - began)
         return found
 
-    def _restarted(self) -> _Process:
+    def _restarted(self) -> EngineProcess:
         """A new process that has computed a blank slice, with the same engine as before."""
         why = ""
         for _ in range(STARTS):
             logger.warning("the engine is started again", extra={"event": "engine_restarted"})
             try:
                 process, told = self._opened()
-            except (_EndedError, _SilentError) as error:
+            except (EndedError, SilentError) as error:
                 why = _words(error)
                 continue
             except WssegError as error:
@@ -312,7 +180,7 @@ class ChildEngine:
                 why = str(error)
             except EngineError:  # such as a TensorRT engine that takes larger slices only
                 return process
-            except (_EndedError, _SilentError) as error:
+            except (EndedError, SilentError) as error:
                 process.stop()
                 why = f"at a blank slice, {_words(error)}"
             else:
@@ -333,7 +201,7 @@ class ChildEngine:
 
 
 def _compute(
-    process: _Process, pixels: NDArray[np.float32], seconds: float, *, probability: bool
+    process: EngineProcess, pixels: NDArray[np.float32], seconds: float, *, probability: bool
 ) -> list[Any]:
     """What the engine computes of a batch, as arrays of this process."""
     (place,) = process.arrays.put([pixels])
@@ -345,7 +213,7 @@ def _compute(
 
 
 def _words(error: Exception) -> str:
-    if isinstance(error, _SilentError):
+    if isinstance(error, SilentError):
         return "its process does not answer"
     return f"its process {error}"
 

@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import tempfile
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -13,18 +12,6 @@ from numpy.typing import NDArray
 ALIGNMENT = 64
 Place = tuple[str, list[int], int]
 """An array: the type of its numbers, its shape, and where it begins, in bytes."""
-
-
-def nameless_file() -> int:
-    """The descriptor of a file without a name, which the system frees with its last user.
-
-    On Linux it is memory, and needs no room in /dev/shm, of which a container has little. Elsewhere
-    it is a temporary file.
-    """
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("wsseg-engine")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 class SharedArrays:

@@ -26,6 +26,7 @@ from wsseg.serve.engines.base import (
     OutOfMemoryError,
 )
 from wsseg.serve.engines.child import ChildEngine
+from wsseg.serve.engines.process import _spare, prepare
 from wsseg.serve.measure import MeasuredScan
 
 pytestmark = [
@@ -161,9 +162,8 @@ def test_another_engine_does_not_take_the_place_of_a_lost_one(starts: Path):
 
 def test_a_process_that_was_killed_is_taken_for_want_of_memory(starts: Path):
     engine = child()
-    process = engine._process._process
     pixels = batch(faulty.HANG)
-    threading.Timer(0.5, process.kill).start()
+    threading.Timer(0.5, os.kill, (engine.pid, signal.SIGKILL)).start()
     with pytest.raises(OutOfMemoryError, match="no memory left"):
         engine(pixels)
 
@@ -171,9 +171,20 @@ def test_a_process_that_was_killed_is_taken_for_want_of_memory(starts: Path):
 def test_signals_to_the_group_do_not_end_a_batch(starts: Path):
     engine = child()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        engine._process._process.send_signal(number)
+        os.kill(engine.pid, number)
     assert engine(batch(1)).masks.any()
     assert len(list(starts.iterdir())) == 1
+
+
+def test_a_prepared_process_is_taken_and_one_that_ended_is_not(starts: Path):
+    prepare()
+    waiting = _spare[0].pid
+    assert child().pid == waiting
+    prepare()
+    os.kill(_spare[0].pid, signal.SIGKILL)
+    while not _spare[0].ended:
+        time.sleep(0.01)
+    assert child()(batch(1)).masks.any()
 
 
 SCRIPT = """
@@ -182,7 +193,7 @@ from pathlib import Path
 from tests.serve.engines.test_child import batch, child
 engine = child()
 engine(batch(1))
-print(engine._process._process.pid, flush=True)
+print(engine.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
