@@ -43,11 +43,11 @@ def demo(
 
 def run_demo(out: Path, *, epochs: int) -> None:
     """Do the whole job in `out`, which must be empty, missing, or an earlier demo's."""
+    from wsseg.imaging.disk import writing
     from wsseg.imaging.files import lock_output
 
-    with lock_output(
-        out, f"another demo is at work in {out}: choose another --out, or wait for it"
-    ):
+    busy = f"another demo is at work in {out}: choose another --out, or wait for it"
+    with lock_output(out, busy), writing(out):
         _run(out, epochs)
 
 

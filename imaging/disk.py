@@ -47,12 +47,12 @@ class NotWrittenError(AllFailedError, OSError):
 
 
 def not_written(
-    error: OSError, path: Path | None = None, needed: int | None = None
+    error: OSError, path: Path | None = None, *, partial: Path | None = None, needed: int = 0
 ) -> NotWrittenError | None:
     """The error in words; None for one that has another reason than a disk or a folder.
 
-    path: the file that was to be written; None where only the error may name it. needed: its size
-    in bytes, if known.
+    path: the file that was to be written; None where only the error may name it. partial: what
+    there is of it and will be removed. needed: its size in bytes; 0 if not known.
     """
     number = error.errno or 0
     of_path = path is not None and number in _OF_A_PATH and _is_of(error, path)
@@ -61,17 +61,17 @@ def not_written(
     why = "its folder is gone" if number == errno.ENOENT else os.strerror(number)
     named = path or (error.filename and Path(os.fsdecode(error.filename)))
     if number == errno.ENOSPC and named:
-        why += _space(named, needed)
+        why += _space(named, partial, needed)
     return NotWrittenError(number, why, str(named or "a file"))
 
 
 @contextmanager
-def writing(path: Path, partial: Path | None = None, needed: int | None = None) -> Iterator[None]:
+def writing(path: Path, partial: Path | None = None, *, needed: int = 0) -> Iterator[None]:
     """Raise NotWrittenError where the block cannot write the file `path`, for reasons of its disk.
 
     partial: the scratch file, or folder, that the block writes. Libraries that write past Python
-    lose the reason: it is found by writing a little more to it. needed: size in bytes, if known.
-    Errors with other reasons pass through.
+    lose the reason: it is found by writing a little more to it. needed: size in bytes; 0 if not
+    known. Errors with other reasons pass through.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def writing(path: Path, partial: Path | None = None, needed: int | None = None) 
         reason: OSError | None = error if isinstance(error, OSError) and error.errno else None
         if reason is None and partial is not None:
             reason = _refusal(partial)
-        known = reason and not_written(reason, path, needed)
+        known = reason and not_written(reason, path, partial=partial, needed=needed)
         if known:
             raise known from error
         raise
@@ -95,13 +95,15 @@ def size_text(nbytes: int) -> str:
     return f"{nbytes} bytes"
 
 
-def _space(path: Path, needed: int | None) -> str:
-    """The space that is left where `path` is to be, in brackets; "" where nobody knows."""
-    there = next((place for place in (path, *path.absolute().parents) if place.exists()), None)
+def _space(path: Path, partial: Path | None, needed: int) -> str:
+    """The space that there is for a file, in brackets; "" where the system does not tell."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
     with suppress(OSError):
-        if there is not None:
-            free = size_text(shutil.disk_usage(there).free)
-            return f" ({free} free{f', {size_text(needed)} needed' if needed else ''})"
+        free = shutil.disk_usage(there).free
+        if partial is not None:
+            parts = partial.rglob("*") if partial.is_dir() else (partial,)
+            free += sum(part.stat().st_size for part in parts if part.is_file())
+        return f" ({size_text(free)} free{f', {size_text(needed)} needed' if needed else ''})"
     return ""
 
 

@@ -36,19 +36,20 @@ _noted: ContextVar[list[Path] | None] = ContextVar("noted", default=None)
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, nbytes: int = 0) -> Iterator[Path]:
     """Yield a scratch path that replaces the file `path` only if the block succeeds.
 
     The scratch name keeps its suffixes, because writers choose the format by them. The file is on
     the disk before it has its name, except within `noting`. Raises NotWrittenError, which is an
-    OSError too, for want of space or of the right to write.
+    OSError too, for want of space or of the right to write. nbytes: size of the file, which that
+    error then tells; 0 if not known.
     """
     noted = _noted.get()
     with writing(path):
         make_folder(path.parent)
         with scratch_folder(path.parent) as scratch:
             partial = scratch / path.name
-            with writing(path, partial):
+            with writing(path, partial, needed=nbytes):
                 yield partial
             if noted is None:
                 sync(partial)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Protocol, get_type_hints
 
+from wsseg.imaging.disk import NotWrittenError, not_written
 from wsseg.imaging.errors import AllFailedError, Failure, WssegError
 from wsseg.imaging.files import atomic_files
 from wsseg.imaging.publishing import NotPlacedError
@@ -430,7 +431,7 @@ def placed_together(tables: Sequence[Path]) -> Iterator[list[Path]]:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """An error of the system becomes an AllFailedError of the report."""
+    """An error of the system becomes an AllFailedError of the report, NotWrittenError if it can."""
     try:
         yield
     except NotPlacedError as error:
@@ -439,8 +440,8 @@ def _translated(path: Path) -> Iterator[None]:
             f"beside it as {', '.join(error.kept)}: close the program that has the old ones open "
             "and rename them"
         ) from error
+    except NotWrittenError:
+        raise
     except OSError as error:
-        raise AllFailedError(
-            f"{path} could not be written: {error}; check the space and the permissions of its "
-            "folder"
-        ) from error
+        known = not_written(error, path)
+        raise known or AllFailedError(f"{path} could not be written: {error}") from error

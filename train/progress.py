@@ -4,10 +4,12 @@ import csv
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wsseg.imaging.disk import writing
 from wsseg.imaging.files import atomic
 from wsseg.train.learner import TOTAL, Learner
 from wsseg.train.run_folder import (
@@ -94,10 +96,11 @@ class Events:
         self._proto, self._summary = event_pb2, summary_pb2
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files of a folder by their names: later ones are to come later.
-        self._file = (folder / f"events.out.tfevents.{time.time_ns():020d}").open("xb")
-        self._records = RecordWriter(self._file)
-        self._write(file_version="brain.Event:2")
-        self._write(step=first, session_log={"status": event_pb2.SessionLog.START})
+        self._path = folder / f"events.out.tfevents.{time.time_ns():020d}"
+        with writing(self._path):
+            self._records = RecordWriter(self._path.open("xb"))
+            self._write(file_version="brain.Event:2")
+            self._write(step=first, session_log={"status": event_pb2.SessionLog.START})
 
     def add(self, row: Row) -> None:
         """Write a row of the history: parts under train/, figures under val/."""
@@ -109,12 +112,14 @@ class Events:
                     group, name = "val", name.removeprefix(VALIDATION)
                 point = self._summary.Summary.Value(tag=f"{group}/{name}", simple_value=value)
                 points.append(point)
-        self._write(step=int(row[EPOCH]), summary=self._summary.Summary(value=points))
-        self._records.flush()
+        with writing(self._path):
+            self._write(step=int(row[EPOCH]), summary=self._summary.Summary(value=points))
+            self._records.flush()
 
     def close(self) -> None:
-        """Write what is buffered and close the file."""
-        self._records.close()
+        """Close the file, which has all that was added."""
+        with suppress(OSError):  # which told `add` the same
+            self._records.close()
 
     def _write(self, **fields: Any) -> None:
         event = self._proto.Event(wall_time=time.time(), **fields)

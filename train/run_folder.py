@@ -166,9 +166,10 @@ class TrainedRun:
 def save_weights(network: nn.Module, path: Path) -> None:
     """Write a network's weights and buffers as safetensors, whole or not at all."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
-    with atomic(path) as partial:
+    content = save(tensors)
+    with atomic(path, nbytes=len(content)) as partial:
         # Not save_file, which makes a file that only its owner may read.
-        partial.write_bytes(save(tensors))
+        partial.write_bytes(content)
 
 
 def read_weights(network: nn.Module, path: Path) -> None:
