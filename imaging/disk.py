@@ -15,7 +15,7 @@ _OF_A_DISK = (*FULL, errno.EROFS, errno.EIO)
 """Errors that only writing, or a disk that fails, can cause."""
 _OF_A_PATH = (
     *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR),
-    *(errno.EISDIR, errno.ENAMETOOLONG),
+    *(errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
 """Errors that reading can cause too: they count where they name the file or its folder."""
 _PROBE_BYTES = 1 << 16
@@ -40,10 +40,10 @@ class NotWrittenError(AllFailedError, OSError):
             remedy = "check the folder, or name another place"
         return f"{self.filename} could not be written: {self.strerror}; {remedy}"
 
-    @property
-    def is_full(self) -> bool:
-        """Whether more space is the remedy."""
-        return self.errno in FULL
+
+def is_full(error: BaseException) -> bool:
+    """Whether more space is the remedy."""
+    return isinstance(error, OSError) and error.errno in FULL
 
 
 def not_written(

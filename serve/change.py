@@ -8,12 +8,12 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from wsseg.imaging.errors import AllFailedError, WssegError
+from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
 from wsseg.imaging.tables import DEFAULT_OPTIONS, Fault, Row, TableError, TableOptions
 from wsseg.serve.earlier_report import read_report
 from wsseg.serve.key_table import Key, KeyTable, read_keys
-from wsseg.serve.report import report_paths, table_writer
+from wsseg.serve.report import report_paths, table_writer, translated
 
 Verdict = Literal["CHANGED", "STABLE", "NOT_COMPARABLE", ""]
 """What a change means; "" if nothing says how large a difference without a change can be."""
@@ -449,11 +449,8 @@ def write_changes(
         )
     rows = list(changes(measured.values(), repeatability))
     writer = table_writer(out)
-    try:
-        with atomic(out) as partial, writer(partial, ChangeRow) as write:
-            write(rows)
-    except OSError as error:
-        raise AllFailedError(f"{out} could not be written: {error.strerror}") from error
+    with translated(out), atomic(out) as partial, writer(partial, ChangeRow) as write:
+        write(rows)
     if unkeyed:
         logger.warning("%d scans have no key and a date, and are compared with none", unkeyed)
     return Changes(

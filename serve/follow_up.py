@@ -111,5 +111,5 @@ class FollowUp:
                 overwrite=True,  # of an earlier run, if at all: it was asked before this one
             )
         except (OSError, WssegError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
+            why = str(error) if isinstance(error, WssegError) else error.strerror
             raise SomeFailedError(f"{report} is written, but not what follows it: {why}") from error

@@ -8,6 +8,7 @@ import hmac
 import os
 import secrets
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -16,9 +17,12 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import DA
 
 from wsseg.imaging.dicom import at_pixels, open_dicom, silence_pydicom, tags_of, text
+from wsseg.imaging.disk import writing
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
+from wsseg.imaging.publishing import sync
 from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.scratch import scratch_folder
 from wsseg.serve.report import KeyRow, SeriesOrigin, table_writer
 
 SALT_BYTES = 32
@@ -88,19 +92,8 @@ def load_salt(path: Path) -> bytes:
 
     Raises WssegError for a file that others can read, or that holds no salt.
     """
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    except OSError as error:
-        raise WssegError(f"the salt {path} cannot be made: {error.strerror}") from error
-    else:
-        try:
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(secrets.token_hex(SALT_BYTES) + "\n")
-        except OSError as error:
-            path.unlink(missing_ok=True)  # half a salt is none
-            raise WssegError(f"the salt {path} cannot be written: {error.strerror}") from error
+    if not path.exists():
+        _make_salt(path)
     try:
         mode = path.stat().st_mode
         content = path.read_text(encoding="ascii").strip()
@@ -123,6 +116,21 @@ def load_salt(path: Path) -> bytes:
             "which is then made"
         )
     return salt
+
+
+def _make_salt(path: Path) -> None:
+    """Write a new salt, whole or not at all, unless another process does so at the same time."""
+    try:
+        with writing(path), scratch_folder(path.parent) as scratch:
+            made = scratch / path.name
+            made.touch(mode=0o600)
+            made.write_text(secrets.token_hex(SALT_BYTES) + "\n", encoding="ascii")
+            sync(made)  # whose keys are lost with it
+            with suppress(FileExistsError):
+                os.link(made, path)  # replaces nothing, other than a rename
+            sync(path.parent)
+    except OSError as error:
+        raise WssegError(f"the salt {path} cannot be made: {error.strerror}") from error
 
 
 def _header(ref: ScanRef, source: str) -> Dataset:

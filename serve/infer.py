@@ -30,6 +30,7 @@ from wsseg.serve.journal import Journal, journal_path, require_finished
 from wsseg.serve.known_ratios import KnownSlices, read_known
 from wsseg.serve.manifest import Manifest, load_model
 from wsseg.serve.options import InferOptions, check_apart, check_together
+from wsseg.serve.outputs import NO_SPACE
 from wsseg.serve.pipeline import (
     Counts,
     OnProgress,
@@ -395,6 +396,7 @@ def _with_rows(
             journal.keep(outcome.written)
             if outcome.complete:
                 journal.add(measured.key, rows, outcome.written)
+        journal.incomplete |= any(failure.reason == NO_SPACE for failure in outcome.failures)
         yield outcome, rows
     journal.sync()  # before the tables name these files
 

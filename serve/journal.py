@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from wsseg.imaging.disk import writing
 from wsseg.imaging.errors import AllFailedError, Failure, ReadError, SomeFailedError, WssegError
 from wsseg.imaging.files import Version, seen_by, version_of
 from wsseg.imaging.publishing import sync, sync_files
@@ -69,6 +70,8 @@ class Journal:
     archives are unpacked, whose files have no time of change that would mean anything. verified:
     the versions of files that were compared before; given if another run over the same scans
     follows, for which the journal then stays.
+    incomplete: there are scans to measure again when there is more space, though the report is
+    written.
     """
 
     report: Path
@@ -76,6 +79,7 @@ class Journal:
     provenance: Provenance
     scratch: Path
     verified: dict[str, Version] | None = None
+    incomplete: bool = False
     _places: dict[str, tuple[int, int]] = field(default_factory=dict)
     _stream: BinaryIO | None = None
     _unsynced: bool = False
@@ -207,19 +211,20 @@ class Journal:
 
     @contextmanager
     def opened(self, *, resume: bool) -> Iterator[None]:
-        """Open the journal; it is removed if the run writes its report, or ends before any scan.
+        """Open the journal; it is removed if the run writes its report, or ends before any scan,
+        but not if the run is `incomplete`.
 
         resume: keep what it has; else it begins anew. Raises AllFailedError where it cannot be
         made: nor could the report.
         """
         try:
-            self._open(resume=resume)
+            with writing(self.report):
+                self._open(resume=resume)
         except OSError as error:
             self._close()
-            raise AllFailedError(
-                f"{self.report} could not be written: {error}; check the space and the permissions "
-                "of its folder"
-            ) from error
+            if isinstance(error, AllFailedError):
+                raise
+            raise AllFailedError(f"{self.report} could not be written: {error}") from error
         stop = threading.Event()
 
         def sync_often() -> None:
@@ -240,6 +245,13 @@ class Journal:
             thread.join()
             self.sync()
             self._close()
+            if self.incomplete and not needed:
+                needed = True
+                logger.warning(
+                    "a disk was full: after making room, the same command with --resume measures "
+                    "the scans that lack a result or a file",
+                    extra={"event": "disk_full"},
+                )
             if not needed or not self._has_scans:
                 with suppress(OSError):
                     self.path.unlink()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from wsseg.imaging.errors import AllFailedError, WssegError
+from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import lock_output
 from wsseg.serve.journal import file_digest, journal_path, require_finished
 from wsseg.serve.report import (
@@ -18,6 +18,7 @@ from wsseg.serve.report import (
     report_paths,
     require_free,
     required_pyarrow,
+    translated,
 )
 from wsseg.serve.shards import ShardRecord, read_shard, shard_path
 
@@ -201,16 +202,12 @@ def _parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
 def _join(parts: Sequence[Path], file: Path, out: Path) -> None:
     """Join tables of one kind. Raises WssegError for one that differs from the first."""
     try:
-        _JOIN[out.suffix.lower()](parts, file)
+        with translated(out):
+            _JOIN[out.suffix.lower()](parts, file)
     except ValueError as error:
         names = ", ".join(map(str, parts))
         raise WssegError(
             f"of {names} one cannot be read: expected tables that wsseg-infer wrote"
-        ) from error
-    except OSError as error:
-        raise AllFailedError(
-            f"{out} could not be written: {error}; check the space and the permissions of its "
-            "folder"
         ) from error
 
 

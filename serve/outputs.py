@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wsseg.imaging.definitions import Window
+from wsseg.imaging.disk import is_full
 from wsseg.imaging.errors import Failure, NotPossibleError, WssegError
 from wsseg.imaging.label_maps import write_labels
 from wsseg.imaging.probability_maps import ProbabilityType, write_probability
@@ -23,6 +24,8 @@ from wsseg.serve.overlay import write_overlays
 
 PHI_RISK = "PHI_RISK"
 NOT_WRITTEN = "not_written"
+NO_SPACE = "no_space"
+"""Of a file that may be written when there is more space."""
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +68,8 @@ def write_outputs(outputs: Sequence[Output], measured: MeasuredScan) -> tuple[Fa
             failures.append(Failure(source, error.reason, message, "skipped"))
         except Exception as error:  # errors of libraries too: the rows are measured
             message = f"measured, but its {output.name} could not be written: {_reason(error)}"
-            failures.append(Failure(source, NOT_WRITTEN, message))
+            reason = NO_SPACE if is_full(error) else NOT_WRITTEN
+            failures.append(Failure(source, reason, message))
     return tuple(failures)
 
 

@@ -399,9 +399,9 @@ def open_report(path: Path, *, recovered: bool = False) -> Iterator[Report]:
     if recovered:
         tables[RecoveredRow] = recovered_paths(path)[0]
     with placed_together(list(tables.values())) as files, ExitStack() as stack:
-        with _translated(path):
+        with translated(path):
             writes = [
-                _translated(path)(stack.enter_context(table_writer(path)(file, row_type)))
+                translated(path)(stack.enter_context(table_writer(path)(file, row_type)))
                 for file, row_type in zip(files, tables, strict=True)
             ]
         try:
@@ -410,7 +410,7 @@ def open_report(path: Path, *, recovered: bool = False) -> Iterator[Report]:
             with suppress(Exception):  # what could not be written cannot be flushed either
                 stack.close()
             raise
-        with _translated(path):
+        with translated(path):
             stack.close()
 
 
@@ -422,15 +422,15 @@ def placed_together(tables: Sequence[Path]) -> Iterator[list[Path]]:
     """
     path = tables[0]
     with ExitStack() as publication:
-        with _translated(path):
+        with translated(path):
             files = publication.enter_context(atomic_files(tables))
         yield files
-        with _translated(path):
+        with translated(path):
             publication.close()
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
     """An error of the system becomes an AllFailedError of the report, NotWrittenError if it can."""
     try:
         yield

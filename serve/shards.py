@@ -10,11 +10,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, PositiveInt, ValidationError
 
 from wsseg.imaging.definitions import Frozen
-from wsseg.imaging.errors import AllFailedError, Failure, WssegError
+from wsseg.imaging.errors import Failure, WssegError
 from wsseg.imaging.files import atomic
 from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.serve.journal import file_digest
-from wsseg.serve.report import report_paths
+from wsseg.serve.report import report_paths, translated
 
 ITEM_BYTES = 1 << 16
 """What opening a scan costs, as bytes of pixels: a thousand pictures are not nothing."""
@@ -100,7 +100,7 @@ def record_shard(report: Path, division: Division | None, settings: Mapping[str,
     Raises AllFailedError if that fails.
     """
     path = shard_path(report)
-    try:
+    with translated(path):
         path.unlink(missing_ok=True)
         if division is None:
             return
@@ -115,8 +115,6 @@ def record_shard(report: Path, division: Division | None, settings: Mapping[str,
         )
         with atomic(path) as partial:
             partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise AllFailedError(f"{path} could not be written: {error}") from error
 
 
 def shard_path(report: Path) -> Path:

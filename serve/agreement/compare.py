@@ -1,15 +1,13 @@
 """Compare measured with recorded ratios, and write the result as tables, plots and text."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from wsseg.imaging.errors import AllFailedError, WssegError
-from wsseg.imaging.files import atomic
+from wsseg.imaging.errors import WssegError
 from wsseg.serve.agreement.figures import FIGURES, Pairs, figures
 from wsseg.serve.agreement.join import Joined, Pair, UnmatchedRow, join
 from wsseg.serve.agreement.reference import agreement_paths
@@ -22,7 +20,7 @@ from wsseg.serve.agreement.tables import (
     read_recorded,
 )
 from wsseg.serve.agreement.text import text
-from wsseg.serve.report import Row, table_writer
+from wsseg.serve.report import Row, placed_together, table_writer, translated
 
 PACKAGES = ("statsmodels", "matplotlib")
 DEFAULTS = AgreeOptions()
@@ -160,7 +158,8 @@ def check_outputs(
 def write(agreement: Agreement, out: Path, *, plots: Path | None = None) -> tuple[Path, ...]:
     """Write the tables and the text, and the plots into a folder; returns the paths of all.
 
-    Each file appears whole or not at all. Raises AllFailedError if one cannot be written.
+    Each file appears whole or not at all, the tables and the text together. Raises AllFailedError
+    if one cannot be written.
     """
     paths = agreement_paths(out)
     tables: tuple[tuple[type[Row], Iterable[Row]], ...] = (
@@ -168,12 +167,12 @@ def write(agreement: Agreement, out: Path, *, plots: Path | None = None) -> tupl
         (PairRow, _pair_rows(agreement)),
         (UnmatchedRow, agreement.unmatched),
     )
-    with _writing():
-        for path, (row_type, rows) in zip(paths, tables, strict=False):
-            with atomic(path) as partial, table_writer(path)(partial, row_type) as add:
+    with placed_together(paths) as scratch, translated(out):
+        *files, text = scratch
+        for file, (row_type, rows) in zip(files, tables, strict=True):
+            with table_writer(file)(file, row_type) as add:
                 add(rows)
-        with atomic(paths[-1]) as partial:
-            partial.write_text(agreement.text, encoding="utf-8", newline="\n")
+        text.write_text(agreement.text, encoding="utf-8", newline="\n")
     return paths if plots is None else (*paths, *write_plots(agreement, plots))
 
 
@@ -184,20 +183,8 @@ def write_plots(agreement: Agreement, folder: Path) -> tuple[Path, ...]:
     """
     from wsseg.serve.agreement.plots import draw
 
-    with _writing():
+    with translated(folder):
         return draw(agreement.groups, folder)
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Raise AllFailedError for what the operating system refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise AllFailedError(
-            f"the agreement could not be written: {error}; check the space and the permissions of "
-            "its folder"
-        ) from error
 
 
 def _figure_rows(agreement: Agreement) -> Iterator[FigureRow]:

@@ -28,6 +28,7 @@ from wsseg.serve.node.spool import (
     read_json,
 )
 from wsseg.serve.options import InferOptions
+from wsseg.serve.outputs import NO_SPACE, NOT_WRITTEN
 from wsseg.serve.pipeline import OnProgress
 from wsseg.serve.report import report_paths
 
@@ -118,7 +119,7 @@ class Measurer:
         failures = _failures(summary.tables[2])
         if not summary.scans:
             raise WssegError(failures[0]["message"] if failures else "no image was found")
-        if any(each["reason"] == "not_written" for each in failures):
+        if any(each["reason"] in (NOT_WRITTEN, NO_SPACE) for each in failures):
             raise WssegError("a result could not be written: the disk may be full")
         sync_tree(output)
         facts = {

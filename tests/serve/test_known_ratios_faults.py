@@ -152,7 +152,7 @@ def test_a_recovered_mask_that_cannot_be_written_is_told(
     text = "source,ratio:bright\n0.png,0.3\n"
     summary, _, _ = recover(model, tmp_path, text, pictures)
     (told,) = failures(tmp_path / "out" / "ratios.csv")
-    assert (told["source"], told["reason"], summary.exit_code) == ("0.png", "not_written", 8)
+    assert (told["source"], told["reason"], summary.exit_code) == ("0.png", "no_space", 8)
     assert "No space left on device" in told["message"]
 
 

@@ -32,15 +32,15 @@ def test_pictures_do_not_change_the_tables(model: Path, scans: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "told", "reason"),
     [
-        (OSError(28, "No space left on device"), "No space left on device"),
-        (OSError(), "OSError"),
-        (ValueError("too wide"), "ValueError: too wide"),
+        (OSError(28, "No space left on device"), "No space left on device", "no_space"),
+        (OSError(), "OSError", "not_written"),
+        (ValueError("too wide"), "ValueError: too wide", "not_written"),
     ],
 )
 def test_what_cannot_be_drawn_is_told_and_still_measured(
-    model: Path, tmp_path: Path, monkeypatch, error: Exception, told: str
+    model: Path, tmp_path: Path, monkeypatch, error: Exception, told: str, reason: str
 ):
     def failing(*_, **__):
         raise error
@@ -50,7 +50,7 @@ def test_what_cannot_be_drawn_is_told_and_still_measured(
     summary = run(model, tmp_path / "ratios.csv", folder, masks=tmp_path / "masks")
     assert len(rows(tmp_path / "ratios.csv")) == 2 * RATIOS_PER_SLICE
     found = failures(tmp_path / "ratios.csv")
-    assert [row["reason"] for row in found] == ["not_written"] * 2
+    assert [row["reason"] for row in found] == [reason] * 2
     assert all(row["message"].endswith(f"could not be written: {told}") for row in found)
     assert summary.exit_code == 8
 
