@@ -69,9 +69,8 @@ class Journal:
     settings: all that the rows of every scan depend on, by name. scratch: folder into which
     archives are unpacked, whose files have no time of change that would mean anything. verified:
     the versions of files that were compared before; given if another run over the same scans
-    follows, for which the journal then stays.
-    incomplete: there are scans to measure again when there is more space, though the report is
-    written.
+    follows, for which the journal then stays. incomplete: there are scans to measure again when
+    there is more space, though the report is written.
     """
 
     report: Path
