@@ -20,8 +20,7 @@ from tests.serve.conftest import (
     write_model,
     write_pictures,
 )
-from wsseg.imaging import files
-from wsseg.imaging.disk import NotWrittenError
+from wsseg.imaging.disk import NotWrittenError, writing
 from wsseg.imaging.files import atomic, atomic_folder
 
 INFER = "from wsseg.cli.main import infer_main; infer_main()"
@@ -88,7 +87,7 @@ def test_masks_that_did_not_fit_are_written_by_resume_after_room_is_made(
     out = tmp_path / "out"
     masks, outputs = out / "masks", [path.name for path in (whole / "masks").glob("*.png")]
     with monkeypatch.context() as disk:
-        disk.setattr(files, "writing", _full_for(outputs[:2], files.writing))
+        disk.setattr("wsseg.imaging.files.writing", _full_for(outputs[:2]))
         summary = run(model, out / "ratios.csv", scans, masks=masks)
     assert {row["reason"] for row in failures(out / "ratios.csv")} == {"no_space"}
     assert (summary.exit_code, len(rows(out / "ratios.csv"))) == (8, 4 * RATIOS_PER_SLICE)
@@ -99,7 +98,7 @@ def test_masks_that_did_not_fit_are_written_by_resume_after_room_is_made(
     assert not (out / ".ratios.csv.journal").exists()
 
 
-def _full_for(names: list[str], writing):
+def _full_for(names: list[str]):
     """As `writing` on a disk that has no room for files of these names."""
 
     @contextmanager
