@@ -23,10 +23,11 @@ GROWTH = 500
 GROWTH_FLOOR_BYTES = 256 * MIB
 # A long scan of multi-frame DICOM is not held in memory, but decoded once to check it.
 LONG_SCAN_FACTOR = 16
-# Of a DICOM header, the functional groups of all its frames included, and of what pydicom reads
-# to find its elements: a few parts of each.
+# Of a DICOM header, the functional groups of all its frames included; and how often pydicom may
+# read: two or three times for each element, before the groups of frames and in each of them.
 HEADER_BYTES = 64 * MIB
-HEADER_READS = 300_000
+HEADER_READS = 100_000
+FRAME_READS = 1000
 FRAME_HEADER_READS = 5_000_000
 # The slowest decoder needs a tenth of this; a machine may be busy.
 SECONDS_PER_MB = 0.5

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wsseg.imaging.codestreams import stated_pixels
 from wsseg.imaging.errors import ReadError
 from wsseg.imaging.files import open_file, version_of
 from wsseg.imaging.picture_page import (
@@ -40,6 +41,8 @@ _LOSSLESS = {1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000}
 _JPEG = 7
 _LOSSY = {_JPEG, 33005, 34712, 50001}
 _INKS_CMYK = 1
+# The size of a codestream stands in its first bytes; encoders round it up to whole blocks.
+_CODESTREAM_HEAD, _SPARE = 1 << 16, 4
 _PREMULTIPLIED = 1
 _ALPHA = {_PREMULTIPLIED, 2}
 # ImageJ's number of a calibration function, and the depths that it calibrates.
@@ -349,8 +352,26 @@ def _stored(file: "TiffFile", plane: _Plane, source: str) -> Stored:
         ends = [at + n for at, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
         if 0 in page.databytecounts or not ends or max(ends) > file.filehandle.size:
             raise ReadError("damaged", f"{source} lacks a part of its pixels: export it again")
+        if int(key.compression) in _LOSSY:
+            _check_codestreams(file, page, source)
         values = np.asarray(page.asarray(maxworkers=1)).reshape(key.shape)
     return np.moveaxis(values, 0, -1) if key.axes == "SYX" else values
+
+
+def _check_codestreams(file: "TiffFile", page: Any, source: str) -> None:
+    """Raise ReadError for a part of the page that is compressed as a far larger picture."""
+    key = page.keyframe
+    rows = key.tilelength if key.is_tiled else min(key.rowsperstrip, key.imagelength)
+    columns = key.tilewidth if key.is_tiled else key.imagewidth
+    for offset, nbytes in zip(page.dataoffsets, page.databytecounts, strict=True):
+        file.filehandle.seek(offset)
+        found = stated_pixels(file.filehandle.read(min(nbytes, _CODESTREAM_HEAD)))
+        if found > _SPARE * rows * columns:
+            raise ReadError(
+                "too_large",
+                f"{source} has a part of {rows} x {columns} pixels that is compressed as "
+                f"{found} pixels: export it again",
+            )
 
 
 def _interpreted(file: "TiffFile", page: Any, values: Stored, source: str) -> Page:

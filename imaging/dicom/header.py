@@ -38,7 +38,7 @@ from wsseg.imaging.dicom.mosaic import (
 )
 from wsseg.imaging.dicom.sop_classes import NoImage, has_pixels, is_nuclear, no_image
 from wsseg.imaging.errors import Failure, ReadError, Status
-from wsseg.imaging.limits import DEFAULT_LIMITS, HEADER_READS, ReadLimits
+from wsseg.imaging.limits import DEFAULT_LIMITS, FRAME_READS, HEADER_READS, ReadLimits
 from wsseg.imaging.scan import FileRef
 
 logger = logging.getLogger(__name__)
@@ -373,6 +373,7 @@ def _images(header: Header, limits: ReadLimits) -> list[Header]:
         file.source,
         tags=_FRAME_TAGS,
         stop=lambda tag, _vr, _length: tag in _PIXEL_TAGS,
+        reads=HEADER_READS + FRAME_READS * header.frames,
         limits=limits,
     )
     if header.mosaic:

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -13,6 +12,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import named_file
 from wsseg.imaging.fractions import Column, fractions, sizes, unlikely
 from wsseg.imaging.reading import pixel_mm2, slice_shape
+from wsseg.imaging.stopping import reading_threads
 from wsseg.imaging.tables import Fault, Row, TextTable
 from wsseg.train.cases.schema import (
     AREAS,
@@ -281,7 +281,7 @@ def _area_shares(
     def shares_of(row: Row) -> list[tuple[str, float | str]]:
         return list(_row_shares(text, row, areas, alone=uses[row.cells.get("image")] == 1))
 
-    with ThreadPoolExecutor(READERS) as pool:
+    with reading_threads(READERS) as pool:
         rows = list(pool.map(shares_of, text.rows))
     values: dict[str, dict[int, float]] = {name: {} for name in areas}
     for row, shares in zip(text.rows, rows, strict=True):

@@ -7,7 +7,6 @@ here as the image is shown.
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from wsseg.imaging.reading import (
     unnamed_numbers,
 )
 from wsseg.imaging.scan import AS_STORED, Origin, Reorientation, colours_of
+from wsseg.imaging.stopping import reading_threads
 from wsseg.train.cases.schema import (
     NOT_MARKED,
     Box,
@@ -413,7 +413,7 @@ def fingerprints(cases: Sequence[Case]) -> Prints:
         return _print(path)
 
     several = list(dict.fromkeys(paths.values()))
-    with ThreadPoolExecutor(READERS) as pool:
+    with reading_threads(READERS) as pool:
         prints = dict(zip(several, pool.map(fingerprint, several), strict=True))
     return {cell: prints[path] for cell, path in paths.items()}
 

@@ -6,7 +6,6 @@ A model recognises unlike scans by them, and the check of a table reports cases 
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from wsseg.imaging.intensity import (
 )
 from wsseg.imaging.reading import Grid
 from wsseg.imaging.scan import NO_UNIT, Origin, PlaneName
+from wsseg.imaging.stopping import reading_threads
 from wsseg.train.cases.files import image_facts, look_at
 from wsseg.train.cases.schema import Case, Look
 
@@ -110,7 +110,7 @@ def _agree(bright: Sequence[float]) -> bool:
 
 def _grids(cases: Sequence[Case]) -> list[Grid]:
     """Return the grid of each case's image. Raises ReadError."""
-    with ThreadPoolExecutor(READERS) as pool:
+    with reading_threads(READERS) as pool:
         return [facts.grid for facts in pool.map(image_facts, cases)]
 
 
@@ -160,7 +160,7 @@ def looks_by_row(cases: Sequence[Case]) -> dict[int, Look]:
 
 
 def _looks(cases: Sequence[Case], *, sampled: bool = False) -> list[Look]:
-    with ThreadPoolExecutor(READERS) as pool:
+    with reading_threads(READERS) as pool:
         return list(pool.map(partial(look_at, sampled=sampled), cases))
 
 
@@ -264,7 +264,7 @@ def suspects(cases: Sequence[Case]) -> list[Case]:
     half of the files have.
     """
     stored: dict[str, list[Case]] = {}
-    with ThreadPoolExecutor(READERS) as pool:
+    with reading_threads(READERS) as pool:
         for case, storage in zip(cases, pool.map(_storage, cases), strict=True):
             stored.setdefault(storage, []).append(case)
     chosen = {case.row: case for case in spread(cases, SUSPECTS)}

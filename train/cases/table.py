@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import named_file
 from wsseg.imaging.label_values import Label, Numbering, numbering
 from wsseg.imaging.reading import read_slice, slice_count
+from wsseg.imaging.stopping import reading_threads
 from wsseg.imaging.tables import (
     DEFAULT_OPTIONS,
     Fault,
@@ -357,7 +357,7 @@ def check_files(
         return contents, faults
 
     # Once for all files: silencing the library for each takes as long as opening one.
-    with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
+    with silence_pydicom, reading_threads(READERS) as pool:
         checked = list(zip(cases, pool.map(check, cases), strict=True))
     return (
         tuple(replace(case, contents=contents) for case, (contents, _) in checked),

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from wsseg.imaging.definitions import RatioDefinition
 from wsseg.imaging.dicom import silence_pydicom
+from wsseg.imaging.stopping import reading_threads
 from wsseg.train.cases.files import (
     FilesOnce,
     class_masks,
@@ -135,7 +135,7 @@ class CaseDataset:
             self._drafts.clear()
             return
         # Once for all files: silencing the library for each takes as long as opening one.
-        with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
+        with silence_pydicom, reading_threads(READERS) as pool:
             for _ in pool.map(self._compact, range(len(self))):
                 pass
 

@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from wsseg.imaging.definitions import Denominator
 from wsseg.imaging.dicom import silence_pydicom
+from wsseg.imaging.stopping import reading_threads
 from wsseg.train.cases.files import labelled_numbers
 from wsseg.train.cases.schema import MARKED_BACKGROUND, NOT_MARKED, Box, Case
 from wsseg.train.data.preprocess import HALF, area_mean, keep_one, shrink_marks
@@ -146,7 +146,7 @@ def localise_cases(
     Empty if every case with an area locates its classes. Logs which classes are localised by their
     areas, and which are not and why.
     """
-    with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
+    with silence_pydicom, reading_threads(READERS) as pool:
         located = np.array(list(pool.map(_located_classes, cases)))
         areas = np.array([case_areas(case, denominators) for case in cases])
         wanted = ~located & (areas[..., 1] > 0) & (areas[..., 0] == areas[..., 1])
@@ -253,7 +253,7 @@ def borders_of(read: Callable[[int], Evidence], marked: Sequence[int]) -> list[B
     of the chosen cases bears a shape.
     """
     chosen = marked[:: max(1, len(marked) // BORDER_CASES)]
-    with silence_pydicom, ThreadPoolExecutor(READERS) as pool:
+    with silence_pydicom, reading_threads(READERS) as pool:
         borders = pool.map(lambda position: evidence_of_borders(read(position)), chosen)
         return [border for several in borders for border in several]
 
