@@ -3,7 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,7 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from wsseg.imaging.definitions import Dependence, Frozen, RatioDefinition, Seen, Window
+from wsseg.imaging.definitions import (
+    Dependence,
+    Frozen,
+    RatioDefinition,
+    Seen,
+    Window,
+    fault_text,
+)
 from wsseg.imaging.dicom.codes import ClassCodes
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
@@ -215,11 +223,16 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 def read_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote, on the CPU; nothing in the file is executed."""
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, BadZipFile, UnpicklingError) as error:
         raise WssegError(
             f"{path} is damaged and the run cannot be resumed: train again with another --out"
         ) from error
+    if not isinstance(state, dict):
+        raise WssegError(
+            f"{path} is no state of this run (a {type(state).__name__}): train again with another "
+            "--out"
+        )
     return state
 
 
@@ -240,8 +253,14 @@ def read_record(run: Path) -> RunRecord:
         )
     try:
         return RunRecord.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
-        raise WssegError(f"{path} is damaged or of another version of wsseg: {error}") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(step) for step in fault["loc"]) or "the file as a whole"
+        raise WssegError(
+            f"{path} is damaged or of another version of wsseg: {key}: {fault_text(fault)}"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise WssegError(f"{path} is damaged: {error}") from error
 
 
 def load_run(run: Path) -> TrainedRun:
@@ -259,6 +278,10 @@ def load_run(run: Path) -> TrainedRun:
             samples = [stored[f"slice_{index}"] for index in range(len(stored.files))]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise WssegError(f"{path} cannot be read ({error}): train again") from error
+    if any(each.ndim != 3 or len(each) != record.channels for each in samples):
+        raise WssegError(
+            f"{path} holds other slices than (c, H, W) with {record.channels} channels: train again"
+        )
     front = Preprocess(record.window, record.size, record.channels)
     return TrainedRun(record, front, network, Predictor(front, network).eval(), samples)
 
@@ -312,7 +335,7 @@ def settings_of(out: Path) -> TrainConfig | None:
         return None
     try:
         return TrainConfig.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError, RecursionError) as error:
         raise WssegError(
             f"{path} is not the settings of a run of this version: give another --out"
         ) from error
@@ -340,8 +363,22 @@ def started(out: Path, cases: Path, cases_sha256: str) -> dict[str, Any] | None:
         log.info("no epoch of a run in %s is finished: starting at the first", out)
         return None
     state = read_state(out / STATE)
-    require_same_cases(state["given"]["cases_sha256"], cases, cases_sha256)
+    with of_this_run(out):
+        before = str(state["given"]["cases_sha256"])
+    require_same_cases(before, cases, cases_sha256)
     return state
+
+
+@contextmanager
+def of_this_run(out: Path) -> Iterator[None]:
+    """Turn what a state raises that no run of these settings has left into a WssegError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WssegError(
+            f"{out / STATE} is no state of this run ({words}): train again with another --out"
+        ) from error
 
 
 def require_same_cases(before: str, cases: Path, now: str) -> None:

@@ -62,6 +62,7 @@ from wsseg.train.run_folder import (
     check_start,
     complete,
     keep_config,
+    of_this_run,
     started,
     sweep,
 )
@@ -383,11 +384,11 @@ def _train(
         log.warning("%s", doubt)
     teacher = find_teacher(config, table.classes, fabric.device)
     state = started(task.out, task.cases, table.sha256) if task.resume else None
-    training = (
-        TrainingState(choose_facts(table, config))
-        if state is None
-        else TrainingState.restored(state)
-    )
+    if state is None:
+        training = TrainingState(choose_facts(table, config))
+    else:
+        with of_this_run(task.out):
+            training = TrainingState.restored(state)
     require_unchanged(training.facts.files, table.cases)
     data = prepare_data(table, config, training.facts)
     training.facts = training.facts.model_copy(update={"growth": data.train.targets.growth})
@@ -398,7 +399,8 @@ def _train(
     log.info("training on %s in %s", fabric.device.type, "bf16" if half else "fp32")
     learner = prepare_learner(fabric, data, config, training.facts)
     if state is not None:
-        learner.restore(state)
+        with of_this_run(task.out):
+            learner.restore(state)
     first = len(training.history) + 1
     self_trainer = SelfTrainer(data.train, config, task.out, first)
     batches = partial(
