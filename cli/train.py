@@ -1,5 +1,6 @@
 """`wsseg-train`: cases.csv to a run folder."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -163,10 +164,13 @@ def run_training(
 ) -> None:
     """Train with settings from a file and those given; show the steps on a terminal."""
     from wsseg.runs import training_settings
+    from wsseg.train.launch import is_first_process
     from wsseg.train.run_folder import settings_of
 
+    if not is_first_process():  # of torchrun; the first one logs the same
+        logging.getLogger("wsseg").setLevel(logging.ERROR)
     chosen = training_settings(config, given, begun=settings_of(out) if resume else None)
-    with progress_bar("steps", shown=True) as progress:
+    with progress_bar("steps", shown=is_first_process()) as progress:
         task = progress.add_task("training", total=None)
 
         def show(report: "StepReport") -> None:

@@ -58,7 +58,7 @@ class _Group:
     @property
     def expected(self) -> int:
         """Slices, as far as they are known before the scans are read."""
-        return sum(sum(map(len, ref.frames)) or len(ref.files) for ref in self.refs)
+        return sum(map(_slices, self.refs))
 
 
 @dataclass(eq=False)
@@ -168,7 +168,9 @@ class Cluster:
             if isinstance(ref, ScanRef) and not rows:
                 group.append(ref)
                 nbytes = sum(each.decoded_bytes for each in group)
-                if len(group) < self.options.batch and nbytes < GROUP_BYTES:
+                # A volume counts as a batch: it has more slices than can be known yet.
+                few = sum(map(_slices, group)) < self.options.batch and ref.kind != "volume"
+                if few and nbytes < GROUP_BYTES:
                     continue
             if group:
                 yield _Group(group)
@@ -319,6 +321,10 @@ class Cluster:
                 else:
                     one.outcomes = [Outcome(None, (each,)) for each in _given_up(one.refs[0])]
         self._start()
+
+
+def _slices(ref: ScanRef) -> int:
+    return sum(map(len, ref.frames)) or len(ref.files)
 
 
 def _given_up(ref: ScanRef) -> tuple[Failure, ...]:
