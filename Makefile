@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=Agg
 TEST_ARGS := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-fast test-newest test-oldest constraints strace dcmtk orthanc lint types wheel sbom bench bench-accuracy bench-speed clean
+.PHONY: demo test test-fast test-newest test-oldest constraints strace dcmtk orthanc lint types wheel sbom bench bench-accuracy bench-speed bench-reliability clean
 
 # Versions that passed the tests; PINS= takes the newest that pyproject.toml allows instead.
 PINS := constraints.txt
@@ -117,6 +117,10 @@ sbom: wheel
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench.reading
+
+# Kills, full disks, bad files, failing engines and a long run: the table of docs/reliability.md.
+bench-reliability: $(VENV)/.ready
+	$(BIN)/python -m bench.reliability $(ARGS)
 
 # Accuracy against full supervision on the data sets in DATA: see docs/results. One run a core, each
 # 12 minutes or so; every run is kept, and a rerun goes on where the last one stopped.

@@ -4,13 +4,16 @@ import os
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.reliability.command import PATIENCE, lost, resident, start
+from bench.reliability.result import Result
+from bench.reliability.scans import write_model, write_volumes
 from wsseg.serve.journal import journal_path
 
+KILLS, SCANS, SEED = 50, 40, 13
 _SHORTEST = 0.05
 _ORPHAN_SECONDS = 10.0
 _LOCK = ".lock-"
@@ -106,3 +109,18 @@ def _kill(pid: int, after: float) -> None:
             return
         time.sleep(0.001)
     os.kill(pid, signal.SIGKILL)
+
+
+def kills(folder: Path, *, count: int = KILLS) -> Iterator[Result]:
+    """A result of so many kills of runs on 40 volumes."""
+    model, scans = write_model(folder / "model"), write_volumes(folder / "scans", SCANS)
+    arguments = ("--model", model, scans)
+    draw = random.Random(SEED)
+    killed = kill_and_resume(arguments, folder / "whole", folder / "out", kills=count, draw=draw)
+    yield Result(
+        f"SIGKILL at random moments of {killed.runs} runs, each resumed to its end; "
+        f"{len(killed.unlike)} files unlike",
+        killed.kills,
+        killed.lost,
+        "0 at the end",
+    )

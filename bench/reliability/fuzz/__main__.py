@@ -17,7 +17,7 @@ from bench.reliability.fuzz.targets import TARGETS
 from bench.timing import where
 
 MOST_BYTES = 1 << 16
-SECONDS_AN_INPUT = 30
+SECONDS_AN_INPUT = 20
 RSS_MB = 2048
 _RUNS = re.compile(r"^#(\d+)\s.*?cov: (\d+)", re.MULTILINE)
 # Beyond the time that libFuzzer is given: it only looks at the clock between two inputs.

@@ -17,6 +17,7 @@ NAMES = (
     *("a.jpg", "a.tif", "a.bmp", "a.zip", "a.tar", "a.tgz", "a.bin", "a.gif", "a.webp", "a.mgh"),
 )
 """Names of a file; the first byte of an input chooses one."""
+DECODER_SECONDS = 5.0
 MOST_DECODED = 1 << 26
 """A scan of more bytes is legitimate, and only slow."""
 TABLES = ("cases.csv", "cases.xlsx")
@@ -137,13 +138,16 @@ def _read_all(found: Iterator[object]) -> None:
     import numpy as np
 
     from wsseg.imaging.errors import Failure, ReadError
+    from wsseg.imaging.limits import ReadLimits
     from wsseg.imaging.reading import read
+
+    limits = ReadLimits(seconds=DECODER_SECONDS)
 
     for ref in found:
         if isinstance(ref, Failure) or ref.decoded_bytes > MOST_DECODED:  # type: ignore[attr-defined]
             continue
         with suppress(ReadError):
-            scan = read(ref)  # type: ignore[arg-type]
+            scan = read(ref, limits)  # type: ignore[arg-type]
             if len(scan.pixels) != len(scan.slices) or not np.isfinite(scan.pixels).all():
                 raise AssertionError("pixels that are not finite, or not of these slices")
 
