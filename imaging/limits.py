@@ -3,9 +3,11 @@
 All sizes are known from headers before anything is inflated or allocated, and are checked there.
 """
 
+import ctypes
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from wsseg.imaging.errors import ReadError
@@ -126,6 +128,13 @@ class Room:
             with self._changed:
                 self._taken -= nbytes
                 self._changed.notify_all()
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system: the allocator of Linux keeps some for each thread."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def shown_mib(nbytes: int) -> str:

@@ -22,7 +22,7 @@ from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import held_file, seen_by, version_of
 from wsseg.imaging.intensity import ends_of, thinned
 from wsseg.imaging.label_maps import read_labels_for
-from wsseg.imaging.limits import Room
+from wsseg.imaging.limits import Room, release_memory
 from wsseg.imaging.reading import (
     read_grid,
     read_slice,
@@ -59,6 +59,8 @@ HELD = Room(1 << 28)
 DECODING = Room(1 << 30)
 """Memory of files that are held, and of slices that are decoded, by all threads together: however
 many read, the images of a table may be large."""
+LARGE = 1 << 26
+"""Bytes of a case from which on freed memory goes back to the system."""
 PARTNERS = {".hdr": (".img", ".img.gz"), ".mhd": (".raw", ".zraw")}
 """Formats whose pixels are in a second file of the same stem."""
 
@@ -285,12 +287,12 @@ class FilesOnce:
             path for column, path in case.files.items() if column not in case.contents.decoded
         ]
         files = [path for path in wanted if self._uses[path] == 1]
-        with (
-            HELD.taking(sum(map(_held_bytes, files))),
-            opened_once(*files),
-            DECODING.taking(sum(_decoded_bytes(path, case) for path in wanted)),
-        ):
-            yield
+        with HELD.taking(sum(map(_held_bytes, files))), opened_once(*files):
+            nbytes = sum(_decoded_bytes(path, case) for path in wanted)
+            with DECODING.taking(nbytes):
+                yield
+                if nbytes > LARGE:
+                    release_memory()
 
 
 def _held_bytes(path: Path) -> int:
