@@ -63,7 +63,7 @@ def write_series(folder: Path, name: str, count: int = 3, **elements: Any) -> li
     ]
 
 
-def send(port: int, files: Sequence[Path], *, release: bool = True, **options: Any) -> list[int]:
+def send(port: int, files: Sequence[Path], **options: Any) -> list[int]:
     """Send files by C-STORE in one association; returns the status of each, -1 for no answer."""
     entity = AE(ae_title=options.pop("calling", "TEST"))
     entity.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
@@ -77,7 +77,7 @@ def send(port: int, files: Sequence[Path], *, release: bool = True, **options: A
         for file in files
         if association.is_established
     ]
-    association.release() if release else association.abort()
+    association.release()
     return statuses
 
 

@@ -145,6 +145,9 @@ def test_no_name_of_a_patient_is_logged_or_named(
     nowhere = write_series(tmp_path, "private-2", 1, SeriesInstanceUID=None)
     send(running.ports.dicom, [*nowhere, *files])
     results(running, files)
+    # Nothing may move while the spool is searched.
+    moving = ("inbox", "ready", "measured", "returning", "partial")
+    until(lambda: not any(list(running.spool.glob(f"{each}/*")) for each in moving), "rest")
     assert "refused" in log.text
     assert "Canary" not in log.text
     assert all("Canary" not in str(path) for path in running.spool.rglob("*"))
