@@ -57,12 +57,11 @@ def soak(folder: Path, *, series: int = SERIES) -> Iterator[Result]:
     left = len(list(temporary.rglob("*")))
     ratios = 3 * (2 + 1)  # three ratios of two slices and of their series
     yield Result(
-        f"soak of {series:,} series: {memory:+.2f} MB and {opened:+.2f} file descriptors a "
-        f"hundred series in a process, {left} files left in the temporary folder",
+        f"soak of {series:,} series in {seconds:.0f} s: {memory:+.2f} MB and {opened:+.2f} file "
+        f"descriptors a hundred series in a process, {left} files left in the temporary folder",
         1,
         series * ratios + 2 - rows(report).total(),
         str(process.returncode),
-        seconds,
     )
 
 
