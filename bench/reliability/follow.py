@@ -81,6 +81,11 @@ class _Nothing:
         areas = np.zeros((len(pixels), 1), np.int64)
         return Prediction(masks, areas, areas.astype(np.float32))
 
+    def with_probability(
+        self, pixels: NDArray[np.float32], /
+    ) -> tuple[Prediction, NDArray[np.float32]]:
+        raise NotImplementedError
+
 
 def _used() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
