@@ -392,16 +392,17 @@ def run_inference(
     engine: dict[str, Any],
     quiet: bool = False,
     event_log: Path | None = None,
+    isolate: bool = True,
     **given: Any,
 ) -> int:
     """Measure `inputs`; print a closing line unless `quiet`; return the exit code.
 
-    engine: options of `wsseg.load_model`. event_log: see `recorded`. given: options of
+    engine: options of `wsseg.load_model`. event_log: see `recorded`. isolate, given: options of
     `Model.measure_to`.
     """
     from wsseg.serve.engines.process import prepare
 
-    if given["isolate"]:
+    if isolate:
         prepare()
     from rich.progress import TaskProgressColumn
 
@@ -423,7 +424,9 @@ def run_inference(
                 say(closing_line(summary))
 
         opened = wsseg.load_model(model, **engine)
-        summary = opened.measure_to(report, inputs, on_progress=show, on_round=end, **given)
+        summary = opened.measure_to(
+            report, inputs, on_progress=show, on_round=end, isolate=isolate, **given
+        )
         end(summary)
     return summary.exit_code
 

@@ -39,7 +39,7 @@ def test_the_folder_holds_what_its_manifest_says(exported):
     assert read == manifest
     names = ["model.onnx", "model.fp16.onnx", "model.onnx", "model.pt2", "model.rtx.sm_89.engine"]
     assert [engine.file for engine in manifest.engines] == names
-    assert sorted(content(out)) == sorted({*names, "model.json"})
+    assert sorted(content(out)) == sorted({*names, "card.json", "model.json"})
     for engine in manifest.engines:
         assert engine.sha256 == hashlib.sha256(engine_bytes(out, engine)).hexdigest()
     full, half, vino, _, rtx = manifest.engines
@@ -160,7 +160,7 @@ def test_an_fp16_engine_that_disagrees_is_left_out(
     with caplog.at_level(logging.WARNING, "wsseg.export"):
         manifest = export_run(run, tmp_path / "model", OPTIONS)
     assert [engine.precision for engine in manifest.engines] == ["fp32", "fp32"]
-    assert sorted(content(tmp_path / "model")) == ["model.json", "model.onnx"]
+    assert sorted(content(tmp_path / "model")) == ["card.json", "model.json", "model.onnx"]
     assert "model.fp16.onnx is not published: fp16 on" in caplog.text
 
 

@@ -69,4 +69,4 @@ def test_an_int8_engine_that_disagrees_is_left_out_and_the_error_names_its_layer
         export_run(run, tmp_path / "model", int8_options(tmp_path))
     manifest, _ = load_model(tmp_path / "model")
     assert {engine.file for engine in manifest.engines} == {"model.onnx"}
-    assert sorted(content(tmp_path / "model")) == ["model.json", "model.onnx"]
+    assert sorted(content(tmp_path / "model")) == ["card.json", "model.json", "model.onnx"]

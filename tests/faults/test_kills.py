@@ -70,6 +70,6 @@ def test_a_run_that_is_stopped_says_how_to_go_on(
     logged = process.communicate(timeout=60)[1]
     assert process.returncode == 0, logged
     told = map(json.loads, logged.splitlines())
-    summary = next(line for line in told if line["event"] == "run_ended")
+    summary = next(line for line in told if line.get("event") == "run_ended")
     assert summary["scans"] == SCANS
     assert summary["resumed"] > 0

@@ -31,7 +31,7 @@ DAMAGE = 300
 
 
 def fail_with(monkeypatch, error):
-    def broken(ref):
+    def broken(ref, limits):
         raise error
 
     monkeypatch.setattr(read_module, "read_picture", broken)

@@ -96,8 +96,8 @@ def test_a_scan_with_burned_in_text_gets_a_mask_but_no_overlay(
 ):
     folder = write_pictures(tmp_path / "scans", 2)
 
-    def risky(ref):
-        scan = read(ref)
+    def risky(ref, limits):
+        scan = read(ref, limits)
         return replace(scan, flags=("PHI_RISK",)) if "001" in ref.files[0].source else scan
 
     monkeypatch.setattr("wsseg.serve.pipeline.read", risky)
