@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.publishing import make_folder
-from wsseg.serve.engines.base import Engine
+from wsseg.serve.engines.base import Engine, EngineGoneError
 from wsseg.serve.infer import infer
 from wsseg.serve.node.durable import move_durably, sync_tree, write_durably
 from wsseg.serve.node.metrics import Metrics
@@ -88,7 +88,10 @@ class Measurer:
         self._begun.pop(key, None)
 
     def measure(self, key: str, alive: OnProgress) -> None:
-        """Measure a series that is ready, and pass it on. alive: called as slices are done."""
+        """Measure a series that is ready, and pass it on. alive: called as slices are done.
+
+        Raises EngineGoneError if the engine cannot be started again: the series waits as before.
+        """
         folder = self.spool.folder("ready", key)
         begun, failed = _attempts(folder)
         started = time.monotonic()
@@ -96,6 +99,10 @@ class Measurer:
             self._begun[key] = begun + 1
             _note(folder, begun + 1, failed)
             self._measured(folder, alive)
+        except EngineGoneError:  # no series is at fault, and none can follow
+            with suppress(OSError):
+                _note(folder, begun, failed)
+            raise
         except (WssegError, OSError) as error:
             reason = str(error) if isinstance(error, WssegError) else f"{error.strerror}"
             self._failed(key, reason)

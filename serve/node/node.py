@@ -64,6 +64,7 @@ class Node:
         self.engine = engine
         self._alive = time.monotonic()
         self._accepting = False
+        self._ended = threading.Event()
         self._sending: threading.Thread | None = None
         self._counted = self._swept = self._complained = -math.inf
 
@@ -73,7 +74,8 @@ class Node:
         """Work until `stop` is set; then finish the series at hand.
 
         on_ready: called once the node listens. Raises WssegError, before it listens, for options,
-        ports and files that cannot be used, and for a spool that another node has.
+        ports and files that cannot be used, and for a spool that another node has. Raises
+        EngineGoneError if the engine ended and cannot be started again: what the spool holds waits.
         """
         with ExitStack() as stack:
             try:  # for the owner alone: it holds images of patients
@@ -93,24 +95,27 @@ class Node:
             stack.callback(self.receiver.abort)
             stack.callback(self._close)
             http = self._serve_health(stack)
-            self._sending = threading.Thread(
-                target=self._send, args=(stop,), name="wsseg-return", daemon=True
-            )
-            self._sending.start()
+            sending = threading.Thread(target=self._send, name="wsseg-return", daemon=True)
+            sending.start()
+            self._sending = sending
+            stack.callback(sending.join, CLOSING_SECONDS)
+            stack.callback(self._end)
+            self._await_the_rest()
             self._accepting = True
             self._tell(port, http)
             on_ready(Ports(port, http))
             while not stop.is_set():
                 if not self._stepped(stop):
                     stop.wait(TICK_SECONDS)
-            self._accepting = False
-            self._sending.join(CLOSING_SECONDS)
 
     def _recover(self) -> None:
         """Go on with all that an earlier process did not finish."""
         self.measurer.recover()
         for key in self.spool.keys("returning"):
             self.sender.add(key)
+
+    def _await_the_rest(self) -> None:
+        """Series in the inbox are arriving again, now that their senders can connect."""
         for key in self.spool.keys("inbox"):
             self.arrivals.came(key)
 
@@ -235,19 +240,22 @@ class Node:
             if time.time() - folder.stat().st_mtime >= self.options.keep_hours * 3600:
                 self.spool.discard(folder)
 
-    def _send(self, stop: threading.Event) -> None:
-        while not stop.is_set():
+    def _send(self) -> None:
+        while not self._ended.is_set():
             try:
                 sent = self.sender.step()
             except Exception:  # whatever it was, the next series must still be returned
                 logger.exception("returning stopped", extra={"event": "sender_bug"})
                 sent = False
             if not sent:
-                stop.wait(TICK_SECONDS)
+                self._ended.wait(TICK_SECONDS)
+
+    def _end(self) -> None:
+        self._accepting = False
+        self._ended.set()
 
     def _close(self) -> None:
         """Take no more associations, and let those that are open end by themselves for a moment."""
-        self._accepting = False
         self.receiver.stop()
         end = time.monotonic() + CLOSING_SECONDS
         while self.receiver.associations and time.monotonic() < end:

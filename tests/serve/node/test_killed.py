@@ -1,20 +1,27 @@
-"""A node that is killed at any moment goes on where it was: nothing is lost, nothing is doubled."""
+"""A node that ends at any moment goes on where it was: nothing is lost, nothing is doubled."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
 import pytest
 
-from tests.serve.conftest import rows
-from tests.serve.node.conftest import PATIENCE, Archive, send, until, write_series
+from tests.serve.conftest import rows, write_model
+from tests.serve.node.conftest import PATIENCE, Archive, node, send, until, write_series
+from wsseg.serve.node.measuring import ATTEMPTS, MOST_FAILURES
+from wsseg.serve.node.node import Node, Ports
+from wsseg.serve.node.options import NodeOptions
+from wsseg.serve.options import InferOptions
 
 pytestmark = [
     pytest.mark.slow,
@@ -105,3 +112,59 @@ def test_whatever_ends_the_node_each_series_is_measured_once_and_all_results_ret
         results = {(each.Modality, each.SOPInstanceUID) for each in archive.of(one)}
         assert sorted(modality for modality, _ in results) == ["SEG", "SR"]
     assert not list(spool.glob("dead-letter/*"))
+
+
+def test_a_node_whose_engine_does_not_start_again_ends_and_blames_no_series(tmp_path: Path):
+    model, spool = write_model(tmp_path / "model"), tmp_path / "spool"
+    files = write_series(tmp_path / "scans", "sound")
+    with node(model, spool, settle_released=1e9) as ports:
+        send(ports.dicom, files)
+    (inbox,) = spool.glob("inbox/*")
+    before = {"begun": MOST_FAILURES - 1, "failed": MOST_FAILURES - 1}
+    (inbox / ATTEMPTS).write_text(json.dumps(before))
+    with listening(model, spool, "--settle", "2") as (process, _, log):
+        content = (model / "model.onnx").read_bytes()
+        (model / "model.onnx").unlink()
+        (engine,) = children(process.pid)
+        os.kill(engine, signal.SIGKILL)
+        assert process.wait(PATIENCE) == 4
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    (error,) = [event for event in events if event["level"] == "error"]
+    assert "does not start again" in error["message"]
+    (waiting,) = spool.glob("ready/*")
+    assert json.loads((waiting / ATTEMPTS).read_text()) == before
+    (model / "model.onnx").write_bytes(content)
+    with node(model, spool):
+        until(lambda: list(spool.glob("results/*/*/ratios.csv")), "its results")
+    assert not list(spool.glob("dead-letter/*"))
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process started, of which the engine's is one."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def test_a_series_half_received_before_a_start_waits_from_when_its_sender_can_connect(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spool, now, stop = tmp_path / "spool", [0.0], threading.Event()
+    with node(model, spool, settle_released=1e9) as ports:
+        send(ports.dicom, write_series(tmp_path / "scans", "half"))
+    monkeypatch.setattr("wsseg.serve.node.arrivals.time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def opens_slowly() -> Any:
+        now[0] += 1000
+
+    complete = []
+
+    def on_ready(_: Ports) -> None:
+        complete.append(running.arrivals.complete())
+        now[0] += 30
+        complete.append(running.arrivals.complete())
+        stop.set()
+
+    options = NodeOptions(spool=spool, port=0, settle=30)
+    running = Node(options, InferOptions(model=model), opens_slowly)
+    running.run(stop, on_ready)
+    assert complete == [[], [path.name for path in spool.glob("inbox/*")]]
