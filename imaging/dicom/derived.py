@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
 from importlib.util import find_spec
 
 from pydicom.config import RAISE
@@ -115,9 +116,13 @@ class SourceHeaders:
 
 
 def require_highdicom(option: str) -> None:
-    """Raise WssegError if the library that writes DICOM results for `option` is not installed."""
+    """Load the library that writes DICOM results for `option`; WssegError if it is not installed.
+
+    Its packages import each other in a circle, so that two threads cannot load it at once.
+    """
     if find_spec("highdicom") is None:
         raise WssegError(f"{option} needs highdicom: pip install 'wsseg[dicom]'")
+    import_module("highdicom.seg")
 
 
 def source_headers(scan: Scan) -> SourceHeaders:
