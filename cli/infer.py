@@ -89,6 +89,13 @@ def infer(
             "wsseg agree does, beside the report.",
         ),
     ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="What tables, files and the log call a scan: its path, or a hash of it under "
+            "--salt, for folders that are called like patients."
+        ),
+    ] = "path",
     identify: Annotated[
         Path | None,
         typer.Option(
@@ -97,11 +104,15 @@ def infer(
     ] = None,
     salt: Annotated[
         Path | None,
-        typer.Option(help="File with the secret of the keys; made if it is missing."),
+        typer.Option(
+            help="File with the secret of keys and hashed sources; made if it is missing."
+        ),
     ] = None,
     real_identifiers: Annotated[
         bool,
-        typer.Option("--real-identifiers", help="Write PatientID into the key table too."),
+        typer.Option(
+            "--real-identifiers", help="Write PatientID and the path into the key table too."
+        ),
     ] = False,
     previous: Annotated[
         list[Path] | None,
@@ -337,6 +348,7 @@ def infer(
             probability_type=probability_type,
             known_ratios=known_ratios,
             reference=reference,
+            source=source,
             identify=identify,
             salt=salt,
             real_identifiers=real_identifiers,

@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 
 from wsseg.imaging.errors import Failure, ReadError, no_space
 from wsseg.imaging.files import version_of
+from wsseg.imaging.hashed_names import member_of, real_name
 from wsseg.imaging.limits import DEFAULT_LIMITS, RATIO, RATIO_FLOOR_BYTES, ReadLimits, shown_mib
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.scratch import Scratch
@@ -113,7 +114,7 @@ def _zip_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[Fil
                 plain=kind in (0, stat.S_IFREG),
                 encrypted=bool(member.flag_bits & _ENCRYPTED),
             )
-            shown = f"{archive.source}/{member.filename}"
+            shown = member_of(archive.source, member.filename)
             if refusal := _refusal(entry, shown, budget):
                 yield refusal
                 continue
@@ -145,7 +146,7 @@ def _tar_members(archive: FileRef, folder: Path, budget: Budget) -> Iterator[Fil
                 if member.isdir():
                     continue
                 name = PurePosixPath(member.name).as_posix()  # without the "./" of "tar c ."
-                shown = f"{archive.source}/{name}"
+                shown = member_of(archive.source, name)
                 size = packed_size if packed else member.size
                 entry = _Entry(name, member.size, size, plain=member.isreg())
                 if refusal := _refusal(entry, shown, budget):
@@ -172,7 +173,7 @@ def _tar_content(opened: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 def _gzip_member(packed: FileRef, folder: Path, budget: Budget) -> Iterator[FileRef | Failure]:
     most = min(budget.left, budget.limits.may_inflate(packed.path.stat().st_size))
-    path = _NewPaths(folder).new(_GZIP_SUFFIX.sub("", packed.source))
+    path = _NewPaths(folder).new(_GZIP_SUFFIX.sub("", real_name(packed.source)))
     with gzip.open(packed.path) as stream:
         content = io.BufferedReader(_Metered(stream, most))
         result = _extract(lambda: content, FileRef(path, packed.source), budget)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.files import HeldFile, held_file, holding, seen_by
+from wsseg.imaging.hashed_names import real_name, renamed
 from wsseg.imaging.nifti import is_analyze, is_mgh
 from wsseg.imaging.scan import FileRef
 from wsseg.imaging.text_headers import NRRD_MAGIC, is_meta_image
@@ -128,6 +129,11 @@ class Head:
     start: bytes
     size: int
 
+    @property
+    def name(self) -> str:
+        """The name of the file, whatever reports call it."""
+        return real_name(self.file.source)
+
     @cached_property
     def unpacked(self) -> "Head":
         """The head of what a gzip file holds, under the name without its suffix."""
@@ -135,8 +141,9 @@ class Head:
             start = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(self.start, HEAD_BYTES)
         except zlib.error:
             start = b""
-        name = re.sub(r"\.t?gz$", "", self.file.source, flags=re.IGNORECASE)
-        return replace(self, file=replace(self.file, source=name), start=start)
+        name = re.sub(r"\.t?gz$", "", self.name, flags=re.IGNORECASE)
+        source = renamed(self.file.source, name)
+        return replace(self, file=replace(self.file, source=source), start=start)
 
 
 def read_head(file: FileRef) -> Head:
@@ -206,7 +213,7 @@ def _packed_content(head: Head) -> Content | Failure:
 
 
 def _plain_content(head: Head) -> Content | None:
-    name, start = head.file.source, head.start
+    name, start = head.name, head.start
     if is_dicom(start):
         return "dicom"
     text = start.startswith(NRRD_MAGIC) or is_meta_image(start)
@@ -240,7 +247,7 @@ def _is_nifti(start: bytes) -> bool:
 
 
 def _is_analyze_pair(head: Head) -> bool:
-    return head.file.source.lower().endswith(".hdr") and is_analyze(head.start)
+    return head.name.lower().endswith(".hdr") and is_analyze(head.start)
 
 
 def _is_picture(start: bytes) -> bool:
@@ -263,11 +270,11 @@ def _suffix(name: str) -> str:
 
 def _no_image(head: Head) -> Failure:
     source, start = head.file.source, head.start
-    named = _IMAGE_NAME.search(source) is not None
+    named = _IMAGE_NAME.search(head.name) is not None
     if not head.size:
         # IM0001 or a UID was an image; a DONE or LOCK was left by a program.
         lost = named or (
-            not _suffix(source) and any(c.isdigit() for c in PurePosixPath(source).name)
+            not _suffix(head.name) and any(c.isdigit() for c in PurePosixPath(head.name).name)
         )
         message = f"{source} is empty: copy or export it again"
         return Failure(source, "empty_file", message, status="failed" if lost else "skipped")
@@ -278,13 +285,13 @@ def _no_image(head: Head) -> Failure:
         return Failure(source, "no_image", message, status="skipped")
     if other := _other(head):
         return _failed(head, "unsupported_format", f"is {other[0]}, which is not read: {other[1]}")
-    if _VOXELS_NAME.search(source):
+    if _VOXELS_NAME.search(head.name):
         what = "is named like the voxels of an image, but their header is not beside it: copy both"
         return _failed(head, "no_header", what)
     if named and not start.startswith(_NO_IMAGES):
         what = "is named like an image or archive but is none: copy or export it again"
         return _failed(head, "broken_file", what)
-    if _suffix(source) or start.startswith(_NO_IMAGES) or _is_text(start):
+    if _suffix(head.name) or start.startswith(_NO_IMAGES) or _is_text(start):
         return Failure(source, "not_an_image", f"{source} is not an image", status="skipped")
     what = "starts like no format that is known here, and may have been an image: "
     return _failed(head, "unknown_content", f"{what}copy it again, or leave it out")
@@ -315,11 +322,11 @@ def _other(head: Head) -> tuple[str, str] | None:
         return "a video", _FRAMES
     if _VTK_IMAGE.search(start):
         return "a VTK image", _CONVERT
-    if start.startswith(_ZIP) and _is_npz(head.file.source):
+    if start.startswith(_ZIP) and _is_npz(head.name):
         return "a file of NumPy arrays", _CONVERT
-    if _suffix(head.file.source) == "tga" and start[1] <= 1 and start[2] & ~8 in (1, 2, 3):
+    if _suffix(head.name) == "tga" and start[1] <= 1 and start[2] & ~8 in (1, 2, 3):
         return "a Targa picture", "convert it to PNG first"
-    if head.file.source.endswith(".HEAD") and start.lstrip().startswith(b"type"):
+    if head.name.endswith(".HEAD") and start.lstrip().startswith(b"type"):
         return "an AFNI header", "convert it with 3dAFNItoNIFTI first"
     if is_analyze(start):
         return "an Analyze header by its start, but not named .hdr", "give the pair its names back"

@@ -11,6 +11,7 @@ from wsseg.imaging.content import ARCHIVES, Content, content_of, get_content, is
 from wsseg.imaging.dicom import Header, group, read_headers
 from wsseg.imaging.errors import Failure, ReadError, Status, WssegError
 from wsseg.imaging.files import seen_by
+from wsseg.imaging.hashed_names import HashedName, real_name, renamed
 from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
 from wsseg.imaging.pictures import picture_refs
 from wsseg.imaging.scan import FileRef, ScanRef
@@ -30,6 +31,7 @@ def find(
     scratch: Path,
     limits: ReadLimits = DEFAULT_LIMITS,
     watched: "Watched | None" = None,
+    salt: bytes | None = None,
 ) -> Iterator[ScanRef | Failure]:
     """Every scan in files, folders, zip and tar archives and gzip files, by first bytes only.
 
@@ -43,20 +45,25 @@ def find(
 
     watched: leave out the files that it does not call complete, and DICOM series that have one.
 
+    salt: sources are keyed digests under it, see `HashedName`; the order is that of the names.
+
     Raises WssegError at once if a path does not exist.
     """
     for path in paths:
         if not path.exists():
             raise WssegError(missing(path, str(path))[1])
-    return _find([header_beside(path) or path for path in paths], scratch, limits, watched)
+    files = _once([header_beside(path) or path for path in paths], salt)
+    return _find(files, scratch, limits, watched)
 
 
 def _find(
-    paths: Sequence[Path], scratch: Path, limits: ReadLimits, watched: "Watched | None"
+    files: Iterator[FileRef | Failure],
+    scratch: Path,
+    limits: ReadLimits,
+    watched: "Watched | None",
 ) -> Iterator[ScanRef | Failure]:
     headers: list[Header] = []
     growing: set[tuple[str, str]] = set()
-    files = _once(paths)
     if watched:
         files = _complete(files, watched, limits, (headers, growing))
     for item in _unpacked(files, scratch, limits):
@@ -111,10 +118,13 @@ def _complete(
                     growing.update(image.series for image in images)
 
 
-def _once(paths: Sequence[Path]) -> Iterator[FileRef | Failure]:
+def _once(paths: Sequence[Path], salt: bytes | None) -> Iterator[FileRef | Failure]:
     """The files under all paths, without the voxels of pairs; each file once."""
     seen: set[Path] = set()
-    for root, name in zip(paths, shown_names(paths), strict=True):
+    names = shown_names(paths)
+    if salt:
+        names = [HashedName(name, salt) for name in names]
+    for root, name in zip(paths, names, strict=True):
         for item in list_files(root, name):
             if isinstance(item, FileRef):
                 if header_beside(item.path):
@@ -149,8 +159,8 @@ def _unpacked(
             if isinstance(member, Failure):
                 yield member
                 continue
-            inside = member.source.removeprefix(f"{archive.source}/").split("/")
-            hidden = any(part.startswith((".", "__MACOSX")) for part in inside)
+            inside = real_name(member.source).removeprefix(f"{real_name(archive.source)}/")
+            hidden = any(part.startswith((".", "__MACOSX")) for part in inside.split("/"))
             if not hidden and not header_beside(member.path):
                 item = _with_content(member)
                 if isinstance(item, tuple) and item[1] == "gzip":
@@ -251,7 +261,8 @@ def _entry(
 
 
 def _source(path: Path, root: Path, name: str) -> str:
-    return PurePosixPath(name, shown(path.relative_to(root).as_posix())).as_posix()
+    below = shown(path.relative_to(root).as_posix())
+    return renamed(name, PurePosixPath(real_name(name), below).as_posix())
 
 
 def _linked_before(source: str) -> Failure:

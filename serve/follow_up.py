@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from wsseg.imaging.errors import SomeFailedError, WssegError
 from wsseg.serve.change import (
@@ -21,13 +21,15 @@ from wsseg.serve.report import report_paths, table_writer
 class FollowUpOptions(Protocol):
     """The options of a run that ask for it.
 
-    identify: key table to write. salt: file with the secret of the keys, made if it is missing.
-    real_identifiers: write PatientID too. previous: reports of earlier runs, with which the ratios
-    of each patient are compared. keys: key tables of these and of this run. repeatability: see
-    `read_repeatability`; None leaves the verdict to the intervals.
+    identify: key table to write. salt: file with the secret of the keys, and of sources where
+    `source` is "hash"; made if it is missing. real_identifiers: write PatientID and the path too.
+    previous: reports of earlier runs, with which the ratios of each patient are compared. keys: key
+    tables of these and of this run. repeatability: see `read_repeatability`; None leaves the
+    verdict to the intervals.
     """
 
     report: Path
+    source: Literal["path", "hash"]
     identify: Path | None
     salt: Path | None
     real_identifiers: bool
@@ -64,8 +66,11 @@ class FollowUp:
                     "another key table"
                 )
             identifier = Identifier(load_salt(options.salt), options.real_identifiers)
-        elif options.salt or options.real_identifiers:
-            raise WssegError("--salt and --real-identifiers belong to --identify: give it too")
+        elif options.real_identifiers or (options.salt and options.source == "path"):
+            raise WssegError(
+                "--salt and --real-identifiers belong to --identify, or --salt to --source hash: "
+                "give it too"
+            )
         if options.previous:
             if not options.identify and not options.keys:
                 raise WssegError(

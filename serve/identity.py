@@ -20,8 +20,9 @@ from wsseg.imaging.dicom import at_pixels, open_dicom, silence_pydicom, tags_of,
 from wsseg.imaging.disk import writing
 from wsseg.imaging.errors import WssegError
 from wsseg.imaging.files import atomic
+from wsseg.imaging.hashed_names import real_name
 from wsseg.imaging.publishing import sync
-from wsseg.imaging.scan import ScanRef
+from wsseg.imaging.scan import FileRef, ScanRef
 from wsseg.imaging.scratch import scratch_folder
 from wsseg.serve.report import KeyRow, SeriesOrigin, table_writer
 
@@ -36,7 +37,7 @@ class Identifier:
     """Collects the rows of a key table.
 
     salt: secret of the site, under which equal patients have equal keys. real: also write the
-    identifier itself.
+    identifier itself, and the name that a hashed source stands for.
     """
 
     salt: bytes
@@ -45,7 +46,8 @@ class Identifier:
 
     def add(self, ref: ScanRef, origin: SeriesOrigin) -> None:
         """Add the key and the study date of a scan; empty where its file states none."""
-        header = _header(ref, origin.source)
+        file = next((file for file in ref.files if file.source == origin.source), ref.files[0])
+        header = _header(ref, file)
         patient, issuer = (text(header, name) for name in _KEYWORDS[:2])
         self.rows.append(
             KeyRow(
@@ -54,6 +56,7 @@ class Identifier:
                 study_date=study_date(text(header, "StudyDate")),
                 patient_id=patient if self.real else "",
                 issuer_of_patient_id=issuer if self.real else "",
+                path=real_name(file.source) if self.real else "",
             )
         )
 
@@ -133,9 +136,8 @@ def _make_salt(path: Path) -> None:
         raise WssegError(f"the salt {path} cannot be made: {error.strerror}") from error
 
 
-def _header(ref: ScanRef, source: str) -> Dataset:
-    """The identifying elements of a scan's file `source`; empty for what is no DICOM."""
-    file = next((file for file in ref.files if file.source == source), ref.files[0])
+def _header(ref: ScanRef, file: FileRef) -> Dataset:
+    """The identifying elements of a file of a scan; empty for what is no DICOM."""
     if ref.kind != "dicom":
         return Dataset()
     try:

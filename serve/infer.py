@@ -12,6 +12,7 @@ from wsseg.imaging.dicom.codes import check_classes, merged
 from wsseg.imaging.discovery import find
 from wsseg.imaging.errors import AllFailedError, Failure, NothingToDoError, WssegError
 from wsseg.imaging.files import Version, lock_output, recover
+from wsseg.imaging.hashed_names import HashedName
 from wsseg.imaging.legend import write_legend
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.scratch import scratch_folder, sweep
@@ -24,7 +25,7 @@ from wsseg.serve.cluster import Cluster, open_cluster
 from wsseg.serve.engines.base import Engine, EngineFacts
 from wsseg.serve.engines.child import Fallback, Isolation
 from wsseg.serve.follow_up import FollowUp
-from wsseg.serve.identity import Identifier
+from wsseg.serve.identity import Identifier, load_salt
 from wsseg.serve.intervals import Intervals, intervals_of
 from wsseg.serve.journal import Journal, journal_path, require_finished
 from wsseg.serve.known_ratios import KnownSlices, read_known
@@ -157,9 +158,11 @@ def infer(
     recover(options.report)
     require_free(options.report, recovered=recovers, overwrite=options.overwrite)
     follow_up = FollowUp.of(options)
+    salt = _source_salt(options)
+    names: dict[str, str] = {}  # what hashed sources stand for
     counts = Counts(on_progress or (lambda *_: None))
     with scratch_folder() as scratch, ExitStack() as stack:
-        source = _source(inputs, options, scratch, kept)
+        source = _source(inputs, options, scratch, kept=kept, salt=salt)
         manifest, folder = load_model(options.model, options.trust)
         intervals = intervals_of(manifest, options.coverage)
         check_classes(options.codes, manifest.classes)
@@ -179,18 +182,19 @@ def infer(
         if options.known_ratios:
             table = TableOptions(options.sheet, options.ignore_columns)
             rows = read_known(options.known_ratios, manifest, table)
-            everything = list(find(inputs, scratch=scratch, limits=options.limits))
+            everything = list(find(inputs, scratch=scratch, limits=options.limits, salt=salt))
             source = Files(everything)
-            known = KnownSlices(options.known_ratios.name, rows, everything)
+            known = KnownSlices(options.known_ratios.name, rows, everything, salt=salt)
         division = None
         if options.shard:
             division = Division.of(
-                list(find(inputs, scratch=scratch, limits=options.limits)), options.shard
+                list(find(inputs, scratch=scratch, limits=options.limits, salt=salt)),
+                options.shard,
             )
             source = Files(division.mine)
         provenance = provenance_of(manifest, used)
         outputs = outputs_of(options, manifest, provenance, intervals) + stores(options, inputs)
-        settings = run_settings(options, manifest, provenance)
+        settings = run_settings(options, manifest, provenance, salt)
         journal = Journal(options.report, settings, provenance, scratch)
         if kept:
             journal.verified = kept.verified
@@ -223,7 +227,7 @@ def infer(
             )
             locks.enter_context(journal.opened(resume=resumes))
             with (
-                closing(source.refs(journal)) as refs,
+                closing(_naming(source.refs(journal), names)) as refs,
                 closing(measure_all(refs, counts)) as outcomes,
             ):
                 followed = source.followed(outcomes, journal)
@@ -235,7 +239,7 @@ def infer(
                     identifier=follow_up.identifier,
                 )
                 record_shard(options.report, division, settings)
-            compared = _compared(options)
+            compared = _compared(options, names)
             changes = follow_up.finish(options.report)
     dependence = manifest.training.dependence
     summary = Summary(
@@ -276,11 +280,34 @@ def infer(
 
 
 def _source(
-    inputs: Sequence[Path], options: InferOptions, scratch: Path, kept: Kept | None
+    inputs: Sequence[Path],
+    options: InferOptions,
+    scratch: Path,
+    *,
+    kept: Kept | None,
+    salt: bytes | None,
 ) -> Source:
     if kept is None:
-        return open_source(inputs, options, scratch)
-    return Files(find(inputs, scratch=scratch, limits=options.limits, watched=kept.watched))
+        return open_source(inputs, options, scratch, salt)
+    watched = kept.watched
+    return Files(find(inputs, scratch=scratch, limits=options.limits, watched=watched, salt=salt))
+
+
+def _source_salt(options: InferOptions) -> bytes | None:
+    """The salt of hashed sources; None where sources are paths."""
+    return load_salt(options.salt) if options.salt and options.source == "hash" else None
+
+
+def _naming(
+    refs: Generator[ScanRef | Failure | ScanRows, None, None], names: dict[str, str]
+) -> Generator[ScanRef | Failure | ScanRows, None, None]:
+    """The scans; `names` receives what their hashed sources stand for."""
+    with closing(refs):
+        for item in refs:
+            files = item.files if isinstance(item, ScanRef) else ()
+            sources = (file.source for file in files)
+            names.update((s, s.name) for s in sources if isinstance(s, HashedName))
+            yield item
 
 
 @contextmanager
@@ -313,7 +340,8 @@ def measure(
         pipeline = replace(
             pipeline_of(engine, manifest, options), keep_labels=True, fallback=fallback
         )
-        refs = find(inputs, scratch=scratch, limits=options.limits)
+        salt = _source_salt(options)
+        refs = find(inputs, scratch=scratch, limits=options.limits, salt=salt)
         with closing(pipeline(refs, Counts(lambda *_: None))) as outcomes:
             yield from outcomes
 
@@ -323,11 +351,11 @@ def _for_workers(inputs: Sequence[Path], options: InferOptions) -> Sequence[Path
     return [path.absolute() for path in inputs] if options.cluster else inputs
 
 
-def _compared(options: InferOptions) -> Compared | None:
+def _compared(options: InferOptions, names: dict[str, str]) -> Compared | None:
     """What comes of the comparison with the table of `reference`, if there is one."""
     if options.reference is None:
         return None
-    return compare_run(options.reference, options.report, options.agree_options)
+    return compare_run(options.reference, options.report, options.agree_options, names)
 
 
 def _check_probability(used: EngineFacts, manifest: Manifest, options: InferOptions) -> None:

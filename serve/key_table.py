@@ -14,6 +14,7 @@ KEY_COLUMNS = frozenset(
     (
         *("report", "source", "study_uid", "series_uid", "modality", "frame", "part", "plane"),
         *("key", "patient_key", "date", "study_date", "patient_id", "issuer_of_patient_id"),
+        "path",
     )
 )
 _ISO = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ].*)?")

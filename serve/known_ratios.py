@@ -11,6 +11,7 @@ from wsseg.imaging.definitions import IMAGE, RatioDefinition
 from wsseg.imaging.errors import Failure
 from wsseg.imaging.files import name_key
 from wsseg.imaging.fractions import Column, fractions
+from wsseg.imaging.hashed_names import HashedName, real_name
 from wsseg.imaging.scan import Scan, ScanRef, SliceId
 from wsseg.imaging.tables import (
     DEFAULT_OPTIONS,
@@ -173,12 +174,17 @@ class KnownSlices:
     Made from everything that was found under the inputs, before any of it is read, because a file
     may be named without its folder only if no other file has that name. Raises TableError for rows
     that could mean several files or time volumes, and for rows that contradict each other.
+    salt: under which sources are hashed, if they are.
     """
 
-    def __init__(self, table: str, rows: Sequence[KnownRow], refs: Refs) -> None:
+    def __init__(
+        self, table: str, rows: Sequence[KnownRow], refs: Refs, *, salt: bytes | None = None
+    ) -> None:
         self._table = table
         self._rows: dict[str, list[KnownRow]] = defaultdict(list)
-        self._sources = {row.line: row.source for row in rows}
+        self._sources = {
+            row.line: HashedName(row.source, salt) if salt else row.source for row in rows
+        }
         self._assigned: set[int] = set()
         self._left = {
             row.line: ("known_no_source", "no input has this source, as ratios.csv would show it")
@@ -188,6 +194,8 @@ class KnownSlices:
             self._rows[row.source].append(row)
             why = "its file gave no result, for the reason in its own row"
             self._left[row.line] = ("known_not_measured", why)
+            if salt:
+                self._sources[row.line] = row.source  # whole, as other tables have it
 
     def __call__(self, scan: Scan) -> Known:
         """The known ratios of the slices of a scan."""
@@ -247,8 +255,8 @@ def resolved(table: str, rows: Sequence[KnownRow], refs: Refs) -> list[KnownRow]
             scans[source] += 1
     by_name: dict[str, list[str]] = defaultdict(list)
     for source in scans:
-        by_name[name_key(printable(PurePosixPath(source).name))].append(source)
-    exact = {name_key(printable(source)): source for source in scans}
+        by_name[name_key(printable(PurePosixPath(real_name(source)).name))].append(source)
+    exact = {name_key(printable(real_name(source))): source for source in scans}
     faults: list[Fault] = []
     unique: list[KnownRow] = []
     for row in rows:

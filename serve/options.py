@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -54,8 +54,10 @@ class InferOptions(Frozen):
     folders instead of having changes reported. cluster: address of a Ray cluster, or "local" for
     one on this machine, whose workers have cluster_cpus CPUs each; 0 for four, or fewer if no
     machine has as many. shard: (i, n) measures part i of n of the inputs, see `shards.Division`.
-    identify, salt, real_identifiers, previous, keys, repeatability: see `FollowUpOptions`. trust:
-    public keys, of which one must have signed the model, see `check_signed`.
+    source: "hash" to have keyed digests under `salt` in place of paths in tables, names of files
+    and messages, see `HashedName`. identify, salt, real_identifiers, previous, keys, repeatability:
+    see `FollowUpOptions`. trust: public keys, of which one must have signed the model, see
+    `check_signed`.
     """
 
     model: Path
@@ -103,6 +105,7 @@ class InferOptions(Frozen):
     query: str | None = None
     series_mb: PositiveInt = 4096
     store: str | None = None
+    source: Literal["path", "hash"] = "path"
     identify: Path | None = None
     salt: Path | None = None
     real_identifiers: bool = False
@@ -200,6 +203,11 @@ def check_together(options: InferOptions) -> None:
                     f"{option} belongs to --{folder} DIR, which is missing: give it too, or leave "
                     f"{option} out"
                 )
+    if options.source == "hash" and options.salt is None:
+        raise WssegError(
+            "--source hash needs --salt FILE, the secret without which nobody can try names until "
+            "one fits: name a file that only this site can read; it is made if it is missing"
+        )
     if options.store and not (options.seg or options.sr):
         raise WssegError("--store needs --seg DIR or --sr DIR: it stores what these write")
 

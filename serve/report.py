@@ -168,8 +168,9 @@ class RecoveredRow:
 class KeyRow:
     """A row of a key table: whose scan it is, and of which day.
 
-    patient_key: see `identity.patient_key`. study_date: by ISO 8601. patient_id and
-    issuer_of_patient_id are empty unless real identifiers were asked for.
+    patient_key: see `identity.patient_key`. study_date: by ISO 8601. patient_id,
+    issuer_of_patient_id and path, the name that a source stands for, are empty unless real
+    identifiers were asked for.
     """
 
     origin: SeriesOrigin
@@ -177,6 +178,7 @@ class KeyRow:
     study_date: str
     patient_id: str
     issuer_of_patient_id: str
+    path: str
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.hashed_names import salt_print
 from wsseg.serve.journal import file_digest
 from wsseg.serve.manifest import Manifest
 from wsseg.serve.options import InferOptions
@@ -29,9 +30,11 @@ because an engine may add the same numbers in another order."""
 
 
 def run_settings(
-    options: InferOptions, manifest: Manifest, provenance: Provenance
+    options: InferOptions, manifest: Manifest, provenance: Provenance, salt: bytes | None = None
 ) -> dict[str, str]:
     """Text for each setting, by its name, equal only where results are.
+
+    salt: under which sources are hashed, if they are.
 
     Raises WssegError for a table of known ratios that cannot be read.
     """
@@ -39,6 +42,7 @@ def run_settings(
     found |= {f"{FOLDER_OF}{name}": str(path.absolute()) for name, path in _folders(options)}
     found |= dict(vars(provenance))
     found["model.json"] = manifest.model_dump_json()
+    found["source"] = options.source if salt is None else f"{options.source} {salt_print(salt)}"
     if options.known_ratios:
         try:
             found["known_ratios"] = file_digest(options.known_ratios)

@@ -52,8 +52,12 @@ class Files:
         return iter(outcomes)
 
 
-def open_source(inputs: Sequence[Path], options: InferOptions, scratch: Path) -> Source:
+def open_source(
+    inputs: Sequence[Path], options: InferOptions, scratch: Path, salt: bytes | None = None
+) -> Source:
     """The source that `inputs` name: `dicomweb:https://host/path`, or files and folders.
+
+    salt: under which the names of files are hashed; what a server has is named by UIDs.
 
     Raises WssegError for a path that does not exist, a server that cannot be asked, and options
     that do not belong to the source.
@@ -62,7 +66,7 @@ def open_source(inputs: Sequence[Path], options: InferOptions, scratch: Path) ->
     if server is None:
         if options.query is not None:
             raise WssegError("--query belongs to a server, dicomweb:https://HOST/PATH, as input")
-        return Files(find(inputs, scratch=scratch, limits=options.limits))
+        return Files(find(inputs, scratch=scratch, limits=options.limits, salt=salt))
     if options.query is None:
         raise WssegError(
             "--query is missing: name which series of the server to measure, such as "

@@ -38,6 +38,7 @@ from wsseg.imaging.dicom.mosaic import (
 )
 from wsseg.imaging.dicom.sop_classes import NoImage, has_pixels, is_nuclear, no_image
 from wsseg.imaging.errors import Failure, ReadError, Status
+from wsseg.imaging.hashed_names import real_name
 from wsseg.imaging.limits import DEFAULT_LIMITS, FRAME_READS, HEADER_READS, ReadLimits
 from wsseg.imaging.scan import FileRef
 
@@ -252,8 +253,8 @@ class Header:
 
     @property
     def folder(self) -> str:
-        """The folder of its file, as reports show it."""
-        return self.file.source.rpartition("/")[0]
+        """The folder of its file, below the input."""
+        return real_name(self.file.source).rpartition("/")[0]
 
     @property
     def localizer(self) -> bool:
@@ -337,7 +338,7 @@ def _header_of(file: FileRef, dataset: Dataset, stopped_at: int) -> Header | Fai
         sop_class=sop_class,
         uids=uids,
         # Without a series UID, files of one folder belong together.
-        series=(uids[0], uids[1] or f"folder {file.source.rpartition('/')[0]}"),
+        series=(uids[0], uids[1] or f"folder {real_name(file.source).rpartition('/')[0]}"),
         frame_of_reference=text(dataset, "FrameOfReferenceUID"),
         modality=modality,
         rows=rows,

@@ -11,6 +11,7 @@ from wsseg.imaging.dicom.header import Header
 from wsseg.imaging.dicom.sop_classes import is_planar
 from wsseg.imaging.dicom.stacks import drop_copies, in_order, repeated_numbers, scans_of_stack
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.hashed_names import real_name
 from wsseg.imaging.scan import FileRef, ScanRef
 
 _HASH_DIGITS = 8
@@ -32,7 +33,7 @@ def group(headers: Iterable[Header]) -> Iterator[ScanRef | Failure]:
 
 
 def _scans_of_series(series: list[Header], ending: str) -> Iterator[ScanRef | Failure]:
-    in_name_order = sorted(series, key=lambda h: (h.file.source, h.frame or 0))
+    in_name_order = sorted(series, key=lambda h: (real_name(h.file.source), h.frame or 0))
     headers, failures = drop_copies(in_name_order)
     headers, localizers = _set_localizers_apart(headers)
     yield from failures

@@ -24,6 +24,7 @@ from wsseg.imaging.dicom.header import (
     Header,
 )
 from wsseg.imaging.errors import Failure
+from wsseg.imaging.hashed_names import real_name
 
 _PIXELS = tags_of(("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 # Images closer than this part of their thickness show the same tissue: a table that came back.
@@ -109,7 +110,7 @@ def _duplicate(header: Header, original: Header) -> Failure:
 def in_order(header: Header) -> tuple[bool, int, str, int]:
     """Sort key: by instance number, name and frame; images without a number come last."""
     number = header.concatenation.number if header.concatenation else header.instance_number
-    return number is None, number or 0, header.file.source, header.frame or 0
+    return number is None, number or 0, real_name(header.file.source), header.frame or 0
 
 
 def repeated_numbers(headers: Sequence[Header]) -> bool:

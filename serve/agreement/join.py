@@ -112,8 +112,10 @@ class _Index:
     ) -> list[int]:
         if label not in self._by:
             by: dict[str, list[int]] = defaultdict(list)
+            names = self._measured.names if SOURCE in (column, label) else {}
             for index, row in enumerate(self._measured.rows):
-                by[form(row.cells.get(column or label, ""))].append(index)
+                cell = row.cells.get(column or label, "")
+                by[form(names.get(cell, cell))].append(index)
             self._by[label] = by
         return self._by[label].get(value, []) if value else []
 

@@ -1,8 +1,8 @@
 """The comparison of a run's report with recorded ratios, which never costs the run its report."""
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from wsseg.imaging.definitions import RatioDefinition
@@ -58,14 +58,19 @@ def check_reference(
     check_outputs(agreement_of(report), (recorded, *inputs), overwrite=overwrite, option="--report")
 
 
-def compare_run(recorded: Path, report: Path, options: AgreeOptions) -> Compared:
-    """Compare a report that was written, and write the result beside it; never raises."""
+def compare_run(
+    recorded: Path, report: Path, options: AgreeOptions, names: Mapping[str, str] | None = None
+) -> Compared:
+    """Compare a report that was written, and write the result beside it; never raises.
+
+    names: what its sources stand for, where they are digests.
+    """
     from wsseg.serve.agreement.compare import compared, write
     from wsseg.serve.agreement.text import closing_words
 
     try:
         with unquoted("it"):  # what libraries say may quote a cell of the recorded table
-            measured = read_measured(report, options)
+            measured = replace(read_measured(report, options), names=names or {})
             recorded_table = read_recorded(recorded, measured.definitions, options)
             found = compared(measured, recorded_table, options)
             write(found, agreement_of(report), plots=plots_of(report))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +81,10 @@ class MeasuredRow:
 
 @dataclass(frozen=True)
 class MeasuredTable:
-    """The measured ratios. column: that they come from."""
+    """The measured ratios.
+
+    column: that they come from. names: by sources that are digests, what they stand for.
+    """
 
     path: Path
     sha256: str
@@ -89,6 +92,7 @@ class MeasuredTable:
     column: str
     definitions: tuple[RatioDefinition, ...]
     rows: tuple[MeasuredRow, ...]
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def distinct(self, column: str) -> tuple[str, ...]:
         """The different values of a column, sorted, those of rows that lack it left out."""
