@@ -148,6 +148,7 @@ def salt(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_no_output_and_no_message_has_a_name(tmp_path, inputs, salt, caplog, capfd):
     model = write_model(tmp_path / "model")
     out = tmp_path / "out"
@@ -222,6 +223,7 @@ def test_recorded_ratios_find_their_files_by_their_names(tmp_path, salt):
     assert CANARY.encode() not in everything(out).lower()
 
 
+@pytest.mark.slow
 def test_a_comparison_finds_files_by_their_names(tmp_path, salt):
     model = write_model(tmp_path / "model", ratios=BOTH)
     folder = write_pictures(tmp_path / "in" / "canary", 6).parent
@@ -293,6 +295,7 @@ def test_the_command_hashes_and_shows_no_name(tmp_path, inputs):
     assert CANARY.encode() not in everything(tmp_path / "out").lower()
 
 
+@pytest.mark.slow
 def test_joined_shards_are_one_hashed_run(tmp_path, inputs, salt):
     model = write_model(tmp_path / "model")
     reports = [tmp_path / name / "ratios.csv" for name in ("whole", "one", "two", "joined")]
@@ -306,6 +309,7 @@ def test_joined_shards_are_one_hashed_run(tmp_path, inputs, salt):
         assert CANARY.encode() not in everything(report.parent).lower()
 
 
+@pytest.mark.slow
 def test_followed_folders_give_the_tables_of_a_hashed_run(tmp_path, inputs, salt):
     model = write_model(tmp_path / "model")
     run(model, tmp_path / "whole" / "ratios.csv", inputs, source="hash", salt=salt)
