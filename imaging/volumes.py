@@ -53,8 +53,6 @@ OPENED_FILES = 8
 FOLDERS = 64
 """Folders whose pairs of header and voxels are remembered."""
 
-# Suffixes by which nibabel unpacks a file; any other file is unpacked here.
-_UNPACKED_BY_NAME = (".gz", ".mgz", ".bz2", ".zst")
 _INFLATE_EITHER = 32 + zlib.MAX_WBITS  # a stream of zlib or gzip, recognised by its header
 _PACKED_CHUNK = 1 << 16
 _ANALYZE_VOXELS = re.compile(r"(?P<stem>.+)\.img(\.gz)?$", re.IGNORECASE)
@@ -249,8 +247,8 @@ def _open(path: Path, source: str, _key: tuple[int, int, int]) -> VolumeFile:
         stream_or_name = io.BufferedReader(_Inflated(data, layout.start), _PACKED_CHUNK)
     elif header.packing == "file":
         stream_or_name = str(data) if suffix == ".gz" else gzip.open(data)  # noqa: SIM115  the proxy keeps it
-    elif header.packing == "none" and suffix in _UNPACKED_BY_NAME:
-        stream_or_name = _Plain(data)
+    elif header.packing == "none":
+        stream_or_name = _Plain(data)  # by its name, nibabel unpacks it, and may leave it open
     sizes = dict(zip("ijk", layout.shape, strict=True))
     sizes |= {"v": layout.volumes, "c": layout.channels}
     start_byte = 0 if header.packing == "voxels" else layout.start
