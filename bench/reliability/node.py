@@ -80,7 +80,7 @@ def at_once(
             results = [callers.submit(send, port, files) for files in series]
             peak = 0.0
             while not all(each.done() for each in results):
-                peak = max(peak, resident(process.pid))
+                peak = max(peak, memory(process.pid, "VmRSS"))
                 time.sleep(0.05)
             seconds = time.monotonic() - begun
             sent = [file for files in series for file in files]
@@ -89,7 +89,9 @@ def at_once(
             lost, doubled = compared(folder / "spool", sent)
             if number:  # the first one fills what is filled once
                 cells = [acknowledged, lost, doubled, f"{seconds:.1f}", f"{peak:.0f}"]
-                rows.append([str(number), *map(str, cells), f"{resident(process.pid):.0f}"])
+                kinds = ("VmRSS", "RssAnon", "RssShmem")
+                after = [f"{memory(process.pid, kind):.0f}" for kind in kinds]
+                rows.append([str(number), *map(str, cells), *after])
             for file in sent:
                 file.unlink()
     header = (
@@ -100,6 +102,8 @@ def at_once(
         "seconds to send",
         "peak MB while sending",
         "MB after measuring",
+        "anonymous",
+        "shared with the engine",
     )
     return table(header, rows)
 
@@ -223,13 +227,13 @@ def compared(spool: Path, files: Sequence[Path]) -> tuple[int, int]:
     )
 
 
-def resident(process: int) -> float:
-    """MB in memory of a process; 0 if it has ended."""
+def memory(process: int, kind: str) -> float:
+    """MB of a kind of memory, as the system's status names it, of a process; 0 if it has ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0.0
-    line = next((each for each in status.splitlines() if each.startswith("VmRSS")), "VmRSS: 0 kB")
+    line = next((each for each in status.splitlines() if each.startswith(kind)), f"{kind}: 0 kB")
     return int(line.split()[1]) / 1000
 
 

@@ -1,7 +1,6 @@
 """A complete series is measured, as `wsseg-infer` measures a folder, and its results are placed."""
 
 import csv
-import ctypes
 import json
 import logging
 import os
@@ -13,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from wsseg.imaging.errors import WssegError
+from wsseg.imaging.limits import release_memory
 from wsseg.imaging.publishing import make_folder
 from wsseg.serve.engines.base import Engine, EngineGoneError
 from wsseg.serve.infer import infer
@@ -112,7 +112,7 @@ class Measurer:
             self._failed(key, f"stopped with {type(error).__name__}")
             return
         finally:
-            _give_memory_back()
+            release_memory()
         self.metrics.seconds.observe(time.monotonic() - started)
         self.metrics.series.labels("measured").inc()
         self.forget(key)
@@ -207,15 +207,6 @@ class Measurer:
             self.spool.discard(target)
         make_folder(target.parent)
         move_durably(scratch, target)
-
-
-def _give_memory_back() -> None:
-    """Return freed memory to the system; glibc keeps some for each of the threads that had it.
-
-    Each series has threads of its own, and what is kept would grow with the first dozens of them.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _attempts(folder: Path) -> tuple[int, int]:

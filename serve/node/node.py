@@ -1,12 +1,13 @@
 """The node as a whole: it listens, measures what is complete, and returns the results."""
 
+import ctypes
 import ipaddress
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -31,6 +32,8 @@ STUCK_SECONDS = 1800.0
 """A node whose measuring has shown no sign of life for so long is not alive."""
 CLOSING_SECONDS = 5.0
 """What open associations are given to end when the node stops."""
+_MMAP_THRESHOLD, _LARGE = -3, 1 << 20
+"""A parameter of mallopt in glibc, and the bytes from which on an array is mapped by itself."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +80,7 @@ class Node:
         ports and files that cannot be used, and for a spool that another node has. Raises
         EngineGoneError if the engine ended and cannot be started again: what the spool holds waits.
         """
+        _free_to_the_system()
         with ExitStack() as stack:
             try:  # for the owner alone: it holds images of patients
                 self.spool.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -260,3 +264,14 @@ class Node:
         end = time.monotonic() + CLOSING_SECONDS
         while self.receiver.associations and time.monotonic() < end:
             time.sleep(TICK_SECONDS)
+
+
+def _free_to_the_system() -> None:
+    """Have glibc map large arrays one by one, so that they go back to the system when freed.
+
+    By itself it raises the threshold to the sizes that it sees freed, and puts the pixels of a
+    series into the heaps that it has for threads. Each series has threads of its own, and what is
+    at the end of such a heap stays taken, whatever `malloc_trim` does.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
