@@ -84,12 +84,17 @@ def connected(address: str, scratch: Path) -> Iterator[ModuleType]:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise WssegError(f"--cluster {address} cannot be used: {first}") from error
         finally:
-            if threading.current_thread() is threading.main_thread():
-                for number, handler in handlers.items():
-                    signal.signal(number, handler)
+            _restore(handlers)
         yield ray
     finally:
         ray.shutdown()
+        _restore(handlers)  # else SIGTERM ends the process at once: its handler is not Python's
+
+
+def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _check_reachable(address: str) -> None:

@@ -242,7 +242,9 @@ def test_threads_whose_results_nobody_wants_do_not_wait_for_a_decoder(endless):
         while not reading.running():
             time.sleep(0.01)
         raise KeyboardInterrupt
-    assert reading.exception().reason == "stopped"
+    with pytest.raises(ReadError) as stopped:
+        reading.result()
+    assert stopped.value.reason == "stopped"
 
 
 # Read from standard input, without a guard of its `__main__`.

@@ -20,6 +20,7 @@ from wsseg.imaging import Failure, FileRef, ReadError, ScanRef, find, pictures, 
 from wsseg.imaging import limits as limits_module
 from wsseg.imaging.dicom import read_dicom, read_headers
 from wsseg.imaging.limits import MIB, ReadLimits
+from wsseg.imaging.picture_page import Page
 from wsseg.imaging.reading import read_label_slice
 
 SMALL = ReadLimits(inflated_bytes=MIB)
@@ -197,7 +198,7 @@ def test_pixels_that_grow_far_beyond_their_file_are_refused_before_they_are_deco
     else:
         Image.new("L", (1000, 1000)).save(path)
     decoded = []
-    monkeypatch.setattr(pictures.Page, "shown", lambda page: decoded.append(page))
+    monkeypatch.setattr(Page, "shown", lambda page: decoded.append(page))
     monkeypatch.setattr(volumes.VolumeFile, "plane", lambda *given: decoded.append(given))
     (found,) = list(find([path], scratch=tmp_path / "scratch"))
     if isinstance(found, Failure):
@@ -224,6 +225,7 @@ def test_a_volume_beyond_the_limit_is_one_failure_that_names_the_option(tmp_path
         (ReadLimits(frames=4), "too_many_frames", "--max-frames"),
     ):
         (failure,) = find([file.path], scratch=tmp_path / "scratch", limits=limits)
+        assert isinstance(failure, Failure)
         assert failure.reason == reason
         assert option in failure.message
 

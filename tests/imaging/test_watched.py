@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsseg.imaging import FileRef, discovery
+from wsseg.imaging import FileRef, dicom, discovery
 from wsseg.imaging.discovery import find
 from wsseg.imaging.scan import ScanRef
 from wsseg.imaging.watched import Watched
@@ -139,7 +139,7 @@ def test_headers_are_read_once_and_give_the_same_scans(
     watched.look()
     watched.take()
     read: list[str] = []
-    read_headers = discovery.read_headers
+    read_headers = dicom.read_headers
 
     def counted(file: FileRef, *more):
         read.append(file.source)

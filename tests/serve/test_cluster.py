@@ -334,3 +334,16 @@ def test_a_cluster_on_this_machine_is_private_and_ends_with_the_run(model: Path,
         time.sleep(0.1)
     assert [p for p in processes if Path(f"/proc/{p}/cmdline").exists()] == []
     temporary.rmdir()
+
+
+@pytest.mark.slow
+def test_a_polite_kill_after_the_cluster_is_closed_reaches_its_handler():
+    script = (
+        "import os, signal; from wsseg.serve.ray_connection import connected; "
+        "from wsseg.imaging.scratch import scratch_folder; "
+        "signal.signal(signal.SIGTERM, lambda *_: print('handled', flush=True))\n"
+        "with scratch_folder() as scratch, connected('local', scratch): pass\n"
+        "os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stdout) == (0, b"handled\n")

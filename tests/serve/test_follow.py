@@ -234,7 +234,7 @@ def test_a_folder_that_is_away_for_a_while_costs_no_row(model, inputs, out, monk
         sleep(0.05)
 
     sleep = time.sleep
-    monkeypatch.setattr(module.time, "sleep", mount)
+    monkeypatch.setattr("wsseg.serve.follow.time.sleep", mount)
     summaries, _ = rounds(model, inputs, out, unmount, lambda: None)
     assert [each.scans for each in summaries] == [3, 4]
 

@@ -198,8 +198,9 @@ def test_the_log_names_no_file(model: Path, tmp_path: Path, log):
 
 def test_progress_ends_at_all_slices(model: Path, scans: Path, tmp_path: Path):
     heard: list[tuple[int, int, float]] = []
-    given = {"device": "cpu", "batch": 2, "isolate": False}
-    options = InferOptions(model=model, report=tmp_path / "r.csv", **given)
+    options = InferOptions(
+        model=model, report=tmp_path / "r.csv", device="cpu", batch=2, isolate=False
+    )
     infer([scans], options, on_progress=lambda *news: heard.append(news))
     assert [done for done, *_ in heard] == sorted(done for done, *_ in heard)
     assert heard[-1][:2] == (12, 12)

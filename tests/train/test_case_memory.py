@@ -5,7 +5,8 @@ import threading
 import numpy as np
 from PIL import Image
 
-from wsseg.train.cases import files, read_cases, table
+from wsseg.imaging.limits import Room
+from wsseg.train.cases import checks, files, read_cases, table
 
 
 def test_cases_that_do_not_fit_into_memory_together_are_read_one_after_another(
@@ -17,7 +18,7 @@ def test_cases_that_do_not_fit_into_memory_together_are_read_one_after_another(
     cases = tmp_path / "cases.csv"
     cases.write_text("image,ratio\n" + "".join(f"{name},0.1\n" for name in names))
     lock, now, most = threading.Lock(), 0, 0
-    check_case = table.check_case
+    check_case = checks.check_case
 
     def counted(*given, **named):
         nonlocal now, most
@@ -32,9 +33,9 @@ def test_cases_that_do_not_fit_into_memory_together_are_read_one_after_another(
 
     monkeypatch.setattr(table, "check_case", counted)
     slice_bytes = 64 * 64 * files.PIXEL_BYTES["picture"]
-    monkeypatch.setattr(files, "DECODING", files.Room(slice_bytes + 1))
+    monkeypatch.setattr(files, "DECODING", Room(slice_bytes + 1))
     assert len(read_cases(cases).cases) == len(names)
     assert most == 1
-    monkeypatch.setattr(files, "DECODING", files.Room(1))  # larger than all of it: alone
+    monkeypatch.setattr(files, "DECODING", Room(1))  # larger than all of it: alone
     assert len(read_cases(cases).cases) == len(names)
     assert most == 1

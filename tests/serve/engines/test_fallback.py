@@ -37,12 +37,17 @@ def scans(*firsts: tuple[float, ...]):
 @pytest.mark.parametrize("fault", [NO_NUMBER, NO_MEMORY])
 def test_a_slice_without_an_answer_is_computed_again_and_flagged(fault: float):
     exact, why = Exact(), []
+
+    def fallback(reason: str) -> Exact:
+        why.append(reason)
+        return exact
+
     found = list(
         segment(
             scans((1, 2), (3, fault), (4,)),
             FaultyEngine(),
             HERE,
-            fallback=lambda reason: why.append(reason) or exact,
+            fallback=fallback,
         )
     )
     assert [item.recomputed for item in found] == [set(), {1}, set()]

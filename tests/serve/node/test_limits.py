@@ -51,7 +51,8 @@ def echoes(port: int, **options: Any) -> bool:
     entity.add_requested_context(Verification)
     association = entity.associate("127.0.0.1", port, ae_title="WSSEG", **options)
     if not association.is_established:
-        association.dul.socket.close()  # which pynetdicom leaves to the collector
+        if association.dul.socket:
+            association.dul.socket.close()  # which pynetdicom leaves to the collector
         return False
     status = association.send_c_echo().get("Status")
     association.release()
