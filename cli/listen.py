@@ -64,7 +64,7 @@ def listen(
     settle_released: Annotated[
         float,
         typer.Option(min=0, help="The same, once all who sent the series released their calls."),
-    ] = 3.0,
+    ] = 1.5,
     retry: Annotated[
         float,
         typer.Option(help="Seconds before what failed is tried again; doubled each time."),

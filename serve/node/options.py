@@ -103,7 +103,7 @@ class NodeOptions(Frozen):
     tls_ca: Path | None = None
     return_tls: bool = False
     settle: NonNegativeFloat = 30.0
-    settle_released: NonNegativeFloat = 3.0
+    settle_released: NonNegativeFloat = 1.5
     retry: Annotated[float, Field(gt=0)] = 30.0
     give_up_hours: NonNegativeFloat = 72.0
     keep_hours: NonNegativeFloat = 1.0
