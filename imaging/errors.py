@@ -99,6 +99,11 @@ class Failure:
 logger = logging.getLogger(__name__)
 
 
+def lines_of(error: BaseException) -> str:
+    """The lines of code that an exception passed: all of its traceback but its message."""
+    return "".join(traceback.format_tb(error.__traceback__))
+
+
 @contextmanager
 def translate_errors(source: str) -> Iterator[None]:
     """Turn every exception into a ReadError that names the file `source`.
@@ -111,7 +116,7 @@ def translate_errors(source: str) -> Iterator[None]:
     except WssegError:
         raise
     except Exception as error:
-        lines = "".join(traceback.format_tb(error.__traceback__))
+        lines = lines_of(error)
         logger.debug("%s while reading %s\n%s", type(error).__name__, source, lines)
         raise _translated(source, error) from error
 
@@ -128,7 +133,7 @@ def unquoted(work: str) -> Iterator[None]:
     except (WssegError, OSError):
         raise
     except Exception as error:
-        lines = "".join(traceback.format_tb(error.__traceback__))
+        lines = lines_of(error)
         kind = type(error).__name__
         logger.debug("%s while %s\n%s", kind, work, lines)
         raise WssegError(

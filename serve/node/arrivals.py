@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 @dataclass
 class _Series:
     """last: when its last instance came. senders: associations that sent it and are open.
-    released: when the last of them was released; None if one is open, or ended otherwise."""
+    released: when the last of them was released; None if one is open, or ended otherwise. aborted:
+    one ended otherwise, and none has begun to send the series since."""
 
     last: float
     senders: set[int] = field(default_factory=set)
     released: float | None = None
+    aborted: bool = False
 
 
 class Arrivals:
@@ -20,7 +22,7 @@ class Arrivals:
 
     DICOM does not say when a series is complete. A series is taken to be when no instance of it has
     come for `settle` seconds, or, after every association that sent it was released, for
-    `settle_released` seconds. An association that was aborted is no sign of an end.
+    `settle_released` seconds. One that was aborted is no sign of an end: its sender will try again.
     """
 
     def __init__(self, settle: float, settle_released: float) -> None:
@@ -36,6 +38,8 @@ class Arrivals:
             series = self._series.setdefault(key, _Series(now))
             series.last = now
             if sender is not None:
+                if sender not in series.senders:
+                    series.aborted = False
                 series.senders.add(sender)
                 series.released = None
 
@@ -46,7 +50,8 @@ class Arrivals:
             for series in self._series.values():
                 if sender in series.senders:
                     series.senders.discard(sender)
-                    if released and not series.senders:
+                    series.aborted = series.aborted or not released
+                    if not (series.senders or series.aborted):
                         series.released = now
 
     def complete(self) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging.errors import WssegError, lines_of
 from wsseg.imaging.limits import release_memory
 from wsseg.imaging.publishing import make_folder
 from wsseg.serve.engines.base import Engine, EngineGoneError
@@ -20,6 +20,7 @@ from wsseg.serve.node.durable import move_durably, sync_tree, write_durably
 from wsseg.serve.node.metrics import Metrics
 from wsseg.serve.node.options import NodeOptions
 from wsseg.serve.node.spool import (
+    FULL_DISK,
     INSTANCES,
     RESULTS,
     SERIES,
@@ -108,7 +109,7 @@ class Measurer:
             self._failed(key, reason)
             return
         except Exception as error:  # a bug costs this series, and not the node
-            logger.exception("a series failed", extra={"event": "series_bug"})
+            logger.debug("a series failed:\n%s", lines_of(error), extra={"event": "series_bug"})
             self._failed(key, f"stopped with {type(error).__name__}")
             return
         finally:
@@ -145,8 +146,8 @@ class Measurer:
     def _failed(self, key: str, reason: str) -> None:
         folder = self.spool.folder("ready", key)
         begun, failed = _attempts(folder)
-        # Were the disk full, every series would fail, and none would be the cause.
-        counts = not self.spool.lacks()
+        # On a full disk every series would fail, and none would be the cause.
+        counts = self.spool.lacks() != FULL_DISK
         given_up = counts and failed + 1 >= MOST_FAILURES
         logger.warning(
             "a series failed: %s; %s",
@@ -160,8 +161,8 @@ class Measurer:
         self._not_before[key] = time.monotonic() + min(
             self.options.retry * 2**failed, LONGEST_PAUSE
         )
-        if counts:
-            _note(folder, begun, failed + 1)
+        with suppress(OSError):
+            _note(folder, begun if counts else begun - 1, failed + 1 if counts else failed)
 
     def give_up(self, key: str, reason: str) -> None:
         """Move a series that cannot be measured to the dead letters."""
@@ -190,7 +191,7 @@ class Measurer:
 
     def _publish_tables(self, key: str, folder: Path) -> None:
         facts = read_json(folder / SERIES)
-        measured = datetime.fromisoformat(str(facts["measured"])).astimezone(UTC)
+        measured = datetime.fromisoformat(str(facts.get("measured", now_text()))).astimezone(UTC)
         target = self.spool.root / RESULTS / f"{measured:%Y-%m-%d}" / key
         scratch = self.spool.scratch()
         scratch.mkdir()

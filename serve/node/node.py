@@ -6,12 +6,12 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 
-from wsseg.imaging.errors import WssegError
+from wsseg.imaging.errors import WssegError, lines_of
 from wsseg.imaging.files import lock_output
 from wsseg.serve.engines.base import Engine
 from wsseg.serve.node.arrivals import Arrivals
@@ -21,13 +21,15 @@ from wsseg.serve.node.metrics import Metrics
 from wsseg.serve.node.options import NodeOptions, check_node
 from wsseg.serve.node.sender import Sender
 from wsseg.serve.node.server import Receiver
-from wsseg.serve.node.spool import DEAD, GIB, LATE, STATES, Limits, Spool
+from wsseg.serve.node.spool import DEAD, FULL_DISK, GIB, LATE, STATES, Limits, Spool
 from wsseg.serve.options import InferOptions
 
 TICK_SECONDS = 0.05
 GAUGE_SECONDS = 2.0
 KEEPING_SECONDS = 10.0
 COMPLAINT_SECONDS = 60.0
+FAULT_SECONDS = 10.0
+"""The pause of returning after an error of its own."""
 STUCK_SECONDS = 1800.0
 """A node whose measuring has shown no sign of life for so long is not alive."""
 CLOSING_SECONDS = 5.0
@@ -56,18 +58,18 @@ class Node:
         check_node(options)
         self.options = options
         self.metrics = Metrics()
+        self._ended = threading.Event()
         self.spool = Spool(
             options.spool,
             Limits(int(options.max_spool_gb * GIB), int(options.min_free_gb * GIB)),
         )
         self.arrivals = Arrivals(options.settle, options.settle_released)
-        self.sender = Sender(options, self.spool, self.metrics)
+        self.sender = Sender(options, self.spool, self.metrics, self._ended)
         self.receiver = Receiver(options, self.spool, self.arrivals, self.metrics)
         self.measurer = Measurer(options, measuring, self.spool, self.metrics, engine)
         self.engine = engine
         self._alive = time.monotonic()
         self._accepting = False
-        self._ended = threading.Event()
         self._sending: threading.Thread | None = None
         self._counted = self._swept = self._complained = -math.inf
 
@@ -102,14 +104,14 @@ class Node:
             sending = threading.Thread(target=self._send, name="wsseg-return", daemon=True)
             sending.start()
             self._sending = sending
-            stack.callback(sending.join, CLOSING_SECONDS)
+            stack.callback(self._join, sending)
             stack.callback(self._end)
             self._await_the_rest()
             self._accepting = True
             self._tell(port, http)
             on_ready(Ports(port, http))
             while not stop.is_set():
-                if not self._stepped(stop):
+                if not self._step(stop):
                     stop.wait(TICK_SECONDS)
 
     def _recover(self) -> None:
@@ -150,7 +152,7 @@ class Node:
             local = ipaddress.ip_address(options.host).is_loopback
         except ValueError:
             local = options.host == "localhost"
-        if not (local or options.allow_from or options.tls_ca):
+        if not (local or options.allow_from or (options.tls_cert and options.tls_ca)):
             logger.warning(
                 "every machine that reaches %s may store here: --allow-from or TLS with --tls-ca "
                 "limits who may",
@@ -161,6 +163,8 @@ class Node:
         """Why the process should be started anew; "" if it works."""
         if self._sending and not self._sending.is_alive():
             return "nothing is returned any more"
+        if self._accepting and not self.receiver.accepts:
+            return "nothing is accepted any more"
         silent = time.monotonic() - self._alive
         return f"no sign of life for {silent:.0f} s" if silent > STUCK_SECONDS else ""
 
@@ -171,10 +175,11 @@ class Node:
     def _live(self, *_: float) -> None:
         self._alive = time.monotonic()
 
-    def _stepped(self, stop: threading.Event) -> bool:
-        """`_step`, where a full disk or the like is no end: it is tried again."""
+    @contextmanager
+    def _tolerated(self) -> Iterator[None]:
+        """A full disk or the like is no end: what it stops is tried again, and the rest goes on."""
         try:
-            return self._step(stop)
+            yield
         except OSError as error:
             if time.monotonic() - self._complained > COMPLAINT_SECONDS:
                 self._complained = time.monotonic()
@@ -183,33 +188,34 @@ class Node:
                     error.strerror,
                     extra={"event": "spool_failed"},
                 )
-            return False
 
     def _step(self, stop: threading.Event) -> bool:
         """Do what is due; True if there may be more to do at once."""
         self._live()
-        self._publish()
-        self._pass_on()
-        self._count()
-        self._sweep()
-        # Its results would find no space.
-        key = None if self.spool.lacks() == "the disk is nearly full" else self.measurer.next()
-        if key is None or stop.is_set():
-            return False
-        self.measurer.measure(key, self._live)
-        return True
-
-    def _publish(self) -> None:
-        """Place the results of what was measured."""
         for key in self.spool.keys("measured"):
-            self.measurer.publish(key)
-            self.sender.add(key)
-
-    def _pass_on(self) -> None:
-        """Pass the series that are complete on to be measured."""
+            with self._tolerated():
+                self.measurer.publish(key)
+                self.sender.add(key)
         for key in self.arrivals.complete():
-            if not self.sender.withdraw(key):
-                continue
+            with self._tolerated():
+                self._pass_on(key)
+        with self._tolerated():
+            self._count()
+            self._sweep()
+        # Its results would find no space.
+        due = None if self.spool.lacks() == FULL_DISK else self.measurer.next()
+        if due is None or stop.is_set():
+            return False
+        with self._tolerated():
+            self.measurer.measure(due, self._live)
+            return True
+        return False
+
+    def _pass_on(self, key: str) -> None:
+        """Pass a series that is complete on to be measured."""
+        if not self.sender.withdraw(key):
+            return
+        try:
             # First, so that an instance that comes just now is not forgotten.
             self.arrivals.forget(key)
             self.measurer.forget(key)
@@ -224,6 +230,11 @@ class Node:
                 )
                 logger.warning("a series is put aside: %s", reason, extra={"event": "series_late"})
                 self.spool.bury(self.spool.folder("inbox", key), f"{LATE}-{key}", reason)
+        except OSError:
+            self.arrivals.came(key)
+            raise
+        finally:
+            self.sender.add(key)  # if it still has results to return
 
     def _count(self) -> None:
         if time.monotonic() - self._counted < GAUGE_SECONDS:
@@ -239,24 +250,33 @@ class Node:
         if time.monotonic() - self._swept < min(KEEPING_SECONDS, self.options.keep_hours * 3600):
             return
         self._swept = time.monotonic()
-        for key in self.spool.keys("done"):
-            folder = self.spool.folder("done", key)
-            if time.time() - folder.stat().st_mtime >= self.options.keep_hours * 3600:
-                self.spool.discard(folder)
+        self.spool.sweep(self.options.keep_hours * 3600)
 
     def _send(self) -> None:
         while not self._ended.is_set():
             try:
                 sent = self.sender.step()
-            except Exception:  # whatever it was, the next series must still be returned
-                logger.exception("returning stopped", extra={"event": "sender_bug"})
-                sent = False
+            except Exception as error:  # whatever it was, the next series must still be returned
+                logger.warning(
+                    "returning stopped with %s, and goes on",
+                    type(error).__name__,
+                    extra={"event": "sender_bug"},
+                )
+                logger.debug("%s", lines_of(error))
+                self._ended.wait(FAULT_SECONDS)
+                continue
             if not sent:
                 self._ended.wait(TICK_SECONDS)
 
     def _end(self) -> None:
         self._accepting = False
         self._ended.set()
+
+    def _join(self, sending: threading.Thread) -> None:
+        """Wait for the object that is being sent: the next node must not send it as well."""
+        sending.join(CLOSING_SECONDS)
+        self.sender.abort()
+        sending.join()
 
     def _close(self) -> None:
         """Take no more associations, and let those that are open end by themselves for a moment."""

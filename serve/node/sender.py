@@ -4,12 +4,15 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
@@ -20,13 +23,16 @@ from wsseg.serve.node.intake import PDU_BYTES, guard
 from wsseg.serve.node.measuring import LONGEST_PAUSE, OUT
 from wsseg.serve.node.metrics import Metrics
 from wsseg.serve.node.options import Destination, NodeOptions
-from wsseg.serve.node.server import tls_context
-from wsseg.serve.node.spool import SERIES, UNRETURNED, Spool, now_text, read_json
+from wsseg.serve.node.server import VERIFICATION, tls_context
+from wsseg.serve.node.spool import SERIES, UNRETURNED, Spool, digest, now_text, read_json
 
 MOST_AT_ONCE = 100
 """Objects that are sent in one association."""
 DUPLICATE = 0x0111
 CONNECTION_SECONDS = 10.0
+
+Kind = tuple[UID, UID]
+"""SOP class and transfer syntax."""
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +64,10 @@ class Sender:
     cannot be reached, all that is for it waits.
     """
 
-    def __init__(self, options: NodeOptions, spool: Spool, metrics: Metrics) -> None:
+    def __init__(
+        self, options: NodeOptions, spool: Spool, metrics: Metrics, ended: threading.Event
+    ) -> None:
+        """Ended: set when nothing more is to be sent."""
         self.options = options
         self.spool = spool
         self.metrics = metrics
@@ -67,6 +76,8 @@ class Sender:
         self._refused: dict[Path, _Pause] = {}
         self._waiting: dict[str, list[Path]] = {}
         self._sending = ""
+        self._ended = ended
+        self._association: Association | None = None
         self._lock = threading.Lock()
         self.entity = AE(ae_title=options.aet)
         self.entity.maximum_pdu_size = PDU_BYTES
@@ -76,10 +87,18 @@ class Sender:
         self._tls = tls_context(options, client=True) if options.return_tls else None
 
     def add(self, key: str) -> None:
-        """A series came to the state `returning`."""
-        files = sorted((self.spool.folder("returning", key) / OUT).glob("*/*.dcm"))
-        with self._lock:
-            self._waiting[key] = files
+        """Return the results of a series, if it is in the state `returning`."""
+        folder = self.spool.folder("returning", key)
+        if folder.exists():
+            files = sorted((folder / OUT).glob("*/*.dcm"))
+            with self._lock:
+                self._waiting[key] = files
+
+    def abort(self) -> None:
+        """End the association that is open, if there is one."""
+        association = self._association
+        if association and association.is_established:
+            association.abort()
 
     def withdraw(self, key: str) -> bool:
         """Leave a series to who asks, as it is measured anew; False while it is being sent."""
@@ -95,12 +114,12 @@ class Sender:
         with self._lock:
             waiting = {key: list(files) for key, files in self._waiting.items()}
         due: dict[str, list[Path]] = {}
-        for key, files in waiting.items():
-            if not files:
-                self._finish(key)
+        for files in waiting.values():
             for file in filter(self._is_due, files):
                 due.setdefault(file.parent.name, []).append(file)
         sent = [self._send_all(name, files[:MOST_AT_ONCE]) for name, files in due.items()]
+        for key in waiting:
+            self._finish(key)
         return any(sent)
 
     def _is_due(self, file: Path) -> bool:
@@ -108,12 +127,13 @@ class Sender:
         return all(pause is None or pause.over for pause in pauses)
 
     def _finish(self, key: str) -> None:
-        """All objects of a series were accepted or given up."""
+        """Pass a series on if all of its objects were accepted or given up."""
         with self._lock:
-            if self._waiting.get(key) == []:
-                del self._waiting[key]
-                self.spool.folder("returning", key).touch()  # it is kept from now on
-                self.spool.move(key, "returning", "done")
+            if self._waiting.get(key) != []:
+                return
+            self.spool.folder("returning", key).touch()  # it is kept from now on
+            self.spool.move(key, "returning", "done")
+            del self._waiting[key]
         logger.info("a series is done", extra={"event": "series_done", "series": key})
 
     def _send_all(self, name: str, files: list[Path]) -> bool:
@@ -123,7 +143,17 @@ class Sender:
             for file in files:
                 self._not_accepted(file, f"{name} is not among --return any more")
             return False
-        association = self._associate(destination, files)
+        kinds: dict[Path, Kind] = {}
+        for file in files:
+            try:
+                kinds[file] = _kind(file)
+            except FileNotFoundError:  # its series was withdrawn meanwhile
+                continue
+            except Exception as error:  # whatever it is, it concerns this object
+                self._not_accepted(file, f"it cannot be read ({type(error).__name__})")
+        if not kinds:
+            return False
+        association = self._associate(destination, kinds.values())
         if association is None or not association.is_established:
             self._unreachable.setdefault(name, _Pause(self.options.retry)).longer()
             logger.warning(
@@ -131,37 +161,53 @@ class Sender:
                 destination,
                 extra={"event": "unreachable", "destination": str(destination)},
             )
-            for file in files:
+            for file in kinds:
                 self._give_up_if_due(file, f"{destination} took no association")
             return False
         self._unreachable.pop(name, None)
-        sent = [self._send_one(association, file) for file in files]
-        if association.is_established:
-            association.release()
-        return any(sent)
+        self._association = association
+        try:
+            accepted = [self._send_one(association, file, kind) for file, kind in kinds.items()]
+            return any(accepted)
+        finally:
+            self._association = None
+            if association.is_established:
+                association.release()
 
-    def _send_one(self, association: Association, file: Path) -> bool:
+    def _send_one(self, association: Association, file: Path, kind: Kind) -> bool:
         """Send one object, unless its series was withdrawn; True if it was accepted."""
         key = _key(file)
         with self._lock:
-            if key not in self._waiting or not association.is_established:
+            ended = self._ended.is_set() or not association.is_established
+            if ended or key not in self._waiting:
                 return False
             self._sending = key
         try:
-            return self._send(association, file)
+            return self._send(association, file, kind)
         finally:
             with self._lock:
                 self._sending = ""
 
-    def _associate(self, destination: Destination, files: list[Path]) -> Association | None:
-        """An association for the kinds of these files; None where there can be none."""
+    def _associate(self, destination: Destination, kinds: Iterable[Kind]) -> Association | None:
+        """An association for objects of these kinds; None where there can be none.
+
+        With the verification of connections, which every archive takes: one that takes none of the
+        kinds is reached nevertheless, and refuses the objects. What is not compressed is offered in
+        implicit VR too (PS3.5, 10.1).
+        """
+        wanted = dict.fromkeys(
+            (sop_class, each)
+            for sop_class, syntax in kinds
+            for each in (
+                (syntax, ImplicitVRLittleEndian) if syntax == ExplicitVRLittleEndian else (syntax,)
+            )
+        )
         try:
-            kinds = dict.fromkeys(map(_kind, files))
-            contexts = [build_context(sop_class, syntax) for sop_class, syntax in kinds]
+            contexts = [build_context(*each) for each in wanted]
             return self.entity.associate(
                 destination.host,
                 destination.port,
-                contexts=contexts,
+                contexts=[*contexts, build_context(VERIFICATION)],
                 ae_title=destination.aet,
                 max_pdu=PDU_BYTES,
                 tls_args=(self._tls, destination.host) if self._tls else None,
@@ -173,10 +219,15 @@ class Sender:
             logger.debug("no association: %s", type(error).__name__)
             return None
 
-    def _send(self, association: Association, file: Path) -> bool:
+    def _send(self, association: Association, file: Path, kind: Kind) -> bool:
+        taken = [
+            (cx.abstract_syntax, cx.transfer_syntax[0]) for cx in association.accepted_contexts
+        ]
         try:
             with silence_pydicom:
-                status = association.send_c_store(file).get("Status")
+                # The bytes of the file, or else encoded anew as the archive takes it.
+                content = file if kind in taken else dcmread(file)
+                status = association.send_c_store(content).get("Status")
         except ValueError:  # in a form that pynetdicom says in many words
             self._not_accepted(file, "its kind of object is not taken")
             return False
@@ -185,17 +236,26 @@ class Sender:
             return False
         # A warning (0xBxxx) is of an object that was stored; a duplicate is there already.
         if status is not None and (status in (0, DUPLICATE) or 0xB000 <= status <= 0xBFFF):
-            file.unlink()
-            sync(file.parent)
-            self._forget(file)
+            with self._forgetting(file):
+                file.unlink()
+                sync(file.parent)
             self.metrics.objects.labels("returned").inc()
             return True
         why = "no answer came" if status is None else f"it is refused with status 0x{status:04X}"
         self._not_accepted(file, why)
         return False
 
-    def _forget(self, file: Path) -> None:
+    @contextmanager
+    def _forgetting(self, file: Path) -> Iterator[None]:
+        """Forget an object that the block removes from its place; if it cannot, try it later."""
+        try:
+            yield
+        except OSError as error:
+            logger.warning("a result that is done cannot be moved: %s", error.strerror)
+            self._refused.setdefault(file, _Pause(self.options.retry)).longer()
         with self._lock:
+            if file.exists():
+                return
             self._refused.pop(file, None)
             if file in self._waiting.get(_key(file), ()):
                 self._waiting[_key(file)].remove(file)
@@ -214,14 +274,13 @@ class Sender:
         hours = (datetime.now(UTC) - measured).total_seconds() / 3600
         if hours < self.options.give_up_hours:
             return
-        scratch = self.spool.scratch()
-        with self._lock:
+        name = f"{UNRETURNED}-{key}-{digest(file.parent.name, file.name)[:8]}"
+        with self._forgetting(file), self._lock:
             if key not in self._waiting:  # it was withdrawn
                 return
-            scratch.mkdir()
-            file.rename(scratch / file.name)
-        self.spool.bury(scratch, f"{UNRETURNED}-{key}", f"{file.parent.name}: {why}")
-        self._forget(file)
+            self.spool.bury_result(file, name, f"{file.parent.name}: {why}")
+        if file.exists():
+            return
         self.metrics.objects.labels("dead").inc()
         logger.error("a result is given up: %s", why, extra={"event": "result_given_up"})
 
@@ -231,7 +290,7 @@ def _key(file: Path) -> str:
     return file.parent.parent.parent.name
 
 
-def _kind(file: Path) -> tuple[UID, UID]:
+def _kind(file: Path) -> Kind:
     """SOP class and transfer syntax of an object."""
     meta = read_file_meta_info(file)
     return meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID

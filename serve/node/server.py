@@ -1,8 +1,10 @@
 """The listening side: who may call, which objects are taken, and the answers."""
 
 import logging
+import socket
 import ssl
 import threading
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv6Address, ip_address
 from socketserver import TCPServer
@@ -85,6 +87,8 @@ class _Server(ThreadedAssociationServer):
     def __init__(self, *args: Any, node: NodeOptions, metrics: Metrics, **kwargs: Any) -> None:
         self._node = node
         self._metrics = metrics
+        self._negotiating = 0
+        self._counting = threading.Lock()
         super().__init__(*args, **kwargs)
 
     def get_request(self) -> tuple[Any, Any]:
@@ -103,10 +107,34 @@ class _Server(ThreadedAssociationServer):
             self._turned_away("address", str(address), "it is not among --allow-from")
             return False
         # Above the limit a peer is told so, which needs a thread: that has a limit too.
-        if len(self.active_associations) >= 2 * self._node.max_associations:
+        if self._connections() >= 2 * self._node.max_associations:
             self._turned_away("too_many", str(address), "too many are connected")
             return False
         return True
+
+    def _connections(self) -> int:
+        """How many associations there are, and connections that may become one."""
+        return len(self.active_associations) + self._negotiating
+
+    def _negotiates(self, more: int) -> None:
+        with self._counting:
+            self._negotiating += more
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Go on with a connection in a thread of its own."""
+        self._negotiates(1)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread can be had
+            self._negotiates(-1)
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Begin the association, from which on it counts as one."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._negotiates(-1)
 
     def _turned_away(self, reason: str, address: str, why: str) -> None:
         self._metrics.associations.labels(reason).inc()
@@ -121,8 +149,27 @@ class _Server(ThreadedAssociationServer):
         """Negotiate TLS, if it is asked for, and begin the association."""
         request.settimeout(self._node.idle_seconds)
         if self.ssl_context:
-            request = self.ssl_context.wrap_socket(request, server_side=True)
+            request = self._encrypted(self.ssl_context, request)
         super().finish_request(request, client_address)
+
+    def _encrypted(self, context: ssl.SSLContext, request: socket.socket) -> ssl.SSLSocket:
+        """The connection with TLS; OSError if the whole handshake takes longer than a PDU may."""
+        encrypted = context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+
+        def cut() -> None:
+            with suppress(OSError):
+                encrypted.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(self._node.idle_seconds, cut)
+        timer.start()
+        try:
+            encrypted.do_handshake()
+        except BaseException:
+            encrypted.close()
+            raise
+        finally:
+            timer.cancel()
+        return encrypted
 
     def handle_error(self, _request: Any, client_address: Any) -> None:
         """Say that a connection failed; a traceback on the terminal would help nobody."""
@@ -144,6 +191,7 @@ class Receiver:
         self.arrivals = arrivals
         self.metrics = metrics
         self._server: _Server | None = None
+        self._accepting: threading.Thread | None = None
 
     def start(self) -> int:
         """Listen, in threads; returns the port. Raises WssegError where that is not possible."""
@@ -175,9 +223,15 @@ class Receiver:
             ) from error
         # `ApplicationEntity` keeps no list of servers that were made so, hence its own thread.
         accept = partial(server.serve_forever, POLL_SECONDS)
-        threading.Thread(target=accept, name="wsseg-accept", daemon=True).start()
+        self._accepting = threading.Thread(target=accept, name="wsseg-accept", daemon=True)
+        self._accepting.start()
         self._server = cast("_Server", server)
         return int(server.server_address[1])
+
+    @property
+    def accepts(self) -> bool:
+        """Whether connections are accepted, or are not to be."""
+        return self._accepting is None or self._accepting.is_alive()
 
     def stop(self) -> None:
         """Accept no more associations; those that are open go on."""
@@ -256,7 +310,8 @@ class Receiver:
             )
         finally:
             arrival.remove()
-        if stored:
+        # Also for a repeated one: the others of its series are still to come.
+        if stored or self.spool.folder("inbox", key).exists():
             self.arrivals.came(key, id(event.assoc))
         self.metrics.instances.labels("stored" if stored else "known").inc()
         return SUCCESS

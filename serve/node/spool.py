@@ -11,8 +11,10 @@ import json
 import os
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +28,7 @@ SERIES = "series.json"
 REASON = "reason.json"
 PARTIAL, RESULTS, DEAD = "partial", "results", "dead-letter"
 UNMEASURED, UNRETURNED, LATE = "unmeasured", "unreturned", "late"
+FULL_SPOOL, FULL_DISK = "the spool is full", "the disk is nearly full"
 BLOCK = 4096
 """Smallest space that a file takes on most disks."""
 GIB = 1 << 30
@@ -66,6 +69,9 @@ class Spool:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         for name in (PARTIAL, *STATES, RESULTS, DEAD):
             (self.root / name).mkdir(parents=True, exist_ok=True)
+        for key in self.keys("inbox"):
+            if not instances(self.folder("inbox", key)):  # ended before its first instance was in
+                shutil.rmtree(self.folder("inbox", key), ignore_errors=True)
         sync(self.root)
         self.nbytes = sum(_nbytes(self.root / state) for state in STATES)
 
@@ -95,9 +101,9 @@ class Spool:
     def lacks(self) -> str:
         """Why nothing more can be accepted; "" if it can."""
         if self.nbytes >= self.limits.nbytes:
-            return "the spool is full"
+            return FULL_SPOOL
         if shutil.disk_usage(self.root).free < self.limits.free:
-            return "the disk is nearly full"
+            return FULL_DISK
         return ""
 
     def store(self, file: Path, key: str, name: str) -> bool:
@@ -108,6 +114,8 @@ class Spool:
         folder = self.folder("inbox", key) / INSTANCES
         with self._lock:
             known = any((self.root / state / key / INSTANCES / name).exists() for state in STATES)
+            with suppress(FileNotFoundError):  # the others may need it: it is kept from now on
+                os.utime(self.folder("done", key))
             if not known:
                 make_folder(folder)
                 self.nbytes += _blocks(file.stat().st_size)
@@ -149,6 +157,7 @@ class Spool:
             known = before.get("instances", [])
             if isinstance(known, list) and set(known) - {each.name for each in instances(inbox)}:
                 return "late"
+            sync(inbox / INSTANCES)  # who stored the last one may not have come so far
             move_durably(inbox, self.folder("ready", key))
             return "ready"
 
@@ -167,10 +176,7 @@ class Spool:
 
     def bury(self, folder: Path, name: str, reason: str) -> Path:
         """Move a folder to the dead letters, with the reason; returns its new place."""
-        write_durably(
-            folder / REASON,
-            json.dumps({"reason": reason, "time": now_text()}, indent=2).encode() + b"\n",
-        )
+        write_durably(folder / REASON, _reason(reason))
         held = _nbytes(folder) if folder.parent.parent == self.root else 0
         target, count = self.root / DEAD / name, 1
         with self._lock:
@@ -180,6 +186,27 @@ class Spool:
             move_durably(folder, target)
             self.nbytes -= held if folder.parent.name in STATES else 0
         return target
+
+    def bury_result(self, file: Path, name: str, reason: str) -> None:
+        """Move an object that could not be returned to the dead letters, with the reason.
+
+        Its folder is made first, and found again if the process ends before the object is in it.
+        """
+        target, count = self.root / DEAD / name, 1
+        while (target / file.name).exists():
+            count += 1
+            target = self.root / DEAD / f"{name}-{count}"
+        make_folder(target)
+        write_durably(target / REASON, _reason(reason))
+        move_durably(file, target / file.name)
+
+    def sweep(self, seconds: float) -> None:
+        """Remove the series that have been done for so long."""
+        for key in self.keys("done"):
+            folder = self.folder("done", key)
+            with self._lock:
+                if time.time() - folder.stat().st_mtime >= seconds:
+                    self.discard(folder)
 
     def discard(self, folder: Path) -> None:
         """Remove a folder: at once for everyone, and from the disk then."""
@@ -209,6 +236,10 @@ def read_json(path: Path) -> dict[str, object]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _reason(text: str) -> bytes:
+    return json.dumps({"reason": text, "time": now_text()}, indent=2).encode() + b"\n"
 
 
 def _blocks(size: int) -> int:

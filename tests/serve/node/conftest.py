@@ -82,14 +82,21 @@ def send(port: int, files: Sequence[Path], **options: Any) -> list[int]:
 
 
 class Archive:
-    """A storage SCP that keeps what it gets; `answers` are given first, then 0."""
+    """A storage SCP of some kinds of objects in one syntax, which keeps what it gets; `answers` are
+    given first, then 0."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        kinds: Sequence[str] = (SegmentationStorage, ComprehensiveSRStorage, EnhancedSRStorage),
+        syntax: str = ExplicitVRLittleEndian,
+    ) -> None:
         self.got: list[pydicom.Dataset] = []
         self.answers: list[int] = []
         entity = AE(ae_title="PACS")
-        for sop_class in (SegmentationStorage, ComprehensiveSRStorage, EnhancedSRStorage):
-            entity.add_supported_context(sop_class, ExplicitVRLittleEndian)
+        for sop_class in kinds:
+            entity.add_supported_context(sop_class, syntax)
         self.entity = entity
         self.port = port
         self._server: Any = None

@@ -41,3 +41,16 @@ def test_a_series_that_was_passed_on_begins_anew():
     arrivals.forget("series")
     arrivals.ended(1, released=True)
     assert len(arrivals) == 0
+
+
+def test_a_sender_that_aborted_keeps_a_series_open_until_it_comes_again():
+    arrivals = Arrivals(settle=NEVER, settle_released=0)
+    arrivals.came("series", 1)
+    arrivals.came("series", 2)
+    arrivals.ended(1, released=False)
+    arrivals.came("series", 2)
+    arrivals.ended(2, released=True)
+    assert arrivals.complete() == []
+    arrivals.came("series", 3)
+    arrivals.ended(3, released=True)
+    assert arrivals.complete() == ["series"]

@@ -4,7 +4,9 @@ import socket
 import ssl
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -316,6 +318,38 @@ def test_tls_takes_only_callers_with_a_certificate_and_waits_for_none(
             check=True,
             capture_output=True,
         )
+
+
+def test_handshakes_count_as_connections_and_have_an_end(
+    model: Path, tmp_path: Path, certificates: Path, caplog: pytest.LogCaptureFixture
+):
+    options = {"tls_cert": certificates / "node.pem", "tls_key": certificates / "node.key"}
+    with node(model, tmp_path / "spool", max_associations=1, idle_seconds=2, **options) as ports:
+        with (
+            socket.create_connection(("127.0.0.1", ports.dicom)),
+            socket.create_connection(("127.0.0.1", ports.dicom)) as slow,
+            socket.create_connection(("127.0.0.1", ports.dicom)) as third,
+        ):
+            assert closed(third)
+            assert "too many are connected" in caplog.text
+            # A greeting of 508 bytes, of which one comes now and then.
+            slow.sendall(b"\x16\x03\x01\x02\x00" + b"\x01\x00\x01\xfc\x03\x03")
+            end = time.monotonic() + PATIENCE
+            with suppress(ConnectionError):
+                while time.monotonic() < end and not _closed_now(slow):
+                    slow.sendall(b"\0")
+            assert time.monotonic() < end
+        context = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        until(lambda: echoes(ports.dicom, tls_args=(context, "127.0.0.1")), "a place")
+
+
+def _closed_now(stream: socket.socket) -> bool:
+    """Whether the other side closes the connection within a moment."""
+    stream.settimeout(0.2)
+    try:
+        return stream.recv(4096) == b""
+    except TimeoutError:
+        return False
 
 
 @pytest.mark.parametrize(

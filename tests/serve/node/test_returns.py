@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from tests.serve.node.conftest import Archive, node, send, until, write_series
 
@@ -66,3 +69,33 @@ def test_results_for_a_destination_that_was_taken_away_are_given_up(model: Path,
     reasons = [path.read_text() for path in spool.glob("dead-letter/*/reason.json")]
     assert len(reasons) == 2
     assert all("not among --return" in reason for reason in reasons)
+
+
+def test_an_archive_of_implicit_vr_alone_gets_the_results_encoded_anew(model: Path, tmp_path: Path):
+    archive = Archive(syntax=ImplicitVRLittleEndian).start()
+    spool, files = tmp_path / "spool", write_series(tmp_path, "implicit")
+    with node(model, spool, returns=(f"PACS@127.0.0.1:{archive.port}",)) as ports:
+        send(ports.dicom, files)
+        until(lambda: list(spool.glob("done/*")), "the end")
+        (seg,) = spool.glob("done/*/output/seg/*.dcm")
+        kept = pydicom.dcmread(seg)
+    archive.stop()
+    (got,) = [each for each in archive.got if each.SOPClassUID == kept.SOPClassUID]
+    assert len(archive.got) == 2
+    assert got.PixelData == kept.PixelData
+    del got.PixelData, kept.PixelData  # of which implicit VR has another kind of bytes
+    assert got == kept
+
+
+def test_an_archive_that_takes_no_kind_of_a_result_is_no_archive_that_is_away(
+    model: Path, tmp_path: Path
+):
+    archive = Archive(kinds=(Verification,)).start()
+    spool, returns = tmp_path / "spool", (f"PACS@127.0.0.1:{archive.port}",)
+    with node(model, spool, returns=returns, give_up_hours=0) as ports:
+        send(ports.dicom, write_series(tmp_path, "untaken"))
+        until(lambda: list(spool.glob("done/*")), "the end")
+    archive.stop()
+    reasons = [path.read_text() for path in spool.glob("dead-letter/*/reason.json")]
+    assert len(reasons) == 2
+    assert all("its kind of object is not taken" in reason for reason in reasons)
