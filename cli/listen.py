@@ -127,6 +127,14 @@ def listen(
     coverage: Annotated[
         float | None, typer.Option(help="Of the intervals, for a calibrated model.")
     ] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option(
+            envvar="WSSEG_TRUST",
+            help="Public key that must have signed the model, as for wsseg-infer. Repeat for "
+            "several.",
+        ),
+    ] = None,
     json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:
@@ -139,7 +147,13 @@ def listen(
     with guarded(interrupted="what was received is in the spool, and the same command goes on"):
         exit_code = run_node(
             model,
-            {"device": device, "engine": engine, "precision": precision, "threads": threads},
+            {
+                "device": device,
+                "engine": engine,
+                "precision": precision,
+                "threads": threads,
+                "trust": tuple(trust or ()),
+            },
             spool=spool,
             aet=aet,
             host=host,

@@ -13,8 +13,6 @@ from tests.serve.conftest import write_model, write_pictures
 from wsseg.export.signing import PasswordNeededError, sign_model
 from wsseg.imaging.errors import WssegError
 
-pytest.importorskip("cryptography")
-
 
 def openssl(*arguments: object) -> str:
     command = ["openssl", *map(str, arguments)]
@@ -108,6 +106,21 @@ def test_the_environment_can_ask_for_the_key_in_every_run(
     assert "none of the trusted keys" in call("info", signed, code=2)
     monkeypatch.setenv("WSSEG_TRUST", f"{other}{os.pathsep}{keys[1]}")
     call("info", signed)
+
+
+def test_a_node_listens_with_a_model_that_was_approved_alone(
+    signed: Path, keys: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, other = make_keys(tmp_path, "other")
+    spool = tmp_path / "spool"
+    arguments = ("listen", "--model", signed, "--spool", spool)
+    assert "none of the trusted keys" in call(*arguments, "--trust", other, code=2)
+    monkeypatch.setenv("WSSEG_TRUST", str(other))
+    assert "none of the trusted keys" in call(*arguments, code=2)
+    assert not spool.exists()
+    # An approved one gets as far as the next option that is wrong.
+    monkeypatch.setenv("WSSEG_TRUST", str(keys[1]))
+    assert "AE@HOST:PORT" in call(*arguments, "--return", "nowhere", code=2)
 
 
 def test_what_is_no_key_is_named(signed: Path, keys: tuple[Path, Path], tmp_path: Path):
