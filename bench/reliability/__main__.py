@@ -1,7 +1,8 @@
 """`python -m bench.reliability [NAME ...]`: inject faults, and print one table of what they cost.
 
-The sub-benches of the node, of Orthanc and of the journal print tables of their own: see
-`python -m bench.reliability.node`, `.orthanc`, `.journal` and `.follow`.
+The sub-benches of the node, of Orthanc, of a cluster, of the journal and of a watch folder print
+tables of their own: see `python -m bench.reliability.node`, `.orthanc`, `.cluster`, `.journal` and
+`.follow`.
 """
 
 import argparse

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from bench.markdown import table
 from bench.random_model import write_random_model
 from bench.reliability.scans import write_model, write_series
+from bench.timing import where
 from tests.serve.conftest import ThresholdEngine
 from wsseg.imaging.discovery import find
 from wsseg.serve.engines.base import Prediction
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
+    print(where())
     with tempfile.TemporaryDirectory(prefix="b-", dir="/tmp") as name:
         folder = Path(name)
         found = finding(folder, given.files)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.random_model import write_random_model
-from bench.reliability.journal import SIDE, write_series
+from bench.reliability.scans import write_series
 from bench.timing import where
 from wsseg.serve.engines.base import Prediction
 from wsseg.serve.follow import follow
@@ -24,6 +24,7 @@ from wsseg.serve.infer import Summary
 from wsseg.serve.options import InferOptions
 
 SETTLE = 0.5
+SIDE = 128
 
 
 def main() -> None:
@@ -39,7 +40,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wsseg-bench-") as scratch:
         folder = Path(scratch)
         model = write_random_model(folder / "model", "mobilenet_v2", SIDE)
-        write_series(folder / "later", chosen.series + chosen.rounds, chosen.slices)
+        count = chosen.series + chosen.rounds
+        write_series(folder / "later", count, slices=chosen.slices, side=SIDE)
         (folder / "inputs").mkdir()
         waiting = sorted((folder / "later").iterdir())
         for series in waiting[: chosen.series]:

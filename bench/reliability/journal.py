@@ -19,12 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-
 from bench.random_model import write_random_model
+from bench.reliability.scans import write_series
 from bench.timing import where
 
 SLICES, SIDE = 3, 128
@@ -47,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="wsseg-bench-") as scratch:
         folder = Path(scratch)
         write_random_model(folder / "model", "mobilenet_v2", SIDE)
-        write_series(folder / "inputs", chosen.series)
+        write_series(folder / "inputs", chosen.series, slices=SLICES, side=SIDE)
         pairs = [
             [_timed(variant, folder, masks=chosen.masks) for variant in order]
             for order in [("with", f"without-{chosen.without}")] * (chosen.pairs + 1)
@@ -61,43 +57,6 @@ def main() -> None:
             f"{name}: {own:.2f} s; ratio {statistics.median(ratios):.4f} "
             f"(min {min(ratios):.4f}, max {max(ratios):.4f})"
         )
-
-
-def write_series(folder: Path, count: int, slices: int = SLICES) -> None:
-    """Write CT series of noise, a folder each."""
-    noise = np.random.default_rng(0)
-    for series in range(count):
-        (folder / f"{series:05d}").mkdir(parents=True)
-        for index in range(slices):
-            image = _image(series, index, noise.integers(-100, 100, (SIDE, SIDE), np.int16))
-            image.save_as(folder / f"{series:05d}" / f"{index}.dcm", enforce_file_format=True)
-
-
-def _image(series: int, index: int, pixels: np.ndarray) -> Dataset:
-    image = Dataset()
-    image.file_meta = FileMetaDataset()
-    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.SOPClassUID = CTImageStorage
-    image.StudyInstanceUID = f"1.2.3.{series + 1}"
-    image.SeriesInstanceUID = f"1.2.3.{series + 1}.1"
-    image.SOPInstanceUID = f"1.2.3.{series + 1}.1.{index + 1}"
-    image.FrameOfReferenceUID = "1.2.3.4"
-    image.Modality = "CT"
-    image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    image.ImagePositionPatient = [0.0, 0.0, 2.0 * index]
-    image.ImageOrientationPatient = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    image.PixelSpacing = [0.8, 0.8]
-    image.SliceThickness = 2.0
-    image.SamplesPerPixel = 1
-    image.PhotometricInterpretation = "MONOCHROME2"
-    image.Rows, image.Columns = pixels.shape
-    image.BitsAllocated = image.BitsStored = 16
-    image.HighBit = 15
-    image.PixelRepresentation = 1
-    image.RescaleSlope, image.RescaleIntercept = 1, 0
-    image.PixelData = pixels.tobytes()
-    image["PixelData"].VR = "OW"
-    return image
 
 
 def _timed(variant: str, folder: Path, *, masks: bool) -> tuple[float, float]:

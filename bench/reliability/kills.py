@@ -37,11 +37,13 @@ def kill_and_resume(
 
     arguments: without outputs. whole: folder into which an undisturbed run has written; its files
     are what all runs must end with. folder: where runs write, one after the other. A run is killed
-    at a moment drawn between its start and the time that the undisturbed one would take.
+    at a moment drawn between its start and the time that the undisturbed one would take. The last
+    one ends by itself, and with it goes what kills left.
     """
     killed = Killed()
     seconds = whole_seconds(arguments, whole)
-    while killed.kills < kills:
+    ended = False
+    while killed.kills < kills or not ended:
         out = folder / str(killed.runs)
         killed.runs += 1
         while True:
@@ -49,7 +51,8 @@ def kill_and_resume(
             if killed.kills < kills:
                 _kill(process.pid, draw.uniform(_SHORTEST, seconds))
             log = process.communicate(timeout=PATIENCE)[1]
-            if process.returncode != -signal.SIGKILL:
+            ended = process.returncode != -signal.SIGKILL
+            if ended:
                 check_ended(process.returncode, log)
                 break
             killed.kills += 1

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import wsseg
 from bench.markdown import table
 from bench.reliability.scans import write_model
+from bench.timing import where
 from tests.imaging.conftest import _write_dicom
 from tests.serve.conftest import picture
 from tests.serve.node.test_orthanc import listening
@@ -70,6 +71,7 @@ def main() -> None:
                 settle_released=given.settle_released,
             )
         )
+    print(where())
     print(
         f"{given.slices} slices of {SIDE} x {SIDE}, {given.rounds} trips, "
         f"--settle-released {given.settle_released:g}\n"

@@ -12,7 +12,6 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from tests.serve.conftest import write_model
 from tests.serve.orthanc import AET, DICOM_PORT, NODE_AET, NODE_PORT, Orthanc
 from tests.serve.test_dicom_seg import write_series
 from wsseg.serve.node.spool import DEAD, STATES
@@ -31,11 +30,6 @@ RESULTS = {"SEG": 1, "SR": 1}
 @pytest.fixture(autouse=True)
 def empty(orthanc: Orthanc) -> None:
     orthanc.clear()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model") / "model")
 
 
 @contextmanager
