@@ -20,7 +20,7 @@ RUN apt-get update \
 RUN python3 -m venv /opt/wsseg
 COPY . /source
 RUN /opt/wsseg/bin/pip install --no-cache-dir --constraint /source/constraints.txt \
-    "/source[codecs,openvino,node,dicomweb]"
+    "/source[codecs,openvino,node,dicomweb,follow,sign]"
 
 FROM ${BASE}
 ARG DEVICE=cpu
