@@ -180,8 +180,10 @@ _FRAME_TAGS = [
     ),
     *PRIVATE_TAGS,
 ]
-_PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+# Sets, because pydicom compares tags in Python, and each element's tag is looked up.
+_PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _PER_FRAME_GROUPS = 0x52009230
+_FIRST_PART_ENDS = _PIXEL_TAGS | {_PER_FRAME_GROUPS}
 _IMAGE_TYPE = TRAIT_NAMES.index("ImageType")
 # Of the tag and the length of a compressed frame.
 _FEWEST_FRAME_BYTES = 8
@@ -297,7 +299,7 @@ def _read_first_part(file: FileRef, limits: ReadLimits) -> tuple[Dataset, int]:
     def stop(tag: BaseTag, _vr: str | None, _length: int) -> bool:
         nonlocal stopped_at
         # The groups of a thousand frames take seconds to parse, and are not needed here.
-        if tag in _PIXEL_TAGS or tag == _PER_FRAME_GROUPS:
+        if tag in _FIRST_PART_ENDS:
             stopped_at = int(tag)
             return True
         return False
