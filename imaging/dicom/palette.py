@@ -11,7 +11,6 @@ from pydicom.pixels.processing import apply_color_lut
 
 from wsseg.imaging.dicom.file import numbers, value_of
 
-_EIGHT_BIT = 255
 _MOST_COLOURS = 1 << 16
 # Entries and segments of a segmented palette: it has up to so many entries, and fewer segments.
 _MOST_STEPS = 2 * _MOST_COLOURS
@@ -31,12 +30,6 @@ def palette_of(dataset: Dataset) -> tuple[int, NDArray[np.integer[Any]]]:
     indices = int(first) + np.arange(int(entries) or _MOST_COLOURS)
     table: NDArray[np.integer[Any]] = apply_color_lut(indices, dataset)[:, :3]
     return int(first), table
-
-
-def palette_depth(dataset: Dataset) -> int:
-    """Bits of one colour value. Palettes of 8-bit colours are often written in 16 bits."""
-    _, table = palette_of(dataset)
-    return 16 if table.max() > _EIGHT_BIT else 8
 
 
 def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:

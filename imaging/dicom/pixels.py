@@ -12,7 +12,7 @@ from pydicom.uid import UID
 
 from wsseg.imaging.dicom.decoder import Stored, decode_frames, deferred_element
 from wsseg.imaging.dicom.file import integer, is_compressed, items, number, numbers, text
-from wsseg.imaging.dicom.palette import palette_depth, palette_of
+from wsseg.imaging.dicom.palette import palette_of
 from wsseg.imaging.dicom.rescale import Rescale
 from wsseg.imaging.dicom.sop_classes import is_measured, is_x_ray
 from wsseg.imaging.errors import ReadError
@@ -152,10 +152,13 @@ class ObjectPixels:
         self._rescales = rescales
         self._path = file.path
         self.syntax: UID = dataset.file_meta.TransferSyntaxUID
-        self._paint = _painter(dataset, layout) if layout.colour else None
+        self._paint: Callable[[Stored], Pixels] | None = None
         self.shape = layout.shape
-        deep = layout.colour and _colour_depth(dataset, layout) > 8
-        self.flags = {"SCALED_TO_8_BIT"} if deep else set()
+        self.flags: set[str] = set()
+        if layout.colour:
+            self._paint, depth = _painter(dataset, layout)
+            if depth > 8:
+                self.flags.add("SCALED_TO_8_BIT")
 
     def planes(self, frames: Sequence[int]) -> Iterator[Pixels]:
         """The planes of `frames`, by index from 0, ascending.
@@ -263,21 +266,19 @@ def _as_stored(value: float, stored: Stored, bits: int) -> float:
     return next((each for each in written if lowest <= each <= highest), value)
 
 
-def _painter(dataset: Dataset, layout: Layout) -> Callable[[Stored], Pixels]:
-    """A function from stored frames, of palette indices or RGB values, to RGB 0..255."""
-    depth = _colour_depth(dataset, layout)
-    scale = np.float32(_EIGHT_BIT / (2**depth - 1))
+def _painter(dataset: Dataset, layout: Layout) -> tuple[Callable[[Stored], Pixels], int]:
+    """A function from stored frames, of palette indices or RGB values, to RGB 0..255.
+
+    Also the bits of one colour value: of the palette's entries, or of the pixels themselves.
+    """
     if layout.samples == 3:
-        return lambda stored: stored.astype(np.float32) * scale
+        depth = integer(dataset, "BitsStored") or layout.bits
+        scale = np.float32(_EIGHT_BIT / (2**depth - 1))
+        return lambda stored: stored.astype(np.float32) * scale, depth
     first, table = palette_of(dataset)
+    # Palettes of 8-bit colours are often written in 16 bits.
+    depth = 16 if table.max() > _EIGHT_BIT else 8
     # Indices beyond the table take its nearest colour (PS3.3 C.7.6.3.1.5).
     last = len(table) - 1
-    colours = table.astype(np.float32) * scale
-    return lambda stored: colours[np.clip(stored.astype(np.int64) - first, 0, last)]
-
-
-def _colour_depth(dataset: Dataset, layout: Layout) -> int:
-    """Bits of one colour value: of the palette's entries, or of the pixels themselves."""
-    if layout.samples == 3:
-        return integer(dataset, "BitsStored") or layout.bits
-    return palette_depth(dataset)
+    colours = table.astype(np.float32) * np.float32(_EIGHT_BIT / (2**depth - 1))
+    return lambda stored: colours[np.clip(stored.astype(np.int64) - first, 0, last)], depth
