@@ -94,3 +94,8 @@ def test_weights_of_another_network_are_no_state_of_this_run(tmp_path: Path):
     with pytest.raises(WssegError, match="no state of this run") as told, of_this_run(tmp_path):
         layer.load_state_dict(torch.nn.Linear(3, 3).state_dict())
     assert "\n" not in str(told.value)
+
+
+def test_a_device_without_memory_for_a_state_is_not_blamed_on_the_state(tmp_path: Path):
+    with pytest.raises(torch.OutOfMemoryError), of_this_run(tmp_path):
+        raise torch.OutOfMemoryError
