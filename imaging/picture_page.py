@@ -6,6 +6,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from wsseg.imaging.errors import ReadError
+from wsseg.imaging.limits import SLICE_PIXELS
 
 Value = TypeVar("Value", bound=np.generic)
 Stored = NDArray[Any]
@@ -17,6 +21,20 @@ ORIENTED = "EXIF_ORIENTATION"
 """Flag of pictures that an orientation tag turns."""
 SIDEWAYS = frozenset({5, 6, 7, 8})
 """EXIF orientations that exchange rows and columns."""
+
+
+def most_pixels() -> int:
+    """Pixels that a page may have: those that Pillow takes for safe, unless it is told to take all.
+
+    Pillow itself only warns between its limit and twice that.
+    """
+    return Image.MAX_IMAGE_PIXELS or SLICE_PIXELS
+
+
+def too_many_pixels(source: str) -> ReadError:
+    """The error for a page of more than `most_pixels`."""
+    what = f"{source} has more than {most_pixels()} pixels"
+    return ReadError("too_large", f"{what}: crop it or make it smaller")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,18 @@ from wsseg.imaging.dicom import silence_pydicom
 from wsseg.imaging.errors import ReadError, translate_errors
 from wsseg.imaging.files import open_file, version_of
 from wsseg.imaging.intensity import fill_nonfinite
-from wsseg.imaging.limits import DEFAULT_LIMITS, SLICE_PIXELS, ReadLimits
-from wsseg.imaging.picture_page import ORIENTED, SIDEWAYS, UPRIGHT, WHITE, Page, Picture, Stored
+from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
+from wsseg.imaging.picture_page import (
+    ORIENTED,
+    SIDEWAYS,
+    UPRIGHT,
+    WHITE,
+    Page,
+    Picture,
+    Stored,
+    most_pixels,
+    too_many_pixels,
+)
 from wsseg.imaging.scan import FileRef, Geometry, Scan, ScanRef, SliceId
 from wsseg.imaging.stopping import check_not_stopped
 from wsseg.imaging.tiff import MAGICS, open_tiff
@@ -127,15 +137,11 @@ def _picture(image: Image.Image, path: Path) -> Picture:
 
 @contextmanager
 def _opened(path: Path, source: str) -> Iterator[Image.Image]:
-    too_large = ReadError(
-        "too_large",
-        f"{source} has more than {Image.MAX_IMAGE_PIXELS} pixels: crop it or make it smaller",
-    )
     with open_file(path) as stream:
         try:
             image = Image.open(stream, formats=FORMATS)
         except Image.DecompressionBombError as error:
-            raise too_large from error
+            raise too_many_pixels(source) from error
         except UnidentifiedImageError as error:
             known = ", ".join(KNOWN)
             if jpeg := unread_jpeg(path):
@@ -146,9 +152,8 @@ def _opened(path: Path, source: str) -> Iterator[Image.Image]:
                 "not_a_picture", f"{source} is not one of {known}, or is truncated: convert it"
             ) from error
         with image:
-            # Pillow itself only warns between its limit and twice that.
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or SLICE_PIXELS):
-                raise too_large
+            if image.width * image.height > most_pixels():
+                raise too_many_pixels(source)
             yield image
 
 

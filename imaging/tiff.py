@@ -23,6 +23,8 @@ from wsseg.imaging.picture_page import (
     Page,
     Picture,
     Stored,
+    most_pixels,
+    too_many_pixels,
 )
 from wsseg.imaging.tiff_pages import Plane, planes_of
 
@@ -140,13 +142,10 @@ def _name(value: Any) -> str:
 def _check_page(page: Any, source: str) -> None:
     """Raise ReadError for a page of which no slice can be made."""
     page = page.keyframe
-    limit = Image.MAX_IMAGE_PIXELS
     if not page.imagelength * page.imagewidth:
         raise ReadError("broken_header", f"{source} states no rows or no columns: export it again")
-    if limit and page.imagelength * page.imagewidth > limit:
-        raise ReadError(
-            "too_large", f"{source} has more than {limit} pixels: crop it or make it smaller"
-        )
+    if page.imagelength * page.imagewidth > most_pixels():
+        raise too_many_pixels(source)
     if int(page.compression) not in _LOSSLESS | _LOSSY:
         raise ReadError(
             "compression",

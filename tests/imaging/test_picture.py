@@ -305,6 +305,17 @@ def test_more_pixels_than_pillow_holds_safe_are_refused(tmp_path, monkeypatch, t
         assert reason(tmp_path / "a.png") == "too_large"
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_there_is_a_limit_of_pixels_where_a_program_has_taken_that_of_pillow_away(
+    tmp_path, monkeypatch, suffix
+):
+    Image.new("L", (30, 30)).save(tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr("wsseg.imaging.picture_page.SLICE_PIXELS", 899)
+    with pytest.raises(ReadError, match="more than 899 pixels: crop it"):
+        read(tmp_path / f"a.{suffix}")
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 def test_truncated_pictures_are_refused(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
