@@ -16,6 +16,24 @@ from wsseg.cli.console import (
     say,
     start_logging,
 )
+from wsseg.cli.measuring import (
+    BatchOption,
+    CoverageOption,
+    DeviceOption,
+    EngineOption,
+    EngineSecondsOption,
+    IsolateOption,
+    MaxScanOption,
+    MemoryOption,
+    ModelOption,
+    PrecisionOption,
+    ReadersOption,
+    ReadSecondsOption,
+    SegTypeOption,
+    StrictOption,
+    ThreadsOption,
+    TrustOption,
+)
 from wsseg.imaging.limits import DEFAULT_LIMITS, MIB
 
 if TYPE_CHECKING:
@@ -30,9 +48,7 @@ def infer(
             "DICOMweb server: dicomweb:https://HOST/PATH."
         ),
     ],
-    model: Annotated[
-        Path, typer.Option(envvar="WSSEG_MODEL", help="Model folder that wsseg-export wrote.")
-    ],
+    model: ModelOption,
     report: Annotated[Path, typer.Option(help="Table to write: .csv, .jsonl or .parquet.")] = Path(
         "ratios.csv"
     ),
@@ -51,13 +67,7 @@ def infer(
         Path | None,
         typer.Option(help="Folder for DICOM segmentations, a SEG file for each series."),
     ] = None,
-    seg_type: Annotated[
-        str,
-        typer.Option(
-            help="binary (a bit for each pixel and class, read by most programs) or labelmap "
-            "(smaller; read by fewer, and not yet by 3D Slicer)."
-        ),
-    ] = "binary",
+    seg_type: SegTypeOption = "binary",
     seg_sparse: Annotated[
         bool,
         typer.Option(
@@ -141,50 +151,16 @@ def infer(
         ),
     ] = None,
     code: CodeOption = None,
-    device: Annotated[
-        str,
-        typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda (an error where it fails)."),
-    ] = "auto",
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="auto (the fastest that agreed with PyTorch), onnxruntime, openvino, tensorrt, "
-            "tensorrt-rtx, onnxruntime-tensorrt, onnxruntime-tensorrt-rtx or torch."
-        ),
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto (that of the fastest engine), fp32, fp16, bf16 or int8.")
-    ] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Slices the network sees at once.")] = 8,
-    threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads of the network; 0: all cores it may use.")
-    ] = 0,
-    isolate: Annotated[
-        bool,
-        typer.Option(
-            "--isolate/--no-isolate",
-            help="Compute in a process of its own, so that an engine that hangs or crashes costs "
-            "one scan.",
-        ),
-    ] = True,
-    engine_seconds: Annotated[
-        float,
-        typer.Option(
-            help="Seconds without an answer to a batch after which that process counts as hung; "
-            "more if the batches before were slow.",
-        ),
-    ] = 300.0,
-    readers: Annotated[int, typer.Option(min=1, help="Threads that read scans.")] = 2,
-    memory_mb: Annotated[
-        int,
-        typer.Option(
-            min=1, help="MiB of pixels that are held at once. A larger scan is read alone."
-        ),
-    ] = 768,
-    max_scan_mb: Annotated[
-        int,
-        typer.Option(min=1, help="MiB of pixels that one scan may have, as 32-bit numbers."),
-    ] = DEFAULT_LIMITS.scan_bytes // MIB,
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = 8,
+    threads: ThreadsOption = 0,
+    isolate: IsolateOption = True,
+    engine_seconds: EngineSecondsOption = 300.0,
+    readers: ReadersOption = 2,
+    memory_mb: MemoryOption = 768,
+    max_scan_mb: MaxScanOption = DEFAULT_LIMITS.scan_bytes // MIB,
     max_inflated_mb: Annotated[
         int, typer.Option(min=1, help="MiB that one compressed file or archive may unpack to.")
     ] = DEFAULT_LIMITS.inflated_bytes // MIB,
@@ -194,13 +170,7 @@ def infer(
     max_entries: Annotated[
         int, typer.Option(min=1, help="Files that one archive may hold.")
     ] = DEFAULT_LIMITS.entries,
-    read_seconds: Annotated[
-        float,
-        typer.Option(
-            min=0.1,
-            help="Seconds to decode a compressed DICOM file, besides half a second for each MB.",
-        ),
-    ] = DEFAULT_LIMITS.seconds,
+    read_seconds: ReadSecondsOption = DEFAULT_LIMITS.seconds,
     skip: Annotated[
         bool,
         typer.Option(
@@ -208,21 +178,8 @@ def infer(
             help="Leave out slices that cannot show tissue: of one value, or CT with only air.",
         ),
     ] = True,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help="Refuse scans that are not like the training images (other modality, unit or "
-            "range of values); without it they are measured and flagged.",
-        ),
-    ] = False,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            help="Probability with which ratio_low to ratio_high holds the ratio that would have "
-            "been recorded, for a model exported with --calibrate. [default: 0.9 for such a model]"
-        ),
-    ] = None,
+    strict: StrictOption = False,
+    coverage: CoverageOption = None,
     query: Annotated[
         str | None,
         typer.Option(
@@ -253,14 +210,7 @@ def infer(
             "finish, or that changed, are measured. Without such a run, begin one.",
         ),
     ] = False,
-    trust: Annotated[
-        list[Path] | None,
-        typer.Option(
-            envvar="WSSEG_TRUST",
-            help="Public key (Ed25519, PEM) of those who approve models: a model that wsseg sign "
-            "did not sign with its private key is refused. Repeat for several.",
-        ),
-    ] = None,
+    trust: TrustOption = None,
     event_log: Annotated[
         Path | None,
         typer.Option(

@@ -11,13 +11,29 @@ import typer
 
 import wsseg
 from wsseg.cli.console import INTERRUPTED, CodeOption, JsonLogOption, guarded, start_logging
+from wsseg.cli.measuring import (
+    BatchOption,
+    CoverageOption,
+    DeviceOption,
+    EngineOption,
+    EngineSecondsOption,
+    IsolateOption,
+    MaxScanOption,
+    MemoryOption,
+    ModelOption,
+    PrecisionOption,
+    ReadersOption,
+    ReadSecondsOption,
+    SegTypeOption,
+    StrictOption,
+    ThreadsOption,
+    TrustOption,
+)
 from wsseg.imaging.limits import DEFAULT_LIMITS, MIB
 
 
 def listen(
-    model: Annotated[
-        Path, typer.Option(envvar="WSSEG_MODEL", help="Model folder that wsseg-export wrote.")
-    ],
+    model: ModelOption,
     spool: Annotated[
         Path, typer.Option(help="Folder for all that the node holds, and for the tables.")
     ],
@@ -93,48 +109,21 @@ def listen(
     ] = None,
     http_host: Annotated[str, typer.Option(help="Address of that port.")] = "127.0.0.1",
     code: CodeOption = None,
-    seg_type: Annotated[
-        str, typer.Option(help="binary (read by most programs) or labelmap.")
-    ] = "binary",
-    device: Annotated[str, typer.Option(envvar="WSSEG_DEVICE", help="auto, cpu or cuda.")] = "auto",
-    engine: Annotated[str, typer.Option(help="auto, or an engine as in wsseg-infer.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16, bf16 or int8.")] = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Slices the network sees at once.")] = 8,
-    threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads of the network; 0: all cores it may use.")
-    ] = 0,
-    isolate: Annotated[
-        bool,
-        typer.Option("--isolate/--no-isolate", help="Compute in a process of its own."),
-    ] = True,
-    engine_seconds: Annotated[
-        float,
-        typer.Option(help="Seconds without an answer after which that process counts as hung."),
-    ] = 300.0,
-    readers: Annotated[int, typer.Option(min=1, help="Threads that read scans.")] = 2,
-    memory_mb: Annotated[
-        int, typer.Option(min=1, help="MiB of pixels that are held at once.")
-    ] = 768,
-    max_scan_mb: Annotated[
-        int, typer.Option(min=1, help="MiB of pixels that one scan may have.")
-    ] = DEFAULT_LIMITS.scan_bytes // MIB,
-    read_seconds: Annotated[
-        float, typer.Option(min=0.1, help="Seconds to decode a compressed file.")
-    ] = DEFAULT_LIMITS.seconds,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse scans unlike the training images.")
-    ] = False,
-    coverage: Annotated[
-        float | None, typer.Option(help="Of the intervals, for a calibrated model.")
-    ] = None,
-    trust: Annotated[
-        list[Path] | None,
-        typer.Option(
-            envvar="WSSEG_TRUST",
-            help="Public key that must have signed the model, as for wsseg-infer. Repeat for "
-            "several.",
-        ),
-    ] = None,
+    seg_type: SegTypeOption = "binary",
+    device: DeviceOption = "auto",
+    engine: EngineOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch: BatchOption = 8,
+    threads: ThreadsOption = 0,
+    isolate: IsolateOption = True,
+    engine_seconds: EngineSecondsOption = 300.0,
+    readers: ReadersOption = 2,
+    memory_mb: MemoryOption = 768,
+    max_scan_mb: MaxScanOption = DEFAULT_LIMITS.scan_bytes // MIB,
+    read_seconds: ReadSecondsOption = DEFAULT_LIMITS.seconds,
+    strict: StrictOption = False,
+    coverage: CoverageOption = None,
+    trust: TrustOption = None,
     json_log: JsonLogOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log details.")] = False,
 ) -> None:

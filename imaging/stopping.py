@@ -1,5 +1,7 @@
-"""Reading threads that stop when nobody waits for them any more, at an interrupt for example."""
+"""What stops when nobody waits for it any more: reading threads, and processes of our own."""
 
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,3 +36,15 @@ def check_not_stopped() -> None:
     stop: threading.Event | None = getattr(_own, "stop", None)
     if stop is not None and stop.is_set():
         raise ReadError("stopped", "the run was interrupted")
+
+
+def end_process(process: "subprocess.Popen[bytes]", parent: int) -> None:
+    """End a process that this one started. parent: who started it.
+
+    A forked process must not end those of its parent, which its copies of objects stand for.
+    """
+    if parent == os.getpid():
+        process.kill()
+        process.wait()
+    else:
+        process.returncode = 0  # else Popen warns of a running process

@@ -32,7 +32,7 @@ from pydicom.pixels.utils import iter_pixels
 
 from wsseg.imaging.dicom.file import can_decode, integer, is_compressed, value_of
 from wsseg.imaging.limits import DEFAULT_LIMITS, ReadLimits
-from wsseg.imaging.stopping import check_not_stopped
+from wsseg.imaging.stopping import check_not_stopped, end_process
 
 _BYTE = 8
 # How often a thread that waits for a decoder looks whether it is still wanted.
@@ -252,10 +252,6 @@ def _frame(answers: Connection) -> Stored:
 def _stop(
     process: subprocess.Popen[bytes], pipes: tuple[Connection, Connection], parent: int
 ) -> None:
-    if parent == os.getpid():  # a forked process must not end the worker of its parent
-        process.kill()
-        process.wait()
-    else:
-        process.returncode = 0  # else Popen warns of a running process
+    end_process(process, parent)
     for pipe in pipes:
         pipe.close()

@@ -108,6 +108,8 @@ _PICTURES = frozenset(
         "77.1.8",  # Confocal Microscopy
     )
 )
+IMAGE_CLASSES = _TOMOGRAPHIC | _X_RAY | _PICTURES
+"""All SOP classes that are images to segment."""
 
 _SEGMENTATION = NoImage("segmentation", "a segmentation")
 _REGISTRATION = NoImage("registration", "a spatial registration or fiducials")
@@ -168,14 +170,9 @@ _NO_IMAGE_MODALITIES = {
 }
 
 
-def image_classes() -> frozenset[str]:
-    """All SOP classes that are images to segment."""
-    return _TOMOGRAPHIC | _X_RAY | _PICTURES
-
-
 def no_image(sop_class: str, modality: str) -> NoImage | None:
     """Why an object is not an image to segment, or not read; None if it is one, or may be."""
-    if sop_class in _TOMOGRAPHIC | _X_RAY | _PICTURES:
+    if sop_class in IMAGE_CLASSES:
         return None
     if sop_class in _NO_IMAGES:
         return _NO_IMAGES[sop_class]
@@ -187,7 +184,7 @@ def kind_of(sop_class: str) -> ImageKind:
     """Slices of a body, independent pictures (projections, captures), or an unknown class."""
     if sop_class in _TOMOGRAPHIC:
         return "tomographic"
-    return "projection" if sop_class in _X_RAY | _PICTURES else "unknown"
+    return "projection" if sop_class in IMAGE_CLASSES else "unknown"
 
 
 def is_nuclear(sop_class: str) -> bool:

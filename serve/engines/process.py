@@ -1,7 +1,7 @@
 """The process of an engine as its parent sees it: started, asked, watched and ended.
 
-Only the standard library is imported here, so that a command can start the process before it
-imports what it needs itself.
+Only the standard library, and what needs no other, is imported here, so that a command can start
+the process before it imports what it needs itself.
 """
 
 import json
@@ -21,6 +21,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, Any
+
+from wsseg.imaging.stopping import end_process
 
 if TYPE_CHECKING:
     from wsseg.serve.engines.shared import SharedArrays
@@ -171,11 +173,7 @@ def _stop(
     memory: int,
     parent: int,
 ) -> None:
-    if parent == os.getpid():  # a forked process must not end the engine of its parent
-        process.kill()
-        process.wait()
-    else:
-        process.returncode = 0  # else Popen warns of a running process
+    end_process(process, parent)
     for pipe in pipes:
         pipe.close()
     os.close(memory)

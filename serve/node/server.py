@@ -30,7 +30,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.transport import ThreadedAssociationServer
 
 from wsseg.imaging.dicom.file import can_decode
-from wsseg.imaging.dicom.sop_classes import image_classes
+from wsseg.imaging.dicom.sop_classes import IMAGE_CLASSES
 from wsseg.imaging.errors import WssegError
 from wsseg.serve.node.arrivals import Arrivals
 from wsseg.serve.node.instance import NOT_UNDERSTOOD, OUT_OF_RESOURCES, Arrival, RefusedError
@@ -205,7 +205,7 @@ class Receiver:
         entity.network_timeout = entity.dimse_timeout = options.idle_seconds
         entity.acse_timeout = min(options.idle_seconds, 30.0)
         entity.add_supported_context(VERIFICATION)
-        for sop_class in sorted(image_classes()):
+        for sop_class in sorted(IMAGE_CLASSES):
             entity.add_supported_context(sop_class, syntaxes())
         try:
             server = entity.make_server(
