@@ -147,24 +147,24 @@ def _uncompressed(dataset: FileDataset, path: Path, frames: Sequence[int]) -> It
     if deferred and little_endian and dataset.BitsAllocated >= _BYTE:
         return _from_file(dataset, deferred, path, frames)
     if dataset.BitsAllocated == 1 and dataset.Rows * dataset.Columns % _BYTE:
-        return _unpacked(dataset, frames)
+        shape = (dataset.Rows, dataset.Columns)
+        return (unpacked_frame(dataset.PixelData, shape, index) for index in frames)
     if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         # pydicom 3.0.2 reads frames after the first as if their chroma were not subsampled.
         return (plane for index in frames for plane in iter_pixels(dataset, indices=[index]))
     return iter_pixels(dataset, indices=frames, correct_unused_bits=not _shift(dataset))
 
 
-def _unpacked(dataset: FileDataset, frames: Sequence[int]) -> Iterator[Stored]:
-    """Frames with one bit per pixel, which are not padded to whole bytes (PS3.5, 8.1.1).
+def unpacked_frame(packed: bytes, shape: tuple[int, int], index: int) -> NDArray[np.uint8]:
+    """A frame (row, column) of one bit per pixel, of frames not padded to bytes (PS3.5, 8.1.1).
 
-    pydicom 3.0.2 reads a byte too few of a frame that begins and ends within a byte.
+    pydicom 3.0.2 reads a byte too few of a frame that begins and ends within a byte. Raises
+    ValueError where the frame is not there as a whole.
     """
-    rows, columns = dataset.Rows, dataset.Columns
-    for index in frames:
-        start, stop = index * rows * columns, (index + 1) * rows * columns
-        packed = dataset.PixelData[start // _BYTE : math.ceil(stop / _BYTE)]
-        pixels = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
-        yield pixels[start % _BYTE :][: rows * columns].reshape(rows, columns)
+    start, count = index * math.prod(shape), math.prod(shape)
+    content = packed[start // _BYTE : math.ceil((start + count) / _BYTE)]
+    pixels = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
+    return pixels[start % _BYTE :][:count].reshape(shape)
 
 
 def _shift(dataset: FileDataset) -> int:

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.multival import MultiValue
 
 from wsseg.imaging.content import is_dicom, read_head
-from wsseg.imaging.dicom.decoder import Stored, decode_frames
+from wsseg.imaging.dicom.decoder import Stored, decode_frames, unpacked_frame
 from wsseg.imaging.dicom.file import (
     at_pixels,
     first_item,
@@ -384,29 +384,15 @@ def _pixels(segmentation: _Segmentation, frame: _Frame) -> Stored:
     dataset = segmentation.dataset
     syntax = dataset.file_meta.TransferSyntaxUID
     if integer(dataset, "BitsAllocated") == 1 and not is_compressed(syntax):
-        return _unpacked(segmentation, frame.index)
+        try:
+            return unpacked_frame(dataset.PixelData, segmentation.shape, frame.index)
+        except ValueError as error:
+            raise _damaged(segmentation) from error
     with silence_pydicom, as_read_errors(segmentation.source, partial(undecodable, syntax)):
         (stored,) = decode_frames(dataset, segmentation.path, frame_count(dataset), [frame.index])
     if stored.shape != segmentation.shape:
         raise _damaged(segmentation)
     return stored
-
-
-def _unpacked(segmentation: _Segmentation, index: int) -> NDArray[np.uint8]:
-    """A frame of bits, which follow those of the frame before within a byte (PS3.5, 8.1.1).
-
-    pydicom 3.0.2 takes a byte too few for some frames where only one is requested.
-    """
-    rows, columns = segmentation.shape
-    count = rows * columns
-    first = index * count
-    nbytes = (first + count + 7) // 8
-    content = segmentation.dataset.PixelData[first // 8 : nbytes]
-    bits = np.unpackbits(np.frombuffer(content, np.uint8), bitorder="little")
-    frame = bits[first % 8 : first % 8 + count]
-    if frame.size < count:
-        raise _damaged(segmentation)
-    return frame.reshape(rows, columns)
 
 
 def _damaged(segmentation: _Segmentation) -> ReadError:
