@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from wsseg.imaging.codestreams import jpeg_frame
 from wsseg.imaging.dicom import silence_pydicom
 from wsseg.imaging.errors import ReadError, translate_errors
 from wsseg.imaging.files import open_file, version_of
@@ -44,8 +45,7 @@ _PNM_HEAD_BYTES = 4096
 _PNM_COLOURS, _PNM_PLAIN = (b"3", b"6"), (b"2", b"3")
 _SIZE_MARKER, _CODING_MARKER = b"\xff\x51", b"\xff\x52"
 _J2K_HEAD_BYTES = 1 << 16
-# Markers that begin a frame of JPEG (ITU T.81, table B.1), and of JPEG-LS.
-_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+# By the marker of the frame.
 _LOSSLESS = {0xC3: "a lossless JPEG", 0xC7: "a lossless JPEG", 0xF7: "a JPEG-LS picture"}
 _JPEG_HEAD_BYTES = 1 << 18
 # Greys of two and four bits, which Pillow spreads over 0..255, but not their transparent value.
@@ -238,18 +238,8 @@ def is_lossy(image: Image.Image, path: Path) -> bool:
 
 def unread_jpeg(path: Path) -> str:
     """What a JPEG is that Pillow does not read, in words; "" for any other file."""
-    head = _head(path, _JPEG_HEAD_BYTES)
-    if not head.startswith(b"\xff\xd8\xff"):
-        return ""
-    at = 2
-    while at + 5 <= len(head) and head[at] == 0xFF:
-        marker = head[at + 1]
-        if marker in _FRAMES and marker not in _LOSSLESS:
-            return "a JPEG of 12 bits" if head[at + 4] == 12 else ""
-        if marker in _LOSSLESS:
-            return _LOSSLESS[marker]
-        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
-    return ""
+    marker, frame = jpeg_frame(_head(path, _JPEG_HEAD_BYTES))
+    return _LOSSLESS.get(marker, "a JPEG of 12 bits" if frame[:1] == b"\x0c" else "")
 
 
 def late_exif(path: Path) -> bytes:
