@@ -1,5 +1,6 @@
 """`wsseg-infer`: scans to ratios.csv."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -362,19 +363,20 @@ def run_inference(
     engine: options of `wsseg.load_model`. event_log: see `recorded`. isolate, given: options of
     `Model.measure_to`.
     """
-    from wsseg.serve.engines.process import prepare
+    from wsseg.serve.engines.process import prepared
 
-    if isolate:
-        prepare()
-    from rich.progress import TaskProgressColumn
+    with ExitStack() as stack:
+        if isolate:  # first: it starts while the rest is imported
+            stack.enter_context(prepared())
+        from rich.progress import TaskProgressColumn
 
-    from wsseg.serve.event_log import recorded
+        from wsseg.serve.event_log import recorded
 
-    rate_column = "{task.fields[rate]:.1f} slices/s"
-    with (
-        recorded(event_log) as facts,
-        progress_bar(TaskProgressColumn(), rate_column, shown=not quiet) as progress,
-    ):
+        facts = stack.enter_context(recorded(event_log))
+        rate_column = "{task.fields[rate]:.1f} slices/s"
+        progress = stack.enter_context(
+            progress_bar(TaskProgressColumn(), rate_column, shown=not quiet)
+        )
         task = progress.add_task("measuring", total=None, rate=0.0)
 
         def show(done: int, known: int, rate: float) -> None:

@@ -374,6 +374,8 @@ def of_this_run(out: Path) -> Iterator[None]:
     """Turn what a state raises that no run of these settings has left into a WssegError."""
     try:
         yield
+    except torch.OutOfMemoryError:  # a RuntimeError too, and no fault of the state
+        raise
     except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WssegError(

@@ -15,7 +15,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -182,10 +183,19 @@ def _stop(
 _spare: list[EngineProcess] = []
 
 
-def prepare() -> None:
-    """Start a process ahead of its engine: both then import what they need at the same time."""
-    if os.name == "posix" and not _spare:
+@contextmanager
+def prepared() -> Iterator[None]:
+    """Start a process ahead of its engine: both then import what they need at the same time.
+
+    If the block ends without an engine, the process ends with it.
+    """
+    if os.name == "posix":
         _spare.append(EngineProcess())
+    try:
+        yield
+    finally:
+        while _spare:
+            _spare.pop().stop()
 
 
 def take() -> EngineProcess:

@@ -26,7 +26,7 @@ from wsseg.serve.engines.base import (
     OutOfMemoryError,
 )
 from wsseg.serve.engines.child import ChildEngine
-from wsseg.serve.engines.process import _spare, prepare
+from wsseg.serve.engines.process import _spare, prepared
 from wsseg.serve.measure import MeasuredScan
 
 pytestmark = [
@@ -177,14 +177,14 @@ def test_signals_to_the_group_do_not_end_a_batch(starts: Path):
 
 
 def test_a_prepared_process_is_taken_and_one_that_ended_is_not(starts: Path):
-    prepare()
-    waiting = _spare[0].pid
-    assert child().pid == waiting
-    prepare()
-    os.kill(_spare[0].pid, signal.SIGKILL)
-    while not _spare[0].ended:
-        time.sleep(0.01)
-    assert child()(batch(1)).masks.any()
+    with prepared():
+        waiting = _spare[0].pid
+        assert child().pid == waiting
+    with prepared():
+        os.kill(_spare[0].pid, signal.SIGKILL)
+        while not _spare[0].ended:
+            time.sleep(0.01)
+        assert child()(batch(1)).masks.any()
 
 
 SCRIPT = """
@@ -225,3 +225,11 @@ def test_a_run_in_a_process_of_its_own_writes_the_tables_of_one_process(
             other = tmp_path / "r" / path.relative_to(tmp_path / "here")
             assert other.read_bytes() == path.read_bytes()
     assert len(rows(tmp_path / "r" / "ratios.csv")) == 15
+
+
+def test_a_process_that_was_started_for_nothing_ends():
+    with prepared():
+        process = _spare[0].pid
+        assert Path(f"/proc/{process}").exists()
+    assert not Path(f"/proc/{process}").exists()
+    assert not _spare
