@@ -88,17 +88,21 @@ class Summary:
         return self.tables[0]
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many scans, slices and files came to which end, for logs."""
+        names = ("scans", "slices", "failed", "skipped", "unlike", "resumed")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def facts(self) -> dict[str, str | int]:
         """What an event log holds of the run: no names but the model's."""
-        counts = {"scans": self.scans, "slices": self.slices, "failed": self.failed}
-        counts |= {"skipped": self.skipped, "unlike": self.unlike, "resumed": self.resumed}
         made = self.provenance
         return {
             "model": made.model,
             "model_sha256": made.model_sha256,
             "engine": made.engine,
             "precision": made.precision,
-            **counts,
+            **self.counts,
             "exit_code": self.exit_code,
         }
 
@@ -182,15 +186,12 @@ def infer(
         if options.known_ratios:
             table = TableOptions(options.sheet, options.ignore_columns)
             rows = read_known(options.known_ratios, manifest, table)
-            everything = list(find(inputs, scratch=scratch, limits=options.limits, salt=salt))
+            everything = _everything(inputs, options, scratch, salt)
             source = Files(everything)
             known = KnownSlices(options.known_ratios.name, rows, everything, salt=salt)
         division = None
         if options.shard:
-            division = Division.of(
-                list(find(inputs, scratch=scratch, limits=options.limits, salt=salt)),
-                options.shard,
-            )
+            division = Division.of(_everything(inputs, options, scratch, salt), options.shard)
             source = Files(division.mine)
         provenance = provenance_of(manifest, used)
         outputs = outputs_of(options, manifest, provenance, intervals) + stores(options, inputs)
@@ -258,25 +259,31 @@ def infer(
         compared=compared,
         resumed=counts.resumed,
     )
+    _log_end(summary)
+    return summary
+
+
+def _log_end(summary: Summary) -> None:
     logger.info(
         "measured scans: %d, slices: %d",
         summary.scans,
         summary.slices,
         extra={
             "event": "run_ended",
-            "scans": summary.scans,
-            "slices": summary.slices,
-            "failed": summary.failed,
-            "skipped": summary.skipped,
+            **summary.counts,
             "seconds": round(summary.seconds, 3),
             "exit_code": summary.exit_code,
             "warning": summary.warning,
-            "unlike": summary.unlike,
-            "resumed": summary.resumed,
-            **({"compared": compared.words} if compared else {}),
+            **({"compared": summary.compared.words} if summary.compared else {}),
         },
     )
-    return summary
+
+
+def _everything(
+    inputs: Sequence[Path], options: InferOptions, scratch: Path, salt: bytes | None
+) -> list[ScanRef | Failure]:
+    """All that is under the inputs, for what has to know it before the first scan is measured."""
+    return list(find(inputs, scratch=scratch, limits=options.limits, salt=salt))
 
 
 def _source(
